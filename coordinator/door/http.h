@@ -1,0 +1,30 @@
+// http: the front door's socket side: libmicrohttpd inside our libuv loop. Owns connections, the
+// header gate, deadlines, authentication and routing; hands whole bodies to the api_* files and
+// carries their answers back, whole or as server-sent events.
+#pragma once
+#include "coordinator/door/engine.h"
+#include <uv.h>
+
+struct door;
+
+struct door_config {
+    const char *listen;          // "127.0.0.1:30000", "[::1]:0"; port 0 picks one
+    const char *const *api_keys; // NULL-terminated, or NULL: none asked (loopback only)
+    const char *tls_cert_pem, *tls_key_pem; // file contents, or NULL: plain HTTP (loopback only)
+    const char *const *hosts;    // further names allowed in Host, NULL-terminated; loopback names
+                                 // and the listen address always are
+    const char *const *origins;  // CORS allow-list, or NULL: no CORS headers at all
+    size_t max_body_bytes;       // 0: 8 MiB
+    uint32_t max_connections;    // 0: 1024
+    uint32_t max_per_address;    // 0: 64 (loopback is exempt)
+    uint32_t header_ms, body_ms, write_ms; // deadlines; 0: 10 s, 30 s, 60 s
+};
+
+// ERR_CONFIG: a public address without key and TLS is refused here with a sentence; ERR_SYSTEM.
+err_t door_open(uv_loop_t *loop, const struct door_config *c, struct engine *e, struct door **out,
+                struct err_text *why);
+int door_port(const struct door *d);
+// Stops accepting; existing streams go on. Then door_close when door_n_active is 0 or time is up.
+void door_drain(struct door *d);
+uint32_t door_n_active(const struct door *d);
+void door_close(struct door *d);

@@ -1,0 +1,51 @@
+// port: one worker's end of the data road during one epoch: it receives frames from any stage of
+// its lane and sends to the stages it was connected to. All memory is taken when it opens; send and
+// find allocate nothing. Owned by the compute thread.
+//
+// link_local: queues in one process. link_ucx: UCX active messages over shared memory, TCP or RDMA.
+// A port is thrown away whole with its epoch: UCX is not a failure detector (it never notices a
+// stopped peer), so nothing here waits without the caller's deadline.
+#pragma once
+#include "proto/wire/frame.h"
+
+struct port;
+
+struct port_config {
+    uint32_t road; // enum road of wire.h
+    uint64_t epoch;
+    uint8_t key[FRAME_KEY_BYTES];
+    uint32_t n_frame;       // frames held at once, each way
+    uint64_t max_bytes;     // largest payload
+    const char *transports; // UCX_TLS, NULL: "self,posix,sysv,tcp" (and rc if RDMA is trusted)
+    const char *devices;    // UCX_NET_DEVICES, NULL: "lo": only trusted interfaces
+};
+
+struct port_stats {
+    uint64_t bytes_out, bytes_in, frames_out, frames_in, dropped; // dropped: old epoch, bad MAC
+};
+
+err_t port_open(const struct port_config *c, struct port **out, struct err_text *why);
+void port_close(struct port *p);
+// Bytes a peer needs to connect to this port; borrowed until close.
+void port_address(const struct port *p, const uint8_t **data, uint32_t *len);
+// Peers are numbered by their stage.
+err_t port_connect(struct port *p, uint32_t stage, const uint8_t *address, uint32_t len,
+                   struct err_text *why);
+// Copies payload and sends. ERR_AGAIN: all send buffers are in flight; progress and try again.
+err_t port_send(struct port *p, uint32_t stage, const struct frame *f);
+// Moves bytes; cheap when there is nothing to do. Answers pings by itself. ERR_LINK if a peer's
+// endpoint failed (why names it).
+err_t port_progress(struct port *p, struct err_text *why);
+// A received frame of this kind and step, or NULL. It stays the caller's until port_give.
+struct frame *port_find(struct port *p, enum frame_kind kind, uint64_t step);
+void port_give(struct port *p, struct frame *f);
+// Before sleeping in poll(): returns ERR_AGAIN if there is work now, else OK, and then the
+// descriptor becomes readable when there is.
+err_t port_arm(struct port *p);
+int port_fd(const struct port *p);
+struct port_stats port_stats_get(const struct port *p);
+// Half of the smallest round trip of `n` pings of 64 bytes, and bytes/s of a run of large ones,
+// within budget_ms; for status and the planner. ERR_TIMEOUT, ERR_LINK.
+err_t port_measure(struct port *p, uint32_t stage, int budget_ms, double *latency_us,
+                   double *bytes_per_s);
+const char *port_transport(const struct port *p); // "local", "ucx shm", "ucx tcp"

@@ -1,0 +1,196 @@
+// wire: the control messages between coordinator and worker. The only place that knows protobuf-c:
+// both sides see plain structs, whose pointers lie in the arena they were unpacked into.
+//
+// One conversation per worker connection (C: coordinator, W: worker):
+//
+//   W HELLO       who I am, what I have, which models I can read, what I still hold
+//   C WELCOME     you are worker N            or REFUSE and close
+//   C PLAN        epoch, your stage, settings
+//   W PREPARED    effective settings, memory, data address   or FAILED (code, sentence)
+//   C CONNECT     every stage's data address
+//   W LINKED      measured link to the next stage            or FAILED
+//   C STEP ...    W RESULT ... (from the last stage only)
+//   both HEARTBEAT every 250 ms
+//   C REFUSE / DRAIN, W FAILED at any time
+//
+// A PLAN with a higher epoch replaces the old one at any point; everything that carries a lower
+// epoch is dropped by whoever receives it. Messages are at most WIRE_MESSAGE_MAX bytes, of no
+// recursive type; unpacking is bounded by the arena's budget (protobuf-c has no limits of its own).
+#pragma once
+#include "proto/base/arena.h"
+#include "proto/base/buf.h"
+#include "proto/wire/step.h"
+
+enum {
+    WIRE_VERSION = 1,
+    WIRE_MESSAGE_MAX = 1 << 20,
+    WIRE_ARENA_MAX = 4 << 20, // budget for unpacking one message
+    WIRE_STAGES_MAX = 64,
+    WIRE_MODELS_MAX = 64,
+    WIRE_DEVICES_MAX = 16,
+    WIRE_ADDRESS_MAX = 4096,
+    WIRE_HEARTBEAT_MS = 250,
+};
+
+enum msg_kind {
+    MSG_HELLO = 1, MSG_WELCOME, MSG_REFUSE, MSG_PLAN, MSG_PREPARED, MSG_CONNECT, MSG_LINKED,
+    MSG_STEP, MSG_RESULT, MSG_HEARTBEAT, MSG_FAILED, MSG_DRAIN, MSG_ENROLL, MSG_ENROLLED
+};
+
+struct msg_device {
+    const char *name; // "AMD EPYC"
+    const char *kind; // "cpu", "cuda"
+    const char *isa;  // kernels' name: "cpu avx2"
+    uint32_t threads;
+    uint64_t mem_bytes, mem_free_bytes;
+    double read_bytes_per_s, int8_ops_per_s, f32_flops_per_s; // measured
+};
+
+struct msg_model {
+    const char *name;
+    uint8_t hash[32];
+};
+
+struct msg_hello {
+    uint32_t version;       // WIRE_VERSION
+    const char *build;      // program version
+    const char *name;       // worker's name, [a-z0-9-]{1,63}
+    uint64_t instance;      // random per process start
+    const char *host;
+    uint32_t pid;
+    const struct msg_device *devices;
+    uint32_t n_device;
+    const struct msg_model *models; // files this worker can read
+    uint32_t n_model;
+    // What is still loaded from before the connection was lost: no reload needed.
+    uint8_t held_hash[32];
+    uint32_t held_from, held_to; // layers; equal: nothing
+    bool held_embed, held_head;
+    uint32_t roads; // bit mask of enum road this worker can open
+    uint64_t process; // same number: same process, ROAD_LOCAL is possible
+};
+
+enum road { ROAD_LOCAL = 1, ROAD_UCX = 2 };
+
+struct msg_welcome {
+    uint32_t worker; // number in status
+    const char *cluster;
+};
+
+struct msg_refuse {
+    int32_t code; // err_t
+    const char *why;
+    bool is_final; // do not come back
+};
+
+// Settings every stage must agree on. A worker returns its effective ones; a difference is refused.
+struct plan_settings {
+    uint32_t ctx;       // tokens of one sequence, at most
+    uint32_t page_tok;
+    uint32_t n_page;
+    uint32_t n_slot;
+    uint32_t max_tok;   // tokens of one step
+    uint32_t max_rows;
+    uint32_t in_flight; // steps on their way at once, at most
+    uint32_t kv_dtype;  // enum dtype
+    uint32_t precision; // enum precision of kernels.h
+};
+
+struct msg_plan {
+    uint64_t epoch;
+    uint8_t plan_hash[32];
+    uint8_t model_hash[32];
+    const char *model; // name, for logs; workers find the file by hash among their own
+    uint32_t stage, n_stage;
+    uint32_t layer_from, layer_to; // half open
+    bool embed, head;  // embedding lookup / final norm, output matrix and sampling
+    struct plan_settings settings;
+    uint32_t road;     // enum road
+    uint8_t key[16];   // frames of this epoch are authenticated with it
+};
+
+struct msg_prepared {
+    uint64_t epoch;
+    struct plan_settings settings; // effective
+    uint64_t weight_bytes, kv_bytes, work_bytes;
+    uint32_t load_ms;
+    const uint8_t *address; // of the data port
+    uint32_t n_address;
+};
+
+struct msg_peer {
+    uint32_t stage;
+    const uint8_t *address;
+    uint32_t n_address;
+};
+struct msg_connect {
+    uint64_t epoch;
+    const struct msg_peer *peers;
+    uint32_t n_peer;
+};
+
+struct msg_linked {
+    uint64_t epoch;
+    double next_latency_us; // one way, to the next stage (0 if there is none)
+    double next_bytes_per_s;
+    const char *transport;  // "local", "ucx shm", "ucx tcp"
+};
+
+struct msg_heartbeat {
+    uint64_t epoch;
+    uint64_t step_done;     // last step finished
+    uint64_t step_now;      // step being computed, 0: idle
+    uint64_t progress;      // moves while the compute loop does
+    uint64_t mem_used_bytes, mem_free_bytes;
+    uint64_t frame_bytes_out, frame_bytes_in;
+    uint64_t busy_us, wait_us; // compute loop, since the plan was accepted
+    uint32_t steps_queued;
+};
+
+struct msg_failed {
+    uint64_t epoch;
+    int32_t code;
+    const char *why;
+};
+
+// First contact of a worker that holds a join token and no certificate yet.
+struct msg_enroll {
+    const char *secret;  // the token's secret part
+    const char *name;
+    const char *public_key_pem;
+};
+struct msg_enrolled {
+    const char *certificate_pem;
+    const char *ca_pem;
+};
+
+struct msg {
+    enum msg_kind kind;
+    union {
+        struct msg_hello hello;
+        struct msg_welcome welcome;
+        struct msg_refuse refuse;
+        struct msg_plan plan;
+        struct msg_prepared prepared;
+        struct msg_connect connect;
+        struct msg_linked linked;
+        struct step step;
+        struct step_result result;
+        struct msg_heartbeat heartbeat;
+        struct msg_failed failed;
+        struct msg_enroll enroll;
+        struct msg_enrolled enrolled;
+    };
+};
+
+// Appends the packed message to out. ERR_TOO_LARGE over WIRE_MESSAGE_MAX, ERR_MEMORY.
+err_t wire_pack(const struct msg *m, struct buf *out);
+
+// Unpacks and validates everything a receiver may rely on: kinds and enums are known, strings are
+// valid UTF-8 without control bytes and bounded, counts are within the limits above, rows have
+// 1 <= n_tok, ids present unless ROW_CHAIN, no slot twice, sums within STEP_TOKENS_MAX, floats are
+// finite. What depends on the plan (slots, pages, ids below the vocabulary) is the receiver's.
+// ERR_LINK_PROTOCOL with a sentence. Pointers in out lie in arena.
+err_t wire_unpack(const void *data, size_t len, struct arena *arena, struct msg *out,
+                  struct err_text *why);
+const char *wire_kind_name(enum msg_kind k);

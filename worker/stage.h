@@ -1,0 +1,51 @@
+// stage: one contiguous range of a model's layers, loaded and ready to run steps: weights, KV pages,
+// work space. Reads the plan, knows nothing of links: the caller brings activations in and takes
+// them out, so tests and `trireme bench` drive it directly.
+#pragma once
+#include "kernels/kernels.h"
+#include "proto/wire/wire.h"
+#include "topology/model.h"
+
+struct stage;
+
+struct stage_config {
+    const struct model *model;
+    uint32_t layer_from, layer_to;
+    bool embed, head;
+    struct plan_settings settings;
+    int32_t n_threads;
+    const char *isa;
+};
+
+struct stage_sizes {
+    uint64_t weight_bytes, kv_bytes, work_bytes;
+};
+
+// Bytes the stage will take, from headers only.
+err_t stage_sizes(const struct stage_config *c, struct stage_sizes *out, struct err_text *why);
+// Reads only this stage's tensors and packs them (threads allowed); allocates everything a step can
+// need. ERR_MODEL, ERR_MEMORY, ERR_SYSTEM. `reuse` (may be NULL): a stage of the same model whose
+// layers that are in both are taken over instead of read again; it is consumed, also on error.
+err_t stage_open(const struct stage_config *c, struct stage *reuse, struct stage **out,
+                 struct err_text *why);
+void stage_close(struct stage *s);
+struct stage_sizes stage_sizes_get(const struct stage *s);
+// Forgets all sequences (new epoch).
+void stage_reset(struct stage *s);
+
+// Checks what depends on the plan: slots, pages, positions, ids. ERR_LINK_PROTOCOL, sentence.
+err_t stage_check(const struct stage *s, const struct step *st, struct err_text *why);
+// Number of tokens of a step's rows.
+uint32_t stage_n_tok(const struct step *st);
+// Runs one checked step.
+//   x        (n_tok, dim) residual stream; in: the previous stage's (ignored when embed); out: mine
+//   chained  embed stages: ids of the ROW_CHAIN rows in row order; else NULL
+//   arena    result items' lists live here; result may be NULL when the stage has no head
+err_t stage_run(struct stage *s, const struct step *st, float *x, const int32_t *chained,
+                struct arena *arena, struct step_result *result);
+// Lets tests and benches see raw logits: called in stage_run for every logits row that is computed
+// (the last token of a ROW_SAMPLE row, each token of a ROW_SCORE row), with the row's index in the
+// step, the token's index in the row and n_vocab floats. NULL takes it off.
+typedef void stage_tap_fn(void *arg, uint32_t row, uint32_t tok, const float *logits);
+void stage_tap(struct stage *s, stage_tap_fn *fn, void *arg);
+uint64_t stage_progress(const struct stage *s); // any thread

@@ -1,0 +1,36 @@
+// worker: owns devices, weight bytes and KV bytes; turns steps into ids. Two threads besides the
+// kernels' pool: the control thread talks to the coordinator (hello, plans, steps in, results out,
+// heartbeats), the compute thread runs steps in order and owns the data port. The heartbeat carries
+// the compute thread's progress, so it proves that the compute loop moves and not only the process.
+//
+// States of the worker's role, moved by the control thread:
+//
+//   DIALING --link up, WELCOME--> IDLE --PLAN--> LOADING --PREPARED sent--> PREPARED
+//      ^                            ^                                           | CONNECT
+//      |                            +--- PLAN of a higher epoch (any state) -- SERVING
+//      +--- link lost: steps stop, weights stay, dial again with backoff (0.2 s .. 5 s, jitter)
+#pragma once
+#include "proto/link/link.h"
+#include "proto/wire/wire.h"
+#include <stdatomic.h>
+
+struct worker;
+
+struct worker_config {
+    const char *name;           // [a-z0-9-]{1,63}
+    const char *const *models;  // model files or folders with .gguf files, NULL-terminated
+    int32_t n_threads;          // 0: all cores of the affinity mask
+    uint64_t mem_max_bytes;     // 0: what the machine has free at start
+    const char *isa;            // kernels_open_cpu's isa, NULL: best
+    const char *transports, *devices; // of the UCX port, NULL: port.h's defaults
+    bool measure;               // measure peaks (about 0.5 s, before HELLO); else report 0
+    // Connects to the coordinator; called again after a lost link. ERR_END: do not try again.
+    err_t (*dial)(void *arg, struct link **out, struct err_text *why);
+    void *dial_arg;
+};
+
+err_t worker_open(const struct worker_config *c, struct worker **out, struct err_text *why);
+// The control thread's loop: returns when *stop becomes nonzero (checked at least every 100 ms), when
+// dial says ERR_END, or when the coordinator refused for good.
+err_t worker_run(struct worker *w, atomic_int *stop, struct err_text *why);
+void worker_close(struct worker *w);
