@@ -1,0 +1,228 @@
+#include "deploy/bench.h"
+
+#include "coordinator/text/tokenizer.h"
+#include "proto/base/clock.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGE_TOK = 32, PEAK_MS = 300, TEXT_MAX = 64 << 20 };
+
+static void count_work(struct bench *b)
+{
+    const struct model *m = b->model;
+    for (int32_t i = 0; i < m->n_tensor; i++) {
+        const struct model_tensor *t = &m->tensors[i];
+        if (t->n_dim == 2 && t->part >= 0) b->matrix_elems += (uint64_t)(t->shape[0] * t->shape[1]);
+    }
+    b->head_elems = (uint64_t)m->shape.n_vocab * (uint64_t)m->shape.dim;
+    for (int32_t l = 0; l < m->shape.n_layer; l++)
+        b->decode_bytes += model_part_bytes(m, l);
+    b->decode_bytes += model_part_bytes(m, PART_HEAD);
+}
+
+err_t bench_open(struct bench *b, const char *path, struct err_text *why)
+{
+    arena_init(&b->arena, 0);
+    err_t err = model_open(path, &b->model, why);
+    if (err) return err;
+    if (b->ctx > (uint32_t)b->model->shape.ctx_train) b->ctx = (uint32_t)b->model->shape.ctx_train;
+    uint32_t pages = (b->ctx + PAGE_TOK - 1) / PAGE_TOK;
+    struct stage_config c = {
+        .model = b->model,
+        .layer_to = (uint32_t)b->model->shape.n_layer,
+        .embed = true,
+        .head = true,
+        .settings = {.ctx = b->ctx,
+                     .page_tok = PAGE_TOK,
+                     .n_page = pages * b->n_slot,
+                     .n_slot = b->n_slot,
+                     .max_tok = b->max_tok,
+                     .max_rows = b->n_slot,
+                     .in_flight = 1,
+                     .kv_dtype = b->kv_dtype,
+                     .precision = b->precision},
+        .n_threads = (int32_t)b->n_threads,
+        .isa = b->isa,
+    };
+    err = kernels_measure_peaks((int32_t)b->n_threads, PEAK_MS, &b->peaks);
+    if (!err) err = stage_open(&c, NULL, &b->stage, why);
+    if (err) return err;
+    b->x = calloc((size_t)b->max_tok * (size_t)b->model->shape.dim, sizeof *b->x);
+    if (!b->x) return err_say(why, ERR_MEMORY, "out of memory");
+    count_work(b);
+    return OK;
+}
+
+void bench_close(struct bench *b)
+{
+    if (b->stage) stage_close(b->stage);
+    if (b->model) model_close(b->model);
+    free(b->x);
+    arena_fini(&b->arena);
+}
+
+// One step of `n` equal rows: row i extends slot i at `pos` by n_tok ids. Binds slots at pos 0.
+static err_t run_rows(struct bench *b, struct step_row *rows, uint32_t n, struct step_result *result,
+                      struct err_text *why)
+{
+    uint32_t per_slot = (b->ctx + PAGE_TOK - 1) / PAGE_TOK;
+    struct step_bind *binds = arena_take_n(&b->arena, n, sizeof *binds);
+    uint32_t n_bind = 0;
+    if (!binds) return err_say(why, ERR_MEMORY, "out of memory");
+    for (uint32_t i = 0; i < n; i++) {
+        struct step_row *r = &rows[i];
+        if (r->pos == 0) {
+            binds[n_bind++] = (struct step_bind){
+                .slot = r->slot,
+                .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1},
+            };
+        }
+        r->page_from = (r->pos + PAGE_TOK - 1) / PAGE_TOK;
+        uint32_t page_to = (r->pos + r->n_tok + PAGE_TOK - 1) / PAGE_TOK;
+        r->n_page = page_to - r->page_from;
+        uint32_t *pages = arena_take_n(&b->arena, r->n_page, sizeof *pages);
+        if (!pages) return err_say(why, ERR_MEMORY, "out of memory");
+        for (uint32_t p = 0; p < r->n_page; p++)
+            pages[p] = r->slot * per_slot + r->page_from + p;
+        r->pages = pages;
+    }
+    struct step st = {.epoch = 1, .number = ++b->step, .binds = binds, .n_bind = n_bind,
+                      .rows = rows, .n_row = n};
+    err_t err = stage_check(b->stage, &st, why);
+    if (!err) err = stage_run(b->stage, &st, b->x, NULL, &b->arena, result);
+    return err;
+}
+
+static err_t prefill(struct bench *b, uint32_t slot, const int32_t *ids, uint32_t n,
+                     struct err_text *why)
+{
+    for (uint32_t pos = 0; pos < n;) {
+        uint32_t take = n - pos < b->max_tok ? n - pos : b->max_tok;
+        struct step_row row = {.slot = slot, .pos = pos, .n_tok = take, .ids = ids + pos, .next_id = -1,
+                               .flags = pos + take == n ? ROW_SAMPLE : 0};
+        struct step_result result;
+        arena_reset(&b->arena);
+        err_t err = run_rows(b, &row, 1, &result, why);
+        if (err) return err;
+        pos += take;
+    }
+    return OK;
+}
+
+static err_t decode(struct bench *b, uint32_t batch, uint32_t pos, int32_t *ids, struct err_text *why)
+{
+    struct step_row rows[STEP_ROWS_MAX] = {0};
+    struct step_result result;
+    for (uint32_t i = 0; i < batch; i++)
+        rows[i] = (struct step_row){.slot = i, .pos = pos, .n_tok = 1, .ids = &ids[i], .next_id = -1,
+                                    .flags = ROW_SAMPLE};
+    arena_reset(&b->arena);
+    err_t err = run_rows(b, rows, batch, &result, why);
+    for (uint32_t i = 0; !err && i < result.n_item && i < batch; i++)
+        ids[i] = result.items[i].id;
+    return err;
+}
+
+err_t bench_run(struct bench *b, uint32_t batch, uint32_t n_prompt, uint32_t n_decode,
+                struct bench_row *out, struct err_text *why)
+{
+    int32_t *prompt = calloc(n_prompt, sizeof *prompt), ids[STEP_ROWS_MAX];
+    if (!prompt) return err_say(why, ERR_MEMORY, "out of memory");
+    uint32_t rnd = 12345;
+    err_t err = OK;
+    int64_t t0 = clock_now_us();
+    for (uint32_t s = 0; !err && s < batch; s++) {
+        for (uint32_t i = 0; i < n_prompt; i++) {
+            rnd = rnd * 1664525 + 1013904223;
+            prompt[i] = (int32_t)(rnd >> 8) % b->model->shape.n_vocab;
+        }
+        ids[s] = prompt[n_prompt - 1];
+        err = prefill(b, s, prompt, n_prompt, why);
+    }
+    int64_t t1 = clock_now_us();
+    for (uint32_t i = 0; !err && i < n_decode; i++)
+        err = decode(b, batch, n_prompt + i, ids, why);
+    int64_t t2 = clock_now_us();
+    free(prompt);
+    if (err) return err;
+    double prompt_s = (double)(t1 - t0) * 1e-6, decode_s = (double)(t2 - t1) * 1e-6;
+    double n_tok = (double)batch * n_prompt;
+    double ops = 2 * (n_tok * (double)b->matrix_elems + batch * (double)b->head_elems);
+    double peak = b->precision ? b->peaks.f32_flops_per_s : b->peaks.int8_ops_per_s;
+    *out = (struct bench_row){
+        .batch = batch,
+        .prompt_tok_s = n_tok / prompt_s,
+        .decode_tok_s = (double)batch * n_decode / decode_s,
+        .prompt_share = ops / prompt_s / peak,
+        .decode_share = (double)b->decode_bytes * n_decode / decode_s / b->peaks.read_bytes_per_s,
+    };
+    return OK;
+}
+
+static err_t read_file(const char *path, struct buf *out, struct err_text *why)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) return err_say(why, ERR_CONFIG, "%s: %s", path, strerror(errno));
+    char piece[65536];
+    size_t n;
+    out->max = TEXT_MAX;
+    while ((n = fread(piece, 1, sizeof piece, f)) > 0)
+        buf_add(out, piece, n);
+    fclose(f);
+    return buf_ok(out) ? OK : err_say(why, ERR_TOO_LARGE, "%s: over 64 MiB", path);
+}
+
+// Adds -log p of the tokens window/2+1 .. window-1 to *nll.
+static err_t score_window(struct bench *b, int32_t *ids, uint32_t window, double *nll, uint32_t *n,
+                          struct err_text *why)
+{
+    for (uint32_t pos = 0; pos < window;) {
+        uint32_t take = window - pos < b->max_tok ? window - pos : b->max_tok;
+        struct step_row row = {.slot = 0, .pos = pos, .n_tok = take, .ids = ids + pos,
+                               .flags = ROW_SCORE,
+                               .next_id = pos + take < window ? ids[pos + take] : -1};
+        struct step_result result;
+        arena_reset(&b->arena);
+        err_t err = run_rows(b, &row, 1, &result, why);
+        if (err) return err;
+        for (uint32_t i = 0; i < result.items[0].n_score; i++) {
+            if (pos + i < window / 2) continue;
+            *nll -= result.items[0].scores[i];
+            ++*n;
+        }
+        pos += take;
+    }
+    return OK;
+}
+
+err_t bench_perplexity(struct bench *b, const char *file, uint32_t window, uint32_t windows,
+                       double *perplexity, uint32_t *n_scored, struct err_text *why)
+{
+    struct buf text = {0};
+    struct tokenizer *tok = NULL;
+    struct ids ids = {0};
+    err_t err = read_file(file, &text, why);
+    if (!err) err = tokenizer_open(b->model->gguf, &tok, why);
+    if (!err && tokenizer_encode(tok, text.data, text.len, TOKENIZER_BOS, NULL, 0, SIZE_MAX / 8, &ids))
+        err = err_say(why, ERR_MEMORY, "%s: cannot be tokenised", file);
+    if (!err && ids.n < window)
+        err = err_say(why, ERR_CONFIG, "%s: %zu tokens, at least %u are needed", file, ids.n, window);
+    double nll = 0;
+    uint32_t n = 0;
+    for (size_t w = 0; !err && (w + 1) * window <= ids.n && (!windows || w < windows); w++) {
+        if (tokenizer_adds_bos(tok)) ids.at[w * window] = tokenizer_bos(tok);
+        err = score_window(b, ids.at + w * window, window, &nll, &n, why);
+    }
+    if (!err) {
+        *perplexity = exp(nll / n);
+        *n_scored = n;
+    }
+    ids_fini(&ids);
+    tokenizer_close(tok);
+    buf_fini(&text);
+    return err;
+}

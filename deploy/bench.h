@@ -1,0 +1,40 @@
+// bench: drives one whole-model stage directly, without scheduler or network: what the kernels and
+// the forward pass give on this machine, beside what the machine could give.
+#pragma once
+#include "kernels/kernels.h"
+#include "topology/model.h"
+#include "worker/stage.h"
+
+struct bench {
+    struct model *model;
+    struct stage *stage;
+    struct kernels_peaks peaks;
+    struct arena arena;
+    float *x;            // (max_tok, dim)
+    uint32_t n_threads, max_tok, n_slot, ctx;
+    uint32_t precision, kv_dtype;
+    const char *isa;
+    uint64_t step;       // number of the last step
+    uint64_t matrix_elems; // multiply-adds of one token through all layers
+    uint64_t head_elems;   // and through the output matrix
+    uint64_t decode_bytes; // weight bytes one decode step reads
+};
+
+// Speed of one batch size.
+struct bench_row {
+    uint32_t batch;
+    double prompt_tok_s, decode_tok_s;
+    double prompt_share; // of the measured int8 peak (f32 peak when exact), 0..1
+    double decode_share; // of the measured read bandwidth, 0..1
+};
+
+err_t bench_open(struct bench *b, const char *path, struct err_text *why);
+void bench_close(struct bench *b);
+// Prefills n_prompt tokens in each of `batch` sequences, then decodes n_decode tokens of all.
+err_t bench_run(struct bench *b, uint32_t batch, uint32_t n_prompt, uint32_t n_decode,
+                struct bench_row *out, struct err_text *why);
+// Perplexity of a text in windows of `window` tokens, of which the second half is scored (so every
+// scored token has at least window/2 of context); the first token of a window is BOS where the model
+// wants one. `windows`: how many at most, 0: all.
+err_t bench_perplexity(struct bench *b, const char *file, uint32_t window, uint32_t windows,
+                       double *perplexity, uint32_t *n_scored, struct err_text *why);

@@ -1,0 +1,269 @@
+// trireme serve: the coordinator, and with it either one worker in this process (the default), or
+// local worker processes (--workers N), or workers that dial in from elsewhere.
+#include "coordinator/coordinator.h"
+#include "deploy/cmd.h"
+#include "deploy/crew.h"
+#include "deploy/opts.h"
+#include "kernels/kernels.h"
+#include "proto/base/log.h"
+#include "topology/cluster.h"
+#include "worker/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static atomic_int stop;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    // The first signal drains, the second leaves at once.
+    if (atomic_load(&stop) < 2) atomic_fetch_add(&stop, 1);
+}
+
+struct serve {
+    struct coordinator_config c;
+    struct opt_strs aliases, hosts, origins;
+    const char *model, *cluster_file, *api_key_file, *tls_cert, *tls_key, *isa, *transports;
+    uint32_t n_worker, n_threads;
+    uint32_t kv_choice, road_choice;
+    bool has_workers_option, verbose;
+    char *key_text, *cert_text, *key_pem_text;
+    const char *keys[65];
+};
+
+// The worker of this process: its own thread, joined to the coordinator by a local link.
+struct local_worker {
+    struct worker *worker;
+    struct link *end; // given out once
+    pthread_t thread;
+    atomic_int stop;
+    bool running;
+};
+
+static err_t local_dial(void *arg, struct link **out, struct err_text *why)
+{
+    struct local_worker *l = arg;
+    if (!l->end) return err_say(why, ERR_END, "the coordinator of this process ended");
+    *out = l->end;
+    l->end = NULL;
+    return OK;
+}
+
+static void *local_main(void *arg)
+{
+    struct local_worker *l = arg;
+    struct err_text why = {0};
+    err_t err = worker_run(l->worker, &l->stop, &why);
+    if (err && err != ERR_END) {
+        log_error("the worker of this process ended: %s", why.s[0] ? why.s : err_name(err));
+        atomic_store(&stop, 2);
+    }
+    return NULL;
+}
+
+static err_t local_start(struct local_worker *l, const struct serve *s, struct link **far,
+                         struct err_text *why)
+{
+    const char *models[] = {s->model, NULL};
+    struct worker_config wc = {
+        .name = "local",
+        .models = models,
+        .n_threads = (int32_t)s->n_threads,
+        .isa = s->isa,
+        .measure = true,
+        .dial = local_dial,
+        .dial_arg = l,
+    };
+    err_t err = link_local_pair("coordinator", "local", far, &l->end);
+    if (!err) err = worker_open(&wc, &l->worker, why);
+    if (!err && pthread_create(&l->thread, NULL, local_main, l))
+        err = err_say(why, ERR_SYSTEM, "cannot start the worker's thread");
+    l->running = !err;
+    return err;
+}
+
+static void local_stop(struct local_worker *l)
+{
+    atomic_store(&l->stop, 1);
+    if (l->running) pthread_join(l->thread, NULL);
+    if (l->worker) worker_close(l->worker);
+    if (l->end) link_close(l->end);
+}
+
+// Whole text of a small file (keys, certificates), NUL-terminated; secrets must not be readable by
+// others.
+static err_t read_text(const char *path, bool is_secret, char **out, struct err_text *why)
+{
+    struct stat st;
+    FILE *f = fopen(path, "rb");
+    if (!f || fstat(fileno(f), &st) || !S_ISREG(st.st_mode) || st.st_size > 1 << 20) {
+        if (f) fclose(f);
+        return err_say(why, ERR_CONFIG, "%s: not a readable file of at most 1 MiB", path);
+    }
+    if (is_secret && (st.st_mode & 077)) {
+        fclose(f);
+        return err_say(why, ERR_CONFIG, "%s: others may read it: run chmod 600 %s", path, path);
+    }
+    char *text = calloc(1, (size_t)st.st_size + 1);
+    size_t n = text ? fread(text, 1, (size_t)st.st_size, f) : 0;
+    fclose(f);
+    if (!text) return err_say(why, ERR_MEMORY, "out of memory");
+    text[n] = 0;
+    *out = text;
+    return OK;
+}
+
+// One API key a line; empty lines and lines beginning with # do not count.
+static err_t read_keys(struct serve *s, struct err_text *why)
+{
+    err_t err = read_text(s->api_key_file, true, &s->key_text, why);
+    if (err) return err;
+    int n = 0;
+    char *save;
+    for (char *line = strtok_r(s->key_text, "\r\n", &save); line; line = strtok_r(NULL, "\r\n", &save)) {
+        if (!*line || *line == '#') continue;
+        if (n == 64) return err_say(why, ERR_CONFIG, "%s: more than 64 keys", s->api_key_file);
+        s->keys[n++] = line;
+    }
+    if (n == 0) return err_say(why, ERR_CONFIG, "%s: no key in it", s->api_key_file);
+    s->c.door.api_keys = s->keys;
+    return OK;
+}
+
+static err_t read_cluster(struct serve *s, struct err_text *why)
+{
+    struct cluster *cluster = NULL;
+    err_t err = cluster_load(s->cluster_file, &cluster, why);
+    if (err) return err;
+    // The file says who will come; they dial in with their own tokens and certificates.
+    s->c.n_expect = cluster->n_device;
+    cluster_free(cluster);
+    return OK;
+}
+
+static err_t prepare(struct serve *s, struct err_text *why)
+{
+    struct coordinator_config *c = &s->c;
+    c->model = s->model;
+    c->aliases = s->aliases.at;
+    c->door.hosts = s->hosts.at;
+    c->door.origins = s->origins.n ? s->origins.at : NULL;
+    c->state_dir = cmd_state_dir(c->state_dir);
+    c->kv_dtype = s->kv_choice == 1 ? DT_F16 : s->kv_choice == 2 ? DT_F32 : 0;
+    c->road = s->road_choice == 0 ? 0 : s->road_choice == 1 ? ROAD_LOCAL : ROAD_UCX;
+    err_t err = OK;
+    if (s->api_key_file) err = read_keys(s, why);
+    if (!err && !s->tls_cert != !s->tls_key)
+        err = err_say(why, ERR_CONFIG, "--tls-cert and --tls-key go together");
+    if (!err && s->tls_cert) err = read_text(s->tls_cert, false, &s->cert_text, why);
+    if (!err && s->tls_key) err = read_text(s->tls_key, true, &s->key_pem_text, why);
+    c->door.tls_cert_pem = s->cert_text;
+    c->door.tls_key_pem = s->key_pem_text;
+    if (!err && s->cluster_file) err = read_cluster(s, why);
+    bool alone = !s->has_workers_option && !c->join_listen && !s->cluster_file;
+    if (!c->n_expect) c->n_expect = s->n_worker ? s->n_worker : 1;
+    if (!alone && !c->join_listen) c->join_listen = "127.0.0.1:0";
+    if (alone) c->state_dir = NULL;
+    return err;
+}
+
+// Runs the opened coordinator with its local workers until a signal.
+static err_t run(struct serve *s, struct coordinator *co, struct err_text *why)
+{
+    struct crew *crew = NULL;
+    struct crew_config cc = {
+        .n_worker = s->n_worker,
+        .join_port = coordinator_join_port(co),
+        .state_dir = s->c.state_dir,
+        .model = s->model,
+        .n_threads = s->n_threads,
+        .transports = s->transports,
+    };
+    err_t err = s->n_worker ? crew_start(&cc, &crew, why) : OK;
+    if (!err) {
+        log_info("serving on port %d", coordinator_http_port(co));
+        if (s->c.join_listen) log_info("workers join on port %d", coordinator_join_port(co));
+        err = coordinator_run(co, &stop);
+    }
+    crew_stop(crew);
+    return err;
+}
+
+static int serve(struct serve *s)
+{
+    struct err_text why = {0};
+    struct local_worker local = {0};
+    struct link *far = NULL;
+    struct coordinator *co = NULL;
+    err_t err = prepare(s, &why);
+    if (!err && !s->c.join_listen) {
+        err = local_start(&local, s, &far, &why);
+        s->c.local = &far;
+        s->c.n_local = 1;
+    }
+    if (!err) err = coordinator_open(&s->c, &co, &why);
+    if (!err) err = run(s, co, &why);
+    if (co) coordinator_close(co);
+    local_stop(&local);
+    free(s->key_text);
+    free(s->cert_text);
+    free(s->key_pem_text);
+    return err ? cmd_fail(err, &why) : 0;
+}
+
+int cmd_serve(int argc, char **argv)
+{
+    struct serve s = {.n_worker = UINT32_MAX, .c.door.listen = "127.0.0.1:30000"};
+    struct coordinator_config *c = &s.c;
+    const char *args[1];
+    const struct opt opts[] = {
+        {"listen", OPT_STR, &c->door.listen, "ADDR:PORT", "HTTP address (127.0.0.1:30000)", 0, 0},
+        {"workers", OPT_U32, &s.n_worker, "N", "start N local worker processes; 0: none, they dial in", 0, 64},
+        {"cluster", OPT_STR, &s.cluster_file, "FILE", "wait for the workers of this cluster file", 0, 0},
+        {"join-listen", OPT_STR, &c->join_listen, "ADDR:PORT", "where workers dial in (127.0.0.1, any port)", 0, 0},
+        {"expect", OPT_U32, &c->n_expect, "N", "workers to wait for before the first plan", 1, 64},
+        {"stages", OPT_U32, &c->n_stage, "N", "stages to split the layers into (as many as workers)", 1, 64},
+        {"ctx", OPT_U32, &c->ctx, "N", "tokens of one sequence (model's, at most 8192)", 16, 1 << 24},
+        {"kv-tokens", OPT_SIZE, &c->kv_tokens, "N", "tokens of KV cache in all (4 x ctx)", 0, 0},
+        {"threads", OPT_U32, &s.n_threads, "N", "compute threads of each worker (the cores divided)", 1, 1024},
+        {"slots", OPT_U32, &c->n_slot, "N", "sequences at once (32)", 1, 1024},
+        {"queue", OPT_U32, &c->queue_max, "N", "choices that may wait (256)", 1, 1 << 20},
+        {"step-tokens", OPT_U32, &c->max_tok, "N", "tokens of one step: prefill chunk (256)", 1, 8192},
+        {"precision", OPT_CHOICE, &c->precision, "fast|exact", "8-bit or float activations (fast)", 0, 0},
+        {"kv", OPT_CHOICE, &s.kv_choice, "auto|f16|f32", "type of keys and values (auto)", 0, 0},
+        {"road", OPT_CHOICE, &s.road_choice, "auto|local|ucx", "data road between stages (auto)", 0, 0},
+        {"transports", OPT_STR, &s.transports, "LIST", "UCX transports of local workers, e.g. tcp,self", 0, 0},
+        {"isa", OPT_STR, &s.isa, "NAME", "kernels of the worker in this process", 0, 0},
+        {"no-prefix-cache", OPT_FLAG, &c->no_prefix_cache, NULL, "compute shared prompts again", 0, 0},
+        {"no-chain", OPT_FLAG, &c->no_chain, NULL, "send a step only when the one before returned", 0, 0},
+        {"alias", OPT_STRS, &s.aliases, "NAME", "further model name for callers; repeatable", 0, 0},
+        {"api-key-file", OPT_STR, &s.api_key_file, "FILE", "API keys, one a line (mode 0600)", 0, 0},
+        {"tls-cert", OPT_STR, &s.tls_cert, "FILE", "certificate chain of the HTTP address", 0, 0},
+        {"tls-key", OPT_STR, &s.tls_key, "FILE", "its private key (mode 0600)", 0, 0},
+        {"host", OPT_STRS, &s.hosts, "NAME", "further name allowed in Host; repeatable", 0, 0},
+        {"origin", OPT_STRS, &s.origins, "ORIGIN", "web origin allowed by CORS; repeatable", 0, 0},
+        {"state", OPT_STR, &c->state_dir, "DIR", "state folder (~/.local/state/trireme)", 0, 0},
+        {"grace", OPT_U32, &c->grace_ms, "MS", "how long requests wait for lost workers (10000)", 1, 3600000},
+        {"verbose", OPT_FLAG, &s.verbose, NULL, "more log lines", 0, 0},
+        {0},
+    };
+    const struct opt_spec spec = {"serve MODEL [options]",
+                                  "Serves MODEL (a .gguf file) as an OpenAI-compatible API.", opts, 1, 1};
+    int code = opts_parse(&spec, argc, argv, args);
+    if (code >= 0) return code;
+    s.model = args[0];
+    s.has_workers_option = s.n_worker != UINT32_MAX;
+    if (!s.has_workers_option) s.n_worker = 0;
+    if (s.verbose) log_set_level(LOG_DEBUG);
+    log_set_who("coordinator");
+    struct sigaction sa = {.sa_handler = on_signal};
+    sigaction(SIGTERM, &sa, NULL);
+    sigaction(SIGINT, &sa, NULL);
+    return serve(&s);
+}

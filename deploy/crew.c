@@ -1,0 +1,200 @@
+#include "deploy/crew.h"
+
+#include "proto/base/buf.h"
+#include "proto/base/clock.h"
+#include "proto/base/log.h"
+#include "proto/link/identity.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { CREW_MAX = 64, BACKOFF_FIRST_MS = 500, BACKOFF_MAX_MS = 8000 };
+
+struct member {
+    char name[64];
+    char state[4096];
+    pid_t pid;            // 0: not running
+    int64_t start_at_us;  // when to start it (again)
+    int64_t started_us;
+    int backoff_ms;
+};
+
+struct crew {
+    struct crew_config c;
+    char *state_dir, *model, *transports;
+    struct member members[CREW_MAX];
+    pthread_t thread;
+    atomic_int stop;
+};
+
+// Each start gets a fresh token: a worker that is enrolled already does not use it.
+static err_t member_token(struct crew *c, struct member *m, char *path, size_t size)
+{
+    struct err_text why = {0};
+    struct buf token = {0};
+    snprintf(path, size, "%s/token", m->state);
+    err_t err = identity_token_new(c->state_dir, (int64_t)time(NULL), &token, &why);
+    if (!err) err = identity_write_file(path, token.data, token.len, &why);
+    if (err) log_error("cannot make a join token for %s: %s", m->name, why.s);
+    buf_fini(&token);
+    return err;
+}
+
+static void member_exec(struct crew *c, struct member *m, const char *token)
+{
+    char join[32], threads[16];
+    snprintf(join, sizeof join, "127.0.0.1:%d", c->c.join_port);
+    snprintf(threads, sizeof threads, "%u", c->c.n_threads);
+    const char *argv[24] = {"trireme", "worker",  "--join",  join,      "--token-file", token,
+                            "--name",  m->name,   "--state", m->state,  "--model",      c->model,
+                            "--threads", threads, NULL};
+    int n = 14;
+    if (c->transports) {
+        argv[n++] = "--transports";
+        argv[n++] = c->transports;
+    }
+    argv[n] = NULL;
+    // A server that is killed takes its workers with it; Ctrl-C reaches the server alone, which lets
+    // its streams finish before it ends them.
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    setpgid(0, 0);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execv("/proc/self/exe", (char *const *)(uintptr_t)argv);
+    _exit(127);
+}
+
+static void member_start(struct crew *c, struct member *m)
+{
+    char token[4200];
+    m->started_us = clock_now_us();
+    if (member_token(c, m, token, sizeof token)) {
+        m->start_at_us = m->started_us + BACKOFF_MAX_MS * 1000;
+        return;
+    }
+    pid_t pid = fork();
+    if (pid == 0) member_exec(c, m, token);
+    if (pid < 0) {
+        log_error("cannot start worker %s: %s", m->name, strerror(errno));
+        m->start_at_us = m->started_us + BACKOFF_MAX_MS * 1000;
+        return;
+    }
+    m->pid = pid;
+    log_info("started worker %s pid %d", m->name, (int)pid);
+}
+
+static void member_ended(struct member *m, int status)
+{
+    int64_t now = clock_now_us();
+    if (WIFSIGNALED(status))
+        log_warn("worker %s pid %d was killed by signal %d", m->name, (int)m->pid, WTERMSIG(status));
+    else
+        log_warn("worker %s pid %d ended with code %d", m->name, (int)m->pid, WEXITSTATUS(status));
+    // One that ran for a while starts again soon; one that dies at once waits longer each time.
+    bool ran = now - m->started_us > 10 * 1000000LL;
+    m->backoff_ms = ran || !m->backoff_ms ? BACKOFF_FIRST_MS : m->backoff_ms * 2;
+    if (m->backoff_ms > BACKOFF_MAX_MS) m->backoff_ms = BACKOFF_MAX_MS;
+    m->start_at_us = now + m->backoff_ms * 1000LL;
+    m->pid = 0;
+}
+
+static void *crew_main(void *arg)
+{
+    struct crew *c = arg;
+    while (!atomic_load(&c->stop)) {
+        int64_t now = clock_now_us();
+        for (uint32_t i = 0; i < c->c.n_worker; i++) {
+            struct member *m = &c->members[i];
+            int status;
+            if (m->pid && waitpid(m->pid, &status, WNOHANG) == m->pid) member_ended(m, status);
+            if (!m->pid && now >= m->start_at_us) member_start(c, m);
+        }
+        usleep(100 * 1000);
+    }
+    return NULL;
+}
+
+static uint32_t cores(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : (uint32_t)CPU_COUNT(&set);
+}
+
+err_t crew_start(const struct crew_config *cfg, struct crew **out, struct err_text *why)
+{
+    if (cfg->n_worker > CREW_MAX)
+        return err_say(why, ERR_CONFIG, "--workers %u: at most %d local workers", cfg->n_worker,
+                       CREW_MAX);
+    struct crew *c = calloc(1, sizeof *c);
+    if (!c) return err_say(why, ERR_MEMORY, "out of memory");
+    c->c = *cfg;
+    c->state_dir = strdup(cfg->state_dir);
+    c->model = strdup(cfg->model);
+    c->transports = cfg->transports ? strdup(cfg->transports) : NULL;
+    if (c->c.n_threads == 0) c->c.n_threads = cores() / cfg->n_worker ? cores() / cfg->n_worker : 1;
+    char dir[4096];
+    snprintf(dir, sizeof dir, "%s/workers", cfg->state_dir);
+    mkdir(dir, 0700);
+    for (uint32_t i = 0; i < cfg->n_worker; i++) {
+        struct member *m = &c->members[i];
+        snprintf(m->name, sizeof m->name, "local-%u", i + 1);
+        snprintf(m->state, sizeof m->state, "%s/workers/local-%u", cfg->state_dir, i + 1);
+        if (mkdir(m->state, 0700) && errno != EEXIST) {
+            err_say(why, ERR_SYSTEM, "%s: cannot make the folder: %s", m->state, strerror(errno));
+            crew_stop(c);
+            return ERR_SYSTEM;
+        }
+    }
+    if (pthread_create(&c->thread, NULL, crew_main, c)) {
+        crew_stop(c);
+        return err_say(why, ERR_SYSTEM, "cannot start the thread that watches the workers");
+    }
+    *out = c;
+    return OK;
+}
+
+static void crew_signal(struct crew *c, int sig)
+{
+    for (uint32_t i = 0; i < c->c.n_worker; i++)
+        if (c->members[i].pid) kill(c->members[i].pid, sig);
+}
+
+static bool crew_reaped(struct crew *c)
+{
+    bool all = true;
+    for (uint32_t i = 0; i < c->c.n_worker; i++) {
+        struct member *m = &c->members[i];
+        if (m->pid && waitpid(m->pid, NULL, WNOHANG) != 0) m->pid = 0;
+        all = all && !m->pid;
+    }
+    return all;
+}
+
+void crew_stop(struct crew *c)
+{
+    if (!c) return;
+    atomic_store(&c->stop, 1);
+    if (c->thread) pthread_join(c->thread, NULL);
+    crew_signal(c, SIGTERM);
+    for (int i = 0; i < 30 && !crew_reaped(c); i++)
+        usleep(100 * 1000);
+    crew_signal(c, SIGKILL);
+    while (!crew_reaped(c))
+        usleep(10 * 1000);
+    free(c->state_dir);
+    free(c->model);
+    free(c->transports);
+    free(c);
+}

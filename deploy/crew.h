@@ -1,0 +1,22 @@
+// crew: the local worker processes of `trireme serve --workers N`: starts them, starts them again
+// when they die, and ends them with the server. Runs on a thread of its own, because the loop that
+// serves must not wait for children.
+#pragma once
+#include "proto/base/err.h"
+
+#include <stdint.h>
+
+struct crew;
+
+struct crew_config {
+    uint32_t n_worker;
+    int join_port;         // where they dial in, on loopback
+    const char *state_dir; // of the coordinator; each worker's own is workers/NAME under it
+    const char *model;     // path
+    uint32_t n_threads;    // of each worker; 0: this machine's cores divided among them
+    const char *transports; // of the data road, NULL: default
+};
+
+err_t crew_start(const struct crew_config *c, struct crew **out, struct err_text *why);
+// Ends the workers (SIGTERM, after 3 s SIGKILL) and waits for them.
+void crew_stop(struct crew *c);
