@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,17 +31,19 @@ struct serve {
     struct coordinator_config c;
     struct opt_strs aliases, hosts, origins;
     const char *model, *cluster_file, *api_key_file, *tls_cert, *tls_key, *isa, *transports;
-    uint32_t n_worker, n_threads;
+    uint32_t n_worker, n_local, n_threads;
     uint32_t kv_choice, road_choice;
     bool has_workers_option, verbose;
     char *key_text, *cert_text, *key_pem_text;
     const char *keys[65];
 };
 
-// The worker of this process: its own thread, joined to the coordinator by a local link.
+// A worker of this process: its own thread, joined to the coordinator by a local link.
+enum { LOCAL_MAX = 16 };
 struct local_worker {
     struct worker *worker;
     struct link *end; // given out once
+    char name[16];
     pthread_t thread;
     atomic_int stop;
     bool running;
@@ -72,7 +75,7 @@ static err_t local_start(struct local_worker *l, const struct serve *s, struct l
 {
     const char *models[] = {s->model, NULL};
     struct worker_config wc = {
-        .name = "local",
+        .name = l->name,
         .models = models,
         .n_threads = (int32_t)s->n_threads,
         .isa = s->isa,
@@ -80,12 +83,32 @@ static err_t local_start(struct local_worker *l, const struct serve *s, struct l
         .dial = local_dial,
         .dial_arg = l,
     };
-    err_t err = link_local_pair("coordinator", "local", far, &l->end);
+    err_t err = link_local_pair("coordinator", l->name, far, &l->end);
     if (!err) err = worker_open(&wc, &l->worker, why);
     if (!err && pthread_create(&l->thread, NULL, local_main, l))
         err = err_say(why, ERR_SYSTEM, "cannot start the worker's thread");
     l->running = !err;
     return err;
+}
+
+// The cores divided, unless --threads says how many each gets.
+static err_t locals_start(struct local_worker *locals, struct serve *s, struct link **far,
+                          struct err_text *why)
+{
+    cpu_set_t set;
+    uint32_t cores = sched_getaffinity(0, sizeof set, &set) ? 1 : (uint32_t)CPU_COUNT(&set);
+    if (!s->n_threads) s->n_threads = cores / s->n_local ? cores / s->n_local : 1;
+    for (uint32_t i = 0; i < s->n_local; i++) {
+        if (s->n_local == 1)
+            snprintf(locals[i].name, sizeof locals[i].name, "local");
+        else
+            snprintf(locals[i].name, sizeof locals[i].name, "local-%u", i + 1);
+        err_t err = local_start(&locals[i], s, &far[i], why);
+        if (err) return err;
+    }
+    s->c.local = far;
+    s->c.n_local = s->n_local;
+    return OK;
 }
 
 static void local_stop(struct local_worker *l)
@@ -166,10 +189,14 @@ static err_t prepare(struct serve *s, struct err_text *why)
     c->door.tls_cert_pem = s->cert_text;
     c->door.tls_key_pem = s->key_pem_text;
     if (!err && s->cluster_file) err = read_cluster(s, why);
-    bool alone = !s->has_workers_option && !c->join_listen && !s->cluster_file;
-    if (!c->n_expect) c->n_expect = s->n_worker ? s->n_worker : 1;
-    if (!alone && !c->join_listen) c->join_listen = "127.0.0.1:0";
-    if (alone) c->state_dir = NULL;
+    // Nothing said of workers: one in this process.
+    if (!s->n_local && !s->has_workers_option && !c->join_listen && !s->cluster_file) s->n_local = 1;
+    if (s->n_local && s->has_workers_option)
+        return err_say(why, ERR_CONFIG, "--local and --workers exclude each other");
+    uint32_t own = s->n_local + s->n_worker;
+    if (!c->n_expect) c->n_expect = own ? own : 1;
+    if (!s->n_local && !c->join_listen) c->join_listen = "127.0.0.1:0";
+    if (!c->join_listen) c->state_dir = NULL;
     return err;
 }
 
@@ -198,19 +225,16 @@ static err_t run(struct serve *s, struct coordinator *co, struct err_text *why)
 static int serve(struct serve *s)
 {
     struct err_text why = {0};
-    struct local_worker local = {0};
-    struct link *far = NULL;
+    struct local_worker locals[LOCAL_MAX] = {0};
+    struct link *far[LOCAL_MAX] = {0};
     struct coordinator *co = NULL;
     err_t err = prepare(s, &why);
-    if (!err && !s->c.join_listen) {
-        err = local_start(&local, s, &far, &why);
-        s->c.local = &far;
-        s->c.n_local = 1;
-    }
+    if (!err) err = locals_start(locals, s, far, &why);
     if (!err) err = coordinator_open(&s->c, &co, &why);
     if (!err) err = run(s, co, &why);
     if (co) coordinator_close(co);
-    local_stop(&local);
+    for (uint32_t i = 0; i < s->n_local; i++)
+        local_stop(&locals[i]);
     free(s->key_text);
     free(s->cert_text);
     free(s->key_pem_text);
@@ -225,6 +249,7 @@ int cmd_serve(int argc, char **argv)
     const struct opt opts[] = {
         {"listen", OPT_STR, &c->door.listen, "ADDR:PORT", "HTTP address (127.0.0.1:30000)", 0, 0},
         {"workers", OPT_U32, &s.n_worker, "N", "start N local worker processes; 0: none, they dial in", 0, 64},
+        {"local", OPT_U32, &s.n_local, "N", "workers as threads of this process (1, if nothing else)", 1, LOCAL_MAX},
         {"cluster", OPT_STR, &s.cluster_file, "FILE", "wait for the workers of this cluster file", 0, 0},
         {"join-listen", OPT_STR, &c->join_listen, "ADDR:PORT", "where workers dial in (127.0.0.1, any port)", 0, 0},
         {"expect", OPT_U32, &c->n_expect, "N", "workers to wait for before the first plan", 1, 64},

@@ -40,3 +40,17 @@ if(TRIREME_SANITIZE)
         set_tests_properties(fuzz_${stem} PROPERTIES TIMEOUT 300 LABELS fuzz)
     endforeach()
 endif()
+
+# Real processes and real models: Python scripts that exit 77 (and say why) where they cannot run.
+function(script_test name seconds)
+    add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds} SKIP_RETURN_CODE 77 LABELS system
+                         RUN_SERIAL TRUE ENVIRONMENT "TRIREME_BUILD=${CMAKE_BINARY_DIR}")
+endfunction()
+if(NOT TRIREME_SANITIZE)
+    script_test(cluster_splits_smollm2 400 python3 tests/cluster/test_splits.py smollm2)
+    script_test(cluster_splits_gemma3 400 python3 tests/cluster/test_splits.py gemma3)
+    script_test(cluster_survival 400 python3 tests/cluster/test_survival.py)
+    script_test(cluster_soak 300 python3 tests/cluster/test_soak.py)
+    script_test(cluster_openai 300 python3 tests/cluster/test_openai.py)
+endif()

@@ -63,10 +63,9 @@ struct reader {
     uint64_t file_bytes;
     uint8_t *buf;
     uint64_t len, cap, at;
-    const char *kind; // what is being read, for the sentence: "key", "tensor"
-    uint64_t number;  // its place in the file, while it has no name
-    const uint8_t *name;
-    uint64_t name_len;
+    const char *kind;           // what is being read, for the sentence: "key", "tensor"
+    uint64_t number;            // its place in the file, while it has no name
+    uint64_t name_at, name_len; // in buf; name_len 0: no name yet
     struct err_text *why;
 };
 
@@ -81,7 +80,10 @@ static bool is_utf8(const uint8_t *s, uint64_t len)
             i++;
             continue;
         }
-        int more = c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : c >= 0xf0 && c < 0xf5 ? 3 : 0;
+        int more = c >= 0xc2 && c < 0xe0   ? 1
+                   : c >= 0xe0 && c < 0xf0 ? 2
+                   : c >= 0xf0 && c < 0xf5 ? 3
+                                           : 0;
         if (!more || len - i <= (uint64_t)more) return false;
         uint8_t lo = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
         uint8_t hi = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
@@ -116,9 +118,9 @@ __attribute__((format(printf, 2, 3))) static err_t fail(const struct reader *r, 
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    if (r->name)
+    if (r->name_len)
         snprintf(subject, sizeof subject, "%s '%.*s%s': ", r->kind,
-                 (int)(r->name_len > 64 ? 61 : r->name_len), r->name,
+                 (int)(r->name_len > 64 ? 61 : r->name_len), (const char *)r->buf + r->name_at,
                  r->name_len > 64 ? "..." : "");
     else if (r->kind)
         snprintf(subject, sizeof subject, "%s number %llu: ", r->kind,
@@ -135,7 +137,8 @@ static err_t reader_grow(struct reader *r, uint64_t end)
     if (cap < end) cap = end;
     if (cap > r->file_bytes) cap = r->file_bytes;
     uint8_t *buf = realloc(r->buf, cap);
-    if (!buf) return err_say(r->why, ERR_MEMORY, "%s: no memory for its header", path_tail(r->path));
+    if (!buf)
+        return err_say(r->why, ERR_MEMORY, "%s: no memory for its header", path_tail(r->path));
     r->buf = buf;
     r->cap = cap;
     while (r->len < cap) {
@@ -155,10 +158,10 @@ static err_t reader_grow(struct reader *r, uint64_t end)
 static err_t reader_need(struct reader *r, uint64_t n)
 {
     if (n > r->file_bytes - r->at)
-        return fail(r, "needs %llu bytes at byte %llu, the file ends at %llu", (unsigned long long)n,
-                    (unsigned long long)r->at, (unsigned long long)r->file_bytes);
-    if (n > HEADER_MAX - r->at)
-        return fail(r, "the header is over %d MiB", HEADER_MAX >> 20);
+        return fail(r, "needs %llu bytes at byte %llu, the file ends at %llu",
+                    (unsigned long long)n, (unsigned long long)r->at,
+                    (unsigned long long)r->file_bytes);
+    if (n > HEADER_MAX - r->at) return fail(r, "the header is over %d MiB", HEADER_MAX >> 20);
     return r->at + n > r->len ? reader_grow(r, r->at + n) : OK;
 }
 
@@ -201,20 +204,15 @@ static err_t reader_name(struct reader *r, uint64_t max, struct gguf_str *out)
     if (!is_clean(r->buf + r->at, len))
         return fail(r, "its name is not UTF-8 or holds control bytes");
     *out = (struct gguf_str){(const char *)(uintptr_t)r->at, len};
+    r->name_at = r->at;
+    r->name_len = len;
     r->at += len;
     return OK;
 }
 
-// For the sentences of this item from here on. `at` is valid while the buffer does not move.
-static void reader_show(struct reader *r, const struct gguf_str *name)
-{
-    r->name = r->buf + (uintptr_t)name->s;
-    r->name_len = name->len;
-}
-
 // ---- metadata
 
-static err_t payload_strings(struct reader *r, const struct gguf_str *key, uint64_t n)
+static err_t payload_strings(struct reader *r, uint64_t n)
 {
     for (uint64_t i = 0; i < n; i++) {
         uint64_t len;
@@ -223,9 +221,7 @@ static err_t payload_strings(struct reader *r, const struct gguf_str *key, uint6
         if (len > STR_MAX)
             return fail(r, "string %llu has %llu bytes, allowed %d", (unsigned long long)i,
                         (unsigned long long)len, STR_MAX);
-        e = reader_need(r, len);
-        reader_show(r, key);
-        if (e) return e;
+        if ((e = reader_need(r, len))) return e;
         if (!is_utf8(r->buf + r->at, len))
             return fail(r, "string %llu is not UTF-8", (unsigned long long)i);
         r->at += len;
@@ -233,12 +229,10 @@ static err_t payload_strings(struct reader *r, const struct gguf_str *key, uint6
     return OK;
 }
 
-static err_t payload_fixed(struct reader *r, const struct gguf_str *key, enum gguf_type t,
-                           uint64_t n)
+static err_t payload_fixed(struct reader *r, enum gguf_type t, uint64_t n)
 {
     uint64_t bytes = n * type_bytes[t]; // n <= ARR_MAX
     err_t e = reader_need(r, bytes);
-    reader_show(r, key);
     if (e) return e;
     if (t == GGUF_BOOL)
         for (uint64_t i = 0; i < n; i++)
@@ -253,18 +247,10 @@ static err_t read_kv(struct reader *r, struct gguf_kv *out)
     struct gguf_kv kv = {.n = 1};
     uint32_t type, elem = 0;
     err_t e = reader_name(r, KEY_MAX, &kv.key);
-    if (e) return e;
-    // The name is shown only while the buffer stands still: a read may move it.
-    if ((e = reader_need(r, 4))) return e;
-    reader_u32(r, &type);
-    reader_show(r, &kv.key);
+    if (e || (e = reader_u32(r, &type))) return e;
     if (type >= N_TYPE) return fail(r, "value type %u, allowed 0 to %d", type, N_TYPE - 1);
     if (type == GGUF_ARR) {
-        r->name = NULL;
-        if ((e = reader_need(r, 12))) return e;
-        reader_u32(r, &elem);
-        reader_u64(r, &kv.n);
-        reader_show(r, &kv.key);
+        if ((e = reader_u32(r, &elem)) || (e = reader_u64(r, &kv.n))) return e;
         if (elem >= N_TYPE || elem == GGUF_ARR)
             return fail(r, "array of element type %u, allowed 0 to %d but not %d (array)", elem,
                         N_TYPE - 1, GGUF_ARR);
@@ -275,8 +261,350 @@ static err_t read_kv(struct reader *r, struct gguf_kv *out)
     kv.elem = (enum gguf_type)elem;
     kv.data = (const uint8_t *)(uintptr_t)r->at;
     enum gguf_type t = type == GGUF_ARR ? kv.elem : kv.type;
-    e = t == GGUF_STR ? payload_strings(r, &kv.key, kv.n) : payload_fixed(r, &kv.key, t, kv.n);
+    e = t == GGUF_STR ? payload_strings(r, kv.n) : payload_fixed(r, t, kv.n);
     if (e) return e;
     *out = kv;
     return OK;
+}
+
+// ---- tensors
+
+static err_t tensor_bytes(struct reader *r, struct gguf_tensor *t)
+{
+    uint64_t n = 1, rows = 1, row = (uint64_t)t->shape[t->n_dim - 1];
+    for (int i = 0; i < t->n_dim; i++) {
+        if (t->shape[i] < 1)
+            return fail(r, "dimension %d of %d is %llu, allowed 1 to 2^63-1", i + 1, t->n_dim,
+                        (unsigned long long)t->shape[i]);
+        if (__builtin_mul_overflow(n, (uint64_t)t->shape[i], &n) || n > INT64_MAX)
+            return fail(r, "its dimensions multiply to over 2^63-1 elements");
+        if (i < t->n_dim - 1) rows *= (uint64_t)t->shape[i];
+    }
+    if (!dtype_ggml_name(t->ggml_type))
+        return fail(r, "tensor type number %u, which GGML does not define or has removed",
+                    t->ggml_type);
+    t->dtype = dtype_of_ggml(t->ggml_type);
+    if (t->dtype == DT_NONE) return OK;
+    const struct dtype_info *d = dtype_info(t->dtype);
+    if (row % d->block)
+        return fail(r, "rows of %llu elements, allowed with %s: multiples of %u",
+                    (unsigned long long)row, d->name, d->block);
+    uint64_t row_bytes = dtype_row_bytes(t->dtype, row);
+    if (!row_bytes || __builtin_mul_overflow(row_bytes, rows, &t->bytes) || t->bytes > INT64_MAX)
+        return fail(r, "its data would take over 2^63-1 bytes");
+    return OK;
+}
+
+static err_t read_tensor(struct reader *r, struct gguf_tensor *out)
+{
+    struct gguf_tensor t = {0};
+    uint32_t n_dim;
+    err_t e = reader_name(r, NAME_MAX_BYTES, &t.name);
+    if (e || (e = reader_u32(r, &n_dim))) return e;
+    if (n_dim < 1 || n_dim > 4) return fail(r, "%u dimensions, allowed 1 to 4", n_dim);
+    t.n_dim = (int32_t)n_dim;
+    for (int i = t.n_dim - 1; i >= 0; i--) { // the file has the innermost first
+        uint64_t d;
+        if ((e = reader_u64(r, &d))) return e;
+        t.shape[i] = (int64_t)d;
+    }
+    if ((e = reader_u32(r, &t.ggml_type)) || (e = reader_u64(r, &t.offset))) return e;
+    if ((e = tensor_bytes(r, &t))) return e;
+    *out = t;
+    return OK;
+}
+
+static uint64_t align_up(uint64_t v, uint64_t a)
+{
+    return (v + a - 1) & ~(a - 1);
+}
+
+// Offsets of the file count from the data section. GGML writes, and reads, tensors one directly
+// after another in the order of the table; where a type's size is unknown, order is all we check.
+static err_t check_layout(struct gguf *g, struct reader *r)
+{
+    uint32_t align = ALIGN_DEFAULT;
+    err_t e = gguf_get_u32(g, "general.alignment", &align, r->why);
+    if (e && e != ERR_NOT_FOUND) return e;
+    if (align < ALIGN_MIN || align > ALIGN_MAX || (align & (align - 1)))
+        return err_say(r->why, ERR_MODEL,
+                       "%s: key 'general.alignment': %u, allowed powers of two from %d to %d",
+                       path_tail(r->path), align, ALIGN_MIN, ALIGN_MAX);
+    uint64_t start = align_up(r->at, align), at = 0;
+    bool exact = true;
+    r->kind = "tensor";
+    for (uint64_t i = 0; i < g->n_tensor; i++) {
+        struct gguf_tensor *t = &g->tensors[i];
+        r->name_at = (uint64_t)((const uint8_t *)t->name.s - g->header);
+        r->name_len = t->name.len;
+        if (t->offset % align)
+            return fail(r, "offset %llu is not a multiple of the alignment %u",
+                        (unsigned long long)t->offset, align);
+        if (exact ? t->offset != at : t->offset < at)
+            return fail(r, "offset %llu, expected %s%llu: tensors lie one after another",
+                        (unsigned long long)t->offset, exact ? "" : "at least ",
+                        (unsigned long long)at);
+        exact = t->dtype != DT_NONE;
+        uint64_t least = exact ? t->bytes : 1;
+        if (start > r->file_bytes || t->offset > r->file_bytes - start ||
+            least > r->file_bytes - start - t->offset)
+            return fail(r, "its data ends %llu bytes after byte %llu, the file has %llu bytes",
+                        (unsigned long long)least, (unsigned long long)(start + t->offset),
+                        (unsigned long long)r->file_bytes);
+        at = align_up(t->offset + least, align);
+        t->offset += start;
+    }
+    return OK;
+}
+
+// ---- index
+
+// Polynomial over 2^61-1 with a random base: two names agree with probability < length / 2^61.
+static uint64_t index_hash(const struct index *x, const char *s, uint64_t len)
+{
+    const uint64_t prime = ((uint64_t)1 << 61) - 1;
+    uint64_t h = len + 1;
+    for (uint64_t i = 0; i < len; i += 7) {
+        uint64_t chunk = le((const uint8_t *)s + i, len - i < 7 ? (int)(len - i) : 7);
+        unsigned __int128 v = (unsigned __int128)h * x->base + chunk;
+        uint64_t folded = (uint64_t)(v & prime) + (uint64_t)(v >> 61);
+        h = folded >= prime ? folded - prime : folded;
+    }
+    return h * 0x9e3779b97f4a7c15 >> 20; // spreads the low bits, which choose the slot
+}
+
+static const struct gguf_str *index_name(const struct index *x, uint64_t i)
+{
+    return (const struct gguf_str *)(const void *)(x->items + i * x->stride);
+}
+
+// Item of that name, or -1; *slot is where it is or belongs.
+static int64_t index_find(const struct index *x, const char *s, uint64_t len, uint64_t *slot)
+{
+    for (uint64_t at = index_hash(x, s, len) & x->mask;; at = (at + 1) & x->mask) {
+        *slot = at;
+        if (!x->slots[at]) return -1;
+        const struct gguf_str *name = index_name(x, x->slots[at] - 1);
+        if (name->len == len && memcmp(name->s, s, len) == 0) return x->slots[at] - 1;
+    }
+}
+
+// *twice is the first item whose name was there before, or -1.
+static err_t index_build(struct index *x, const void *items, size_t stride, uint64_t n,
+                         int64_t *twice)
+{
+    uint64_t n_slot = 16;
+    while (n_slot < 2 * n)
+        n_slot *= 2;
+    *x = (struct index){.items = items, .stride = stride, .mask = n_slot - 1};
+    if (getrandom(&x->base, sizeof x->base, 0) != sizeof x->base) return ERR_SYSTEM;
+    x->base >>= 4; // below the prime
+    x->slots = calloc(n_slot, sizeof *x->slots);
+    if (!x->slots) return ERR_MEMORY;
+    *twice = -1;
+    for (uint64_t i = 0; i < n && *twice < 0; i++) {
+        uint64_t slot;
+        const struct gguf_str *name = index_name(x, i);
+        if (index_find(x, name->s, name->len, &slot) >= 0)
+            *twice = (int64_t)i;
+        else
+            x->slots[slot] = (uint32_t)i + 1;
+    }
+    return OK;
+}
+
+static err_t build_index(struct reader *r, struct index *x, const void *items, size_t stride,
+                         uint64_t n)
+{
+    int64_t twice;
+    err_t e = index_build(x, items, stride, n, &twice);
+    if (e) return err_say(r->why, e, "%s: no memory for its index", path_tail(r->path));
+    if (twice < 0) return OK;
+    const struct gguf_str *name = index_name(x, (uint64_t)twice);
+    r->name_at = (uint64_t)((const uint8_t *)name->s - r->buf);
+    r->name_len = name->len;
+    return fail(r, "is there twice, allowed once");
+}
+
+// ---- the file
+
+static err_t open_regular(const char *path, struct reader *r)
+{
+    struct stat st;
+    r->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); // a FIFO must not block us
+    if (r->fd < 0) return err_say(r->why, ERR_SYSTEM, "%s: cannot open: %m", path_tail(path));
+    if (fstat(r->fd, &st))
+        return err_say(r->why, ERR_SYSTEM, "%s: cannot examine: %m", path_tail(path));
+    if (!S_ISREG(st.st_mode))
+        return fail(r, "is a %s, expected a regular file",
+                    S_ISDIR(st.st_mode)    ? "directory"
+                    : S_ISFIFO(st.st_mode) ? "pipe"
+                                           : "device or socket");
+    r->file_bytes = (uint64_t)st.st_size;
+    return OK;
+}
+
+static err_t read_counts(struct reader *r, uint64_t *n_tensor, uint64_t *n_kv)
+{
+    if (r->file_bytes < FIXED_BYTES)
+        return fail(r, "has %llu bytes, a GGUF file has at least %d",
+                    (unsigned long long)r->file_bytes, FIXED_BYTES);
+    err_t e = reader_need(r, FIXED_BYTES);
+    if (e) return e;
+    if (memcmp(r->buf, "GGUF", 4))
+        return fail(r, "begins with %02x %02x %02x %02x, a GGUF file with 47 47 55 46", r->buf[0],
+                    r->buf[1], r->buf[2], r->buf[3]);
+    uint32_t version = (uint32_t)le(r->buf + 4, 4);
+    if (version && !(version & 0xffff))
+        return fail(r, "is a big-endian GGUF file, only little-endian ones can be read");
+    if (version < 2 || version > 3) return fail(r, "GGUF version %u, allowed 2 and 3", version);
+    *n_tensor = le(r->buf + 8, 8);
+    *n_kv = le(r->buf + 16, 8);
+    r->at = FIXED_BYTES;
+    uint64_t kv_fit = (r->file_bytes - FIXED_BYTES) / KV_MIN_BYTES;
+    uint64_t tensor_fit = (r->file_bytes - FIXED_BYTES) / TENSOR_MIN_BYTES;
+    if (kv_fit > KV_MAX) kv_fit = KV_MAX;
+    if (tensor_fit > TENSOR_MAX) tensor_fit = TENSOR_MAX;
+    if (*n_kv > kv_fit)
+        return fail(r, "announces %llu metadata entries, a file of this size has at most %llu",
+                    (unsigned long long)*n_kv, (unsigned long long)kv_fit);
+    if (*n_tensor > tensor_fit)
+        return fail(r, "announces %llu tensors, a file of this size has at most %llu",
+                    (unsigned long long)*n_tensor, (unsigned long long)tensor_fit);
+    return OK;
+}
+
+static err_t read_tables(struct gguf *g, struct reader *r)
+{
+    err_t e = OK;
+    g->kvs = calloc(g->n_kv + 1, sizeof *g->kvs);
+    g->tensors = calloc(g->n_tensor + 1, sizeof *g->tensors);
+    if (!g->kvs || !g->tensors)
+        return err_say(r->why, ERR_MEMORY, "%s: no memory for its tables", path_tail(r->path));
+    r->kind = "key";
+    for (r->number = 0; !e && r->number < g->n_kv; r->number++, r->name_len = 0)
+        e = read_kv(r, &g->kvs[r->number]);
+    if (e) return e;
+    r->kind = "tensor";
+    for (r->number = 0; !e && r->number < g->n_tensor; r->number++, r->name_len = 0)
+        e = read_tensor(r, &g->tensors[r->number]);
+    return e;
+}
+
+// The header has its final place: offsets become pointers.
+static void settle(struct gguf *g, struct reader *r)
+{
+    uint8_t *exact = realloc(r->buf, r->at);
+    if (exact) r->buf = exact;
+    g->header = r->buf;
+    for (uint64_t i = 0; i < g->n_kv; i++) {
+        g->kvs[i].key.s = (const char *)g->header + (uintptr_t)g->kvs[i].key.s;
+        g->kvs[i].data = g->header + (uintptr_t)g->kvs[i].data;
+    }
+    for (uint64_t i = 0; i < g->n_tensor; i++)
+        g->tensors[i].name.s = (const char *)g->header + (uintptr_t)g->tensors[i].name.s;
+    struct sha256 sha;
+    uint8_t size[8];
+    for (int i = 0; i < 8; i++)
+        size[i] = (uint8_t)(g->file_bytes >> (8 * i));
+    sha256_init(&sha);
+    sha256_add(&sha, g->header, r->at);
+    sha256_add(&sha, size, sizeof size);
+    sha256_end(&sha, g->hash);
+}
+
+static err_t load(struct gguf *g, struct reader *r)
+{
+    err_t e = open_regular(r->path, r);
+    if (e || (e = read_counts(r, &g->n_tensor, &g->n_kv))) return e;
+    g->file_bytes = r->file_bytes;
+    if ((e = read_tables(g, r))) return e;
+    settle(g, r);
+    r->kind = "key";
+    if ((e = build_index(r, &g->by_key, g->kvs, sizeof *g->kvs, g->n_kv))) return e;
+    r->kind = "tensor";
+    if ((e = build_index(r, &g->by_name, g->tensors, sizeof *g->tensors, g->n_tensor))) return e;
+    return check_layout(g, r);
+}
+
+err_t gguf_open(const char *path, struct gguf **out, struct err_text *why)
+{
+    struct reader r = {.fd = -1, .path = path, .why = why};
+    struct gguf *g = calloc(1, sizeof *g);
+    if (!g || !(g->path = strdup(path))) {
+        free(g);
+        return err_say(why, ERR_MEMORY, "%s: no memory", path_tail(path));
+    }
+    err_t e = load(g, &r);
+    if (r.fd >= 0) close(r.fd);
+    g->header = r.buf;
+    if (e) {
+        gguf_close(g);
+        return e;
+    }
+    *out = g;
+    return OK;
+}
+
+void gguf_close(struct gguf *g)
+{
+    if (!g) return;
+    free(g->by_key.slots);
+    free(g->by_name.slots);
+    free(g->kvs);
+    free(g->tensors);
+    free(g->header);
+    free(g->path);
+    free(g);
+}
+
+const char *gguf_path(const struct gguf *g)
+{
+    return g->path;
+}
+
+uint64_t gguf_file_bytes(const struct gguf *g)
+{
+    return g->file_bytes;
+}
+
+const uint8_t *gguf_hash(const struct gguf *g)
+{
+    return g->hash;
+}
+
+uint64_t gguf_n_tensor(const struct gguf *g)
+{
+    return g->n_tensor;
+}
+
+const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, uint64_t i)
+{
+    BUG_ON(i >= g->n_tensor);
+    return &g->tensors[i];
+}
+
+const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name)
+{
+    uint64_t slot;
+    int64_t i = index_find(&g->by_name, name, strlen(name), &slot);
+    return i < 0 ? NULL : &g->tensors[i];
+}
+
+uint64_t gguf_n_kv(const struct gguf *g)
+{
+    return g->n_kv;
+}
+
+const struct gguf_kv *gguf_kv_at(const struct gguf *g, uint64_t i)
+{
+    BUG_ON(i >= g->n_kv);
+    return &g->kvs[i];
+}
+
+const struct gguf_kv *gguf_find(const struct gguf *g, const char *key)
+{
+    uint64_t slot;
+    int64_t i = index_find(&g->by_key, key, strlen(key), &slot);
+    return i < 0 ? NULL : &g->kvs[i];
 }

@@ -28,7 +28,7 @@ struct gguf_kv {
 
 struct gguf_tensor {
     struct gguf_str name;
-    enum dtype dtype;   // DT_NONE: a type this build does not know; ggml_type says which
+    enum dtype dtype;   // DT_NONE: a GGML type this build does not compute; ggml_type says which
     uint32_t ggml_type;
     int32_t n_dim;      // 1..4
     int64_t shape[4];   // outermost first: (rows, cols) of a matrix; GGUF stores it reversed

@@ -30,7 +30,8 @@ struct model_shape {
 };
 
 // Where a tensor belongs when layers are split over workers.
-enum { PART_EMBED = -1, PART_HEAD = -2 }; // >= 0: layer number
+// >= 0: layer number. Every stage holds its own copy of the (tiny) shared tensors.
+enum { PART_EMBED = -1, PART_HEAD = -2, PART_SHARED = -3 };
 struct model_tensor {
     const char *name; // NUL-terminated, as in the file
     enum dtype dtype;
@@ -56,8 +57,8 @@ struct model {
 err_t model_open(const char *path, struct model **out, struct err_text *why);
 void model_close(struct model *m);
 const struct model_tensor *model_tensor_find(const struct model *m, const char *name);
-// Sum of file bytes of a part (PART_EMBED, PART_HEAD, or a layer). A tied head counts the
-// embedding again: the last stage holds its own copy unless it is also the first.
+// Sum of file bytes of a part (PART_EMBED, PART_HEAD, PART_SHARED, or a layer). A tied head counts
+// the embedding again: the last stage holds its own copy unless it is also the first.
 uint64_t model_part_bytes(const struct model *m, int32_t part);
 // Bytes of keys and values of one token in one layer at the given element size.
 uint64_t model_kv_bytes(const struct model *m, uint32_t elem_bytes);

@@ -70,12 +70,12 @@ struct jinja_value {
     };
 };
 
-// Input byte ranges of a flat string; jinja_marks_all says "every byte", NULL "none".
+// Input byte ranges of a flat string; jinja_str_marks_all says "every byte", NULL "none".
 struct jinja_marks {
     const struct text_span *at; // sorted, disjoint
     size_t n;
 };
-extern const struct jinja_marks jinja_marks_all;
+extern const struct jinja_marks jinja_str_marks_all;
 
 // Immutable text. Either flat (p) or a rope of parts; a rope becomes flat when its bytes are looked
 // at. Concatenation and slicing copy nothing.
@@ -111,8 +111,7 @@ struct jinja_dict {
 struct jinja_loop {
     struct jinja_value seq;
     int64_t at, n;
-    int depth;
-    struct jinja_loop *outer;
+    struct jinja_value changed; // what loop.changed saw last
 };
 struct jinja_macro {
     const struct jinja_node *node; // JINJA_DO_MACRO or JINJA_DO_CALL
@@ -175,7 +174,7 @@ struct jinja_node {
 struct jinja_program {
     struct arena mem;
     const struct jinja_node *body;
-    struct jinja_str **names; // jinja_functions come first, at their own index
+    struct jinja_str **names; // jinja_call_functions come first, at their own index
     int n_names, cap_names;
     int *name_hash; // n_hash slots, -1: free
     int n_hash;
@@ -257,7 +256,6 @@ struct jinja {
     size_t str_max; // bytes of one string and of the output
     struct jinja_value *globals; // by name index
     struct jinja_scope *scope;   // NULL: the globals
-    struct jinja_loop *loop;     // innermost
     struct jinja_capture *capture;
     struct jinja_value filtered; // text of the filter or set block under way
     struct jinja_value *stack;   // JINJA_STACK argument values
@@ -398,17 +396,27 @@ struct jinja_value jinja_run_macro(struct jinja *J, const struct jinja_macro *m,
                                    const struct jinja_args *args);
 
 // Tables.
-extern const struct jinja_builtin jinja_functions[];
-extern const int jinja_n_functions;
+extern const struct jinja_builtin jinja_call_functions[];
+extern const int jinja_call_n_functions;
 struct jinja_value jinja_call(struct jinja *J, const struct jinja_builtin *fn,
                               struct jinja_value self, const struct jinja_args *args);
+// By name in a table that ends with a NULL name; `on` 0: whatever the entry says.
+const struct jinja_builtin *jinja_call_find(const struct jinja_builtin *table, const char *name,
+                                            size_t len, unsigned on);
+// An argument as an integer; `otherwise` if it was not given.
+int64_t jinja_call_int(struct jinja *J, struct jinja_value v, int64_t otherwise);
+// A value that must be a string.
+struct jinja_str *jinja_call_str(struct jinja *J, struct jinja_value v);
+
 // The method of a value of this kind, or NULL. `hidden`: Python has it, templates may not use it.
 const struct jinja_builtin *jinja_method_find(enum jinja_kind kind, struct jinja_str *name,
                                               bool *hidden);
+enum jinja_case { JINJA_UPPER, JINJA_LOWER, JINJA_TITLE, JINJA_WORDS, JINJA_CAPITAL };
+struct jinja_str *jinja_method_case(struct jinja *J, struct jinja_str *s, enum jinja_case how);
+jinja_fn jinja_method_strip, jinja_method_replace, jinja_method_items;
+jinja_fn jinja_format, jinja_format_braces;
+
 const struct jinja_builtin *jinja_filter_find(const char *name, size_t len);
 extern const struct jinja_builtin jinja_seq_filters[]; // ends with a NULL name
 const struct jinja_builtin *jinja_test_find(const char *name, size_t len);
-jinja_fn jinja_json, jinja_call_format, jinja_call_strip, jinja_call_replace;
-struct jinja_value jinja_seq_sorted(struct jinja *J, struct jinja_value list, bool fold,
-                                    bool reverse, int key_of_pair);
-struct jinja_str *jinja_call_mapped(struct jinja *J, struct jinja_str *s, int how);
+jinja_fn jinja_json;

@@ -1,0 +1,54 @@
+// place: which worker takes which layers of one lane, and how many KV pages there are. Pure: figures
+// in, placement out. The cuts and the order come from topology/plan; what is added here is that
+// workers keep what they already hold whenever that gives a whole placement.
+#pragma once
+#include "proto/wire/wire.h"
+#include "topology/model.h"
+
+struct place_stage {
+    uint32_t worker; // the fleet's number
+    uint32_t layer_from, layer_to;
+    bool embed, head;
+    uint64_t weight_bytes, kv_bytes, work_bytes; // planned
+    double decode_us; // predicted, one row
+};
+
+struct place {
+    uint32_t n_stage;
+    struct place_stage stages[WIRE_STAGES_MAX];
+    struct plan_settings settings;
+    uint32_t road; // enum road
+    uint8_t hash[32];
+};
+
+// What the user asked for; all numbers are final (defaults applied).
+struct place_want {
+    const struct model *model;
+    uint32_t n_stage;
+    uint32_t ctx, n_slot, max_tok;
+    uint64_t kv_tokens;
+    uint32_t precision, kv_dtype;
+    uint32_t road; // 0: local if all stages share a process, else UCX
+};
+
+// A worker that may take part.
+struct place_worker {
+    uint32_t number;
+    const char *name, *host;
+    uint64_t process;
+    uint32_t roads;
+    uint32_t threads;
+    bool has_cpu;            // shares its host's memory with the other workers there
+    uint64_t mem_bytes;      // of the device
+    uint64_t mem_free_bytes; // free when nothing of ours is loaded
+    double read_bytes_per_s, int8_ops_per_s, f32_flops_per_s;
+    uint32_t held_from, held_to; // layers; equal: nothing
+    bool held_embed, held_head;
+};
+
+enum { PLACE_PAGE_TOK = 32, PLACE_ROWS_MAX = 64 };
+
+// As many stages as wanted, or as there are workers. ERR_CAPACITY: nothing fits; the sentence shows
+// the sum. Settings may come out smaller than wanted (n_page): the caller compares and tells.
+err_t place_make(const struct place_want *want, const struct place_worker *workers, uint32_t n,
+                 struct place *out, struct err_text *why);

@@ -1,0 +1,9 @@
+#include "kernels/cpu/leaf.h"
+#include "kernels/cpu/vec_avx2.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/leaf_gemm.h"
+#include "kernels/cpu/leaf_attn.h"
+#include "kernels/cpu/leaf_elem.h"
+#include "kernels/cpu/leaf_table.h"
+
+LEAF_TABLE(avx2);

@@ -1,0 +1,70 @@
+// vec: the few vector operations from which the leaf kernels are written, once, for every
+// instruction set. leaf_ISA.c includes vec_ISA.h before this.
+//
+// v8 is 8 floats, v8i 8 int32, q32 32 bytes. Every operation means the same bits on every
+// instruction set: one IEEE operation per lane, and the horizontal ones have a fixed tree.
+//     v8_fma(a, b, c)          a * b + c, rounded once
+//     v8_min(a, b), v8_max     a < b ? a : b, a > b ? a : b; a NaN in b stays
+//     v8_zero_below(a, x, l)   x < l ? 0 : a
+//     v8_scale2(a, n)          a * 2^k where n = 1.5 * 2^23 + k, k an integer
+//     v8_hsum(a)               ((0+4)+(2+6)) + ((1+5)+(3+7))
+//     v8_load_f16, _bf16, _u8  8 of these as float;  v8_store_f16 rounds to nearest even
+//     v8_of_int(a)             v8i as float
+//     v8_add_f64(acc, a)       acc[i] += a[i] in double
+//     v8_abs_bits_max(a..d)    largest bit pattern of |x|, so that NaN is above infinity
+//     v8_round_s8(a..d, q, s)  q = nearest integers (ties to even) of values in [-127, 127];
+//                              s: sums of the first and last 16
+//     q32_field(a, s, m)       each byte shifted left by s (right by -s), masked with m
+//     q32_column_u8(a, i)      bytes 4*row + i as float; _s8: signed
+//     dot_u4(w, x)             for each row r the sum over j < 8, i < 4 of w[j][4r + i] * x[4j + i]
+//                              with w <= 15; u5: w <= 31; s8: w signed
+//     k6_scales(p)             sc[8][2] of a Q6_K block;  k6_scale_of(k, half): as float
+//     dot_k6(w, k, x, n)       sum of sc[r][j / 4] * (w[j][4r + i] - 32) * x[4j + i]; n holds the
+//                              negated sums of x's halves, two int16
+#pragma once
+
+VEC v8 v8_load_part(const float *p, int n, float fill)
+{
+    float t[8];
+    for (int i = 0; i < 8; i++)
+        t[i] = i < n ? p[i] : fill;
+    return v8_load(t);
+}
+VEC void v8_store_part(float *p, v8 a, int n)
+{
+    float t[8];
+    v8_store(t, a);
+    for (int i = 0; i < n; i++)
+        p[i] = t[i];
+}
+
+// e^x. x = n ln2 + r with |r| <= ln2/2 (Cody and Waite 1980), e^r by Taylor to r^7 (error 6e-9).
+// Below -87: 0. Above 88: e^88. NaN stays NaN.
+VEC v8 v8_exp(v8 x)
+{
+    const v8 magic = v8_set(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
+    v8 in = x;
+    x = v8_min(v8_set(88.0f), v8_max(v8_set(-87.0f), x));
+    v8 k = v8_fma(x, v8_set(1.44269504f), magic);
+    v8 n = v8_sub(magic, k); // -n
+    v8 r = v8_fma(n, v8_set(0.693359375f), x);
+    r = v8_fma(n, v8_set(-2.12194440e-4f), r);
+    v8 p = v8_fma(v8_set(1.0f / 5040), r, v8_set(1.0f / 720));
+    p = v8_fma(p, r, v8_set(1.0f / 120));
+    p = v8_fma(p, r, v8_set(1.0f / 24));
+    p = v8_fma(p, r, v8_set(1.0f / 6));
+    p = v8_fma(p, r, v8_set(0.5f));
+    p = v8_fma(p, r, v8_set(1.0f));
+    p = v8_fma(p, r, v8_set(1.0f));
+    return v8_zero_below(v8_scale2(p, k), in, -87.0f);
+}
+
+// tanh x = 1 - 2 / (e^(2x) + 1); absolute error about 1e-7.
+VEC v8 v8_tanh(v8 x)
+{
+    const v8 one = v8_set(1.0f);
+    v8 e = v8_exp(v8_add(x, x));
+    return v8_sub(one, v8_div(v8_set(2.0f), v8_add(e, one)));
+}
+
+static const float vec_lanes[8] __attribute__((unused)) = {0, 1, 2, 3, 4, 5, 6, 7};

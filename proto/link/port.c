@@ -1,0 +1,338 @@
+#include "proto/link/port.h"
+
+#include "proto/base/clock.h"
+#include "proto/link/port_priv.h"
+#include "proto/wire/wire.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+// -- pool --
+
+enum { LINE = 64, FRAMES_MAX = 1024 };
+
+uint8_t *port_pool_memory(uint32_t n, uint64_t bytes)
+{
+    uint64_t each, all;
+    if (__builtin_add_overflow(bytes, (uint64_t)LINE - 1, &each)) return NULL;
+    each &= ~(uint64_t)(LINE - 1);
+    if (__builtin_mul_overflow(each, n, &all) || all > SIZE_MAX / 2) return NULL;
+    uint8_t *p = aligned_alloc(LINE, all ? all : LINE);
+    if (p) memset(p, 0, all);
+    return p;
+}
+
+err_t port_pool_init(struct port_pool *pool, uint32_t n_frame, uint64_t max_bytes)
+{
+    *pool = (struct port_pool){
+        .n_frame = n_frame, .max_bytes = max_bytes, .pong_from = PORT_PING_STEPS};
+    pthread_mutex_init(&pool->lock, NULL);
+    list_init(&pool->free);
+    list_init(&pool->ready);
+    pool->slots = calloc(n_frame, sizeof *pool->slots);
+    pool->memory = port_pool_memory(n_frame, max_bytes);
+    if (!pool->slots || !pool->memory) {
+        port_pool_fini(pool);
+        return ERR_MEMORY;
+    }
+    uint64_t each = (max_bytes + LINE - 1) & ~(uint64_t)(LINE - 1);
+    for (uint32_t i = 0; i < n_frame; i++) {
+        pool->slots[i].memory = pool->memory + i * each;
+        list_push_back(&pool->free, &pool->slots[i].list);
+    }
+    return OK;
+}
+
+void port_pool_fini(struct port_pool *pool)
+{
+    free(pool->slots);
+    free(pool->memory);
+    pthread_mutex_destroy(&pool->lock);
+}
+
+static struct port_slot *slot_of(struct list *node)
+{
+    return list_item(node, struct port_slot, list);
+}
+
+struct port_slot *port_pool_take(struct port_pool *pool)
+{
+    struct port_slot *s = NULL;
+    pthread_mutex_lock(&pool->lock);
+    if (!list_empty(&pool->free)) {
+        s = slot_of(pool->free.next);
+        list_remove(&s->list);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return s;
+}
+
+void port_pool_give(struct port_pool *pool, struct port_slot *s)
+{
+    pthread_mutex_lock(&pool->lock);
+    BUG_ON(list_linked(&s->list));
+    list_push_front(&pool->free, &s->list); // its memory is the warmest
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void port_pool_ready(struct port_pool *pool, struct port_slot *s)
+{
+    pthread_mutex_lock(&pool->lock);
+    bool is_late = s->frame.kind == FRAME_PONG && s->frame.step >= PORT_PING_STEPS &&
+                   s->frame.step < pool->pong_from;
+    if (is_late) {
+        pool->stats.dropped++;
+    } else {
+        pool->stats.frames_in++;
+        pool->stats.bytes_in += FRAME_HEADER_BYTES + s->frame.bytes;
+    }
+    list_push_back(is_late ? &pool->free : &pool->ready, &s->list);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+struct port_slot *port_pool_ping(struct port_pool *pool)
+{
+    struct port_slot *found = NULL;
+    pthread_mutex_lock(&pool->lock);
+    list_each(it, &pool->ready)
+    {
+        if (slot_of(it)->frame.kind != FRAME_PING) continue;
+        found = slot_of(it);
+        list_remove(it);
+        break;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return found;
+}
+
+void port_pool_dropped(struct port_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->stats.dropped++;
+    pthread_mutex_unlock(&pool->lock);
+}
+
+// -- port --
+
+err_t port_open(const struct port_config *c, struct port **out, struct err_text *why)
+{
+    if (c->n_frame == 0 || c->n_frame > FRAMES_MAX)
+        return err_say(why, ERR_INVALID, "port: %u frames, must be 1 to %d", c->n_frame,
+                       FRAMES_MAX);
+    if (c->road == ROAD_LOCAL) return port_local_open(c, out, why);
+    if (c->road == ROAD_UCX) return link_ucx_open(c, out, why);
+    return err_say(why, ERR_UNSUPPORTED, "port: unknown road %u", c->road);
+}
+
+void port_close(struct port *p)
+{
+    if (p) p->ops->close(p);
+}
+
+void port_address(const struct port *p, const uint8_t **data, uint32_t *len)
+{
+    p->ops->address(p, data, len);
+}
+
+err_t port_connect(struct port *p, uint32_t stage, const uint8_t *address, uint32_t len,
+                   struct err_text *why)
+{
+    if (stage >= WIRE_STAGES_MAX)
+        return err_say(why, ERR_INVALID, "port: stage %u, limit %d", stage, WIRE_STAGES_MAX);
+    return p->ops->connect(p, stage, address, len, why);
+}
+
+err_t port_send(struct port *p, uint32_t stage, const struct frame *f)
+{
+    if (stage >= WIRE_STAGES_MAX) return ERR_INVALID;
+    if (f->bytes > p->pool->max_bytes) return ERR_TOO_LARGE;
+    err_t e = p->ops->send(p, stage, f);
+    if (e) return e;
+    pthread_mutex_lock(&p->pool->lock);
+    p->pool->stats.frames_out++;
+    p->pool->stats.bytes_out += FRAME_HEADER_BYTES + f->bytes;
+    pthread_mutex_unlock(&p->pool->lock);
+    return OK;
+}
+
+err_t port_progress(struct port *p, struct err_text *why)
+{
+    return p->ops->progress(p, why);
+}
+
+struct frame *port_find(struct port *p, enum frame_kind kind, uint64_t step)
+{
+    struct frame *found = NULL;
+    pthread_mutex_lock(&p->pool->lock);
+    list_each(it, &p->pool->ready)
+    {
+        struct frame *f = &slot_of(it)->frame;
+        if (f->kind != kind || f->step != step) continue;
+        list_remove(it);
+        found = f;
+        break;
+    }
+    pthread_mutex_unlock(&p->pool->lock);
+    return found;
+}
+
+void port_give(struct port *p, struct frame *f)
+{
+    if (!f) return;
+    port_pool_give(p->pool, (struct port_slot *)f);
+    if (p->ops->given) p->ops->given(p);
+}
+
+err_t port_arm(struct port *p)
+{
+    return p->ops->arm(p);
+}
+
+int port_fd(const struct port *p)
+{
+    return p->ops->fd(p);
+}
+
+struct port_stats port_stats_get(const struct port *p)
+{
+    pthread_mutex_lock(&p->pool->lock);
+    struct port_stats s = p->pool->stats;
+    pthread_mutex_unlock(&p->pool->lock);
+    return s;
+}
+
+const char *port_transport(const struct port *p)
+{
+    return p->ops->transport(p);
+}
+
+// -- measuring --
+
+enum { PING_BYTES = 64, PINGS_MAX = 200, PING_WINDOW = 4, SPIN_US = 300 };
+
+struct ping_run {
+    struct port *port;
+    uint32_t stage;
+    int64_t deadline_us;
+    uint8_t *payload;
+};
+
+static err_t ping_send(struct ping_run *r, uint64_t bytes)
+{
+    // `stage` is the one that is pinged: a port does not know its own.
+    struct frame f = {.kind = FRAME_PING,
+                      .dtype = DT_F32,
+                      .epoch = r->port->epoch,
+                      .step = r->port->ping_next,
+                      .stage = r->stage,
+                      .bytes = bytes,
+                      .payload = r->payload};
+    err_t e;
+    while ((e = port_send(r->port, r->stage, &f)) == ERR_AGAIN) {
+        if (clock_now_us() >= r->deadline_us) return ERR_TIMEOUT;
+        e = port_progress(r->port, NULL);
+        if (e) return e;
+    }
+    if (!e) r->port->ping_next++;
+    return e;
+}
+
+// Spins for a while, since a sleep would be measured too, then sleeps in slices.
+static err_t pong_wait(struct ping_run *r, uint64_t step)
+{
+    int64_t spin_until = clock_now_us() + SPIN_US;
+    for (;;) {
+        err_t e = port_progress(r->port, NULL);
+        if (e) return e;
+        struct frame *f = port_find(r->port, FRAME_PONG, step);
+        if (f) {
+            port_give(r->port, f);
+            return OK;
+        }
+        int64_t now = clock_now_us();
+        if (now >= r->deadline_us) return ERR_TIMEOUT;
+        if (now < spin_until || port_arm(r->port)) continue;
+        struct pollfd pfd = {.fd = port_fd(r->port), .events = POLLIN};
+        poll(&pfd, 1, 1);
+    }
+}
+
+static err_t measure_latency(struct ping_run *r, double *latency_us)
+{
+    int64_t best = INT64_MAX;
+    for (int i = 0; i < PINGS_MAX && clock_now_us() < r->deadline_us; i++) {
+        int64_t from = clock_now_us();
+        uint64_t step = r->port->ping_next;
+        err_t e = ping_send(r, PING_BYTES);
+        if (!e) e = pong_wait(r, step);
+        if (e == ERR_TIMEOUT && best != INT64_MAX) break; // a peer that got busy: what we have counts
+        if (e) return e;
+        int64_t took = clock_now_us() - from;
+        if (took < best) best = took;
+    }
+    if (best == INT64_MAX) return ERR_TIMEOUT;
+    *latency_us = (double)best / 2;
+    return OK;
+}
+
+// Large pings in a window, each answered when it arrived whole.
+static err_t measure_speed(struct ping_run *r, double *bytes_per_s)
+{
+    uint64_t bytes = r->port->pool->max_bytes, done = r->port->ping_next, n_done = 0;
+    uint32_t window = r->port->pool->n_frame < PING_WINDOW ? r->port->pool->n_frame : PING_WINDOW;
+    int64_t from = clock_now_us(), last = from;
+    for (;;) {
+        while (r->port->ping_next - done < window && clock_now_us() < r->deadline_us) {
+            err_t e = ping_send(r, bytes);
+            if (e == ERR_TIMEOUT) break;
+            if (e) return e;
+        }
+        if (r->port->ping_next == done) break;
+        err_t e = pong_wait(r, done);
+        if (e == ERR_TIMEOUT) break;
+        if (e) return e;
+        done++;
+        n_done++;
+        last = clock_now_us();
+    }
+    if (n_done == 0) return ERR_TIMEOUT;
+    *bytes_per_s = (double)(n_done * bytes) * 1e6 / (double)(last > from ? last - from : 1);
+    return OK;
+}
+
+static void pongs_forget(struct port *p)
+{
+    pthread_mutex_lock(&p->pool->lock);
+    p->pool->pong_from = p->ping_next;
+    list_each(it, &p->pool->ready)
+    {
+        struct frame *f = &slot_of(it)->frame;
+        if (f->kind != FRAME_PONG || f->step < PORT_PING_STEPS) continue;
+        list_remove(it);
+        list_push_back(&p->pool->free, it);
+    }
+    pthread_mutex_unlock(&p->pool->lock);
+}
+
+err_t port_measure(struct port *p, uint32_t stage, int budget_ms, double *latency_us,
+                   double *bytes_per_s)
+{
+    uint64_t bytes = p->pool->max_bytes;
+    if (bytes < PING_BYTES) return ERR_INVALID;
+    if (p->ping_next < PORT_PING_STEPS) p->ping_next = PORT_PING_STEPS;
+    struct ping_run r = {.port = p, .stage = stage, .payload = port_pool_memory(1, bytes)};
+    if (!r.payload) return ERR_MEMORY;
+    int64_t now = clock_now_us();
+    double latency = 0, speed = 0;
+    r.deadline_us = now + (int64_t)budget_ms * 500;
+    err_t e = measure_latency(&r, &latency);
+    r.deadline_us = now + (int64_t)budget_ms * 1000;
+    if (!e) e = measure_speed(&r, &speed);
+    pongs_forget(p);
+    free(r.payload);
+    if (e) return e;
+    *latency_us = latency;
+    *bytes_per_s = speed;
+    return OK;
+}

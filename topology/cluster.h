@@ -1,0 +1,54 @@
+// cluster: the machines and links a plan is made for. Written by hand as a YAML file, or filled by
+// the coordinator from what its workers measured. All figures are sustained ones: plans are only as
+// good as these numbers.
+#pragma once
+#include "proto/base/err.h"
+#include <stdbool.h>
+
+struct buf;
+
+enum { CLUSTER_DEVICES_MAX = 64 };
+enum cluster_kind { CLUSTER_CPU, CLUSTER_CUDA };
+
+struct cluster_device {
+    char name[32]; // unique
+    char host[64]; // devices of one host are neighbours
+    enum cluster_kind kind;
+    int32_t threads;         // of a CPU device; 0 of others
+    uint64_t mem_bytes;      // all of it
+    uint64_t mem_free_bytes; // what a worker may count on now, <= mem_bytes
+    bool unified;            // CPU and GPU share the memory: running out freezes the machine
+    double read_bytes_per_s; // weights streaming through the device
+    double int8_ops_per_s;   // multiply and add counted as two; 0: quantised weights run at f32
+    double f32_flops_per_s;
+};
+
+// One direction of a pair. bytes_per_s 0: the two cannot be neighbours.
+struct cluster_link {
+    double latency_us; // one way, small message
+    double bytes_per_s;
+};
+
+struct cluster {
+    int32_t n_device;
+    struct cluster_device devices[CLUSTER_DEVICES_MAX];
+    struct cluster_link links[CLUSTER_DEVICES_MAX][CLUSTER_DEVICES_MAX]; // [from][to]
+};
+
+// What two devices of one host get when no link between them is named: shared memory.
+extern const struct cluster_link cluster_same_host;
+
+// ERR_CONFIG with "path:line: what, found, allowed" in one sentence; ERR_SYSTEM if the file cannot
+// be read. The caller frees *out with free().
+err_t cluster_load(const char *path, struct cluster **out, struct err_text *why);
+// The same from memory; `path` is for the sentence.
+err_t cluster_read(const char *path, const char *text, size_t len, struct cluster **out,
+                   struct err_text *why);
+// The YAML of a cluster: cluster_read gives back the same figures, bit for bit.
+void cluster_write(const struct cluster *c, struct buf *out);
+// Replaces the file at once or not at all.
+err_t cluster_save(const struct cluster *c, const char *path, struct err_text *why);
+// The rules a file must keep, for clusters that come from elsewhere.
+err_t cluster_check(const struct cluster *c, struct err_text *why);
+// Index of a device, or -1.
+int32_t cluster_find(const struct cluster *c, const char *name);

@@ -1,0 +1,49 @@
+// weights: the tensors of one stage, read from the model file and packed for the backend. The only
+// place where weight bytes are read. Nothing of the file is mapped: a file that shrinks or changes
+// under us is an error and not a SIGBUS.
+//
+// Tensors are held in parts (a layer, the embedding table, the head, what every stage needs), one
+// block of memory each, so that a new plan can take over what an old one has loaded.
+#pragma once
+#include "worker/arch.h"
+#include "worker/mem.h"
+#include "worker/stage.h"
+
+struct part {
+    int32_t id;                   // layer number or PART_...
+    struct mem mem;
+    struct view w[SLOT_COUNT];    // data NULL: this part has no such tensor
+};
+
+struct weights {
+    struct part *parts; // layers [layer_from, layer_to) in order, then the others
+    int32_t n_part;
+    uint64_t bytes;
+};
+
+// A vector's elements, or NULL if the part does not have it.
+static inline const float *part_vector(const struct part *p, enum slot s)
+{
+    return p->w[s].data;
+}
+// (rows, cols), packed.
+static inline const struct view *part_matrix(const struct part *p, enum slot s)
+{
+    return &p->w[s];
+}
+
+// Bytes that the parts will take. `k` is any backend of the same kind and precision. ERR_MODEL if a
+// tensor cannot be computed with.
+err_t weights_bytes(const struct stage_config *c, struct kernels *k, uint64_t *out,
+                    struct err_text *why);
+// Loads the stage's parts with c->n_threads threads. Parts that `reuse` (may be NULL) has are moved
+// out of it; the caller makes sure it was packed by the same kind of backend from the same model.
+// On error the moved parts are gone. ERR_MODEL, ERR_MEMORY, ERR_SYSTEM, ERR_CANCELLED.
+err_t weights_load(const struct stage_config *c, struct kernels *k, struct weights *reuse,
+                   struct weights *out, struct err_text *why);
+void weights_free(struct weights *w);
+// NULL if the stage does not hold that part.
+const struct part *weights_part(const struct weights *w, int32_t id);
+
+// True if every scale (or, in plain types, every element) of a run of blocks is a finite number.
+bool weights_are_finite(enum dtype t, const void *data, uint64_t bytes);
