@@ -43,7 +43,7 @@ enum { LOCAL_MAX = 16 };
 struct local_worker {
     struct worker *worker;
     struct link *end; // given out once
-    char name[16];
+    char name[32];
     pthread_t thread;
     atomic_int stop;
     bool running;
@@ -165,8 +165,8 @@ static err_t read_cluster(struct serve *s, struct err_text *why)
     err_t err = cluster_load(s->cluster_file, &cluster, why);
     if (err) return err;
     // The file says who will come; they dial in with their own tokens and certificates.
-    s->c.n_expect = cluster->n_device;
-    cluster_free(cluster);
+    s->c.n_expect = (uint32_t)cluster->n_device;
+    free(cluster);
     return OK;
 }
 

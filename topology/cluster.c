@@ -84,8 +84,7 @@ static const cyaml_schema_field_t file_fields[] = {
      .count_offset = offsetof(struct file, n_link)},
     CYAML_FIELD_END,
 };
-static const cyaml_schema_value_t file_value = {
-    CYAML_VALUE_MAPPING(PTR, struct file, file_fields)};
+static const cyaml_schema_value_t file_value = {CYAML_VALUE_MAPPING(PTR, struct file, file_fields)};
 
 // What the library logs about a failure: its reason, then where, innermost first.
 struct blame {
@@ -106,7 +105,7 @@ __attribute__((format(printf, 3, 0))) static void on_log(cyaml_log_t level, void
     if (b->reason[0]) return;
     if (strncmp(s, "Load: ", 6) == 0) s += 6;
     if (strncmp(s, "libyaml: ", 9) == 0) s += 9;
-    snprintf(b->reason, sizeof b->reason, "%s", s);
+    snprintf(b->reason, sizeof b->reason, "%.*s", (int)sizeof b->reason - 1, s);
 }
 
 // A budget counts what was ever asked for: enough for files of this size, and simple.
@@ -156,7 +155,7 @@ static err_t check_device(const struct cluster_device *d, struct err_text *why)
                   : OK;
     if (!e) e = check_number(d->name, "mem_bytes", (double)d->mem_bytes, 1 << 20, 0x1p50, why);
     if (!e)
-        e = check_number(d->name, "mem_free_bytes", (double)d->mem_free_bytes, 0,
+        e = check_number(d->name, "mem_free_bytes", (double)d->mem_free_bytes, 1,
                          (double)d->mem_bytes, why);
     if (!e) e = check_number(d->name, "read_bytes_per_s", d->read_bytes_per_s, 1e6, 1e16, why);
     if (!e && d->int8_ops_per_s != 0)
@@ -317,8 +316,7 @@ static const char *path_tail(const char *path)
     return len > 80 ? path + len - 80 : path;
 }
 
-static err_t at_line(const char *path, int line, err_t code, const char *said,
-                     struct err_text *why)
+static err_t at_line(const char *path, int line, err_t code, const char *said, struct err_text *why)
 {
     return line ? err_say(why, code, "%s:%d: %s", path_tail(path), line, said)
                 : err_say(why, code, "%s: %s", path_tail(path), said);
@@ -414,8 +412,8 @@ void cluster_write(const struct cluster *c, struct buf *out)
     for (int32_t i = 0; i < c->n_device; i++) {
         for (int32_t j = i + 1; j < c->n_device; j++) {
             const struct cluster_link *there = &c->links[i][j], *back = &c->links[j][i];
-            bool same = there->latency_us == back->latency_us &&
-                        there->bytes_per_s == back->bytes_per_s;
+            bool same =
+                there->latency_us == back->latency_us && there->bytes_per_s == back->bytes_per_s;
             bool near = strcmp(c->devices[i].host, c->devices[j].host) == 0;
             if (same && there->bytes_per_s == 0 && !near) continue; // what no entry means, too
             if (!any) buf_str(out, "links:\n");

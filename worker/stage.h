@@ -5,8 +5,15 @@
 #include "kernels/kernels.h"
 #include "proto/wire/wire.h"
 #include "topology/model.h"
+#include <stdatomic.h>
 
 struct stage;
+
+// How loading gets on, seen from another thread.
+struct stage_load {
+    atomic_bool cancel;         // set it: stage_open ends soon with ERR_CANCELLED
+    atomic_uint_least64_t pieces; // moves while weights are read
+};
 
 struct stage_config {
     const struct model *model;
@@ -15,6 +22,7 @@ struct stage_config {
     struct plan_settings settings;
     int32_t n_threads;
     const char *isa;
+    struct stage_load *load; // may be NULL
 };
 
 struct stage_sizes {

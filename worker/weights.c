@@ -1,9 +1,9 @@
 #include "worker/weights.h"
-#include "proto/base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -52,8 +52,8 @@ static err_t layout(const struct stage_config *c, struct kernels *k, struct part
             need = 0;
         }
         if (need == 0)
-            return err_say(why, ERR_MODEL, "%s: tensor %s: no kernel for %s of this shape",
-                           c->model->path, t->name, dtype_info(t->dtype)->name);
+            return err_say(why, ERR_MODEL, "tensor %s: no kernel for %s of this shape (%s)", t->name,
+                           dtype_info(t->dtype)->name, c->model->path);
         v.data = mem_carve(&carver, need, 1);
         p->w[s] = v;
     }
@@ -140,11 +140,11 @@ static err_t read_all(struct reader *r, void *dst, uint64_t bytes, uint64_t offs
         ssize_t n = pread(r->fd, p, bytes, (off_t)offset);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0)
-            return err_say(why, ERR_SYSTEM, "%s: cannot read: %s", r->config->model->path,
-                           strerror(errno));
+            return err_say(why, ERR_SYSTEM, "cannot read weights: %s (%s)", strerror(errno),
+                           r->config->model->path);
         if (n == 0)
-            return err_say(why, ERR_MODEL, "%s: ended at byte %llu while it was being read",
-                           r->config->model->path, (unsigned long long)offset);
+            return err_say(why, ERR_MODEL, "model file ended at byte %llu while it was read (%s)",
+                           (unsigned long long)offset, r->config->model->path);
         p += n;
         bytes -= (uint64_t)n;
         offset += (uint64_t)n;
@@ -160,8 +160,8 @@ static err_t load_piece(struct reader *r, const struct piece *p, void *buffer,
     err_t e = read_all(r, buffer, bytes, t->offset + per_row * (uint64_t)p->row_from, why);
     if (e) return e;
     if (!weights_are_finite(t->dtype, buffer, bytes))
-        return err_say(why, ERR_MODEL, "%s: tensor %s holds NaN or infinity",
-                       r->config->model->path, t->name);
+        return err_say(why, ERR_MODEL, "tensor %s holds NaN or infinity (%s)", t->name,
+                       r->config->model->path);
     if (p->dst->layout == LAYOUT_PACKED)
         r->k->ops->weight_pack(r->k, buffer, p->row_from, p->n_row, p->dst);
     else
@@ -215,12 +215,13 @@ static err_t open_file(const struct model *m, int *out, struct err_text *why)
 {
     int fd = open(m->path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return err_say(why, ERR_SYSTEM, "%s: cannot open: %s", m->path, strerror(errno));
+        return err_say(why, ERR_SYSTEM, "cannot open model: %s (%s)", strerror(errno), m->path);
     struct stat st;
     if (fstat(fd, &st) || !S_ISREG(st.st_mode) ||
         (uint64_t)st.st_size != gguf_file_bytes(m->gguf)) {
         close(fd);
-        return err_say(why, ERR_MODEL, "%s: has changed since its header was read", m->path);
+        return err_say(why, ERR_MODEL, "model file has changed since its header was read (%s)",
+                       m->path);
     }
     *out = fd;
     return OK;

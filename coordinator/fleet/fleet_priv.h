@@ -24,9 +24,12 @@ struct fleet {
     struct buf packed;  // of the message being sent
     uint64_t key_epoch;
     uint8_t key[16]; // frames of key_epoch
+    int64_t told_us; // NO_CAPACITY since then was logged
     uint32_t n_tick;
     uv_timer_t timer;
-    uv_idle_t later; // runs while a worker is doomed or has more to read
+    uv_idle_t later;  // runs while a worker is doomed or has more to read
+    uv_handle_t *handles[3]; // that close with the fleet
+    uint32_t n_handle;
 
     struct identity *identity;
     struct link_listener *listener;
@@ -37,13 +40,14 @@ struct fleet {
     uint32_t n_hushed;
 };
 
+// The handle closes with the fleet, and the fleet's memory lives until it has.
+void fleet_own_handle(struct fleet *f, uv_handle_t *h);
 err_t fleet_pack_send(struct fleet *f, struct conn *c, const struct msg *m);
-// A HELLO came over c: makes it a worker, or refuses it. The conn is the fleet's in both cases.
+// A HELLO came over c: makes it a worker, or refuses it and closes c.
 void fleet_welcome(struct fleet *f, struct conn *c, const struct msg_hello *h);
-void fleet_refuse(struct fleet *f, struct conn *c, err_t code, const char *why, bool is_final);
 
 err_t guest_open(struct fleet *f, struct err_text *why);
 void guest_close(struct fleet *f);
-// Takes the link.
-err_t guest_add(struct fleet *f, struct link *link);
+// Takes the link. is_own: a worker of this process.
+err_t guest_add(struct fleet *f, struct link *link, bool is_own);
 void guest_tick(struct fleet *f, int64_t now_us);

@@ -1,5 +1,6 @@
 // guest: connections that are not workers yet. With a certificate they must say HELLO; without one
-// they are strangers, who may only trade a join token for a certificate. Both have 5 seconds.
+// they are strangers, who may only trade a join token for a certificate. Both have 5 seconds; only
+// the workers of this process may take their time.
 #include "coordinator/fleet/fleet_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
@@ -11,7 +12,7 @@ struct guest {
     struct conn *conn;
     struct list node;
     int64_t since_us;
-    bool is_stranger, is_done; // is_done: has its answer, is to hang up
+    bool is_stranger, is_own, is_done; // is_done: has its answer, is to hang up
 };
 
 // Strangers are many and cheap: their refusals must not fill the log.
@@ -48,7 +49,8 @@ static void refuse(struct guest *g, err_t code, const char *why)
     leave(g, false);
 }
 
-static void enroll(struct guest *g, const struct msg_enroll *m)
+// True: it is still a guest.
+static bool enroll(struct guest *g, const struct msg_enroll *m)
 {
     struct fleet *f = g->fleet;
     struct buf certificate = {0};
@@ -58,7 +60,7 @@ static void enroll(struct guest *g, const struct msg_enroll *m)
     if (err) {
         buf_fini(&certificate);
         refuse(g, err, why.s);
-        return;
+        return false;
     }
     struct msg reply = {.kind = MSG_ENROLLED,
                         .enrolled = {.certificate_pem = certificate.data,
@@ -67,14 +69,16 @@ static void enroll(struct guest *g, const struct msg_enroll *m)
     buf_fini(&certificate);
     if (err) {
         leave(g, false);
-        return;
+        return false;
     }
     log_info("worker %s got a certificate", m->name);
     f->stats.enrolled++;
     g->is_done = true; // it hangs up when it has read this
+    return true;
 }
 
-static void take(struct guest *g, const void *data, size_t len)
+// True: it is still a guest.
+static bool take(struct guest *g, const void *data, size_t len)
 {
     struct fleet *f = g->fleet;
     struct msg m;
@@ -82,22 +86,20 @@ static void take(struct guest *g, const void *data, size_t len)
     arena_reset(&f->arena);
     if (wire_unpack(data, len, &f->arena, &m, &why) != OK) {
         refuse(g, ERR_LINK_PROTOCOL, why.s);
-        return;
+        return false;
     }
     enum msg_kind wanted = g->conn->link->is_authenticated ? MSG_HELLO : MSG_ENROLL;
     if (m.kind != wanted || g->is_done || (wanted == MSG_ENROLL && !f->identity)) {
         err_say(&why, ERR_LINK_PROTOCOL, "%s where %s belongs", wire_kind_name(m.kind),
                 g->is_done ? "nothing" : wire_kind_name(wanted));
         refuse(g, ERR_LINK_PROTOCOL, why.s);
-        return;
+        return false;
     }
-    if (m.kind == MSG_ENROLL) {
-        enroll(g, &m.enroll);
-        return;
-    }
+    if (m.kind == MSG_ENROLL) return enroll(g, &m.enroll);
     struct conn *c = g->conn;
     leave(g, true);
     fleet_welcome(f, c, &m.hello);
+    return false;
 }
 
 static void on_ready(struct conn *c)
@@ -106,11 +108,9 @@ static void on_ready(struct conn *c)
     const void *data;
     size_t len;
     struct err_text why;
-    err_t err = conn_recv(c, &data, &len, &why);
-    if (err == OK) {
-        take(g, data, len); // the guest may be gone: nothing of it may be touched now
-        return;
-    }
+    err_t err;
+    while ((err = conn_recv(c, &data, &len, &why)) == OK)
+        if (!take(g, data, len)) return;
     if (err != ERR_AGAIN) {
         if (!g->is_done && err != ERR_END) grumble(g->fleet, c->link->peer, why.s);
         leave(g, false);
@@ -119,7 +119,7 @@ static void on_ready(struct conn *c)
     if (conn_arm(c) != OK) leave(g, false);
 }
 
-err_t guest_add(struct fleet *f, struct link *link)
+err_t guest_add(struct fleet *f, struct link *link, bool is_own)
 {
     bool is_stranger = !link->is_authenticated;
     if (f->n_guest >= FLEET_GUESTS_MAX || (is_stranger && f->n_stranger >= FLEET_STRANGERS_MAX)) {
@@ -139,6 +139,7 @@ err_t guest_add(struct fleet *f, struct link *link)
     }
     g->fleet = f;
     g->since_us = clock_now_us();
+    g->is_own = is_own;
     g->is_stranger = is_stranger;
     f->n_stranger += is_stranger;
     f->n_guest++;
@@ -151,7 +152,7 @@ static void accept_all(struct fleet *f)
 {
     struct link *link;
     for (int i = 0; i < FLEET_BATCH && link_tls_accept(f->listener, &link) == OK; i++)
-        guest_add(f, link);
+        guest_add(f, link, false);
 }
 
 static void on_listener(uv_poll_t *h, int status, int events)
@@ -166,7 +167,7 @@ void guest_tick(struct fleet *f, int64_t now_us)
     list_each(it, &f->guests)
     {
         struct guest *g = list_item(it, struct guest, node);
-        if (now_us - g->since_us <= FLEET_GUEST_US) continue;
+        if (g->is_own || now_us - g->since_us <= FLEET_GUEST_US) continue;
         if (g->is_done)
             leave(g, false);
         else
@@ -186,12 +187,9 @@ err_t guest_open(struct fleet *f, struct err_text *why)
     if (err) return err;
     err = link_tls_listen(c->join_listen, f->identity, &f->listener, why);
     if (err) return err;
-    if (uv_poll_init(c->loop, &f->listen_poll, link_tls_listener_fd(f->listener)) != 0) {
-        link_tls_listener_close(f->listener);
-        f->listener = NULL;
+    if (uv_poll_init(c->loop, &f->listen_poll, link_tls_listener_fd(f->listener)) != 0)
         return err_say(why, ERR_SYSTEM, "cannot watch %s", c->join_listen);
-    }
-    f->listen_poll.data = f;
+    fleet_own_handle(f, (uv_handle_t *)&f->listen_poll);
     uv_poll_start(&f->listen_poll, UV_READABLE, on_listener);
     return OK;
 }
@@ -199,11 +197,8 @@ err_t guest_open(struct fleet *f, struct err_text *why)
 void guest_close(struct fleet *f)
 {
     list_each(it, &f->guests) leave(list_item(it, struct guest, node), false);
-    if (f->listener) {
-        uv_poll_stop(&f->listen_poll);
-        link_tls_listener_close(f->listener);
-        f->listener = NULL;
-    }
+    if (f->listener) link_tls_listener_close(f->listener);
+    f->listener = NULL;
     identity_close(f->identity);
     f->identity = NULL;
 }

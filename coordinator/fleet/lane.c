@@ -376,7 +376,7 @@ bool lane_result(struct lane *l, uint32_t worker, uint64_t epoch, uint64_t numbe
                 (unsigned long long)number, (unsigned long long)l->step_done + 1,
                 (unsigned long long)l->step_sent);
     else {
-        int64_t since;
+        int64_t since = now_us;
         lane_oldest(l, &since);
         l->latency_us[l->n_latency++ % LANE_LATENCIES] = now_us - since;
         l->step_done = number;
@@ -386,6 +386,11 @@ bool lane_result(struct lane *l, uint32_t worker, uint64_t epoch, uint64_t numbe
     }
     lane_violated(l, worker, ERR_LINK_PROTOCOL, why.s, now_us);
     return false;
+}
+
+void lane_renew(struct lane *l, int64_t now_us)
+{
+    if (l->state == LANE_READY) plan_anew(l, now_us);
 }
 
 void lane_sent(struct lane *l, uint64_t number, int64_t now_us)

@@ -131,6 +131,8 @@ void lane_linked(struct lane *l, uint32_t worker, const struct msg_linked *m, in
 void lane_failed(struct lane *l, uint32_t worker, const struct msg_failed *m, int64_t now_us);
 // True: the result belongs to the current plan and may be committed. False: it was dropped.
 bool lane_result(struct lane *l, uint32_t worker, uint64_t epoch, uint64_t number, int64_t now_us);
+// The epoch cannot go on for reasons of our own: the same workers begin a new one.
+void lane_renew(struct lane *l, int64_t now_us);
 // A step went out. Only in READY, in order.
 void lane_sent(struct lane *l, uint64_t number, int64_t now_us);
 // At least every 250 ms. is_busy: requests are running or waiting.

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-enum { NONE = UINT32_MAX };
+static const uint32_t NONE = UINT32_MAX;
 
 struct pages_entry {
     uint64_t id; // 0: not listed

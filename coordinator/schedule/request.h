@@ -21,7 +21,7 @@ enum finish {
     FINISH_STOP,      // end id or stop string
     FINISH_LENGTH,    // max_tokens or the context is full
     FINISH_CANCELLED, // the caller left
-    FINISH_ERROR,     // see request.error
+    FINISH_ERROR,     // see request.error, request.why
 };
 
 struct choice {
@@ -29,20 +29,20 @@ struct choice {
     uint32_t index;
     enum choice_state state;
     enum finish finish;
-    int32_t *generated; // (max_tokens)
+    int32_t *generated; // (max_tokens), an end id that stopped it included
     uint32_t n_generated;
 
     // -- the scheduler's own --
-    struct list node;     // in the queue or the running list
-    int32_t slot;         // -1: none
-    uint32_t n_sent;      // positions whose computation has been sent
-    uint32_t n_done;      // positions whose computation was committed
-    uint32_t n_cached;    // positions taken from the prefix cache at the last admission
-    uint32_t n_in_flight; // steps on their way that hold a row of this choice
-    uint32_t *pages;      // page table
-    uint32_t n_page, cap_page;
-    uint64_t last_step;   // newest step that holds a row of it: fairness, and ROW_CHAIN's from_step
-    uint64_t admitted;    // admission number: the newest is preempted first
+    struct list node;    // in the queue, or among the prefilling or decoding
+    uint64_t order;      // order of arrival: of the queue; the newest is preempted first
+    int32_t slot;        // -1: none
+    uint32_t n_sent;     // positions whose computation has been sent
+    uint32_t n_done;     // positions whose computation was committed
+    uint32_t n_cached;   // positions taken from the prefix cache at the last admission
+    uint32_t n_scored;   // prompt positions whose log p was reported: 1..n_scored
+    uint32_t *pages;     // page table, the slot's
+    uint32_t n_page;
+    uint64_t last_step;  // newest step that holds a row of it: fairness, and ROW_CHAIN's from_step
 };
 
 struct request {
@@ -61,19 +61,24 @@ struct request {
 
     void *owner; // the front door's
 
+    err_t error; // of FINISH_ERROR: ERR_DEVICE, ERR_TOO_LARGE
+    struct err_text why;
+
     // Filled by the scheduler, for usage and metrics. Microseconds of the loop's clock, 0: not yet.
     int64_t arrived_us, admitted_us, first_token_us, finished_us;
     uint32_t n_cached; // prompt tokens that were not computed again, at the first admission
     uint32_t n_prefilled; // prompt tokens computed or cached so far, for progress
-    uint32_t n_live;   // choices not DONE
+    uint32_t n_live; // choices not DONE
     struct list node;  // all requests of the scheduler
 };
 
-// A request whose arena is bounded by max_bytes, living in its own arena. NULL: no memory.
+// A request whose arena is bounded by max_bytes, living in its own arena; sampling is set to plain
+// sampling at temperature 1. NULL: no memory.
 struct request *request_new(size_t max_bytes);
 // After the scheduler gave it back (all choices DONE) or before it was submitted.
 void request_free(struct request *r);
 // Takes the choices and their token buffers out of the arena once prompt, max_tokens, n are known.
+// ERR_MEMORY: over the arena's budget. ERR_INVALID: one of them is 0 or absurd.
 err_t request_init_choices(struct request *r, uint32_t n_choice);
 // Token at position i of a choice's history.
 static inline int32_t choice_id_at(const struct choice *c, uint32_t i)

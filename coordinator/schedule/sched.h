@@ -9,6 +9,17 @@
 // before its last id is known here (ROW_CHAIN: the first stage gets the id straight from the last),
 // and the running sequences are spread over S consecutive steps (micro-batches), so that every stage
 // has work. Results come back in step order.
+//
+// Admission is in order of arrival, without overtaking: whoever is passed over by smaller ones could
+// wait for ever. (Choices 1.. of a request step aside until choice 0 has computed the prompt, and
+// then find it in the prefix cache.) A choice is admitted when the pages for its history and one
+// more for each running choice are there. When pages run out all the same, the newest choice is
+// preempted: it gives back its pages, waits in its old place and is computed again from its history.
+// The oldest choice is never preempted, so it always finishes, and then the next.
+//
+// An end id ends a choice with FINISH_STOP: it gives no EVENT_TOKEN, but counts in n_generated.
+// Logits that hold NaN or infinity end the whole request with FINISH_ERROR, and its pages are no
+// longer found by others.
 #pragma once
 #include "coordinator/schedule/request.h"
 
@@ -26,13 +37,15 @@ struct sched_config {
     bool chain;           // allow ROW_CHAIN
 };
 
-// What a commit (or finish, cancel, fail) made happen, in order. Valid until the next sched call.
+// What a commit (or finish, cancel, configure) made happen, in order. Valid until the next sched
+// call; item and scores point into the committed result.
 enum sched_event_kind { EVENT_TOKEN, EVENT_FINISH, EVENT_SCORES };
 struct sched_event {
     enum sched_event_kind kind;
     struct choice *choice;
     const struct step_item *item; // EVENT_TOKEN: id, logprobs, digest
-    // EVENT_SCORES: log p of prompt tokens [from, from + n); position 0 has none
+    // EVENT_SCORES: log p of prompt tokens [from, from + n_score); position 0 has none. Of choice 0
+    // only (the prompt is the same); each position once, whatever was computed again.
     const float *scores;
     uint32_t from, n_score;
     bool request_done; // EVENT_FINISH: it was the last choice; the request is the caller's again
@@ -44,34 +57,42 @@ struct sched_stats {
     uint64_t preemptions, prompt_tokens, generated_tokens, steps, step_tokens;
 };
 
+// NULL: no memory. queue_max counts until sched_configure says otherwise.
 struct sched *sched_new(uint32_t queue_max);
 // Live requests are not freed: their owners must have taken them back.
 void sched_free(struct sched *s);
 
 // A new placement took over: every unfinished choice goes back to QUEUED with its history, in its
 // old order and before newer requests; nothing of the old epoch's steps is waited for; pages start
-// empty. ERR_MEMORY.
+// empty. A request that can never fit the new pages ends with FINISH_ERROR (an event).
+// ERR_MEMORY, ERR_INVALID (zeros, over the limits of step.h, max_rows or max_tok below 2): it stays
+// suspended.
 err_t sched_configure(struct sched *s, const struct sched_config *c);
-// No placement: sched_next gives nothing until the next sched_configure. Requests stay.
+// No placement: sched_next gives nothing and results are ignored until the next sched_configure.
+// Unfinished choices are QUEUED. Requests stay and may be submitted, finished and cancelled.
 void sched_suspend(struct sched *s);
 
 // The request stays the caller's memory but must not be changed or freed until its last
-// EVENT_FINISH. ERR_BUSY: queue full. ERR_TOO_LARGE: can never fit the KV pages.
+// EVENT_FINISH. ERR_BUSY: queue full. ERR_TOO_LARGE: can never fit the context or the KV pages.
+// ERR_MEMORY.
 err_t sched_submit(struct sched *s, struct request *r, int64_t now_us, struct err_text *why);
 // Ends one choice now (stop string found, caller gone). Its rows already on their way are ignored
 // when they return. Emits EVENT_FINISH through the events list.
 void sched_finish(struct sched *s, struct choice *c, enum finish reason, int64_t now_us);
 void sched_cancel(struct sched *s, struct request *r, int64_t now_us);
 
-// Fills the next step; its pointers are valid until the next sched_next. False: nothing to send now.
+// Fills the next step; its pointers are valid until the next sched call (some point into requests).
+// Call it until it says false: nothing to send now, ask again after the next commit or submit.
 bool sched_next(struct sched *s, int64_t now_us, struct step *out);
 // A step's result. Wrong epoch: ignored, OK. Out of order, unknown step, rows that do not match,
 // ids outside [0, n_vocab): ERR_LINK_PROTOCOL with a sentence, and nothing was changed (the caller
-// drops that worker).
+// drops that worker). There must be one item for each row that samples or scores, in row order.
+// ERR_MEMORY: nothing was changed.
 err_t sched_commit(struct sched *s, const struct step_result *r, int32_t n_vocab, int64_t now_us,
                    struct err_text *why);
 // Events since the last call; borrowed until the next sched call. Every call that can emit must be
-// followed by draining this.
+// followed by draining this. Who calls sched_finish or sched_cancel while going through a batch must
+// copy the batch before, and may free a request only when all events before its last are done with.
 const struct sched_event *sched_events(struct sched *s, uint32_t *n);
 
 struct sched_stats sched_stats_get(const struct sched *s);
@@ -79,3 +100,5 @@ struct sched_stats sched_stats_get(const struct sched *s);
 uint64_t sched_oldest_step(const struct sched *s, int64_t *sent_us);
 // Requests in order of arrival, for status: iterate while non-NULL.
 const struct request *sched_request_next(const struct sched *s, const struct request *after);
+// NULL, or which invariant is broken. For tests: linear in everything.
+const char *sched_check(const struct sched *s);

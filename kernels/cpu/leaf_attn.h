@@ -17,23 +17,23 @@ LEAF_INLINE void leaf_scores_of(enum dtype t, int R, int G, const struct leaf_at
 {
     const int32_t hd = a->head_dim;
     v8 s[8];
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
     for (int i = 0; i < R * G; i++)
         s[i] = v8_set(0.0f);
     for (int32_t d = 0; d < hd; d++) {
         v8 k[4];
-#pragma GCC unroll 4
+LEAF_UNROLL(4)
         for (int g = 0; g < G; g++)
             k[g] = leaf_load_kv(t, a->k[g16 + g / 2], 8 * ((int64_t)(g % 2) * hd + d));
-#pragma GCC unroll 4
+LEAF_UNROLL(4)
         for (int r = 0; r < R; r++) {
             v8 q = v8_set(a->q[r][d]);
-#pragma GCC unroll 4
+LEAF_UNROLL(4)
             for (int g = 0; g < G; g++)
                 s[r * G + g] = v8_fma(q, k[g], s[r * G + g]);
         }
     }
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
     for (int i = 0; i < R * G; i++)
         v8_store(out + i / G * SEG_TOK + 16 * g16 + 8 * (i % G), s[i]);
 }
@@ -92,7 +92,7 @@ LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_att
 {
     const int32_t vs = a->v_stride;
     v8 s[8];
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
     for (int i = 0; i < R * D; i++)
         s[i] = v8_load(o + i / D * vs + 8 * (d0 + i % D));
     for (int32_t i = from; i < to;) {
@@ -101,19 +101,19 @@ LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_att
         int64_t at = (int64_t)(i % 16) * vs + 8 * d0;
         for (; i < end; i++, at += vs) {
             v8 v[8];
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
             for (int d = 0; d < D; d++)
                 v[d] = leaf_load_kv(t, page, at + 8 * d);
-#pragma GCC unroll 4
+LEAF_UNROLL(4)
             for (int r = 0; r < R; r++) {
                 v8 w = v8_set(p[r * SEG_TOK + i]);
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
                 for (int d = 0; d < D; d++)
                     s[r * D + d] = v8_fma(w, v[d], s[r * D + d]);
             }
         }
     }
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
     for (int i = 0; i < R * D; i++)
         v8_store(o + i / D * vs + 8 * (d0 + i % D), s[i]);
 }

@@ -6,7 +6,11 @@
 // how many rows of x or of w are worked on together.
 #pragma once
 
+#ifndef LEAF_INLINE // the reference leaves both to the compiler
 #define LEAF_INLINE static inline __attribute__((always_inline))
+#define LEAF_PRAGMA(text) _Pragma(#text)
+#define LEAF_UNROLL(n) LEAF_PRAGMA(GCC unroll n)
+#endif
 
 // 8 rows x 32 columns, unpacked.
 struct leaf_block {
@@ -19,13 +23,13 @@ LEAF_INLINE void leaf_unpack_bits(enum dtype t, const uint8_t *p, q32 w[8])
 {
     const uint32_t bits = packed_info(t).bits;
     if (bits == 8) {
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
         for (int j = 0; j < 8; j++)
             w[j] = q32_load(p + 32 * j);
         return;
     }
     const uint8_t *q = p + (bits - 4) * 32;
-#pragma GCC unroll 4
+LEAF_UNROLL(4)
     for (int l = 0; l < 4; l++) {
         q32 v = q32_load(q + 32 * l);
         w[l] = q32_field(v, 0, 15);
@@ -33,13 +37,13 @@ LEAF_INLINE void leaf_unpack_bits(enum dtype t, const uint8_t *p, q32 w[8])
     }
     if (bits == 5) {
         q32 h = q32_load(p);
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
         for (int j = 0; j < 8; j++)
             w[j] = q32_or(w[j], q32_field(h, 4 - j, 16));
     }
     if (bits == 6) {
         q32 h[2] = {q32_load(p), q32_load(p + 32)};
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
         for (int j = 0; j < 8; j++)
             w[j] = q32_or(w[j], q32_field(h[j / 4], 4 - 2 * (j % 4), 48));
     }
@@ -133,7 +137,7 @@ LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t
         struct leaf_block blk;
         leaf_unpack(ty, w, b, &blk);
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
-#pragma GCC unroll 4
+LEAF_UNROLL(4)
         for (int t = 0; t < n; t++)
             acc[t] = leaf_block_dot(ty, &blk, xb, n, t, acc[t]);
     }
@@ -215,9 +219,9 @@ LEAF_INLINE void leaf_values_of(enum dtype t, const uint8_t *panel, int32_t b, i
             d6[h] = v8_mul(blk.d, k6_scale_of(blk.k6, h));
             m6[h] = v8_mul(d6[h], v8_set(-32.0f));
         }
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
     for (int j = 0; j < 8; j++)
-#pragma GCC unroll 4
+LEAF_UNROLL(4)
         for (int i = 0; i < 4; i++) {
             float *o = out + 8 * (4 * j + i);
             if (t == DT_Q8_0)
@@ -252,23 +256,23 @@ LEAF_INLINE void leaf_float_micro(int T, int P, int32_t n_col, const float *w, c
                                   int64_t ldx, float *acc)
 {
     v8 a[8];
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
     for (int i = 0; i < T * P; i++)
         a[i] = v8_load(acc + 8 * (i / P * 2 + i % P));
     for (int32_t c = 0; c < n_col; c++) {
         v8 wc[2];
-#pragma GCC unroll 2
+LEAF_UNROLL(2)
         for (int p = 0; p < P; p++)
             wc[p] = v8_load(w + 8 * (p * BLOCK_COLS + c));
-#pragma GCC unroll 4
+LEAF_UNROLL(4)
         for (int t = 0; t < T; t++) {
             v8 xc = v8_set(x[t * ldx + c]);
-#pragma GCC unroll 2
+LEAF_UNROLL(2)
             for (int p = 0; p < P; p++)
                 a[t * P + p] = v8_fma(wc[p], xc, a[t * P + p]);
         }
     }
-#pragma GCC unroll 8
+LEAF_UNROLL(8)
     for (int i = 0; i < T * P; i++)
         v8_store(acc + 8 * (i / P * 2 + i % P), a[i]);
 }

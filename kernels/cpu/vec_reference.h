@@ -18,6 +18,8 @@ typedef struct {
 } k6s;
 
 #define VEC static inline __attribute__((unused))
+#define LEAF_INLINE static inline
+#define LEAF_UNROLL(n)
 #define VEC_EACH for (int i = 0; i < 8; i++)
 
 VEC v8 v8_load(const float *p)

@@ -1,0 +1,120 @@
+// trireme worker: one process that joins a coordinator and computes part of its model.
+#include "deploy/cmd.h"
+#include "deploy/join.h"
+#include "deploy/opts.h"
+#include "proto/base/log.h"
+#include "worker/worker.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static atomic_int stop;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    atomic_store(&stop, 1);
+}
+
+// The host's name, as far as a worker's name may hold it.
+static void default_name(char *name, size_t size)
+{
+    if (gethostname(name, size)) snprintf(name, size, "worker");
+    name[size - 1] = 0;
+    for (char *p = name; *p; p++)
+        *p = isalnum((unsigned char)*p) ? (char)tolower((unsigned char)*p) : '-';
+}
+
+// A token file holds one line. It must not be readable by others; a missing file is fine once the
+// worker has its certificate.
+static err_t read_token(const char *path, char *token, size_t size, struct err_text *why)
+{
+    struct stat st;
+    FILE *f = fopen(path, "r");
+    if (!f && errno == ENOENT) return OK;
+    if (!f || fstat(fileno(f), &st)) {
+        if (f) fclose(f);
+        return err_say(why, ERR_CONFIG, "%s: %s", path, strerror(errno));
+    }
+    if (st.st_mode & 077) {
+        fclose(f);
+        return err_say(why, ERR_CONFIG, "%s: others may read it: run chmod 600 %s", path, path);
+    }
+    if (!fgets(token, (int)size, f)) token[0] = 0;
+    token[strcspn(token, "\r\n")] = 0;
+    fclose(f);
+    return OK;
+}
+
+static int run(struct worker_config *c, struct join *j)
+{
+    struct err_text why = {0};
+    struct worker *w = NULL;
+    c->dial = join_dial;
+    c->dial_arg = j;
+    c->name = j->name;
+    err_t err = worker_open(c, &w, &why);
+    if (!err) err = worker_run(w, &stop, &why);
+    if (w) worker_close(w);
+    join_fini(j);
+    return err ? cmd_fail(err, &why) : 0;
+}
+
+int cmd_worker(int argc, char **argv)
+{
+    char name[64], token[256] = "", state[4096];
+    struct join j = {0};
+    struct worker_config c = {0};
+    struct opt_strs models = {0};
+    const char *token_file = NULL;
+    uint32_t threads = 0;
+    bool no_measure = false, verbose = false;
+    const struct opt opts[] = {
+        {"join", OPT_STR, &j.address, "HOST:PORT", "the coordinator's join address", 0, 0},
+        {"token-file", OPT_STR, &token_file, "FILE", "join token (trireme token new); needed once", 0, 0},
+        {"model", OPT_STRS, &models, "PATH", "model file, or folder of them; repeatable", 0, 0},
+        {"name", OPT_STR, &j.name, "NAME", "this worker's name (the host's)", 0, 0},
+        {"state", OPT_STR, &j.state_dir, "DIR", "state folder (~/.local/state/trireme/worker)", 0, 0},
+        {"threads", OPT_U32, &threads, "N", "compute threads (all cores)", 1, 1024},
+        {"mem", OPT_SIZE, &c.mem_max_bytes, "BYTES", "memory it may use (what is free)", 0, 0},
+        {"isa", OPT_STR, &c.isa, "NAME", "kernels: reference, avx2, neon (best)", 0, 0},
+        {"transports", OPT_STR, &c.transports, "LIST", "UCX transports of the data road", 0, 0},
+        {"devices", OPT_STR, &c.devices, "LIST", "trusted network devices of the data road (lo)", 0, 0},
+        {"no-measure", OPT_FLAG, &no_measure, NULL, "do not measure this machine's peaks", 0, 0},
+        {"verbose", OPT_FLAG, &verbose, NULL, "more log lines", 0, 0},
+        {0},
+    };
+    const struct opt_spec spec = {"worker --join HOST:PORT --token-file FILE --model PATH [options]",
+                                  "Joins a coordinator and computes part of its model.", opts, 0, 0};
+    int code = opts_parse(&spec, argc, argv, NULL);
+    if (code >= 0) return code;
+    if (!j.address || !models.n) {
+        fprintf(stderr, "error: trireme %s: --join and --model are needed\n", spec.usage);
+        return 2;
+    }
+    struct err_text why = {0};
+    err_t err = token_file ? read_token(token_file, token, sizeof token, &why) : OK;
+    if (err) return cmd_fail(err, &why);
+    default_name(name, sizeof name);
+    snprintf(state, sizeof state, "%s/worker", cmd_state_dir(NULL));
+    if (!j.name) j.name = name;
+    if (!j.state_dir) j.state_dir = state;
+    j.token = token[0] ? token : NULL;
+    c.models = models.at;
+    c.n_threads = (int32_t)threads;
+    c.measure = !no_measure;
+    if (verbose) log_set_level(LOG_DEBUG);
+    char who[80];
+    snprintf(who, sizeof who, "worker %s", j.name);
+    log_set_who(who);
+    struct sigaction sa = {.sa_handler = on_signal};
+    sigaction(SIGTERM, &sa, NULL);
+    sigaction(SIGINT, &sa, NULL);
+    return run(&c, &j);
+}

@@ -1,0 +1,193 @@
+#include "kernels/cpu/cpu.h"
+#include "proto/base/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+static void cpu_close(struct kernels *k)
+{
+    if (!k) return;
+    struct cpu *c = cpu_of(k);
+    pool_close(c->pool);
+    for (int32_t i = 0; c->scratch && i < c->lim.n_threads; i++)
+        free(c->scratch[i]);
+    free(c->scratch);
+    free(c->xq);
+    free(c->item_at);
+    free(c->freq);
+    free(c->part_sum);
+    free(c->part_max);
+    free(c);
+}
+
+static uint64_t cpu_progress(struct kernels *k)
+{
+    return pool_progress(cpu_of(k)->pool);
+}
+
+#define CPU_OPS(isa) \
+    { \
+        .name = "cpu " isa, .close = cpu_close, .weight_bytes = quant_weight_bytes, \
+        .weight_pack = quant_weight_pack, .kv_page_bytes = attn_kv_page_bytes, \
+        .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run, .rope_table = rope_table, \
+        .rope = rope_turn, .kv_store = attn_kv_store, .attention = attn_run_all, .glu = act_glu, \
+        .add = act_add, .scale = act_scale, .softcap = act_softcap, .argmax = sample_argmax, \
+        .logsumexp = sample_logsumexp, .progress = cpu_progress, \
+    }
+
+// Best first.
+static const struct {
+    const char *name;
+    const struct leaf_isa *leaf;
+    struct kernels_ops ops;
+} isas[] = {
+#if defined(__x86_64__)
+    {"avx2", &leaf_avx2, CPU_OPS("avx2")},
+#endif
+#if defined(__aarch64__)
+    {"neon", &leaf_neon, CPU_OPS("neon")},
+#endif
+    {"reference", &leaf_reference, CPU_OPS("reference")},
+};
+enum { N_ISA = sizeof isas / sizeof *isas };
+
+static bool machine_can(const char *isa)
+{
+#if defined(__x86_64__)
+    if (!strcmp(isa, "avx2")) {
+        // The builtin also asks whether the system saves the registers; it does not know F16C.
+        unsigned a, b, c, d;
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    }
+#endif
+    (void)isa;
+    return true; // NEON is part of every AArch64
+}
+
+static int find_isa(const char *isa)
+{
+    for (int i = 0; i < N_ISA; i++)
+        if ((!isa || !strcmp(isa, isas[i].name)) && machine_can(isas[i].name)) return i;
+    return -1;
+}
+
+const struct leaf_isa *cpu_isa(const char *isa)
+{
+    int i = find_isa(isa);
+    return i < 0 ? NULL : isas[i].leaf;
+}
+
+static err_t check_limits(const struct kernels_limits *l, struct err_text *why)
+{
+    const struct {
+        const char *name;
+        int64_t value, max;
+    } all[] = {
+        {"threads", l->n_threads, POOL_THREADS_MAX},
+        {"rows in one call", l->max_tok, 1 << 16},
+        {"gemm columns", l->max_cols, 1 << 20},
+        {"gemm rows", l->max_rows, 1 << 24},
+        {"heads", l->max_head, 1 << 12},
+        {"head dimension", l->max_head_dim, 1 << 12},
+        {"context", l->max_ctx, 1 << 28},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].value < 1 || all[i].value > all[i].max)
+            return err_say(why, ERR_CONFIG, "cpu backend: %lld %s, allowed are 1 to %lld",
+                           (long long)all[i].value, all[i].name, (long long)all[i].max);
+    if (l->precision != PRECISION_FAST && l->precision != PRECISION_EXACT)
+        return err_say(why, ERR_CONFIG, "cpu backend: unknown precision %d", (int)l->precision);
+    return OK;
+}
+
+static void *zeroed(size_t bytes)
+{
+    bytes = (bytes + 63) / 64 * 64;
+    void *p = aligned_alloc(64, bytes);
+    if (p) memset(p, 0, bytes);
+    return p;
+}
+
+static struct cpu_scratch *scratch_new(int32_t v_stride)
+{
+    const size_t head = (sizeof(struct cpu_scratch) + 63) / 64 * 64;
+    const size_t vs = (size_t)v_stride, n_attn = ATTN_ROWS * (SEG_TOK + vs);
+    const size_t n = LEAF_GEMM_FLOATS + n_attn + ATTN_BLOCK * vs;
+    char *p = zeroed(head + n * sizeof(float) + 64);
+    if (!p) return NULL;
+    struct cpu_scratch *s = (void *)p;
+    s->gemm = (void *)(p + head);
+    s->attn = s->gemm + LEAF_GEMM_FLOATS;
+    s->o = s->attn + n_attn;
+    return s;
+}
+
+static bool take_memory(struct cpu *c)
+{
+    const struct kernels_limits *l = &c->lim;
+    size_t n_tok = (size_t)l->max_tok, chunks = ((size_t)l->max_rows - 1) / REDUCE_CHUNK + 1;
+    c->item_at = zeroed((n_tok + 1) * sizeof *c->item_at);
+    c->freq = zeroed(((size_t)l->max_head_dim / 2 + 1) * sizeof *c->freq);
+    c->part_sum = zeroed(n_tok * chunks * sizeof *c->part_sum);
+    c->part_max = zeroed(n_tok * chunks * sizeof *c->part_max);
+    c->scratch = zeroed((size_t)l->n_threads * sizeof *c->scratch);
+    if (!c->item_at || !c->freq || !c->part_sum || !c->part_max || !c->scratch) return false;
+    if (l->precision == PRECISION_FAST) {
+        c->xq = zeroed(n_tok * ((size_t)l->max_cols / BLOCK_COLS + 1) * XQ_BYTES);
+        if (!c->xq) return false;
+    }
+    for (int32_t i = 0; i < l->n_threads; i++)
+        if (!(c->scratch[i] = scratch_new((l->max_head_dim + 7) / 8 * 8))) return false;
+    return true;
+}
+
+err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, struct kernels **out,
+                       struct err_text *why)
+{
+    int i = find_isa(isa);
+    if (i < 0)
+        return err_say(why, ERR_UNSUPPORTED, "cpu backend: this machine cannot run \"%s\"", isa);
+    err_t e = check_limits(limits, why);
+    if (e) return e;
+    struct cpu *c = zeroed(sizeof *c);
+    if (!c) return err_say(why, ERR_MEMORY, "cpu backend: no memory");
+    c->base.ops = &isas[i].ops;
+    c->isa = isas[i].leaf;
+    c->lim = *limits;
+    e = take_memory(c) ? pool_open(limits->n_threads, &c->pool) : ERR_MEMORY;
+    if (e) {
+        cpu_close(&c->base);
+        return err_say(why, e, "cpu backend: no %s for %d threads and %d rows",
+                       e == ERR_MEMORY ? "memory" : "threads", (int)limits->n_threads,
+                       (int)limits->max_tok);
+    }
+    *out = &c->base;
+    return OK;
+}
+
+struct range_call {
+    struct cpu *c;
+    cpu_range_fn *fn;
+    void *arg;
+    int64_t n, grain;
+};
+
+static void range_item(void *arg, int32_t item, int32_t thread)
+{
+    (void)thread;
+    struct range_call *r = arg;
+    int64_t from = item * r->grain, to = from + r->grain;
+    r->fn(r->c, r->arg, from, to < r->n ? to : r->n);
+}
+
+void cpu_for(struct cpu *c, int64_t n, int64_t grain, cpu_range_fn *fn, void *arg)
+{
+    struct range_call r = {c, fn, arg, n, grain < 1 ? 1 : grain};
+    while ((n + r.grain - 1) / r.grain > INT32_MAX)
+        r.grain *= 2;
+    pool_run(c->pool, (int32_t)((n + r.grain - 1) / r.grain), range_item, &r);
+}

@@ -1,0 +1,70 @@
+// cpu: the CPU backend's own state, shared by the files of this folder. One file per kind of
+// operation cuts the work into shares for the pool; the inner loops are the leaves' (leaf.h).
+#pragma once
+#include "kernels/cpu/leaf.h"
+#include "kernels/cpu/pool.h"
+#include "kernels/kernels.h"
+
+enum {
+    ATTN_BLOCK = 32,       // most query rows of one share of attention
+    REDUCE_CHUNK = 1 << 14 // elements of a row that argmax and logsumexp take at once
+};
+
+// What one thread works in; never shared, so no two threads write to one cache line.
+struct cpu_scratch {
+    float *gemm;        // LEAF_GEMM_FLOATS
+    float *attn;        // ATTN_ROWS * (SEG_TOK + v_stride)
+    float *o;           // (ATTN_BLOCK, v_stride)
+    float m[ATTN_BLOCK], l[ATTN_BLOCK];
+};
+
+struct cpu {
+    struct kernels base; // first: the ops take struct kernels *
+    const struct leaf_isa *isa;
+    struct kernels_limits lim;
+    struct pool *pool;
+    uint8_t *xq;                  // quantised x of the gemm call under way
+    struct cpu_scratch **scratch; // one per thread
+    int32_t *item_at;             // (max_tok + 1): first share of each run
+    double *freq;                 // (max_head_dim / 2)
+    double *part_sum;             // (max_tok, chunks of max_rows): partial reductions
+    float *part_max;
+};
+
+static inline struct cpu *cpu_of(struct kernels *k)
+{
+    return (struct cpu *)(void *)k;
+}
+
+// Runs fn for [0, n) in shares of `grain`; a single share stays on the calling thread.
+typedef void cpu_range_fn(struct cpu *c, void *arg, int64_t from, int64_t to);
+void cpu_for(struct cpu *c, int64_t n, int64_t grain, cpu_range_fn *fn, void *arg);
+
+uint64_t quant_weight_bytes(struct kernels *k, enum dtype t, int64_t rows, int64_t cols);
+void quant_weight_pack(struct kernels *k, const void *src, int64_t row_from, int64_t n_row,
+                       struct view *dst);
+void quant_embed(struct kernels *k, const struct view *table, const int32_t *ids, int32_t n_tok,
+                 float *out);
+void gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
+              const struct gemm_job *jobs, int32_t n_job);
+uint64_t attn_kv_page_bytes(struct kernels *k, int32_t page_tok, int32_t n_head_kv,
+                            int32_t head_dim, enum dtype t);
+void attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct attn_run *runs,
+                   int32_t n_run, const float *key, const float *value);
+void attn_run_all(struct kernels *k, const struct attn_args *a);
+void norm_rms(struct kernels *k, const float *x, const float *w, int64_t n_row, int32_t dim,
+              float eps, float *y);
+void rope_table(struct kernels *k, const struct rope *r, const int32_t *pos, int32_t n_tok,
+                float *cos_sin);
+void rope_turn(struct kernels *k, const struct rope *r, const float *cos_sin, int32_t n_tok,
+               int32_t n_head, int32_t head_dim, float *x);
+void act_glu(struct kernels *k, enum glu_kind kind, const float *gate, const float *up, int64_t n,
+             float *out);
+void act_add(struct kernels *k, float *x, const float *y, int64_t n);
+void act_scale(struct kernels *k, float *x, float s, int64_t n);
+void act_softcap(struct kernels *k, float *x, float cap, int64_t n);
+void sample_argmax(struct kernels *k, const float *x, int32_t n_row, int64_t n, int32_t *out);
+void sample_logsumexp(struct kernels *k, const float *x, int32_t n_row, int64_t n, double *out);
+
+// The leaves of `isa` (NULL: the best of this machine), or NULL if this machine cannot run them.
+const struct leaf_isa *cpu_isa(const char *isa);

@@ -1,0 +1,53 @@
+// plan: which device runs which layers. Exact dynamic programming over (layers done, devices used,
+// last device): of all orders of the devices and all contiguous cuts of the layers, the one that is
+// best for the goal by the figures of cost.h. Equal devices count as one class, so clusters of many
+// alike machines stay cheap. Pure: no I/O, no clock.
+#pragma once
+#include "topology/cost.h"
+
+enum plan_goal {
+    PLAN_LATENCY,    // shortest decode step of one batch: sum of stages and hops
+    PLAN_THROUGHPUT, // many batches in flight: shortest longest stage or busy link
+    PLAN_FIT,        // fewest stages
+};
+
+enum { PLAN_HOP_US = 5000 }; // links slower than this are for lanes, not for stages
+
+struct plan_ask {
+    enum plan_goal goal;
+    int32_t n_stage_min, n_stage_max; // 0: no bound; both n: exactly n stages
+    double hop_us_max;                // 0: PLAN_HOP_US; stages never meet over a slower link
+    struct cost_ask cost;
+};
+
+struct plan_stage {
+    int32_t device;               // index in the cluster
+    int32_t layer_from, layer_to; // [from, to)
+    double decode_us, prefill_us; // one step
+    double hop_us;                // decode frame to the next stage, 0 after the last
+    struct cost_memory memory;
+};
+
+struct plan {
+    enum plan_goal goal;
+    int32_t n_stage;
+    struct plan_stage stages[CLUSTER_DEVICES_MAX];
+    double decode_us;         // a decode step from first stage to last, hops included
+    double bottleneck_us;     // its longest stage or busy link
+    double prefill_us;        // the same of a prefill step
+    double stream_tok_s;      // of each request of a batch, one batch in flight
+    double total_tok_s;       // of all, with as many batches in flight as keep every stage busy
+    double prefill_tok_s;     // prompt tokens, chunks following each other through the stages
+    bool order_as_listed;     // too many different devices to try all orders: took the given one
+    uint8_t hash[32];         // SHA-256 of the assignment, the ask and the model's hash
+};
+
+// ERR_CAPACITY if no placement exists: the sentence says what is short and by how many bytes.
+// ERR_INVALID if the ask or the cluster is not sensible.
+err_t plan_make(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,
+                struct plan *out, struct err_text *why);
+
+// For people: every device on its own (the baseline), then the plan with its sums of memory and
+// its speed. `p` NULL: plan_make found none.
+void plan_text(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,
+               const struct plan *p, struct buf *out);
