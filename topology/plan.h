@@ -5,6 +5,8 @@
 #pragma once
 #include "topology/cost.h"
 
+struct buf;
+
 enum plan_goal {
     PLAN_LATENCY,    // shortest decode step of one batch: sum of stages and hops
     PLAN_THROUGHPUT, // many batches in flight: shortest longest stage or busy link
@@ -48,6 +50,6 @@ err_t plan_make(const struct cost_model *m, const struct cluster *c, const struc
                 struct plan *out, struct err_text *why);
 
 // For people: every device on its own (the baseline), then the plan with its sums of memory and
-// its speed. `p` NULL: plan_make found none.
+// its speed. `p` NULL (plan_make found none): only the baseline, with what each device is short of.
 void plan_text(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,
                const struct plan *p, struct buf *out);

@@ -73,13 +73,7 @@ void plan_text(const struct cost_model *m, const struct cluster *c, const struct
                (long long)ask->cost.kv_tokens);
     for (int32_t i = 0; i < c->n_device; i++)
         add_alone(out, m, c, ask, i);
-    struct err_text why;
-    struct plan again;
-    if (!p) {
-        err_t e = plan_make(m, c, ask, &again, &why);
-        buf_printf(out, "no plan: %s\n", e ? why.s : "not asked for");
-        return;
-    }
+    if (!p) return;
     buf_printf(out, "plan for %s: %d %s%s\n  ", goals[p->goal], p->n_stage,
                p->n_stage == 1 ? "stage" : "stages",
                p->order_as_listed ? ", devices in the order listed (too many to try all)" : "");

@@ -22,6 +22,8 @@ enum {
     JINJA_BYTES_PER_FUEL = 32 // string work
 };
 
+struct jinja; // one rendering
+
 // Where an error goes: err and why are filled, then the jump.
 struct jinja_stop {
     jmp_buf jump;

@@ -134,8 +134,8 @@ static struct jinja_value fn_strftime(struct jinja *J, struct jinja_value self,
 
 const struct jinja_builtin jinja_call_functions[] = {
     {"range", fn_range, 1, 0, {"start", "stop", "step"}},
-    {"namespace", fn_namespace, -1, 0, {0}},
-    {"dict", fn_dict, -1, 0, {0}},
+    {"namespace", fn_namespace, -1, 0, {NULL}},
+    {"dict", fn_dict, -1, 0, {NULL}},
     {"raise_exception", fn_raise, 1, 0, {"message"}},
     {"strftime_now", fn_strftime, 1, 0, {"format"}},
 };

@@ -5,8 +5,8 @@
 #include <utf8proc.h>
 
 #define METHOD(name) \
-    static struct jinja_value name(struct jinja *J, struct jinja_value self, \
-                                   const struct jinja_args *args)
+    static struct jinja_value method_##name(struct jinja *J, struct jinja_value self, \
+                                            const struct jinja_args *args)
 
 // --- strip ------------------------------------------------------------------------------------
 
@@ -489,45 +489,45 @@ const struct jinja_builtin *jinja_method_find(enum jinja_kind kind, struct jinja
 {
     static const struct jinja_builtin methods[] = {
         {"strip", jinja_method_strip, 0, STR, {"chars"}},
-        {"lstrip", lstrip, 0, STR, {"chars"}},
-        {"rstrip", rstrip, 0, STR, {"chars"}},
-        {"split", split, 0, STR, {"sep", "maxsplit"}},
-        {"rsplit", rsplit, 0, STR, {"sep", "maxsplit"}},
-        {"splitlines", splitlines, 0, STR, {0}},
-        {"startswith", startswith, 1, STR, {"prefix"}},
-        {"endswith", endswith, 1, STR, {"suffix"}},
+        {"lstrip", method_lstrip, 0, STR, {"chars"}},
+        {"rstrip", method_rstrip, 0, STR, {"chars"}},
+        {"split", method_split, 0, STR, {"sep", "maxsplit"}},
+        {"rsplit", method_rsplit, 0, STR, {"sep", "maxsplit"}},
+        {"splitlines", method_splitlines, 0, STR, {NULL}},
+        {"startswith", method_startswith, 1, STR, {"prefix"}},
+        {"endswith", method_endswith, 1, STR, {"suffix"}},
         {"replace", jinja_method_replace, 2, STR, {"old", "new", "count"}},
-        {"upper", upper, 0, STR, {0}},
-        {"lower", lower, 0, STR, {0}},
-        {"title", title, 0, STR, {0}},
-        {"capitalize", capitalize, 0, STR, {0}},
-        {"find", find, 1, STR, {"sub"}},
-        {"count", count, 1, STR, {"sub"}},
-        {"join", join, 1, STR, {"iterable"}},
-        {"format", jinja_format_braces, -1, STR, {0}},
-        {"removeprefix", removeprefix, 1, STR, {"prefix"}},
-        {"removesuffix", removesuffix, 1, STR, {"suffix"}},
-        {"isdigit", isdigit, 0, STR, {0}},
-        {"isalpha", isalpha, 0, STR, {0}},
-        {"isalnum", isalnum, 0, STR, {0}},
-        {"isspace", isspace, 0, STR, {0}},
-        {"get", get, 1, DICT, {"key", "default"}},
-        {"items", jinja_method_items, 0, DICT, {0}},
-        {"keys", keys, 0, DICT, {0}},
-        {"values", values, 0, DICT, {0}},
-        {"copy", copy, 0, DICT | 1 << JINJA_LIST, {0}},
-        {"count", count_items, 1, LIST, {"value"}},
-        {"index", index_of, 1, LIST, {"value"}},
-        {"cycle", cycle, -1, LOOP, {0}},
-        {"changed", changed, 1, LOOP, {"value"}},
-        {0},
+        {"upper", method_upper, 0, STR, {NULL}},
+        {"lower", method_lower, 0, STR, {NULL}},
+        {"title", method_title, 0, STR, {NULL}},
+        {"capitalize", method_capitalize, 0, STR, {NULL}},
+        {"find", method_find, 1, STR, {"sub"}},
+        {"count", method_count, 1, STR, {"sub"}},
+        {"join", method_join, 1, STR, {"iterable"}},
+        {"format", jinja_format_braces, -1, STR, {NULL}},
+        {"removeprefix", method_removeprefix, 1, STR, {"prefix"}},
+        {"removesuffix", method_removesuffix, 1, STR, {"suffix"}},
+        {"isdigit", method_isdigit, 0, STR, {NULL}},
+        {"isalpha", method_isalpha, 0, STR, {NULL}},
+        {"isalnum", method_isalnum, 0, STR, {NULL}},
+        {"isspace", method_isspace, 0, STR, {NULL}},
+        {"get", method_get, 1, DICT, {"key", "default"}},
+        {"items", jinja_method_items, 0, DICT, {NULL}},
+        {"keys", method_keys, 0, DICT, {NULL}},
+        {"values", method_values, 0, DICT, {NULL}},
+        {"copy", method_copy, 0, DICT | 1 << JINJA_LIST, {NULL}},
+        {"count", method_count_items, 1, LIST, {"value"}},
+        {"index", method_index_of, 1, LIST, {"value"}},
+        {"cycle", method_cycle, -1, LOOP, {NULL}},
+        {"changed", method_changed, 1, LOOP, {"value"}},
+        {NULL, NULL, 0, 0, {NULL}},
     };
     // In Python they exist, so they hide a key of that name; the sandbox forbids them.
     static const struct jinja_builtin forbidden[] = {
-        {"clear", NULL, 0, DICT, {0}},    {"fromkeys", NULL, 0, DICT, {0}},
-        {"pop", NULL, 0, DICT, {0}},      {"popitem", NULL, 0, DICT, {0}},
-        {"update", NULL, 0, DICT, {0}},   {"setdefault", NULL, 0, DICT, {0}},
-        {0},
+        {"clear", NULL, 0, DICT, {NULL}},    {"fromkeys", NULL, 0, DICT, {NULL}},
+        {"pop", NULL, 0, DICT, {NULL}},      {"popitem", NULL, 0, DICT, {NULL}},
+        {"update", NULL, 0, DICT, {NULL}},   {"setdefault", NULL, 0, DICT, {NULL}},
+        {NULL, NULL, 0, 0, {NULL}},
     };
     *hidden = false;
     if (kind != JINJA_STR && kind != JINJA_DICT && kind != JINJA_LIST && kind != JINJA_TUPLE &&

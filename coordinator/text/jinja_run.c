@@ -87,7 +87,7 @@ static struct jinja_value filtered(struct jinja *J, const struct jinja_node *fil
     return filters ? jinja_eval(J, filters) : J->filtered;
 }
 
-static struct jinja_value argument(struct jinja *J, const struct jinja_args *args, int i,
+static struct jinja_value argument(const struct jinja_args *args, int i,
                                    const struct jinja_str *name, int *used)
 {
     if (i < args->n) return args->at[i];
@@ -114,7 +114,7 @@ static void bind(struct jinja *J, const struct jinja_macro *m, const struct jinj
         jinja_fail(J, "macro takes at most %d arguments, not %d", n->n_ids, args->n);
     for (int i = 0; i < n->n_ids; i++) {
         const struct jinja_str *name = J->prog->names[n->ids[i]];
-        struct jinja_value v = argument(J, args, i, name, &used);
+        struct jinja_value v = argument(args, i, name, &used);
         if (v.kind == JINJA_ABSENT)
             v = n->kids[i] ? jinja_eval(J, n->kids[i]) : jinja_undef(J->prog->names[n->ids[i]]);
         set_var(J, n->ids[i], v);

@@ -1,0 +1,170 @@
+#include "coordinator/door/fields.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define K(kind) (1u << (kind))
+#define AT(member) offsetof(struct params, member)
+#define TREE(field_name, api, allowed, member)                                                     \
+    {.name = field_name, .apis = api, .kinds = allowed, .store = STORE_TREE, .offset = AT(member)}
+#define FLAG(field_name, api, member)                                                              \
+    {.name = field_name, .apis = api, .kinds = K(J_BOOL), .store = STORE_BOOL, .offset = AT(member)}
+#define INT(field_name, api, member, low, high)                                                    \
+    {.name = field_name, .apis = api, .kinds = K(J_INT), .store = STORE_INT,                       \
+     .offset = AT(member), .min = low, .max = high}
+#define NUM(field_name, member, low, high)                                                         \
+    {.name = field_name, .apis = FIELD_BOTH, .kinds = K(J_INT) | K(J_REAL), .store = STORE_NUM,    \
+     .offset = AT(member), .min = low, .max = high}
+
+static const struct field stream_options[] = {
+    FLAG("include_usage", FIELD_BOTH, include_usage),
+    FLAG("continuous_usage_stats", FIELD_BOTH, continuous_usage),
+};
+
+// max_tokens: 0 and below are refused rather than read as "fill": a caller that computed a budget
+// of 0 wants an answer of no tokens, not the longest one. Absent and null fill the context.
+static const struct field table[] = {
+    TREE("model", FIELD_BOTH, K(J_STR), model),
+    TREE("messages", FIELD_CHAT, K(J_ARR), messages),
+    TREE("prompt", FIELD_COMPLETIONS, K(J_STR) | K(J_ARR), prompt),
+    FLAG("stream", FIELD_BOTH, stream),
+    {.name = "stream_options", .apis = FIELD_BOTH, .kinds = K(J_OBJ), .store = STORE_OBJECT,
+     .sub = stream_options, .n_sub = sizeof stream_options / sizeof *stream_options},
+    INT("max_tokens", FIELD_BOTH, max_tokens, 1, INT32_MAX),
+    INT("max_completion_tokens", FIELD_CHAT, max_completion_tokens, 1, INT32_MAX),
+    NUM("temperature", temperature, 0, 2),
+    {.name = "top_p", .apis = FIELD_BOTH, .kinds = K(J_INT) | K(J_REAL), .store = STORE_NUM,
+     .offset = AT(top_p), .min = 0, .max = 1, .above_min = true},
+    NUM("min_p", min_p, 0, 1),
+    INT("top_k", FIELD_BOTH, top_k, -1, INT32_MAX),
+    NUM("presence_penalty", presence, -2, 2),
+    NUM("frequency_penalty", frequency, -2, 2),
+    {.name = "repetition_penalty", .apis = FIELD_BOTH, .kinds = K(J_INT) | K(J_REAL),
+     .store = STORE_NUM, .offset = AT(repetition), .min = 0, .max = 10, .above_min = true},
+    INT("n", FIELD_BOTH, n, 1, 8),
+    INT("best_of", FIELD_COMPLETIONS, best_of, 1, 8),
+    {.name = "seed", .apis = FIELD_BOTH, .kinds = K(J_INT), .store = STORE_INT,
+     .offset = AT(seed), .has = AT(has_seed)},
+    TREE("stop", FIELD_BOTH, K(J_STR) | K(J_ARR), stop),
+    TREE("logit_bias", FIELD_BOTH, K(J_OBJ), logit_bias),
+    TREE("logprobs", FIELD_CHAT, K(J_BOOL), logprobs),
+    INT("top_logprobs", FIELD_CHAT, top_logprobs, 0, 20),
+    INT("logprobs", FIELD_COMPLETIONS, top_logprobs, 0, 20),
+    FLAG("echo", FIELD_COMPLETIONS, echo),
+    TREE("suffix", FIELD_COMPLETIONS, K(J_STR), suffix),
+    TREE("tools", FIELD_CHAT, K(J_ARR), tools),
+    TREE("tool_choice", FIELD_CHAT, K(J_STR) | K(J_OBJ), tool_choice),
+    {.name = "parallel_tool_calls", .apis = FIELD_CHAT, .kinds = K(J_BOOL), .store = STORE_OBJECT},
+    TREE("response_format", FIELD_BOTH, K(J_OBJ), response_format),
+    TREE("reasoning_effort", FIELD_CHAT, K(J_STR), reasoning_effort),
+    TREE("chat_template_kwargs", FIELD_CHAT, K(J_OBJ), kwargs),
+    FLAG("return_progress", FIELD_BOTH, progress),
+    FLAG("ignore_eos", FIELD_BOTH, ignore_eos),
+    FLAG("logits_digest", FIELD_BOTH, digest),
+    FLAG("merge_consecutive_roles", FIELD_CHAT, merge_roles),
+};
+
+const struct field *fields_table(size_t *n)
+{
+    *n = sizeof table / sizeof *table;
+    return table;
+}
+
+// "a number above 0 and at most 1", "an integer from 1 to 8", "a string or an array"
+static void say_allowed(const struct field *f, char *s, size_t cap)
+{
+    static const char *const words[] = {"null",    "a boolean", "an integer", "a number",
+                                        "a string", "an array",  "an object"};
+    size_t at = 0;
+    s[0] = 0;
+    // A number may be written as an integer: say "a number" once.
+    unsigned kinds = f->store == STORE_NUM ? K(J_REAL) : f->kinds;
+    for (unsigned k = 0; k < sizeof words / sizeof *words; k++) {
+        if (!(kinds & K(k))) continue;
+        at += (size_t)snprintf(s + at, cap - at, "%s%s", at ? " or " : "", words[k]);
+    }
+    if (f->store != STORE_INT && f->store != STORE_NUM) return;
+    if (f->min < f->max && f->above_min)
+        snprintf(s + at, cap - at, " above %.15g and at most %.15g", f->min, f->max);
+    else if (f->min < f->max)
+        snprintf(s + at, cap - at, " from %.15g to %.15g", f->min, f->max);
+}
+
+static bool in_range(const struct field *f, double v)
+{
+    if (f->min >= f->max) return true;
+    // Written so that a NaN, which the reader refuses anyway, would be outside.
+    return (f->above_min ? v > f->min : v >= f->min) && v <= f->max;
+}
+
+static err_t read_one(const struct field *f, const struct json *v, const char *path,
+                      struct params *out, struct refusal *no);
+
+static err_t read_members(const struct field *f, const struct json *v, struct params *out,
+                          struct refusal *no)
+{
+    for (size_t i = 0; i < f->n_sub; i++) {
+        const struct json *m = json_get(v, f->sub[i].name);
+        if (!m || m->kind == J_NULL) continue;
+        char path[96];
+        snprintf(path, sizeof path, "%s.%s", f->name, f->sub[i].name);
+        err_t err = read_one(&f->sub[i], m, path, out, no);
+        if (err) return err;
+    }
+    return OK;
+}
+
+static err_t read_one(const struct field *f, const struct json *v, const char *path,
+                      struct params *out, struct refusal *no)
+{
+    char allowed[120];
+    say_allowed(f, allowed, sizeof allowed);
+    if (!(f->kinds & K(v->kind)))
+        return refusal_field(no, path, "'%s' must be %s, not %s", path, allowed,
+                             json_kind_name(v->kind));
+    if ((f->store == STORE_INT || f->store == STORE_NUM) && !in_range(f, json_number(v, 0)))
+        return refusal_field(no, path, "'%s' must be %s, not %.15g", path, allowed,
+                             json_number(v, 0));
+    char *at = (char *)out + f->offset;
+    if (f->has) *(bool *)((char *)out + f->has) = true;
+    switch (f->store) {
+    case STORE_BOOL:
+        *(bool *)at = v->b;
+        break;
+    case STORE_INT:
+        *(int64_t *)at = v->i;
+        break;
+    case STORE_NUM:
+        *(double *)at = json_number(v, 0);
+        break;
+    case STORE_TREE:
+        *(const struct json **)at = v;
+        break;
+    case STORE_OBJECT:
+        return read_members(f, v, out, no);
+    }
+    return OK;
+}
+
+err_t fields_read(const struct json *body, unsigned api, struct params *out, struct refusal *no)
+{
+    if (body->kind != J_OBJ)
+        return refusal_set(no, 400, "invalid_json", "the body must be a JSON object, not %s",
+                           json_kind_name(body->kind));
+    if (body->obj.n > FIELDS_KEYS_MAX)
+        return refusal_set(no, 400, "json_too_large", "the body has %zu fields, more than %d",
+                           body->obj.n, FIELDS_KEYS_MAX);
+    struct params p = {
+        .n = 1, .best_of = 1, .top_logprobs = -1, .temperature = 1, .top_p = 1, .repetition = 1};
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        if (!(table[i].apis & api)) continue;
+        const struct json *v = json_get(body, table[i].name);
+        if (!v || v->kind == J_NULL) continue;
+        err_t err = read_one(&table[i], v, table[i].name, &p, no);
+        if (err) return err;
+    }
+    if (p.best_of > 1 && p.best_of != p.n)
+        return refusal_field(no, "best_of", "'best_of' must be 1 or equal to 'n'");
+    *out = p;
+    return OK;
+}

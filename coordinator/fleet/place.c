@@ -1,0 +1,359 @@
+#include "coordinator/fleet/place.h"
+#include "proto/base/log.h"
+#include "topology/plan.h"
+#include "topology/sha256.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Figures of a worker that measured nothing: only their proportions matter, and alike is the best
+// guess about two unknowns.
+static const double UNMEASURED_READ = 10e9, UNMEASURED_INT8 = 100e9, UNMEASURED_F32 = 50e9;
+// Between hosts, before anything is measured: gigabit Ethernet.
+static const struct cluster_link GUESSED_LINK = {.latency_us = 100, .bytes_per_s = 110e6};
+// Rows of a decode step at which the stages are balanced: a few callers at once.
+enum { BALANCE_ROWS = 4 };
+
+struct placing {
+    const struct place_want *want;
+    const struct place_worker *workers; // in the order the planner shall prefer
+    uint32_t n;
+    struct cost_model cost;
+    struct cluster cluster; // device i is workers[i]
+    struct cost_ask ask;
+};
+
+// One stage before it is a place_stage: worker is an index into placing.workers.
+struct cut {
+    uint32_t worker, from, to;
+};
+
+// Measurements differ a little every time. In steps of 12 % alike machines stay alike, so a restart
+// gives the same plan and nothing has to be loaded again.
+static double coarse(double v, double unmeasured)
+{
+    if (!(v > 0) || isinf(v)) v = unmeasured;
+    return pow(10, round(log10(v) * 20) / 20);
+}
+
+static uint64_t coarse_bytes(uint64_t v)
+{
+    uint64_t step = 1;
+    while (v / step >= 64) step *= 2;
+    return v / step * step;
+}
+
+static void fill_device(const struct place_worker *w, struct cluster_device *d)
+{
+    *d = (struct cluster_device){
+        .kind = w->has_cpu ? CLUSTER_CPU : CLUSTER_CUDA,
+        .threads = w->has_cpu ? (int32_t)(w->threads ? w->threads : 1) : 0,
+        .mem_bytes = w->mem_bytes > w->mem_free_bytes ? w->mem_bytes : w->mem_free_bytes,
+        .mem_free_bytes = coarse_bytes(w->mem_free_bytes),
+        .read_bytes_per_s = coarse(w->read_bytes_per_s, UNMEASURED_READ),
+        .int8_ops_per_s = coarse(w->int8_ops_per_s, UNMEASURED_INT8),
+        .f32_flops_per_s = coarse(w->f32_flops_per_s, UNMEASURED_F32),
+    };
+    // Names of a cluster file are shorter than those of workers; the number keeps them apart.
+    if (strlen(w->name) < sizeof d->name)
+        snprintf(d->name, sizeof d->name, "%s", w->name);
+    else
+        snprintf(d->name, sizeof d->name, "%.20s-%u", w->name, w->number);
+    snprintf(d->host, sizeof d->host, "%.63s", w->host);
+}
+
+// Processes of one host report the same free memory, each as if it were alone. What they may take
+// together is at most what the host has.
+static void share_host_memory(struct placing *p)
+{
+    struct cluster_device *d = p->cluster.devices;
+    uint64_t share[CLUSTER_DEVICES_MAX];
+    for (uint32_t i = 0; i < p->n; i++) {
+        uint64_t sum = 0;
+        for (uint32_t k = 0; k < p->n; k++)
+            if (d[k].kind == CLUSTER_CPU && strcmp(d[k].host, d[i].host) == 0)
+                sum += d[k].mem_free_bytes;
+        share[i] = d[i].mem_free_bytes;
+        if (d[i].kind == CLUSTER_CPU && sum > d[i].mem_bytes)
+            share[i] = (uint64_t)((double)share[i] * (double)d[i].mem_bytes / (double)sum);
+    }
+    for (uint32_t i = 0; i < p->n; i++) d[i].mem_free_bytes = share[i];
+}
+
+static void fill_cluster(struct placing *p)
+{
+    p->cluster.n_device = (int32_t)p->n;
+    for (uint32_t i = 0; i < p->n; i++) fill_device(&p->workers[i], &p->cluster.devices[i]);
+    share_host_memory(p);
+    for (uint32_t i = 0; i < p->n; i++)
+        for (uint32_t k = 0; k < p->n; k++)
+            p->cluster.links[i][k] =
+                strcmp(p->workers[i].host, p->workers[k].host) == 0 ? cluster_same_host
+                                                                    : GUESSED_LINK;
+}
+
+// -- memory --
+
+static struct cost_memory memory_of(const struct placing *p, const struct cut *c, uint64_t tokens)
+{
+    struct cost_ask ask = p->ask;
+    ask.kv_tokens = (int64_t)tokens;
+    return cost_memory_of(&p->cost, &ask, &p->cluster.devices[c->worker], (int32_t)c->from,
+                          (int32_t)c->to);
+}
+
+static bool cuts_fit(const struct placing *p, const struct cut *cuts, uint32_t n, uint64_t tokens)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        struct cost_memory m = memory_of(p, &cuts[i], tokens);
+        if (cost_memory_sum(&m) > p->cluster.devices[cuts[i].worker].mem_free_bytes) return false;
+    }
+    return true;
+}
+
+static uint64_t page_tokens(uint64_t tokens)
+{
+    return (tokens + PLACE_PAGE_TOK - 1) / PLACE_PAGE_TOK * PLACE_PAGE_TOK;
+}
+
+// One sequence of full length must fit, or requests could be accepted that never finish.
+static uint64_t least_tokens(const struct place_want *w)
+{
+    return page_tokens(w->ctx);
+}
+
+// The most KV tokens, up to what is wanted, with which the cuts fit; 0: not even the least.
+static uint64_t most_tokens(const struct placing *p, const struct cut *cuts, uint32_t n)
+{
+    uint64_t low = least_tokens(p->want), high = page_tokens(p->want->kv_tokens);
+    if (!cuts_fit(p, cuts, n, low)) return 0;
+    while (low < high) {
+        uint64_t middle = page_tokens(low + (high - low + 1) / 2);
+        if (middle > high) middle = high;
+        if (cuts_fit(p, cuts, n, middle))
+            low = middle;
+        else
+            high = middle - PLACE_PAGE_TOK;
+    }
+    return low;
+}
+
+// -- cuts --
+
+static bool holds(const struct place_worker *w)
+{
+    return w->held_from < w->held_to;
+}
+
+// The unused worker that holds layers from `at` on (or, with `exact` false, the next one above).
+static uint32_t holder(const struct placing *p, const bool *used, uint32_t at, bool exact)
+{
+    uint32_t best = p->n;
+    for (uint32_t i = 0; i < p->n; i++) {
+        const struct place_worker *w = &p->workers[i];
+        if (used[i] || !holds(w) || (exact ? w->held_from != at : w->held_from <= at)) continue;
+        if (best == p->n || w->held_from < p->workers[best].held_from) best = i;
+    }
+    return best;
+}
+
+static uint32_t spare(const struct placing *p, const bool *used)
+{
+    uint32_t best = p->n;
+    for (uint32_t i = 0; i < p->n; i++) {
+        if (used[i] || holds(&p->workers[i])) continue;
+        if (best == p->n || p->cluster.devices[i].mem_free_bytes >
+                                p->cluster.devices[best].mem_free_bytes)
+            best = i;
+    }
+    return best;
+}
+
+// Cuts in which every worker keeps the layers it holds, holes being filled by workers that hold
+// nothing. 0 if that does not give exactly n_stage stages.
+static uint32_t cut_by_holding(const struct placing *p, uint32_t n_stage, struct cut *cuts)
+{
+    uint32_t n_layer = (uint32_t)p->cost.n_layer, at = 0, n = 0, n_kept = 0;
+    bool used[CLUSTER_DEVICES_MAX] = {false};
+    while (at < n_layer && n < n_stage) {
+        uint32_t i = holder(p, used, at, true), to;
+        if (i < p->n) {
+            const struct place_worker *w = &p->workers[i];
+            to = w->held_to;
+            if (to > n_layer || w->held_embed != (at == 0) || w->held_head != (to == n_layer))
+                return 0;
+            n_kept++;
+        } else {
+            uint32_t above = holder(p, used, at, false);
+            to = above < p->n ? p->workers[above].held_from : n_layer;
+            i = spare(p, used);
+            if (i == p->n) return 0;
+        }
+        used[i] = true;
+        cuts[n++] = (struct cut){.worker = i, .from = at, .to = to};
+        at = to;
+    }
+    return at == n_layer && n == n_stage && n_kept > 0 ? n : 0;
+}
+
+// Cuts by the planner, for exactly n_stage stages.
+static err_t cut_by_plan(struct placing *p, uint32_t n_stage, struct cut *cuts,
+                         struct err_text *why)
+{
+    struct plan_ask ask = {.goal = PLAN_THROUGHPUT,
+                           .n_stage_min = (int32_t)n_stage,
+                           .n_stage_max = (int32_t)n_stage,
+                           .cost = p->ask};
+    struct plan plan;
+    err_t err = plan_make(&p->cost, &p->cluster, &ask, &plan, NULL);
+    if (err) {
+        ask.cost.kv_tokens = (int64_t)least_tokens(p->want);
+        err = plan_make(&p->cost, &p->cluster, &ask, &plan, why);
+    }
+    if (err) return err;
+    for (uint32_t i = 0; i < n_stage; i++)
+        cuts[i] = (struct cut){.worker = (uint32_t)plan.stages[i].device,
+                               .from = (uint32_t)plan.stages[i].layer_from,
+                               .to = (uint32_t)plan.stages[i].layer_to};
+    return OK;
+}
+
+// -- the rest of a placement --
+
+static err_t choose_road(const struct placing *p, const struct cut *cuts, uint32_t n,
+                         uint32_t *road, struct err_text *why)
+{
+    bool is_one_process = true;
+    for (uint32_t i = 1; i < n; i++)
+        is_one_process &=
+            p->workers[cuts[i].worker].process == p->workers[cuts[0].worker].process;
+    uint32_t r = p->want->road ? p->want->road : is_one_process ? ROAD_LOCAL : ROAD_UCX;
+    if (r == ROAD_LOCAL && !is_one_process)
+        return err_say(why, ERR_CAPACITY, "the local road needs all workers in one process");
+    for (uint32_t i = 0; n > 1 && i < n; i++)
+        if (!(p->workers[cuts[i].worker].roads & r))
+            return err_say(why, ERR_CAPACITY, "worker %s cannot open the %s road",
+                           p->workers[cuts[i].worker].name, r == ROAD_UCX ? "ucx" : "local");
+    *road = r;
+    return OK;
+}
+
+static void hash_place(const struct place_want *want, struct place *p)
+{
+    struct sha256 h;
+    sha256_init(&h);
+    sha256_add(&h, want->model->hash, sizeof want->model->hash);
+    for (uint32_t i = 0; i < p->n_stage; i++) {
+        const struct place_stage *s = &p->stages[i];
+        uint32_t facts[] = {s->worker, s->layer_from, s->layer_to};
+        sha256_add(&h, facts, sizeof facts);
+    }
+    sha256_add(&h, &p->settings, sizeof p->settings);
+    sha256_end(&h, p->hash);
+}
+
+static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t n,
+                       uint64_t tokens, struct place *out)
+{
+    const struct place_want *w = p->want;
+    struct cost_ask one_row = p->ask;
+    one_row.batch = 1;
+    struct cost_step step = cost_decode_step(&one_row);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct cluster_device *d = &p->cluster.devices[cuts[i].worker];
+        struct cost_memory m = memory_of(p, &cuts[i], tokens);
+        struct place_stage *s = &out->stages[i];
+        *s = (struct place_stage){.worker = p->workers[cuts[i].worker].number,
+                                  .layer_from = cuts[i].from,
+                                  .layer_to = cuts[i].to,
+                                  .embed = i == 0,
+                                  .head = i == n - 1,
+                                  .weight_bytes = m.weights,
+                                  .kv_bytes = m.kv,
+                                  .work_bytes = m.workspace};
+        int64_t ns = s->embed ? cost_embed_ns(&p->cost, d, &step) : 0;
+        for (uint32_t layer = cuts[i].from; layer < cuts[i].to; layer++)
+            ns += cost_layer_ns(&p->cost, d, &step, (int32_t)layer);
+        if (s->head) ns += cost_head_ns(&p->cost, d, &step);
+        s->decode_us = (double)ns / 1e3;
+    }
+    out->n_stage = n;
+    out->settings = (struct plan_settings){
+        .ctx = w->ctx,
+        .page_tok = PLACE_PAGE_TOK,
+        .n_page = (uint32_t)(tokens / PLACE_PAGE_TOK),
+        .n_slot = w->n_slot,
+        .max_tok = w->max_tok,
+        .max_rows = w->n_slot < PLACE_ROWS_MAX ? w->n_slot : PLACE_ROWS_MAX,
+        .in_flight = n + 1,
+        .kv_dtype = w->kv_dtype,
+        .precision = w->precision,
+    };
+    hash_place(w, out);
+}
+
+static err_t place_on(struct placing *p, uint32_t n_stage, struct place *out,
+                      struct err_text *why)
+{
+    struct cut cuts[WIRE_STAGES_MAX];
+    uint64_t tokens = 0;
+    if (cut_by_holding(p, n_stage, cuts)) tokens = most_tokens(p, cuts, n_stage);
+    if (!tokens) {
+        err_t err = cut_by_plan(p, n_stage, cuts, why);
+        if (err) return err;
+        tokens = most_tokens(p, cuts, n_stage);
+        // The planner counts as we do; if it did not, loading would find out too late.
+        if (!tokens) return err_say(why, ERR_CAPACITY, "the plan does not fit after all");
+    }
+    struct place place = {0};
+    err_t err = choose_road(p, cuts, n_stage, &place.road, why);
+    if (err) return err;
+    fill_place(p, cuts, n_stage, tokens, &place);
+    if (tokens < page_tokens(p->want->kv_tokens))
+        log_warn("memory is short: %llu KV tokens instead of %llu", (unsigned long long)tokens,
+                 (unsigned long long)p->want->kv_tokens);
+    *out = place;
+    return OK;
+}
+
+// Those that hold layers first, in their order: among equals the planner takes them as listed.
+static int by_holding(const void *a, const void *b)
+{
+    const struct place_worker *x = a, *y = b;
+    if (holds(x) != holds(y)) return holds(x) ? -1 : 1;
+    if (holds(x) && x->held_from != y->held_from) return x->held_from < y->held_from ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+err_t place_make(const struct place_want *want, const struct place_worker *workers, uint32_t n,
+                 struct place *out, struct err_text *why)
+{
+    struct placing *p = calloc(1, sizeof *p);
+    struct place_worker *sorted = calloc(n, sizeof *sorted);
+    err_t err;
+    if (!p || !sorted) {
+        err = err_say(why, ERR_MEMORY, "no memory for planning");
+        goto end;
+    }
+    memcpy(sorted, workers, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, by_holding);
+    p->want = want;
+    p->workers = sorted;
+    p->n = n;
+    cost_of_model(want->model, &p->cost);
+    fill_cluster(p);
+    p->ask = (struct cost_ask){.kv_tokens = (int64_t)page_tokens(want->kv_tokens),
+                               .depth = want->ctx / 2,
+                               .batch = BALANCE_ROWS,
+                               .chunk = (int32_t)want->max_tok,
+                               .kv_elem_bytes = want->kv_dtype == DT_F32 ? 4 : 2};
+    uint32_t most = n < want->n_stage ? n : want->n_stage;
+    err = place_on(p, most, out, why);
+    for (uint32_t k = most - 1; err == ERR_CAPACITY && k > 0; k--)
+        if (place_on(p, k, out, NULL) == OK) err = OK;
+end:
+    free(p);
+    free(sorted);
+    return err;
+}

@@ -1,0 +1,273 @@
+#include "coordinator/schedule/batch.h"
+#include "coordinator/schedule/seat.h"
+
+#include <string.h>
+
+static uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+// Choices 1.. wait until choice 0 has computed what they can share, if that is a page at least.
+static bool waits_for_first(const struct sched *s, const struct choice *c)
+{
+    const struct choice *first = &c->req->choices[0];
+    if (c == first || !s->cfg.prefix_cache || first->state == CHOICE_DONE) return false;
+    uint32_t n_page = (c->req->n_prompt - 1) / s->cfg.page_tok;
+    return first->n_done < n_page * s->cfg.page_tok;
+}
+
+// Pages that could be promised to a new choice: what the prefilling still need for their prompts and
+// one page of growth for each running choice are spoken for.
+static int64_t admission_room(struct sched *s)
+{
+    int64_t room = (int64_t)pages_room(&s->pages) - s->n_running;
+    list_each(it, &s->prefill)
+    {
+        const struct choice *c = state_choice(it);
+        room -= (int64_t)state_pages_for(s, choice_n_id(c)) - c->n_page;
+    }
+    return room;
+}
+
+static bool admit_one(struct sched *s, struct choice *c, int64_t now_us)
+{
+    int64_t room = admission_room(s);
+    if (c->order == s->blocked_order && room <= s->blocked_room) return false;
+    seat_take(s, c);
+    int64_t need = (int64_t)state_pages_for(s, choice_n_id(c)) - c->n_page + 1;
+    if (s->n_running && admission_room(s) < need) {
+        seat_give(s, c);
+        s->blocked_order = c->order;
+        s->blocked_room = room;
+        return false;
+    }
+    list_remove(&c->node);
+    list_push_back(&s->prefill, &c->node);
+    c->state = CHOICE_PREFILL;
+    s->n_waiting--;
+    s->n_running++;
+    if (!c->req->admitted_us) c->req->admitted_us = now_us;
+    return true;
+}
+
+static void admit(struct sched *s, int64_t now_us)
+{
+    list_each(it, &s->queue)
+    {
+        if (!s->n_free_slot) return;
+        struct choice *c = state_choice(it);
+        if (!waits_for_first(s, c) && !admit_one(s, c, now_us)) return;
+    }
+}
+
+// The token drawn after position n_sent is one the caller may get.
+static bool needs_row(const struct choice *c)
+{
+    return c->n_sent + 1 < c->req->n_prompt + c->req->max_tokens;
+}
+
+static bool can_send(const struct sched *s, const struct choice *c)
+{
+    uint32_t n_id = choice_n_id(c);
+    return needs_row(c) && (c->n_sent < n_id || (s->cfg.chain && c->n_sent == n_id));
+}
+
+// Decode rows of the next step, those that waited longest first: a share of 1/n_stage, so that
+// n_stage steps are on their way with different choices in each. A chained row hangs on the step
+// that draws its id; n_stage steps later that id is just there. A nearer one would make the stages
+// wait, so it joins only if the step would have to wait anyway.
+// False: better wait for the next result than send now. A step costs about the same with one decode
+// row as with its full share; when every stage has a step already, a step well below its share only
+// splits the running choices into more steps than needed, and they would stay split.
+static bool pick_decode(struct sched *s, uint32_t cap, uint32_t *n_pick)
+{
+    uint32_t n_more = 0, n = 0, n_stage = s->cfg.n_stage;
+    list_each(it, &s->decode) n_more += needs_row(state_choice(it));
+    uint32_t share = min_u32(cap, (n_more + n_stage - 1) / n_stage);
+    uint64_t making = s->number + 1, limit = making > n_stage ? making - n_stage : 0;
+    list_each(it, &s->decode)
+    {
+        struct choice *c = state_choice(it);
+        if (n == share) break;
+        if (!can_send(s, c)) continue;
+        if (n == 0 && c->last_step > limit) limit = c->last_step;
+        if (c->last_step <= limit) s->batch.picks[n++] = (struct pick){c, 1};
+    }
+    *n_pick = n;
+    return !list_empty(&s->prefill) || s->n_sent < n_stage || n >= min_u32(cap, n_more / n_stage);
+}
+
+static uint32_t prefill_left(const struct choice *c)
+{
+    return choice_n_id(c) - c->n_sent;
+}
+
+// Shorter first, older first among equals.
+static bool is_before(const struct choice *a, const struct choice *b)
+{
+    uint32_t left_a = prefill_left(a), left_b = prefill_left(b);
+    return left_a != left_b ? left_a < left_b : a->order < b->order;
+}
+
+// Shares the tokens among the prefilling: half to the oldest, so that nobody waits for ever, then
+// the shortest first, so that a short prompt does not wait for a long one; the rest to the oldest.
+static uint32_t pick_prefill(struct sched *s, uint32_t max_pick, uint32_t budget)
+{
+    struct pick *picks = s->batch.picks;
+    struct choice *oldest = NULL;
+    list_each(it, &s->prefill)
+    {
+        struct choice *c = state_choice(it);
+        seat_match(s, c);
+        if (!oldest || c->order < oldest->order) oldest = c;
+    }
+    if (!oldest || !max_pick || !budget) return 0;
+    picks[0] = (struct pick){oldest, min_u32(prefill_left(oldest), (budget + 1) / 2)};
+    budget -= picks[0].n_tok;
+    uint32_t n = 1;
+    for (struct choice *last = NULL; n < max_pick && budget; n++) {
+        struct choice *best = NULL;
+        list_each(it, &s->prefill)
+        {
+            struct choice *c = state_choice(it);
+            if (c == oldest || (last && !is_before(last, c))) continue;
+            if (!best || is_before(c, best)) best = c;
+        }
+        if (!best) break;
+        picks[n] = (struct pick){best, min_u32(prefill_left(best), budget)};
+        budget -= picks[n].n_tok;
+        last = best;
+    }
+    picks[0].n_tok = min_u32(prefill_left(oldest), picks[0].n_tok + budget);
+    return n;
+}
+
+static void add_bind(struct sched *s, struct choice *c)
+{
+    struct request *r = c->req;
+    struct step_bind *b = &s->batch.binds[s->batch.n_bind++];
+    *b = (struct step_bind){
+        .slot = (uint32_t)c->slot, .sampling = r->sampling, .n_prompt = r->n_prompt};
+    b->sampling.choice = c->index;
+    if (seat_penalised(&r->sampling) && c->n_cached) {
+        b->history = r->prompt;
+        b->n_history = c->n_cached;
+    }
+    s->seats[c->slot].bound = true;
+    uint32_t n_cached = min_u32(c->n_cached, r->n_prompt);
+    if (!c->last_step && !c->n_generated) {
+        s->stats.prefix_queries += r->n_prompt;
+        s->stats.prefix_hits += n_cached;
+        if (!r->n_prefilled && c->index == 0) r->n_cached = n_cached;
+    }
+    if (r->n_prefilled < n_cached) r->n_prefilled = n_cached;
+}
+
+// Makes room for the row: pages, and a bind if it is the first. Gives the tokens it may have.
+static uint32_t row_room(struct sched *s, struct choice *c, uint32_t n_tok)
+{
+    uint32_t pos = c->n_sent;
+    if (!seat_grow(s, c, state_pages_for(s, pos + n_tok), s->number + 1))
+        n_tok = min_u32(n_tok, c->n_page * s->cfg.page_tok - pos);
+    if (!n_tok || s->seats[c->slot].bound) return n_tok;
+    uint32_t weight = c->n_page + 2 * c->req->sampling.n_bias;
+    if (seat_penalised(&c->req->sampling)) weight += c->n_cached;
+    if (s->batch.n_bind && weight > SEAT_BIND_WEIGHT_MAX - s->batch.bind_weight) return 0;
+    s->batch.bind_weight = min_u32(s->batch.bind_weight + weight, SEAT_BIND_WEIGHT_MAX);
+    add_bind(s, c);
+    return n_tok;
+}
+
+static void add_ids(struct batch *b, struct step_row *row, const struct choice *c)
+{
+    int32_t *ids = b->ids + b->n_tok;
+    for (uint32_t i = 0; i < row->n_tok; i++)
+        ids[i] = choice_id_at(c, row->pos + i);
+    row->ids = ids;
+    uint32_t end = row->pos + row->n_tok;
+    if (end == choice_n_id(c)) row->flags |= ROW_SAMPLE;
+    // The prompt is all there is while scores are missing: nothing is drawn before its end.
+    if (!state_scores(c)) return;
+    uint32_t last = min_u32(end, c->req->n_prompt - 1);
+    if (last <= row->pos || last <= c->n_scored) return;
+    row->flags |= ROW_SCORE;
+    if (last == end) row->next_id = choice_id_at(c, end);
+}
+
+static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
+{
+    if (c->slot < 0 || !(n_tok = row_room(s, c, n_tok))) return;
+    struct batch *b = &s->batch;
+    struct seat *seat = &s->seats[c->slot];
+    struct step_row *row = &b->rows[b->n_row];
+    *row = (struct step_row){.slot = (uint32_t)c->slot,
+                             .pos = c->n_sent,
+                             .n_tok = n_tok,
+                             .next_id = -1,
+                             .page_from = seat->n_told,
+                             .n_page = c->n_page - seat->n_told,
+                             .pages = c->pages + seat->n_told};
+    if (c->n_sent == choice_n_id(c)) {
+        row->flags = ROW_CHAIN | ROW_SAMPLE;
+        row->from_step = c->last_step;
+    } else {
+        add_ids(b, row, c);
+    }
+    b->sent[b->n_row++] = (struct sent_row){
+        .ticket = seat->ticket,
+        .slot = row->slot,
+        .flags = row->flags,
+        .pos = row->pos,
+        .n_tok = n_tok,
+        .n_score = row->flags & ROW_SCORE ? n_tok - (row->next_id < 0) : 0,
+        .n_logprobs = c->req->sampling.n_logprobs};
+    b->n_tok += n_tok;
+    seat->n_told = c->n_page;
+    c->n_sent += n_tok;
+    c->last_step = s->number + 1;
+    // Whoever has sent its history decodes from now on; the decoding are in order of their last step.
+    if (c->n_sent < choice_n_id(c)) return;
+    list_remove(&c->node);
+    list_push_back(&s->decode, &c->node);
+}
+
+static void add_picks(struct sched *s, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        add_row(s, s->batch.picks[i].choice, s->batch.picks[i].n_tok);
+}
+
+bool batch_make(struct sched *s, int64_t now_us, struct step *out)
+{
+    const struct sched_config *cfg = &s->cfg;
+    if (!s->on || s->n_sent == cfg->in_flight) return false;
+    struct batch *b = &s->batch;
+    struct sent_step *sent = &s->ring[(s->number + 1) % cfg->in_flight];
+    b->sent = sent->rows;
+    b->n_row = b->n_bind = b->n_tok = b->bind_weight = 0;
+    admit(s, now_us);
+
+    // However many decode, a row and a quarter of the tokens are kept for the prefilling.
+    uint32_t cap = min_u32(cfg->max_rows, cfg->max_tok), n;
+    if (!list_empty(&s->prefill))
+        cap = min_u32(cfg->max_rows - 1, cfg->max_tok - (cfg->max_tok + 3) / 4);
+    if (!pick_decode(s, cap, &n)) return false;
+    add_picks(s, n);
+    add_picks(s, pick_prefill(s, cfg->max_rows - b->n_row, cfg->max_tok - b->n_tok));
+    if (!b->n_row) return false;
+
+    s->number++;
+    s->n_sent++;
+    sent->n_row = b->n_row;
+    sent->sent_us = now_us;
+    s->stats.steps++;
+    s->stats.step_tokens += b->n_tok;
+    *out = (struct step){.epoch = cfg->epoch,
+                         .number = s->number,
+                         .binds = b->binds,
+                         .n_bind = b->n_bind,
+                         .rows = b->rows,
+                         .n_row = b->n_row};
+    return true;
+}

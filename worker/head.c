@@ -1,0 +1,217 @@
+#include "worker/head.h"
+
+#include <math.h>
+#include <string.h>
+
+void head_carve(struct head *h, const struct model_shape *shape, const struct plan_settings *s,
+                struct mem_carver *carver)
+{
+    const uint64_t n_vocab = (uint64_t)shape->n_vocab;
+    h->shape = shape;
+    h->settings = s;
+    h->block = s->max_tok < HEAD_BLOCK ? s->max_tok : HEAD_BLOCK;
+    h->slots = mem_carve(carver, s->n_slot, sizeof *h->slots);
+    h->bias = mem_carve(carver, (uint64_t)s->n_slot * STEP_BIAS_MAX, sizeof *h->bias);
+    h->wants = mem_carve(carver, h->block, sizeof *h->wants);
+    h->h = mem_carve(carver, (uint64_t)h->block * (uint64_t)shape->dim, sizeof(float));
+    h->logits = mem_carve(carver, h->block * n_vocab, sizeof(float));
+    h->adjusted = mem_carve(carver, n_vocab, sizeof(float));
+    h->cands = mem_carve(carver, n_vocab, sizeof *h->cands);
+}
+
+void head_reset(struct head *h)
+{
+    memset(h->slots, 0, h->settings->n_slot * sizeof *h->slots);
+}
+
+// -- what a slot holds --
+
+static err_t check_ids(const struct head *h, const int32_t *ids, uint32_t n, struct err_text *why)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= h->shape->n_vocab)
+            return err_say(why, ERR_LINK_PROTOCOL, "step: id %d in a history, vocabulary is %d",
+                           ids[i], h->shape->n_vocab);
+    return OK;
+}
+
+// Written so that NaN fails.
+static bool in_range(float v, float min, float max)
+{
+    return v >= min && v <= max;
+}
+
+err_t head_check_bind(const struct head *h, const struct step_bind *b, struct err_text *why)
+{
+    const struct sampling *s = &b->sampling;
+    const bool ok = in_range(s->temperature, 0, 2) && in_range(s->top_p, 0, 1) && s->top_p > 0 &&
+                    in_range(s->min_p, 0, 1) && in_range(s->presence, -2, 2) &&
+                    in_range(s->frequency, -2, 2) && s->repetition > 0 &&
+                    isfinite(s->repetition) && s->top_k >= 0 && s->n_logprobs >= -1 &&
+                    s->n_logprobs <= STEP_LOGPROBS_MAX && s->n_bias <= STEP_BIAS_MAX;
+    if (!ok) return err_say(why, ERR_LINK_PROTOCOL, "step: bad sampling for slot %u", b->slot);
+    if (b->n_history > h->settings->ctx)
+        return err_say(why, ERR_LINK_PROTOCOL, "step: history of %u tokens, context is %u",
+                       b->n_history, h->settings->ctx);
+    for (uint32_t i = 0; i < s->n_bias; i++)
+        if (s->bias[i].id < 0 || s->bias[i].id >= h->shape->n_vocab)
+            return err_say(why, ERR_LINK_PROTOCOL, "step: bias for id %d, vocabulary is %d",
+                           s->bias[i].id, h->shape->n_vocab);
+    return check_ids(h, b->history, b->n_history, why);
+}
+
+err_t head_check_chain(const struct head *h, const struct step_row *r, struct err_text *why)
+{
+    if (h->slots[r->slot].drawn_step == r->from_step) return OK;
+    return err_say(why, ERR_LINK_PROTOCOL, "step: slot %u drew nothing in step %llu", r->slot,
+                   (unsigned long long)r->from_step);
+}
+
+void head_bind(struct head *h, const struct step_bind *b)
+{
+    struct head_slot *s = &h->slots[b->slot];
+    struct logit_bias *bias = h->bias + (uint64_t)b->slot * STEP_BIAS_MAX;
+    *s = (struct head_slot){.sampling = b->sampling, .n_prompt = b->n_prompt};
+    if (b->sampling.n_bias) memcpy(bias, b->sampling.bias, b->sampling.n_bias * sizeof *bias);
+    s->sampling.bias = bias;
+    s->counts = penalty_is_used(&b->sampling);
+    penalty_clear(&h->penalty, b->slot);
+    for (uint32_t i = 0; s->counts && i < b->n_history; i++)
+        penalty_add(&h->penalty, b->slot, b->history[i], i >= b->n_prompt);
+}
+
+// Tokens are counted when they pass, known or chained alike, so each is counted once.
+static void count_tokens(struct head *h, const struct step_row *r)
+{
+    const struct head_slot *s = &h->slots[r->slot];
+    for (uint32_t i = 0; s->counts && i < r->n_tok; i++)
+        penalty_add(&h->penalty, r->slot, r->ids ? r->ids[i] : s->drawn_id,
+                    r->pos + i >= s->n_prompt);
+}
+
+// -- from a row of logits to an item --
+
+static int32_t argmax(struct head *h, const float *logits)
+{
+    int32_t id = 0;
+    h->k->ops->argmax(h->k, logits, 1, h->shape->n_vocab, &id);
+    return id >= 0 && id < h->shape->n_vocab ? id : 0;
+}
+
+static int32_t choose(struct head *h, const struct head_slot *s, const struct step_row *r,
+                      const float *logits)
+{
+    const int32_t n_vocab = h->shape->n_vocab;
+    if (s->counts || s->sampling.n_bias) {
+        memcpy(h->adjusted, logits, (size_t)n_vocab * sizeof *logits);
+        for (uint32_t i = 0; i < s->sampling.n_bias; i++)
+            h->adjusted[s->sampling.bias[i].id] += s->sampling.bias[i].bias;
+        if (s->counts) penalty_apply(&h->penalty, r->slot, &s->sampling, h->adjusted);
+        logits = h->adjusted;
+    }
+    if (s->sampling.temperature == 0) return argmax(h, logits);
+    return sample_draw(logits, n_vocab, &s->sampling, r->pos + r->n_tok, h->cands);
+}
+
+static err_t sample(struct head *h, const struct step *st, const struct head_want *w,
+                    const float *logits, struct arena *arena)
+{
+    struct head_slot *s = &h->slots[w->row->slot];
+    struct step_item *item = w->item;
+    const int32_t n_vocab = h->shape->n_vocab;
+    item->id = item->nonfinite ? argmax(h, logits) : choose(h, s, w->row, logits);
+    if (s->sampling.digest) item->digest = sample_digest(logits, n_vocab);
+    s->drawn_step = st->number;
+    s->drawn_id = item->id;
+    if (s->sampling.n_logprobs < 0 || item->nonfinite) return OK;
+
+    double lse = 0;
+    h->k->ops->logsumexp(h->k, logits, 1, n_vocab, &lse);
+    item->logprob = (float)((double)logits[item->id] - lse);
+    const uint32_t n = (uint32_t)s->sampling.n_logprobs, n_top =
+        n < (uint32_t)n_vocab ? n : (uint32_t)n_vocab;
+    struct token_prob *top = arena_take_n(arena, n_top, sizeof *top);
+    if (!top) return ERR_MEMORY;
+    sample_top(logits, n_vocab, n_top, top);
+    for (uint32_t i = 0; i < n_top; i++) top[i].logprob = (float)((double)top[i].logprob - lse);
+    item->top = top;
+    item->n_top = n_top;
+    return OK;
+}
+
+static void score(struct head *h, const struct head_want *w, const float *logits)
+{
+    if (w->tok >= w->item->n_score) return;
+    const int32_t next = w->tok + 1 < w->row->n_tok ? w->row->ids[w->tok + 1] : w->row->next_id;
+    double lse = 0;
+    h->k->ops->logsumexp(h->k, logits, 1, h->shape->n_vocab, &lse);
+    // A result holds finite numbers only; the flag tells that these mean nothing.
+    w->scores[w->tok] = w->item->nonfinite ? 0 : (float)((double)logits[next] - lse);
+}
+
+// Norm and output matrix for the rows wanted so far, then each row's item.
+static err_t flush(struct head *h, const struct step *st, uint32_t n, struct arena *arena)
+{
+    const struct kernels_ops *op = h->k->ops;
+    const struct model_shape *s = h->shape;
+    if (n == 0) return OK;
+    op->rms_norm(h->k, h->h, h->norm, n, s->dim, s->norm_eps, h->h);
+    const struct gemm_job out = {.w = h->matrix, .y = h->logits, .ldy = s->n_vocab};
+    op->gemm(h->k, h->h, (int32_t)n, s->dim, &out, 1);
+    if (s->logit_softcap > 0)
+        op->softcap(h->k, h->logits, s->logit_softcap, (int64_t)n * s->n_vocab);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct head_want *w = &h->wants[i];
+        const float *logits = h->logits + (int64_t)i * s->n_vocab; // (n_vocab)
+        if (h->tap) h->tap(h->tap_arg, w->index, w->tok, logits);
+        w->item->nonfinite |= !sample_is_finite(logits, s->n_vocab);
+        if (w->row->flags & ROW_SCORE) score(h, w, logits);
+        if (w->row->flags & ROW_SAMPLE && w->tok + 1 == w->row->n_tok) {
+            err_t e = sample(h, st, w, logits, arena);
+            if (e) return e;
+        }
+    }
+    return OK;
+}
+
+static err_t new_item(const struct step_row *r, uint32_t index, struct arena *arena,
+                      struct step_item *item, float **scores)
+{
+    *item = (struct step_item){.row = index, .slot = r->slot, .id = -1};
+    *scores = NULL;
+    if (!(r->flags & ROW_SCORE)) return OK;
+    item->n_score = r->n_tok - 1 + (r->next_id >= 0);
+    *scores = arena_take_n(arena, item->n_score, sizeof **scores);
+    item->scores = *scores;
+    return *scores ? OK : ERR_MEMORY;
+}
+
+err_t head_run(struct head *h, const struct step *st, const float *x, struct arena *arena,
+               struct step_result *out)
+{
+    struct step_item *items = arena_take_n(arena, st->n_row, sizeof *items);
+    if (!items) return ERR_MEMORY;
+    const size_t dim = (size_t)h->shape->dim;
+    uint32_t n_item = 0, n = 0;
+    for (uint32_t i = 0; i < st->n_row; x += dim * st->rows[i].n_tok, i++) {
+        const struct step_row *r = &st->rows[i];
+        count_tokens(h, r);
+        if (!(r->flags & (ROW_SAMPLE | ROW_SCORE))) continue;
+        struct head_want want = {.row = r, .index = i, .item = &items[n_item++]};
+        err_t e = new_item(r, i, arena, want.item, &want.scores);
+        if (e) return e;
+        for (want.tok = r->flags & ROW_SCORE ? 0 : r->n_tok - 1; want.tok < r->n_tok; want.tok++) {
+            memcpy(h->h + n * dim, x + want.tok * dim, dim * sizeof *x);
+            h->wants[n++] = want;
+            if (n < h->block) continue;
+            e = flush(h, st, n, arena);
+            if (e) return e;
+            n = 0;
+        }
+    }
+    err_t e = flush(h, st, n, arena);
+    if (e) return e;
+    *out = (struct step_result){
+        .epoch = st->epoch, .number = st->number, .items = items, .n_item = n_item};
+    return OK;
+}

@@ -1,0 +1,58 @@
+// head: the end of the last stage: final norm, output matrix for the rows that need it, sampling and
+// scoring. Holds what a slot needs for that between steps.
+#pragma once
+#include "kernels/kernels.h"
+#include "proto/base/arena.h"
+#include "worker/penalty.h"
+#include "worker/sample.h"
+#include "worker/stage.h"
+
+enum { HEAD_BLOCK = 32 }; // logits rows computed at once
+
+struct head_slot {
+    struct sampling sampling; // bias points into the head's own memory
+    uint32_t n_prompt;
+    bool counts;              // penalties are in use
+    uint64_t drawn_step;      // step that drew drawn_id; 0: none
+    int32_t drawn_id;
+};
+
+struct head_want {
+    const struct step_row *row;
+    uint32_t index; // of the row
+    uint32_t tok;   // in the row
+    struct step_item *item;
+    float *scores; // item's, to be written
+};
+
+struct head {
+    struct kernels *k;
+    const struct model_shape *shape;
+    const struct plan_settings *settings;
+    const float *norm;         // (dim)
+    const struct view *matrix; // (n_vocab, dim)
+    uint32_t block;            // rows of h and logits
+    struct head_slot *slots;   // (n_slot)
+    struct logit_bias *bias;   // (n_slot, STEP_BIAS_MAX)
+    struct penalty penalty;
+    struct head_want *wants;   // (block)
+    float *h;                  // (block, dim)
+    float *logits;             // (block, n_vocab)
+    float *adjusted;           // (n_vocab) one row after bias and penalties
+    struct sample_cand *cands; // (n_vocab)
+    stage_tap_fn *tap;
+    void *tap_arg;
+};
+
+// Sizes the work space, or lays it out (mem_carve).
+void head_carve(struct head *h, const struct model_shape *shape, const struct plan_settings *s,
+                struct mem_carver *carver);
+void head_reset(struct head *h);
+
+// What only the last stage can check. ERR_LINK_PROTOCOL.
+err_t head_check_bind(const struct head *h, const struct step_bind *b, struct err_text *why);
+err_t head_check_chain(const struct head *h, const struct step_row *r, struct err_text *why);
+void head_bind(struct head *h, const struct step_bind *b);
+// x (n_tok, dim) after the last layer. ERR_MEMORY if the arena is exhausted.
+err_t head_run(struct head *h, const struct step *st, const float *x, struct arena *arena,
+               struct step_result *out);

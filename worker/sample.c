@@ -1,0 +1,254 @@
+#include "worker/sample.h"
+
+#include <string.h>
+
+enum {
+    CUT_NATS = 40, // ids this far below the best have weight 0: less than 1 in 10^17 each
+    BINS_PER_NAT = 8,
+    BINS = CUT_NATS * BINS_PER_NAT + 1,
+};
+
+void sample_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
+{
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)p1;
+        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+// Uniform in [0, 1), 53 bits.
+static double uniform(uint64_t seed, uint32_t choice, uint32_t position)
+{
+    const uint32_t counter[4] = {position, choice, 0, 0};
+    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    uint32_t r[4];
+    sample_philox(counter, key, r);
+    return (double)((uint64_t)r[0] << 21 | r[1] >> 11) * 0x1p-53;
+}
+
+// exp(x) for -CUT_NATS <= x <= 0, to a few units of the last place of a float. Our own, because the
+// C library's may differ from machine to machine. Cody and Waite 1980: x = n ln2 + r, |r| <= ln2/2.
+static float exp_of(float x)
+{
+    const double t = (double)x * 1.4426950408889634;
+    const int32_t n = (int32_t)(t - 0.5); // nearest, as t <= 0
+    const double r = (double)x - (double)n * 0.6931471805599453;
+    double p = 1.0 / 5040;
+    p = p * r + 1.0 / 720;
+    p = p * r + 1.0 / 120;
+    p = p * r + 1.0 / 24;
+    p = p * r + 1.0 / 6;
+    p = p * r + 0.5;
+    p = p * r + 1;
+    p = p * r + 1;
+    const uint64_t bits = (uint64_t)(1023 + n) << 52;
+    double scale;
+    memcpy(&scale, &bits, 8);
+    return (float)(p * scale);
+}
+
+static float largest(const float *x, int32_t n)
+{
+    float best = x[0];
+    for (int32_t i = 1; i < n; i++)
+        if (x[i] > best) best = x[i];
+    return best;
+}
+
+// Every id within the cut (or min_p, which is a cut too), in the order of ids.
+static int32_t gather(const float *logits, int32_t n_vocab, const struct sampling *s,
+                      struct sample_cand *cands)
+{
+    const float best = largest(logits, n_vocab), per_t = 1 / s->temperature;
+    int32_t n = 0;
+    for (int32_t i = 0; i < n_vocab; i++) {
+        const float d = (logits[i] - best) * per_t;
+        if (d < -(float)CUT_NATS) continue;
+        cands[n++] = (struct sample_cand){logits[i], exp_of(d), i};
+    }
+    return n;
+}
+
+static double sum_weights(const struct sample_cand *c, int32_t n)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++) sum += c[i].weight;
+    return sum;
+}
+
+static bool ranks_before(const struct sample_cand *a, const struct sample_cand *b)
+{
+    return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
+}
+
+static void sift_down(struct sample_cand *c, int32_t at, int32_t n)
+{
+    const struct sample_cand moved = c[at];
+    for (;;) {
+        int32_t child = 2 * at + 1;
+        if (child >= n) break;
+        if (child + 1 < n && ranks_before(&c[child], &c[child + 1])) child++;
+        if (!ranks_before(&moved, &c[child])) break;
+        c[at] = c[child];
+        at = child;
+    }
+    c[at] = moved;
+}
+
+// Most likely first. Heap sort: in place, no worst case, and no allocation as in qsort.
+static void sort(struct sample_cand *c, int32_t n)
+{
+    for (int32_t i = n / 2 - 1; i >= 0; i--) sift_down(c, i, n);
+    for (int32_t end = n - 1; end > 0; end--) {
+        const struct sample_cand last = c[end];
+        c[end] = c[0];
+        c[0] = last;
+        sift_down(c, 0, end);
+    }
+}
+
+static int32_t bin_of(const struct sample_cand *c, float best, float per_t)
+{
+    return (int32_t)((best - c->logit) * per_t * BINS_PER_NAT);
+}
+
+// Keeps whole bins of nearly equal logits, best first, until they hold k ids (k > 0) or `mass`: a
+// few ids instead of the vocabulary are left to sort. All that top-k or top-p can keep is among them.
+static int32_t keep_best(struct sample_cand *c, int32_t n, const struct sampling *s, int32_t k,
+                         double mass)
+{
+    uint32_t count[BINS] = {0};
+    double weight[BINS] = {0};
+    const float per_t = 1 / s->temperature;
+    float best = c[0].logit;
+    for (int32_t i = 1; i < n; i++)
+        if (c[i].logit > best) best = c[i].logit;
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t b = bin_of(&c[i], best, per_t);
+        count[b]++;
+        weight[b] += c[i].weight;
+    }
+    int32_t limit = 0, n_in = (int32_t)count[0];
+    double in = weight[0];
+    while (limit + 1 < BINS && (k > 0 ? n_in < k : in < mass)) {
+        limit++;
+        n_in += (int32_t)count[limit];
+        in += weight[limit];
+    }
+    int32_t kept = 0;
+    for (int32_t i = 0; i < n; i++)
+        if (bin_of(&c[i], best, per_t) <= limit) c[kept++] = c[i];
+    return kept;
+}
+
+// top-k, then top-p of what is left: the fewest ids whose weights reach top_p of the sum.
+static int32_t truncate(struct sample_cand *c, int32_t n, const struct sampling *s)
+{
+    const int32_t k = s->top_k > 0 && s->top_k < n ? s->top_k : 0;
+    if (k == 0 && s->top_p >= 1) return n;
+    // A little more than top_p, so that rounding in another order cannot lose the last id.
+    double total = sum_weights(c, n);
+    n = keep_best(c, n, s, k, total * s->top_p * (1 + 1e-9));
+    sort(c, n);
+    if (k) {
+        n = k;
+        total = sum_weights(c, n);
+    }
+    if (s->top_p >= 1) return n;
+    double in = 0;
+    for (int32_t i = 0; i < n; i++) {
+        in += c[i].weight;
+        if (in >= total * s->top_p) return i + 1;
+    }
+    return n;
+}
+
+static int32_t drop_unlikely(struct sample_cand *c, int32_t n, float min_p)
+{
+    if (min_p <= 0) return n;
+    int32_t kept = 0;
+    for (int32_t i = 0; i < n; i++)
+        if (c[i].weight >= min_p) c[kept++] = c[i]; // the best has weight 1
+    return kept;
+}
+
+int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling *s,
+                    uint32_t position, struct sample_cand *cands)
+{
+    int32_t n = gather(logits, n_vocab, s, cands);
+    n = truncate(cands, n, s);
+    n = drop_unlikely(cands, n, s->min_p);
+    const double at = uniform(s->seed, s->choice, position) * sum_weights(cands, n);
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++) {
+        sum += cands[i].weight;
+        if (at < sum) return cands[i].id;
+    }
+    return cands[n - 1].id;
+}
+
+void sample_top(const float *logits, int32_t n_vocab, uint32_t n, struct token_prob *out)
+{
+    uint32_t have = 0;
+    for (int32_t i = 0; i < n_vocab && n; i++) {
+        if (have == n && !(logits[i] > out[n - 1].logprob)) continue;
+        uint32_t at = have < n ? have++ : n - 1;
+        for (; at > 0 && logits[i] > out[at - 1].logprob; at--) out[at] = out[at - 1];
+        out[at] = (struct token_prob){.id = i, .logprob = logits[i]};
+    }
+}
+
+bool sample_is_finite(const float *logits, int32_t n_vocab)
+{
+    // Two floats at a time: adding one to an exponent of all ones carries into the sign bit.
+    const uint64_t exponents = 0x7f8000007f800000, one = 0x0080000000800000;
+    uint64_t seen = 0;
+    int32_t i = 0;
+    for (; i + 2 <= n_vocab; i += 2) {
+        uint64_t two;
+        memcpy(&two, logits + i, 8);
+        seen |= (two & exponents) + one;
+    }
+    if (i < n_vocab) {
+        uint32_t last;
+        memcpy(&last, logits + i, 4);
+        seen |= (last & (uint32_t)exponents) + (uint32_t)one;
+    }
+    return !(seen & 0x8000000080000000);
+}
+
+static uint64_t mix(uint64_t h, uint64_t word)
+{
+    h = (h ^ word) * 0x9E3779B97F4A7C15;
+    return h ^ h >> 29;
+}
+
+uint64_t sample_digest(const float *logits, int32_t n_vocab)
+{
+    uint64_t lane[4] = {1, 2, 3, 4}; // four chains at once: a multiplication takes a while
+    int32_t i = 0;
+    for (; i + 8 <= n_vocab; i += 8) {
+        uint64_t word[4];
+        memcpy(word, logits + i, 32);
+        for (int j = 0; j < 4; j++) lane[j] = mix(lane[j], word[j]);
+    }
+    for (; i < n_vocab; i++) {
+        uint32_t last;
+        memcpy(&last, logits + i, 4);
+        lane[0] = mix(lane[0], last);
+    }
+    uint64_t h = (uint64_t)n_vocab;
+    for (int j = 0; j < 4; j++) h = mix(h, lane[j]);
+    return h ? h : 1;
+}

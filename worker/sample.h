@@ -1,0 +1,29 @@
+// sample: from a row of logits to an id, as struct sampling says (proto/wire/step.h). Pure functions
+// of the row, the settings, the position and work space; no clock, no state, nothing allocated.
+//
+// Reproducible: sums run in the order of ids or of rank, ties go to the lower id, exp is our own, and
+// the random numbers are counter-based (Salmon et al. 2011): a function of seed, choice and position
+// only. So a choice draws the same ids alone, in a batch, and after a recovery.
+#pragma once
+#include "proto/wire/step.h"
+
+struct sample_cand {
+    float logit;
+    float weight; // exp((logit - largest) / temperature), 0..1
+    int32_t id;
+};
+
+// Draws an id for `position`. logits: (n_vocab), finite, after bias and penalties; temperature > 0.
+// cands: work space of n_vocab.
+int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling *s,
+                    uint32_t position, struct sample_cand *cands);
+
+// The n most likely ids, most likely first, lower id first among equals; their logits in logprob.
+void sample_top(const float *logits, int32_t n_vocab, uint32_t n, struct token_prob *out);
+bool sample_is_finite(const float *logits, int32_t n_vocab);
+// 64 bits that depend on every bit of the row: equal rows, equal digests; of unequal rows about one
+// pair in 2^64. Not 0.
+uint64_t sample_digest(const float *logits, int32_t n_vocab);
+
+// Philox4x32-10.
+void sample_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
