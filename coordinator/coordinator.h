@@ -11,10 +11,10 @@ struct coordinator;
 struct coordinator_config {
     const char *model;       // path
     const char *const *aliases; // further names callers may use, NULL-terminated or NULL
-    struct door_config door;
+    struct door_config door; // door.listen NULL: no front door (engine below is all there is)
     const char *state_dir;   // CA, certificates, tokens; NULL: no workers from outside
     const char *join_listen; // "127.0.0.1:30001": where workers dial in; NULL: none
-    struct link **local;     // links of workers in this process
+    struct link **local;     // links of workers in this process, taken over; peer: worker's name
     uint32_t n_local;
     uint32_t n_expect;       // workers to wait for before the first plan, >= 1
     uint32_t n_stage;        // stages to split into; 0: as many as n_expect
@@ -34,8 +34,14 @@ struct coordinator_config {
 // ERR_MODEL, ERR_CONFIG, ERR_SYSTEM.
 err_t coordinator_open(const struct coordinator_config *c, struct coordinator **out,
                        struct err_text *why);
-int coordinator_http_port(const struct coordinator *c);
+int coordinator_http_port(const struct coordinator *c); // 0: none
 int coordinator_join_port(const struct coordinator *c); // 0: none
+// What the front door is given; for callers in this process, on the loop's thread.
+struct engine *coordinator_engine(struct coordinator *c);
+// A worker of this process comes (again): its link, taken over also on error. Any thread.
+err_t coordinator_join(struct coordinator *c, struct link *link);
 // Runs until *stop is nonzero (checked at least every 100 ms); 1 drains first, 2 leaves at once.
+// OK then. If no worker can come from outside and those at hand cannot serve the model at all, it
+// returns why (ERR_CAPACITY, or what a worker failed with), which was logged.
 err_t coordinator_run(struct coordinator *c, atomic_int *stop);
 void coordinator_close(struct coordinator *c);

@@ -56,8 +56,8 @@ static err_t make(const struct plan_args *a, const struct model *m, const struct
                            .n_stage_max = (int32_t)a->stages};
     if (!err) {
         cost_of_model(m, cost);
-        ask.cost = cost_ask_of(a->ctx ? a->ctx : (m->shape.ctx_train < 8192 ? m->shape.ctx_train : 8192),
-                               (int32_t)a->batch);
+        int64_t ctx = m->shape.ctx_train < 8192 ? m->shape.ctx_train : 8192;
+        ask.cost = cost_ask_of(a->ctx ? a->ctx : ctx, (int32_t)a->batch);
         err = plan_make(cost, c, &ask, p, why);
         if (!err && a->json)
             json_plan(&out, c, p);

@@ -38,6 +38,7 @@ err_t stage_open(const struct stage_config *c, struct stage *reuse, struct stage
                  struct err_text *why);
 void stage_close(struct stage *s);
 struct stage_sizes stage_sizes_get(const struct stage *s);
+const struct stage_config *stage_config_get(const struct stage *s); // what it was opened with
 // Forgets all sequences (new epoch).
 void stage_reset(struct stage *s);
 

@@ -285,7 +285,7 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
         .n_page = (uint32_t)(tokens / PLACE_PAGE_TOK),
         .n_slot = w->n_slot,
         .max_tok = w->max_tok,
-        .max_rows = w->n_slot < PLACE_ROWS_MAX ? w->n_slot : PLACE_ROWS_MAX,
+        .max_rows = w->n_slot < 2 ? 2 : w->n_slot < PLACE_ROWS_MAX ? w->n_slot : PLACE_ROWS_MAX,
         .in_flight = n + 1,
         .kv_dtype = w->kv_dtype,
         .precision = w->precision,

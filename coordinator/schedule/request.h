@@ -59,7 +59,8 @@ struct request {
     struct choice *choices;
     uint32_t n_choice;
 
-    void *owner; // the front door's
+    void *owner;  // the front door's
+    void *engine; // the engine's own, while it has the request
 
     err_t error; // of FINISH_ERROR: ERR_DEVICE, ERR_TOO_LARGE
     struct err_text why;

@@ -211,3 +211,47 @@ const struct request *sched_request_next(const struct sched *s, const struct req
     const struct list *next = after ? after->node.next : s->requests.next;
     return next == &s->requests ? NULL : list_item(next, struct request, node);
 }
+
+static const char *check_running(const struct sched *s, const struct choice *c, bool decodes)
+{
+    uint32_t n_id = choice_n_id(c);
+    if (c->slot < 0 || s->seats[c->slot].choice != c) return "a running choice without its slot";
+    if (c->n_done > c->n_sent || (!s->n_sent && c->n_done != c->n_sent))
+        return "more committed than sent, or less with nothing on its way";
+    if ((uint64_t)c->n_page * s->cfg.page_tok < c->n_sent) return "positions sent without a page";
+    if (!decodes && c->n_sent >= n_id) return "prefill: nothing left to send";
+    if (decodes && (c->n_sent + 1 < n_id || c->n_sent > n_id + 1)) return "decode: wrong n_sent";
+    for (uint32_t i = 0; i < c->n_page; i++)
+        if (!s->pages.ref[c->pages[i]]) return "a page table names a page that is not held";
+    return NULL;
+}
+
+const char *sched_check(const struct sched *s)
+{
+    uint32_t n_waiting = 0, n_running = 0;
+    uint64_t order = 0, n_held = 0, n_named = 0;
+    list_each(it, &s->queue)
+    {
+        const struct choice *c = state_choice(it);
+        if (c->state != CHOICE_QUEUED || c->slot >= 0 || c->n_sent) return "queue: wrong state";
+        if (c->order <= order) return "queue: out of order";
+        order = c->order;
+        n_waiting++;
+    }
+    const struct list *lists[2] = {&s->prefill, &s->decode};
+    for (int i = 0; i < 2; i++)
+        list_each(it, lists[i])
+        {
+            const char *e = check_running(s, state_choice(it), i == 1);
+            if (e) return e;
+            n_named += state_choice(it)->n_page;
+            n_running++;
+        }
+    if (n_waiting != s->n_waiting || n_running != s->n_running) return "wrong counts";
+    if (!s->on) return n_running ? "running while suspended" : NULL;
+    if (n_running + s->n_free_slot != s->cfg.n_slot) return "slots: free + taken is not n_slot";
+    for (uint32_t i = 0; i < s->cfg.n_page; i++)
+        n_held += s->pages.ref[i];
+    if (n_held != n_named) return "pages: references are not those of the page tables";
+    return pages_check(&s->pages);
+}

@@ -136,6 +136,8 @@ LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t
     for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
         struct leaf_block blk;
         leaf_unpack(ty, w, b, &blk);
+        for (uint32_t i = 0; i < packed_info(ty).block; i += 64)
+            __builtin_prefetch(w + packed_block_at(ty, b) + PREFETCH_BYTES + i);
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
 LEAF_UNROLL(4)
         for (int t = 0; t < n; t++)

@@ -43,6 +43,7 @@ struct ucx_send {
 };
 
 struct ucx_peer {
+    struct ucx_port *port;
     ucp_ep_h ep; // NULL: not connected
     ucs_status_t failed;
 };
@@ -52,6 +53,7 @@ struct ucx_waiting {
     struct frame frame;
     uint8_t header[FRAME_HEADER_BYTES];
     void *desc;
+    bool is_rndv;
 };
 
 struct ucx_port {
@@ -70,8 +72,8 @@ struct ucx_port {
     struct ucx_waiting *waiting; // ring
     uint32_t waiting_at, n_waiting;
     uint32_t n_receiving; // rendezvous into our buffers under way
+    uint32_t n_failed;    // peers
     bool is_closing;
-    char transport[32];
 };
 
 // -- process-wide settings of UCX --
@@ -85,7 +87,7 @@ static ucs_log_func_rc_t ucx_log(const char *file, unsigned line, const char *fu
     vsnprintf(text, sizeof text, message, ap);
     if (level <= UCS_LOG_LEVEL_WARN) {
         const char *base = strrchr(file, '/');
-        log_write(level <= UCS_LOG_LEVEL_ERROR ? LOG_WARN : LOG_DEBUG, "ucx: %s (%s:%u)", text,
+        log_write(LOG_WARN, "ucx: %s (%s:%u)", text,
                   base ? base + 1 : file, line);
     }
     return UCS_LOG_FUNC_RC_STOP;
@@ -105,6 +107,14 @@ static void ucx_tame(void)
 }
 
 // -- sending --
+
+static void on_peer_error(void *arg, ucp_ep_h ep, ucs_status_t status)
+{
+    (void)ep;
+    struct ucx_peer *peer = arg;
+    if (!peer->failed) peer->port->n_failed++;
+    peer->failed = status == UCS_OK ? UCS_ERR_CONNECTION_RESET : status;
+}
 
 static struct ucx_send *send_take(struct ucx_port *p)
 {
@@ -159,7 +169,7 @@ static err_t ucx_send(struct port *port, uint32_t stage, const struct frame *f)
     uint32_t flags = f->kind == FRAME_PING ? UCP_AM_SEND_FLAG_REPLY : 0;
     ucs_status_t st = send_start(s, peer->ep, f->bytes, flags);
     if (st == UCS_OK) return OK;
-    peer->failed = st;
+    on_peer_error(peer, peer->ep, st);
     return ERR_LINK;
 }
 
@@ -177,27 +187,351 @@ static void ping_answer(struct ucx_port *p, const struct frame *ping, ucp_ep_h r
 
 // -- receiving --
 
-// The payload is in the slot, or will never be.
-static void recv_end(struct ucx_port *p, struct port_slot *s, bool is_whole)
+static void recv_end(struct port_slot *s, bool is_whole)
 {
-    if (is_whole && frame_check(s->header, s->memory, s->frame.bytes)) {
+    struct ucx_port *p = s->owner;
+    is_whole = is_whole && frame_check(s->header, s->memory, s->frame.bytes);
+    if (is_whole && s->frame.kind != FRAME_PING) {
         port_pool_ready(&p->pool, s);
         return;
     }
-    port_pool_dropped(&p->pool);
+    if (is_whole)
+        ping_answer(p, &s->frame, s->reply);
+    else
+        port_pool_dropped(&p->pool);
     port_pool_give(&p->pool, s);
 }
 
 static void recv_done(void *request, ucs_status_t status, size_t length, void *arg)
 {
     struct port_slot *s = arg;
-    struct ucx_port *p = s->port;
-    p->n_receiving--;
-    bool is_whole = status == UCS_OK && length == s->frame.bytes;
-    if (is_whole && s->frame.kind == FRAME_PING) ping_answer(p, &s->frame, s->reply);
-    if (s->frame.kind == FRAME_PING)
-        port_pool_give(&p->pool, s);
-    else
-        recv_end(p, s, is_whole);
+    ((struct ucx_port *)s->owner)->n_receiving--;
+    recv_end(s, status == UCS_OK && length == s->frame.bytes);
     ucp_request_free(request);
+}
+
+// Brings the sender's payload into the slot. The descriptor is used up.
+static void recv_start(struct ucx_port *p, struct port_slot *s, void *desc)
+{
+    ucp_request_param_t param = {
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                        UCP_OP_ATTR_FIELD_MEMORY_TYPE,
+        .cb.recv_am = recv_done,
+        .user_data = s,
+        .memory_type = UCS_MEMORY_TYPE_HOST,
+    };
+    ucs_status_ptr_t r = ucp_am_recv_data_nbx(p->worker, desc, s->memory, s->frame.bytes, &param);
+    if (UCS_PTR_IS_PTR(r))
+        p->n_receiving++;
+    else
+        recv_end(s, UCS_PTR_STATUS(r) == UCS_OK);
+}
+
+static void slot_fill(struct ucx_port *p, struct port_slot *s, const struct frame *f,
+                      const uint8_t *header, ucp_ep_h reply)
+{
+    s->frame = *f;
+    s->frame.payload = s->memory;
+    s->owner = p;
+    s->reply = reply;
+    memcpy(s->header, header, sizeof s->header);
+}
+
+static ucs_status_t wait_for_room(struct ucx_port *p, const struct frame *f, const uint8_t *header,
+                                  void *data, bool is_rndv)
+{
+    if (p->n_waiting == p->pool.n_frame || f->kind == FRAME_PING) {
+        port_pool_dropped(&p->pool);
+        return UCS_OK;
+    }
+    struct ucx_waiting *w = &p->waiting[(p->waiting_at + p->n_waiting++) % p->pool.n_frame];
+    *w = (struct ucx_waiting){.frame = *f, .desc = data, .is_rndv = is_rndv};
+    memcpy(w->header, header, sizeof w->header);
+    return UCS_INPROGRESS;
+}
+
+static void waiting_serve(struct ucx_port *p)
+{
+    while (p->n_waiting) {
+        struct port_slot *s = port_pool_take(&p->pool);
+        if (!s) return;
+        struct ucx_waiting *w = &p->waiting[p->waiting_at];
+        p->waiting_at = (p->waiting_at + 1) % p->pool.n_frame;
+        p->n_waiting--;
+        slot_fill(p, s, &w->frame, w->header, NULL);
+        if (w->is_rndv) {
+            recv_start(p, s, w->desc);
+        } else {
+            if (w->frame.bytes) memcpy(s->memory, w->desc, w->frame.bytes);
+            ucp_am_data_release(p->worker, w->desc);
+            recv_end(s, true);
+        }
+    }
+}
+
+static ucs_status_t on_frame(void *arg, const void *header, size_t header_len, void *data,
+                             size_t len, const ucp_am_recv_param_t *param)
+{
+    struct ucx_port *p = arg;
+    bool is_rndv = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
+    ucp_ep_h reply =
+        param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP ? param->reply_ep : NULL;
+    struct frame f;
+    if (p->is_closing || header_len != FRAME_HEADER_BYTES ||
+        frame_unpack(header, p->port.key, &f, NULL) || f.epoch != p->port.epoch ||
+        f.bytes != len || len > p->pool.max_bytes || (f.kind == FRAME_PING && !reply)) {
+        port_pool_dropped(&p->pool);
+        return UCS_OK;
+    }
+    struct port_slot *s = p->n_waiting ? NULL : port_pool_take(&p->pool);
+    if (!s) return wait_for_room(p, &f, header, data, is_rndv);
+    slot_fill(p, s, &f, header, reply);
+    if (is_rndv) {
+        recv_start(p, s, data);
+        return UCS_INPROGRESS;
+    }
+    if (len) memcpy(s->memory, data, len);
+    recv_end(s, true);
+    return UCS_OK;
+}
+
+// -- port --
+
+static err_t ucx_progress(struct port *port, struct err_text *why)
+{
+    struct ucx_port *p = (struct ucx_port *)port;
+    if (p->n_waiting) waiting_serve(p);
+    for (int i = 0; i < PROGRESS_ROUNDS_MAX && ucp_worker_progress(p->worker); i++)
+        ;
+    if (!p->n_failed) return OK;
+    for (uint32_t i = 0; i < WIRE_STAGES_MAX; i++)
+        if (p->peers[i].failed)
+            return err_say(why, ERR_LINK, "data road to stage %u failed: %s", i,
+                           ucs_status_string(p->peers[i].failed));
+    return OK;
+}
+
+static err_t ucx_arm(struct port *port)
+{
+    struct ucx_port *p = (struct ucx_port *)port;
+    if (p->n_waiting && port_pool_has_room(&p->pool)) return ERR_AGAIN;
+    return ucp_worker_arm(p->worker) == UCS_OK ? OK : ERR_AGAIN;
+}
+
+static int ucx_fd(const struct port *port)
+{
+    return ((const struct ucx_port *)port)->fd;
+}
+
+static void ucx_address(const struct port *port, const uint8_t **data, uint32_t *len)
+{
+    const struct ucx_port *p = (const struct ucx_port *)port;
+    *data = (const uint8_t *)p->address;
+    *len = (uint32_t)p->address_len;
+}
+
+static err_t ucx_connect(struct port *port, uint32_t stage, const uint8_t *address, uint32_t len,
+                         struct err_text *why)
+{
+    struct ucx_port *p = (struct ucx_port *)port;
+    struct ucx_peer *peer = &p->peers[stage];
+    if (peer->ep) return err_say(why, ERR_INVALID, "stage %u is connected already", stage);
+    ucp_ep_params_t params = {
+        .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
+        .address = (const ucp_address_t *)address,
+        .err_mode = getenv("T_NONE") ? UCP_ERR_HANDLING_MODE_NONE : UCP_ERR_HANDLING_MODE_PEER,
+        .err_handler = {on_peer_error, peer},
+    };
+    (void)len;
+    peer->port = p;
+    ucs_status_t st = ucp_ep_create(p->worker, &params, &peer->ep);
+    if (st == UCS_OK) return OK;
+    peer->ep = NULL;
+    return err_say(why, ERR_LINK, "data road to stage %u: %s", stage, ucs_status_string(st));
+}
+
+static const char *ucx_transport(const struct port *port)
+{
+    static const struct {
+        const char *sign, *name;
+    } signs[] = {
+        {"rc_", "ucx rdma"}, {"dc_", "ucx rdma"},    {"posix/", "ucx shm"},
+        {"tcp/", "ucx tcp"}, {"sysv/", "ucx shm"}, {"self/", "ucx self"},
+    };
+    const struct ucx_port *p = (const struct ucx_port *)port;
+    for (uint32_t i = 0; i < WIRE_STAGES_MAX; i++) {
+        if (!p->peers[i].ep) continue;
+        char *text = NULL;
+        size_t len;
+        FILE *f = open_memstream(&text, &len);
+        if (!f) break;
+        ucp_ep_print_info(p->peers[i].ep, f);
+        fclose(f);
+        if (getenv("T_INFO")) puts(text);
+        const char *name = NULL;
+        for (size_t k = 0; k < sizeof signs / sizeof *signs && !name; k++)
+            if (text && strstr(text, signs[k].sign)) name = signs[k].name;
+        free(text);
+        if (name) return name;
+    }
+    return "ucx";
+}
+
+// -- closing --
+
+static void progress_until(struct ucx_port *p, const uint32_t *count, int ms)
+{
+    int64_t deadline = clock_now_us() + ms * 1000;
+    while (*count && clock_now_us() < deadline)
+        ucp_worker_progress(p->worker);
+}
+
+static void on_closed(void *request, ucs_status_t status, void *arg)
+{
+    (void)status;
+    --*(uint32_t *)arg;
+    ucp_request_free(request);
+}
+
+static void peers_close(struct ucx_port *p)
+{
+    uint32_t n_closing = 0;
+    ucp_request_param_t param = {
+        .op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |
+                        UCP_OP_ATTR_FIELD_USER_DATA,
+        .flags = UCP_EP_CLOSE_FLAG_FORCE,
+        .cb.send = on_closed,
+        .user_data = &n_closing,
+    };
+    for (uint32_t i = 0; i < WIRE_STAGES_MAX; i++) {
+        if (!p->peers[i].ep) continue;
+        if (UCS_PTR_IS_PTR(ucp_ep_close_nbx(p->peers[i].ep, &param))) n_closing++;
+    }
+    progress_until(p, &n_closing, CANCEL_MS);
+}
+
+static void ucx_close(struct port *port)
+{
+    struct ucx_port *p = (struct ucx_port *)port;
+    if (p->worker) {
+        progress_until(p, &p->n_sending, FLUSH_MS);
+        p->is_closing = true;
+        for (; p->n_waiting; p->n_waiting--, p->waiting_at++)
+            ucp_am_data_release(p->worker, p->waiting[p->waiting_at % p->pool.n_frame].desc);
+        peers_close(p);
+        if (p->address) ucp_worker_release_address(p->worker, p->address);
+        ucp_worker_destroy(p->worker);
+    }
+    // Buffers last: until here a transport may still know them.
+    if (p->context) ucp_cleanup(p->context);
+    port_pool_fini(&p->pool);
+    free(p->sends);
+    free(p->send_memory);
+    free(p->waiting);
+    free(p);
+}
+
+// -- opening --
+
+static const struct port_ops ucx_ops = {
+    .close = ucx_close,
+    .address = ucx_address,
+    .connect = ucx_connect,
+    .send = ucx_send,
+    .progress = ucx_progress,
+    .arm = ucx_arm,
+    .fd = ucx_fd,
+    .transport = ucx_transport,
+};
+
+static ucs_status_t context_open(struct ucx_port *p, const struct port_config *c)
+{
+    const struct {
+        const char *name, *value;
+    } settings[] = {
+        {"TLS", c->transports ? c->transports : "self,posix,tcp"},
+        {"NET_DEVICES", c->devices ? c->devices : "lo"},
+        {"MM_ERROR_HANDLING", "y"},
+        {"KEEPALIVE_INTERVAL", "1s"},
+        {"CONN_NB", "y"}, // otherwise connecting to a silent host blocks
+    };
+    ucp_config_t *config;
+    ucs_status_t st = ucp_config_read(NULL, NULL, &config);
+    for (size_t i = 0; st == UCS_OK && i < sizeof settings / sizeof *settings; i++)
+        st = ucp_config_modify(config, settings[i].name, settings[i].value);
+    ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
+                           .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP};
+    if (st == UCS_OK) {
+        st = ucp_init(&params, config, &p->context);
+        ucp_config_release(config);
+    }
+    return st;
+}
+
+static ucs_status_t worker_open(struct ucx_port *p)
+{
+    ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
+                                  .thread_mode = UCS_THREAD_MODE_SINGLE};
+    ucs_status_t st = ucp_worker_create(p->context, &params, &p->worker);
+    if (st != UCS_OK) return st;
+    ucp_am_handler_param_t handler = {
+        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                      UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG,
+        .id = AM_FRAME,
+        .flags = UCP_AM_FLAG_WHOLE_MSG | UCP_AM_FLAG_PERSISTENT_DATA,
+        .cb = on_frame,
+        .arg = p,
+    };
+    st = ucp_worker_set_am_recv_handler(p->worker, &handler);
+    if (st == UCS_OK) st = ucp_worker_get_efd(p->worker, &p->fd);
+    if (st == UCS_OK) st = ucp_worker_get_address(p->worker, &p->address, &p->address_len);
+    return st;
+}
+
+static err_t buffers_open(struct ucx_port *p, const struct port_config *c)
+{
+    err_t e = port_pool_init(&p->pool, c->n_frame, c->max_bytes);
+    if (e) return e;
+    uint64_t each = port_pool_stride(c->max_bytes);
+    p->sends = calloc(c->n_frame, sizeof *p->sends);
+    p->send_memory = port_pool_memory(c->n_frame, c->max_bytes);
+    p->waiting = calloc(c->n_frame, sizeof *p->waiting);
+    if (!p->sends || !p->send_memory || !p->waiting) return ERR_MEMORY;
+    for (uint32_t i = 0; i < c->n_frame; i++) {
+        p->sends[i].port = p;
+        p->sends[i].payload = p->send_memory + i * each;
+        list_push_back(&p->send_free, &p->sends[i].list);
+    }
+    return OK;
+}
+
+err_t link_ucx_open(const struct port_config *c, struct port **out, struct err_text *why)
+{
+    static pthread_once_t tame_once = PTHREAD_ONCE_INIT;
+    pthread_once(&tame_once, ucx_tame);
+    struct ucx_port *p = calloc(1, sizeof *p);
+    if (!p) return err_say(why, ERR_MEMORY, "port: no memory");
+    list_init(&p->send_free);
+    p->port.ops = &ucx_ops;
+    p->port.epoch = c->epoch;
+    p->port.pool = &p->pool;
+    memcpy(p->port.key, c->key, sizeof p->port.key);
+    err_t e = buffers_open(p, c);
+    if (e) {
+        err_say(why, e, "port: no memory for %u frames of %llu bytes", c->n_frame,
+                (unsigned long long)c->max_bytes);
+    } else {
+        ucs_status_t st = context_open(p, c);
+        if (st == UCS_OK) st = worker_open(p);
+        if (st != UCS_OK) e = err_say(why, ERR_SYSTEM, "port: ucx: %s", ucs_status_string(st));
+    }
+    if (!e && p->address_len > WIRE_ADDRESS_MAX)
+        e = err_say(why, ERR_SYSTEM, "port: ucx address of %zu bytes", p->address_len);
+    if (e) {
+        ucx_close(&p->port);
+        return e;
+    }
+    *out = &p->port;
+    return OK;
 }

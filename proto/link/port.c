@@ -12,12 +12,16 @@
 
 enum { LINE = 64, FRAMES_MAX = 1024 };
 
+uint64_t port_pool_stride(uint64_t bytes)
+{
+    return (bytes + LINE - 1) & ~(uint64_t)(LINE - 1);
+}
+
 uint8_t *port_pool_memory(uint32_t n, uint64_t bytes)
 {
-    uint64_t each, all;
-    if (__builtin_add_overflow(bytes, (uint64_t)LINE - 1, &each)) return NULL;
-    each &= ~(uint64_t)(LINE - 1);
-    if (__builtin_mul_overflow(each, n, &all) || all > SIZE_MAX / 2) return NULL;
+    uint64_t all;
+    if (bytes > SIZE_MAX / 2) return NULL;
+    if (__builtin_mul_overflow(port_pool_stride(bytes), n, &all) || all > SIZE_MAX / 2) return NULL;
     uint8_t *p = aligned_alloc(LINE, all ? all : LINE);
     if (p) memset(p, 0, all);
     return p;
@@ -32,11 +36,8 @@ err_t port_pool_init(struct port_pool *pool, uint32_t n_frame, uint64_t max_byte
     list_init(&pool->ready);
     pool->slots = calloc(n_frame, sizeof *pool->slots);
     pool->memory = port_pool_memory(n_frame, max_bytes);
-    if (!pool->slots || !pool->memory) {
-        port_pool_fini(pool);
-        return ERR_MEMORY;
-    }
-    uint64_t each = (max_bytes + LINE - 1) & ~(uint64_t)(LINE - 1);
+    if (!pool->slots || !pool->memory) return ERR_MEMORY;
+    uint64_t each = port_pool_stride(max_bytes);
     for (uint32_t i = 0; i < n_frame; i++) {
         pool->slots[i].memory = pool->memory + i * each;
         list_push_back(&pool->free, &pool->slots[i].list);
@@ -74,6 +75,14 @@ void port_pool_give(struct port_pool *pool, struct port_slot *s)
     BUG_ON(list_linked(&s->list));
     list_push_front(&pool->free, &s->list); // its memory is the warmest
     pthread_mutex_unlock(&pool->lock);
+}
+
+bool port_pool_has_room(struct port_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    bool has_room = !list_empty(&pool->free);
+    pthread_mutex_unlock(&pool->lock);
+    return has_room;
 }
 
 void port_pool_ready(struct port_pool *pool, struct port_slot *s)

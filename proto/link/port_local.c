@@ -276,6 +276,7 @@ static struct inbox *inbox_new(const struct port_config *c, err_t *why_not)
     struct inbox *in = calloc(1, sizeof *in);
     *why_not = in ? port_pool_init(&in->pool, c->n_frame, c->max_bytes) : ERR_MEMORY;
     if (*why_not) {
+        if (in) port_pool_fini(&in->pool);
         free(in);
         return NULL;
     }

@@ -10,8 +10,9 @@ struct port_slot {
     struct list list;   // in the pool's `free` or `ready`, or linked to itself: being filled or held
     uint8_t header[FRAME_HEADER_BYTES];
     void *memory;        // max_bytes, aligned to 64
-    uint64_t from_local; // where a ping came from
-    void *from_ucx;
+    uint64_t from_local; // where a ping came from: the number of a local port,
+    void *reply;         // or a UCX endpoint
+    void *owner;         // the UCX port that it belongs to
 };
 
 // The frames of one port, all allocated when it opens. The lock is for the local road, where
@@ -27,14 +28,17 @@ struct port_pool {
     struct port_stats stats;
 };
 
+// After init, failed or not, fini is due.
 err_t port_pool_init(struct port_pool *pool, uint32_t n_frame, uint64_t max_bytes);
 void port_pool_fini(struct port_pool *pool);
 // n blocks of `bytes` rounded up to 64, aligned to 64, and touched, so that the memory is really
 // there. NULL: refused.
 uint8_t *port_pool_memory(uint32_t n, uint64_t bytes);
+uint64_t port_pool_stride(uint64_t bytes); // from one block to the next
 // All of these take the lock. take: NULL if every frame is in use.
 struct port_slot *port_pool_take(struct port_pool *pool);
 void port_pool_give(struct port_pool *pool, struct port_slot *s);
+bool port_pool_has_room(struct port_pool *pool);
 // The slot is filled: counted and made visible to port_find.
 void port_pool_ready(struct port_pool *pool, struct port_slot *s);
 // First ready ping, taken out; NULL: none.

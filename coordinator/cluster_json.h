@@ -1,0 +1,38 @@
+// cluster_json: the picture of the whole cluster as JSON, for GET /v1/cluster, `trireme status` and
+// the page. The shape is stable: members are added, never renamed or removed.
+//
+// {
+//   "cluster": str, "state": "loading|ready|degraded|no_capacity|draining", "reason": str,
+//   "epoch": int, "uptime_s": num,
+//   "model": {"id", "name", "arch", "hash": hex, "ctx", "n_layer", "n_vocab", "weight_bytes"},
+//   "lanes": [{"state": "waiting|loading|linking|ready|no_capacity", "epoch", "plan": hex,
+//              "road": "local|ucx", "n_stage_wanted", "settings": {"ctx", "page_tok", "n_page",
+//              "n_slot", "max_tok", "max_rows", "in_flight", "kv_dtype", "precision"},
+//              "stages": [{"worker": name, "layers": [from, to), "embed": bool, "head": bool,
+//                          "planned": {"weight_bytes", "kv_bytes", "work_bytes"},
+//                          "used": the same, "decode_us_predicted", "busy_share": 0..1,
+//                          "step_done", "step_ms": mean, "load_ms"}]}],
+//   "workers": [{"name", "number", "host", "pid", "build", "state": "standby|failed|loading|
+//                prepared|linking|serving", "has_model", "device": {"name", "kind", "isa",
+//                "threads", "read_bytes_per_s", "int8_ops_per_s", "f32_flops_per_s"},
+//                "mem": {"total_bytes", "free_at_join_bytes", "used_bytes", "free_bytes"},
+//                "heartbeat_age_ms", "connected_s", "failures"}],
+//   "links": [{"from", "to", "transport", "latency_us", "bytes_per_s", "bytes"}],
+//   "kv": {"page_tok", "pages_total", "pages_used", "pages_cached"},
+//   "requests": [{"id", "phase": "queued|prefill|decode", "n_choice", "n_prompt", "n_prefilled",
+//                 "n_cached", "n_generated", "age_s"}],     the oldest 256; no text, ever
+//   "totals": {"tokens_per_s": over the last 10 s, "running", "waiting", "generated_tokens",
+//              "prompt_tokens", "steps", "preemptions", "worker_deaths", "prefix_hit_share"}
+// }
+#pragma once
+#include "coordinator/metrics.h"
+
+struct cluster_json {
+    struct metrics_view view;
+    const struct model *model;
+    const char *state, *reason;
+    uint32_t ctx;
+    uint32_t n_stage_wanted;
+    int64_t now_us, started_us;
+};
+void cluster_json_write(const struct cluster_json *c, struct buf *out);

@@ -1,0 +1,325 @@
+#include "coordinator/coordinator_priv.h"
+#include "proto/base/clock.h"
+#include "proto/base/log.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CTX_USUAL = 8192,
+    STEP_TOKENS_USUAL = 256,
+    SLOTS_USUAL = 32,
+    QUEUE_USUAL = 256,
+    GRACE_MS_USUAL = 10000,
+    DRAIN_MS_USUAL = 30000,
+    TOKEN_TEXT_MAX = 256,
+    EXACT = 1, // PRECISION_EXACT of kernels.h, whose includes end at the workers
+};
+
+static const char cluster_name[] = "trireme";
+
+// -- the model, as callers see it --
+
+static const char *token_text(struct coordinator *c, int32_t id)
+{
+    size_t len = 0;
+    const char *s = id >= 0 ? tokenizer_piece(c->tokenizer, id, true, &len) : NULL;
+    return len && len <= TOKEN_TEXT_MAX ? arena_copy_str(&c->arena, s, len) : "";
+}
+
+// The file's name without its ending: what the user typed is what callers may say.
+static const char *model_id(struct coordinator *c)
+{
+    const char *path = c->config.model, *slash = strrchr(path, '/');
+    const char *stem = slash ? slash + 1 : path;
+    size_t len = strlen(stem);
+    if (len > 5 && strcmp(stem + len - 5, ".gguf") == 0) len -= 5;
+    return arena_copy_str(&c->arena, stem, len);
+}
+
+// The configured aliases, and the name that the model gives itself.
+static const char *const *all_aliases(struct coordinator *c)
+{
+    size_t n = 0;
+    while (c->config.aliases && c->config.aliases[n]) n++;
+    const char **all = arena_take_n(&c->arena, n + 2, sizeof *all);
+    if (!all) return NULL;
+    if (n) memcpy(all, c->config.aliases, n * sizeof *all);
+    all[n] = c->model->shape.name;
+    return all;
+}
+
+static bool find_end_ids(struct coordinator *c)
+{
+    uint32_t n = 0;
+    for (int32_t i = 0; i < c->n_vocab; i++) n += tokenizer_is_end(c->tokenizer, i);
+    int32_t *ids = arena_take_n(&c->arena, n, sizeof *ids);
+    if (!ids) return false;
+    n = 0;
+    for (int32_t i = 0; i < c->n_vocab; i++)
+        if (tokenizer_is_end(c->tokenizer, i)) ids[n++] = i;
+    c->engine_model.end_ids = ids;
+    c->engine_model.n_end = n;
+    return true;
+}
+
+static err_t open_template(struct coordinator *c, struct err_text *why)
+{
+    struct gguf_str source;
+    err_t err = gguf_get_str(c->model->gguf, "tokenizer.chat_template", &source, why);
+    if (err == ERR_NOT_FOUND) return OK; // a base model
+    if (err == OK) err = template_open(source.s, source.len, &c->template, why);
+    return err;
+}
+
+static err_t open_text(struct coordinator *c, struct err_text *why)
+{
+    err_t err = tokenizer_open(c->model->gguf, &c->tokenizer, why);
+    if (err == OK) err = open_template(c, why);
+    if (err) return err;
+    c->n_vocab = c->model->shape.n_vocab;
+    struct engine_model *m = &c->engine_model;
+    *m = (struct engine_model){.id = model_id(c),
+                               .aliases = all_aliases(c),
+                               .created_s = time(NULL),
+                               .ctx = c->want.ctx,
+                               .tokenizer = c->tokenizer,
+                               .template = c->template,
+                               .bos = token_text(c, tokenizer_bos(c->tokenizer)),
+                               .eos = token_text(c, tokenizer_eos(c->tokenizer))};
+    if (!find_end_ids(c) || !m->id || !m->aliases || !m->bos || !m->eos)
+        return err_say(why, ERR_MEMORY, "out of memory");
+    return OK;
+}
+
+// -- opening --
+
+static uint32_t or_usual(uint32_t v, uint32_t usual)
+{
+    return v ? v : usual;
+}
+
+static err_t check_range(const char *what, uint64_t v, uint64_t min, uint64_t max,
+                         struct err_text *why)
+{
+    if (v >= min && v <= max) return OK;
+    return err_say(why, ERR_CONFIG, "%s is %llu, allowed are %llu to %llu", what,
+                   (unsigned long long)v, (unsigned long long)min, (unsigned long long)max);
+}
+
+// Defaults and limits of what the placement is asked for.
+static err_t settle(struct coordinator *c, struct err_text *why)
+{
+    struct coordinator_config *g = &c->config;
+    struct place_want *w = &c->want;
+    uint32_t ctx_train = (uint32_t)c->model->shape.ctx_train;
+    uint32_t n_layer = (uint32_t)c->model->shape.n_layer;
+    g->n_expect = or_usual(g->n_expect, or_usual(g->n_local, 1));
+    g->queue_max = or_usual(g->queue_max, QUEUE_USUAL);
+    g->grace_ms = or_usual(g->grace_ms, GRACE_MS_USUAL);
+    g->drain_ms = or_usual(g->drain_ms, DRAIN_MS_USUAL);
+    *w = (struct place_want){
+        .model = c->model,
+        .n_stage = or_usual(g->n_stage, g->n_expect),
+        .ctx = or_usual(g->ctx, ctx_train < CTX_USUAL ? ctx_train : CTX_USUAL),
+        .n_slot = or_usual(g->n_slot, SLOTS_USUAL),
+        .max_tok = or_usual(g->max_tok, STEP_TOKENS_USUAL),
+        .precision = g->precision,
+        .kv_dtype = or_usual(g->kv_dtype, g->precision == EXACT ? DT_F32 : DT_F16),
+        .road = g->road,
+    };
+    w->kv_tokens = g->kv_tokens ? g->kv_tokens : 4 * (uint64_t)w->ctx;
+    if (!g->n_stage && w->n_stage > n_layer) w->n_stage = n_layer;
+    uint64_t kv_max = (uint64_t)STEP_PAGES_MAX * PLACE_PAGE_TOK;
+    uint32_t stage_max = n_layer < WIRE_STAGES_MAX ? n_layer : WIRE_STAGES_MAX;
+    err_t err = check_range("ctx", w->ctx, PLACE_PAGE_TOK, ctx_train, why);
+    if (!err) err = check_range("kv tokens", w->kv_tokens, w->ctx, kv_max, why);
+    if (!err) err = check_range("tokens of a step", w->max_tok, 2, STEP_TOKENS_MAX, why);
+    if (!err) err = check_range("sequences at once", w->n_slot, 1, STEP_SLOTS_MAX, why);
+    if (!err) err = check_range("stages", w->n_stage, 1, stage_max, why);
+    if (!err) err = check_range("workers to wait for", g->n_expect, 1, LANE_WORKERS_MAX, why);
+    return err;
+}
+
+static void on_joined(uv_async_t *h)
+{
+    struct coordinator *c = h->data;
+    struct link *links[COORDINATOR_JOINS_MAX];
+    pthread_mutex_lock(&c->join_lock);
+    uint32_t n = c->n_join;
+    memcpy(links, c->joins, n * sizeof *links);
+    c->n_join = 0;
+    pthread_mutex_unlock(&c->join_lock);
+    for (uint32_t i = 0; i < n; i++) fleet_add(c->fleet, links[i]);
+}
+
+err_t coordinator_join(struct coordinator *c, struct link *link)
+{
+    pthread_mutex_lock(&c->join_lock);
+    bool has_room = c->n_join < COORDINATOR_JOINS_MAX;
+    if (has_room) c->joins[c->n_join++] = link;
+    pthread_mutex_unlock(&c->join_lock);
+    if (!has_room) {
+        link_close(link);
+        return ERR_BUSY;
+    }
+    uv_async_send(&c->joined);
+    return OK;
+}
+
+static err_t open_fleet(struct coordinator *c, struct err_text *why)
+{
+    struct fleet_config f = {.loop = &c->loop,
+                             .cluster = cluster_name,
+                             .state_dir = c->config.state_dir,
+                             .join_listen = c->config.join_listen,
+                             .want = c->want,
+                             .n_expect = c->config.n_expect,
+                             .grace_us = (int64_t)c->config.grace_ms * 1000,
+                             .listener = flow_listener};
+    f.listener.arg = c;
+    err_t err = fleet_open(&f, &c->fleet, why);
+    // From here on the links are the fleet's; a link that cannot be taken is a worker less.
+    for (uint32_t i = 0; err == OK && i < c->config.n_local; i++) {
+        err = fleet_add(c->fleet, c->config.local[i]);
+        c->config.local[i] = NULL;
+        if (err) err_say(why, err, "a local worker's link cannot be used (%s)", err_name(err));
+    }
+    return err;
+}
+
+static err_t open_all(struct coordinator *c, struct err_text *why)
+{
+    err_t err = model_open(c->config.model, &c->model, why);
+    if (err == OK) err = settle(c, why);
+    if (err == OK) err = open_text(c, why);
+    if (err) return err;
+    c->sched = sched_new(c->config.queue_max);
+    if (!c->sched) return err_say(why, ERR_MEMORY, "out of memory");
+    err = open_fleet(c, why);
+    if (err || !c->config.door.listen) return err;
+    return door_open(&c->loop, &c->config.door, &c->engine, &c->door, why);
+}
+
+err_t coordinator_open(const struct coordinator_config *config, struct coordinator **out,
+                       struct err_text *why)
+{
+    struct coordinator *c = calloc(1, sizeof *c);
+    if (!c) return err_say(why, ERR_MEMORY, "out of memory");
+    c->engine.ops = &flow_ops;
+    c->config = *config;
+    c->started_us = clock_now_us();
+    arena_init(&c->arena, 0);
+    if (uv_loop_init(&c->loop) != 0) {
+        free(c);
+        return err_say(why, ERR_SYSTEM, "cannot make an event loop");
+    }
+    pthread_mutex_init(&c->join_lock, NULL);
+    uv_timer_init(&c->loop, &c->timer);
+    uv_async_init(&c->loop, &c->joined, on_joined);
+    c->timer.data = c->joined.data = c;
+    err_t err = open_all(c, why);
+    if (err) {
+        coordinator_close(c);
+        return err;
+    }
+    log_info("model %s (%s, %d layers, %.1f MiB), %u tokens of context", c->engine_model.id,
+             c->model->shape.arch, c->model->shape.n_layer,
+             (double)gguf_file_bytes(c->model->gguf) / (1 << 20), c->want.ctx);
+    *out = c;
+    return OK;
+}
+
+int coordinator_http_port(const struct coordinator *c)
+{
+    return c->door ? door_port(c->door) : 0;
+}
+
+int coordinator_join_port(const struct coordinator *c)
+{
+    return fleet_port(c->fleet);
+}
+
+struct engine *coordinator_engine(struct coordinator *c)
+{
+    return &c->engine;
+}
+
+// -- running --
+
+static void begin_drain(struct coordinator *c, int64_t now)
+{
+    log_info("shutting down: running requests have %u s", c->config.drain_ms / 1000);
+    c->is_draining = true;
+    c->drain_us = now;
+    if (c->door) door_drain(c->door);
+}
+
+// True: nothing is left to wait for.
+static bool is_drained(struct coordinator *c, int64_t now)
+{
+    if (!flow_is_idle(c) && now - c->drain_us >= (int64_t)c->config.drain_ms * 1000)
+        flow_fail_all(c, ERR_CAPACITY, "the server shut down before this request was done",
+                      COORDINATOR_RETRY_S);
+    if (!flow_is_idle(c)) return false;
+    if (!c->parting_us) c->parting_us = now;
+    return !c->door || door_n_active(c->door) == 0 ||
+           now - c->parting_us >= COORDINATOR_PARTING_MS * 1000;
+}
+
+// Nobody else can come, and those who are here cannot do it.
+static bool is_hopeless(const struct coordinator *c)
+{
+    const struct lane *l = fleet_lane(c->fleet);
+    return !c->config.join_listen && l->state == LANE_NO_CAPACITY && !l->was_ready;
+}
+
+static void on_timer(uv_timer_t *t)
+{
+    struct coordinator *c = t->data;
+    int64_t now = clock_now_us();
+    int stop = atomic_load(c->stop);
+    if (is_hopeless(c)) {
+        c->result = fleet_lane(c->fleet)->why_code;
+        uv_stop(&c->loop);
+    } else if (stop > 1) {
+        uv_stop(&c->loop);
+    } else if (stop == 1) {
+        if (!c->drain_us) begin_drain(c, now);
+        if (is_drained(c, now)) uv_stop(&c->loop);
+    }
+}
+
+err_t coordinator_run(struct coordinator *c, atomic_int *stop)
+{
+    c->stop = stop;
+    c->result = OK;
+    uv_timer_start(&c->timer, on_timer, COORDINATOR_POLL_MS, COORDINATOR_POLL_MS);
+    uv_run(&c->loop, UV_RUN_DEFAULT);
+    uv_timer_stop(&c->timer);
+    return c->result;
+}
+
+void coordinator_close(struct coordinator *c)
+{
+    if (!c) return;
+    c->is_draining = true;
+    if (c->sched && c->fleet)
+        flow_fail_all(c, ERR_CAPACITY, "the server shut down", COORDINATOR_RETRY_S);
+    if (c->door) door_close(c->door);
+    fleet_close(c->fleet);
+    for (uint32_t i = 0; i < c->n_join; i++) link_close(c->joins[i]);
+    for (uint32_t i = 0; i < c->config.n_local; i++) link_close(c->config.local[i]);
+    uv_close((uv_handle_t *)&c->timer, NULL);
+    uv_close((uv_handle_t *)&c->joined, NULL);
+    uv_run(&c->loop, UV_RUN_DEFAULT); // the handles' last words
+    if (uv_loop_close(&c->loop) != 0) log_warn("the event loop still had work when it was closed");
+    sched_free(c->sched);
+    template_close(c->template);
+    tokenizer_close(c->tokenizer);
+    model_close(c->model);
+    free(c->events);
+    pthread_mutex_destroy(&c->join_lock);
+    arena_fini(&c->arena);
+    free(c);
+}

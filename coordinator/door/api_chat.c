@@ -1,0 +1,220 @@
+// POST /v1/chat/completions. Tools are shown to the template, so a model may call them, but its
+// calls are answered as the text it wrote: reading them is the work of a later file beside this
+// one, and what would depend on it (forced calls, constrained formats) is refused.
+#include "coordinator/door/api.h"
+#include "coordinator/door/messages.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+enum { TOOLS_MAX = 1024 };
+
+static err_t read_tools(struct prepare *p, struct refusal *no)
+{
+    const struct json *tools = p->p.tools, *choice = p->p.tool_choice;
+    bool none = json_is(choice, "none");
+    if (json_is(choice, "required") || (choice && choice->kind == J_OBJ))
+        return refusal_field(no, "tool_choice", "'tool_choice' can be 'none' or 'auto'; forcing a "
+                                                "call is not supported yet");
+    if (choice && !none && !json_is(choice, "auto"))
+        return refusal_field(no, "tool_choice", "'tool_choice' must be 'none' or 'auto'");
+    if (!tools || tools->arr.n == 0) return OK;
+    if (tools->arr.n > TOOLS_MAX)
+        return refusal_field(no, "tools", "'tools' must hold at most %d tools, not %zu", TOOLS_MAX,
+                             tools->arr.n);
+    for (size_t i = 0; i < tools->arr.n; i++) {
+        const struct json *t = &tools->arr.items[i];
+        const struct json *name = json_get(json_get(t, "function"), "name");
+        if (!json_is(json_get(t, "type"), "function") || !name || name->kind != J_STR)
+            return refusal_field(no, "tools",
+                                 "'tools[%zu]' must be of type 'function' and have a name", i);
+    }
+    if (!none) p->tools = tools;
+    return OK;
+}
+
+// reasoning_effort is a variable of the templates that know it.
+static err_t read_kwargs(struct prepare *p, struct refusal *no)
+{
+    static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
+    const struct json *effort = p->p.reasoning_effort, *given = p->p.kwargs;
+    p->kwargs = given;
+    if (!effort) return OK;
+    bool known = false;
+    for (size_t i = 0; i < sizeof efforts / sizeof *efforts; i++)
+        known |= json_is(effort, efforts[i]);
+    if (!known)
+        return refusal_field(no, "reasoning_effort",
+                             "'reasoning_effort' must be none, minimal, low, medium, high or xhigh");
+    if (json_get(given, "reasoning_effort")) return OK;
+    size_t n = given ? given->obj.n : 0;
+    struct json *all = arena_take(&p->scratch, sizeof *all);
+    struct json_member *m = arena_take_n(&p->scratch, n + 1, sizeof *m);
+    if (!all || !m) return refusal_set(no, 500, "internal_error", "out of memory");
+    if (n) memcpy(m, given->obj.members, n * sizeof *m);
+    m[n] = (struct json_member){.key = "reasoning_effort", .key_len = 16, .value = *effort};
+    *all = (struct json){.kind = J_OBJ, .obj = {.members = m, .n = n + 1}};
+    p->kwargs = all;
+    return OK;
+}
+
+static err_t chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
+{
+    err_t err =
+        messages_read(p->p.messages, p->p.merge_roles, &p->scratch, &p->messages, no);
+    if (!err) err = read_tools(p, no);
+    if (!err) err = read_kwargs(p, no);
+    if (err) return err;
+    bool logprobs = p->p.logprobs && p->p.logprobs->b;
+    if (!logprobs && p->p.top_logprobs > 0)
+        return refusal_field(no, "top_logprobs", "'top_logprobs' needs 'logprobs': true");
+    if (logprobs) out->n_logprobs = p->p.top_logprobs > 0 ? (int32_t)p->p.top_logprobs : 0;
+    return OK;
+}
+
+static int64_t local_now(void)
+{
+    struct tm tm;
+    time_t now = time(NULL);
+    localtime_r(&now, &tm);
+    return now + tm.tm_gmtoff;
+}
+
+static err_t render(const struct prepare *p, struct template_output *text, struct refusal *no)
+{
+    const struct engine_model *m = p->in->model;
+    struct template_input in = {
+        .messages = p->messages,
+        .tools = p->tools,
+        .kwargs = p->kwargs,
+        .bos_token = m->bos,
+        .eos_token = m->eos,
+        .add_generation_prompt = true,
+        .now_s = local_now(),
+    };
+    struct err_text why;
+    if (!m->template)
+        return refusal_set(no, 400, "no_chat_template",
+                           "The model '%.100s' is a base model without a chat template; use "
+                           "/v1/completions",
+                           m->id);
+    if (template_render(m->template, &in, text, &why) == OK) return OK;
+    int i = messages_repeat(p->messages);
+    if (i < 0) return refusal_field(no, "messages", "%s", why.s);
+    refusal_field(no, "messages",
+                  "%.120s (messages[%d].role repeats the role before it; "
+                  "'merge_consecutive_roles': true joins such messages)",
+                  why.s, i);
+    snprintf(no->param, sizeof no->param, "messages[%d].role", i);
+    return ERR_INVALID;
+}
+
+static err_t chat_encode(struct prepare *p, struct prepared *out, struct refusal *no)
+{
+    struct template_output text = {0};
+    struct ids ids = {0};
+    err_t err = render(p, &text, no);
+    out->prompts = arena_take(&out->arena, sizeof *out->prompts);
+    if (!err && !out->prompts) err = refusal_set(no, 500, "internal_error", "out of memory");
+    // The template writes its own BOS. No token is shorter than a byte, so the true length is
+    // always found, for the sentence.
+    if (!err && tokenizer_encode(p->in->model->tokenizer, text.text.data ? text.text.data : "",
+                                 text.text.len, TOKENIZER_SPECIAL, text.plain, text.n_plain,
+                                 text.text.len + 64, &ids) != OK)
+        err = refusal_set(no, 500, "internal_error", "the prompt could not be tokenised");
+    if (!err) err = prepare_add(p, out, &ids, NULL, no);
+    ids_fini(&ids);
+    template_output_fini(&text);
+    return err;
+}
+
+static void put_token(const struct reply *r, int32_t id, float logprob, struct buf *out)
+{
+    size_t len;
+    const char *s = tokenizer_piece(r->p.model->tokenizer, id, true, &len);
+    buf_str(out, "{\"token\":");
+    buf_json_str(out, s, len);
+    buf_str(out, ",\"logprob\":");
+    buf_json_num(out, logprob);
+    buf_str(out, ",\"bytes\":[");
+    for (size_t i = 0; i < len; i++)
+        buf_printf(out, i ? ",%u" : "%u", (unsigned)(unsigned char)s[i]);
+    buf_char(out, ']');
+}
+
+static void put_logprobs(const struct reply *r, const struct reply_choice *c, struct buf *out)
+{
+    if (r->p.n_logprobs < 0) {
+        buf_str(out, ",\"logprobs\":null");
+        return;
+    }
+    buf_str(out, ",\"logprobs\":{\"content\":[");
+    for (size_t i = 0; i < c->n_token; i++) {
+        const struct reply_token *t = &c->tokens[i];
+        if (i) buf_char(out, ',');
+        put_token(r, t->id, t->logprob, out);
+        buf_str(out, ",\"top_logprobs\":[");
+        for (uint32_t k = 0; k < t->n_top; k++) {
+            const struct token_prob *top = &c->top[t->top + k];
+            if (k) buf_char(out, ',');
+            put_token(r, top->id, top->logprob, out);
+            buf_char(out, '}');
+        }
+        buf_str(out, "]}");
+    }
+    buf_str(out, "],\"refusal\":null}");
+}
+
+static void chat_first(const struct reply *r, const struct reply_choice *c, struct buf *out)
+{
+    (void)r;
+    buf_printf(out,
+               "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},"
+               "\"logprobs\":null,\"finish_reason\":null}",
+               c->index);
+}
+
+static void chat_piece(const struct reply *r, const struct reply_choice *c, struct buf *out)
+{
+    buf_printf(out, "{\"index\":%u,\"delta\":{\"content\":", c->index);
+    buf_json_str(out, c->text.data, c->text.len);
+    buf_char(out, '}');
+    put_logprobs(r, c, out);
+    buf_str(out, ",\"finish_reason\":null");
+    api_extensions(r, c, out);
+    buf_char(out, '}');
+}
+
+static void chat_last(const struct reply *r, const struct reply_choice *c, struct buf *out)
+{
+    buf_printf(out, "{\"index\":%u,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"",
+               c->index, api_finish_reason(c));
+    api_extensions(r, c, out);
+    buf_char(out, '}');
+}
+
+static void chat_whole(const struct reply *r, const struct reply_choice *c, struct buf *out)
+{
+    buf_printf(out, "{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":", c->index);
+    buf_json_str(out, c->text.data, c->text.len);
+    buf_str(out, ",\"refusal\":null}");
+    put_logprobs(r, c, out);
+    buf_printf(out, ",\"finish_reason\":\"%s\"", api_finish_reason(c));
+    api_extensions(r, c, out);
+    buf_char(out, '}');
+}
+
+const struct api api_chat = {
+    .id_prefix = "chatcmpl-",
+    .object = "chat.completion",
+    .chunk_object = "chat.completion.chunk",
+    .prompt_field = "messages",
+    .fields = FIELD_CHAT,
+    .read = chat_read,
+    .encode = chat_encode,
+    .first = chat_first,
+    .piece = chat_piece,
+    .last = chat_last,
+    .whole = chat_whole,
+};

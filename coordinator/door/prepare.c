@@ -1,0 +1,259 @@
+#include "coordinator/door/prepare.h"
+#include "coordinator/door/api.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+void prepare_id(const char *prefix, char out[PREPARE_ID_MAX])
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    unsigned char r[24];
+    // A request of so few bytes is never cut short, and only fails before the pool is seeded.
+    if (getrandom(r, sizeof r, 0) != sizeof r) memset(r, 0, sizeof r);
+    size_t n = strlen(prefix);
+    BUG_ON(n + sizeof r >= PREPARE_ID_MAX);
+    memcpy(out, prefix, n);
+    for (size_t i = 0; i < sizeof r; i++) out[n + i] = letters[r[i] % 62];
+    out[n + sizeof r] = 0;
+}
+
+static err_t read_model(const struct prepare *p, struct prepared *out, struct refusal *no)
+{
+    const struct json *name = p->p.model;
+    const struct engine_model *m = p->in->model;
+    out->name = m->id;
+    if (!name || json_is(name, m->id)) return OK;
+    for (size_t i = 0; m->aliases && m->aliases[i]; i++) {
+        if (!json_is(name, m->aliases[i])) continue;
+        out->name = m->aliases[i];
+        return OK;
+    }
+    refusal_set(no, 404, "model_not_found", "The model '%.100s' does not exist", name->str.s);
+    snprintf(no->param, sizeof no->param, "model");
+    return ERR_INVALID;
+}
+
+static err_t add_stop(const struct json *s, struct prepared *out, struct refusal *no)
+{
+    if (s->kind != J_STR || s->str.len == 0 || s->str.len > STREAM_STOP_BYTES_MAX)
+        return refusal_field(no, "stop", "'stop' must hold strings of 1 to %d bytes",
+                             STREAM_STOP_BYTES_MAX);
+    char *copy = arena_copy_str(&out->arena, s->str.s, s->str.len);
+    if (!copy) return refusal_set(no, 500, "internal_error", "out of memory");
+    out->stops[out->n_stop++] = (struct stream_stop){.s = copy, .len = s->str.len};
+    return OK;
+}
+
+static err_t read_stop(const struct prepare *p, struct prepared *out, struct refusal *no)
+{
+    const struct json *s = p->p.stop;
+    if (!s) return OK;
+    if (s->kind == J_STR) return add_stop(s, out, no);
+    if (s->arr.n > STREAM_STOPS_MAX)
+        return refusal_field(no, "stop", "'stop' must hold at most %d strings, not %zu",
+                             STREAM_STOPS_MAX, s->arr.n);
+    for (size_t i = 0; i < s->arr.n; i++) {
+        err_t err = add_stop(&s->arr.items[i], out, no);
+        if (err) return err;
+    }
+    return OK;
+}
+
+// A decimal token id below n_vocab, or -1.
+static int32_t token_of(const struct json_member *m, int32_t n_vocab)
+{
+    int64_t id = 0;
+    if (m->key_len == 0 || m->key_len > 9) return -1;
+    for (size_t i = 0; i < m->key_len; i++) {
+        if (m->key[i] < '0' || m->key[i] > '9') return -1;
+        id = id * 10 + (m->key[i] - '0');
+    }
+    return id < n_vocab ? (int32_t)id : -1;
+}
+
+static err_t read_bias(struct prepare *p, struct refusal *no)
+{
+    const struct json *b = p->p.logit_bias;
+    if (!b || b->obj.n == 0) return OK;
+    if (b->obj.n > STEP_BIAS_MAX)
+        return refusal_field(no, "logit_bias", "'logit_bias' must hold at most %d tokens, not %zu",
+                             STEP_BIAS_MAX, b->obj.n);
+    p->bias = arena_take_n(&p->scratch, b->obj.n, sizeof *p->bias);
+    if (!p->bias) return refusal_set(no, 500, "internal_error", "out of memory");
+    for (size_t i = 0; i < b->obj.n; i++) {
+        const struct json_member *m = &b->obj.members[i];
+        int32_t id = token_of(m, p->in->n_vocab);
+        double v = json_number(&m->value, 1000);
+        if (id < 0)
+            return refusal_field(no, "logit_bias",
+                                 "'logit_bias' key '%.40s' is no token id from 0 to %d", m->key,
+                                 p->in->n_vocab - 1);
+        if (!(v >= -100 && v <= 100))
+            return refusal_field(no, "logit_bias",
+                                 "'logit_bias' of token %d must be a number from -100 to 100", id);
+        p->bias[p->n_bias++] = (struct logit_bias){.id = id, .bias = (float)v};
+    }
+    return OK;
+}
+
+static err_t read_format(const struct prepare *p, struct refusal *no)
+{
+    const struct json *f = p->p.response_format, *type = json_get(f, "type");
+    if (!f || json_is(type, "text")) return OK;
+    if (json_is(type, "json_object") || json_is(type, "json_schema"))
+        return refusal_field(no, "response_format",
+                             "'response_format' of type '%s' is not supported yet", type->str.s);
+    return refusal_field(no, "response_format", "'response_format.type' must be 'text'");
+}
+
+static void read_wants(const struct params *p, struct prepared *out)
+{
+    out->stream = p->stream;
+    out->include_usage = p->include_usage;
+    out->continuous_usage = p->continuous_usage;
+    out->echo = p->echo;
+    out->digest = p->digest;
+    out->progress = p->progress;
+    out->n_choice = (uint32_t)p->n;
+    out->n_logprobs = -1;
+}
+
+err_t prepare_read(struct prepare *p, struct prepared *out, struct refusal *no)
+{
+    const struct json *body;
+    const char *code;
+    struct err_text why;
+    arena_init(&p->scratch, PREPARE_TREE_BYTES);
+    if (json_read(p->in->body, p->in->len, &p->scratch, &body, &code, &why) != OK)
+        return refusal_set(no, 400, code, "%s", why.s);
+    err_t err = fields_read(body, p->in->api->fields, &p->p, no);
+    if (err) return err;
+    read_wants(&p->p, out);
+    err = read_model(p, out, no);
+    if (!err) err = read_stop(p, out, no);
+    if (!err) err = read_bias(p, no);
+    if (!err) err = read_format(p, no);
+    if (!err) err = p->in->api->read(p, out, no);
+    return err;
+}
+
+void prepare_close(struct prepare *p)
+{
+    arena_fini(&p->scratch);
+}
+
+// How many tokens may be generated for a prompt of n_prompt tokens.
+static err_t bound_tokens(const struct prepare *p, size_t n_prompt, uint32_t *out,
+                          struct refusal *no)
+{
+    const struct params *q = &p->p;
+    uint32_t ctx = p->in->model->ctx;
+    uint64_t asked = (uint64_t)(q->max_completion_tokens ? q->max_completion_tokens
+                                                         : q->max_tokens);
+    uint64_t budget = 4 * (uint64_t)ctx, n = (uint64_t)q->n;
+    if (n_prompt + (asked ? asked : 1) > ctx)
+        return refusal_overflow(no, ctx, n_prompt, asked ? asked : 1);
+    if (asked && n * asked > budget)
+        return refusal_field(no, "n", "'n' times the tokens asked for is %llu, more than %llu",
+                             (unsigned long long)(n * asked), (unsigned long long)budget);
+    uint64_t most = ctx - n_prompt;
+    if (most > budget / n) most = budget / n;
+    uint64_t usual = p->in->api->default_tokens;
+    if (!asked) asked = usual && usual < most ? usual : most;
+    *out = (uint32_t)asked;
+    return OK;
+}
+
+static void set_sampling(const struct prepare *p, const struct prepared *out, struct sampling *s)
+{
+    const struct params *q = &p->p;
+    *s = (struct sampling){
+        .temperature = (float)q->temperature,
+        .top_p = (float)q->top_p,
+        .min_p = (float)q->min_p,
+        .top_k = q->top_k < 0 ? 0 : (int32_t)q->top_k,
+        .presence = (float)q->presence,
+        .frequency = (float)q->frequency,
+        .repetition = (float)q->repetition,
+        .seed = (uint64_t)q->seed,
+        .n_logprobs = out->n_logprobs,
+        .digest = q->digest,
+    };
+    // Positive, however small, in the caller's precision must stay so in ours.
+    if (s->top_p <= 0) s->top_p = 1e-30f;
+    if (s->repetition <= 0) s->repetition = 1e-30f;
+    if (!q->has_seed && getrandom(&s->seed, sizeof s->seed, 0) != sizeof s->seed) s->seed = 0;
+}
+
+static struct request *make_request(const struct prepare *p, const struct prepared *out,
+                                    const struct ids *ids, uint32_t max_tokens)
+{
+    const struct engine_model *m = p->in->model;
+    uint64_t n = out->n_choice;
+    // The budget only bounds a mistake: ids, generated ids, and room for the scheduler's page
+    // tables, which cannot have more entries than the context has tokens.
+    uint64_t bytes = (256u << 10) + 4 * ((uint64_t)ids->n + n * max_tokens + n * m->ctx) +
+                     p->n_bias * sizeof(struct logit_bias);
+    struct request *r = request_new(bytes);
+    if (!r) return NULL;
+    snprintf(r->id, sizeof r->id, "%s", out->id);
+    set_sampling(p, out, &r->sampling);
+    struct logit_bias *bias = NULL;
+    if (p->n_bias) bias = arena_copy(&r->arena, p->bias, p->n_bias * sizeof *bias);
+    r->sampling.bias = bias;
+    r->sampling.n_bias = p->n_bias;
+    r->prompt = arena_copy(&r->arena, ids->at, ids->n * sizeof *ids->at);
+    r->n_prompt = (uint32_t)ids->n;
+    r->max_tokens = max_tokens;
+    r->end_ids = m->end_ids;
+    r->n_end = p->p.ignore_eos ? 0 : m->n_end;
+    r->score_prompt = out->echo && out->n_logprobs >= 0;
+    r->tenant = p->in->tenant;
+    if (!r->prompt || (p->n_bias && !bias) || request_init_choices(r, out->n_choice) != OK) {
+        request_free(r);
+        return NULL;
+    }
+    return r;
+}
+
+err_t prepare_add(const struct prepare *p, struct prepared *out, const struct ids *ids,
+                  const struct json *text, struct refusal *no)
+{
+    uint32_t max_tokens = 0;
+    if (ids->n == 0)
+        return refusal_field(no, p->in->api->prompt_field, "the prompt is empty");
+    err_t err = bound_tokens(p, ids->n, &max_tokens, no);
+    if (err) return err;
+    struct prepared_prompt *slot = &out->prompts[out->n_prompt];
+    if (text) {
+        slot->text = arena_copy_str(&out->arena, text->str.s, text->str.len);
+        slot->text_len = text->str.len;
+        if (!slot->text) return refusal_set(no, 500, "internal_error", "out of memory");
+    }
+    slot->req = make_request(p, out, ids, max_tokens);
+    if (!slot->req) return refusal_set(no, 500, "internal_error", "out of memory");
+    out->n_prompt++;
+    return OK;
+}
+
+err_t prepare_run(const struct prepare_in *in, struct prepared *out, struct refusal *no)
+{
+    struct prepare p = {.in = in};
+    struct prepared made = {.api = in->api, .model = in->model};
+    arena_init(&made.arena, 0);
+    prepare_id(in->api->id_prefix, made.id);
+    err_t err = prepare_read(&p, &made, no);
+    if (!err) err = in->api->encode(&p, &made, no);
+    prepare_close(&p);
+    if (err) prepare_fini(&made);
+    else *out = made;
+    return err;
+}
+
+void prepare_fini(struct prepared *p)
+{
+    for (uint32_t i = 0; i < p->n_prompt; i++) request_free(p->prompts[i].req);
+    arena_fini(&p->arena);
+}

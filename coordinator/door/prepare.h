@@ -1,0 +1,71 @@
+// prepare: the bytes of a body -> requests the engine can run, or the refusal the caller gets. Pure
+// work without the loop: it runs on a thread of the pool, so that a long prompt delays nobody
+// else's tokens. Every 4xx that depends on the body is decided here.
+#pragma once
+#include "coordinator/door/engine.h"
+#include "coordinator/door/fields.h"
+#include "coordinator/text/stream.h"
+
+struct api;
+
+enum {
+    PREPARE_CHOICES_MAX = 128,      // prompts * n of one body
+    PREPARE_TREE_BYTES = 96 << 20,  // budget of the body's tree and what is derived from it
+    PREPARE_ID_MAX = 40,
+};
+
+struct prepare_in {
+    const struct api *api;
+    const struct engine_model *model; // lives at least as long as the door
+    int32_t n_vocab;
+    uint64_t tenant;
+    const char *body;
+    size_t len;
+};
+
+// A body that was read and checked, but for its length in tokens.
+struct prepare {
+    const struct prepare_in *in;
+    struct arena scratch; // trees; gone when the requests are made
+    struct params p;
+    const struct json *messages; // chat, as templates expect them
+    const struct json *tools, *kwargs;
+    struct logit_bias *bias;
+    uint32_t n_bias;
+};
+
+// One prompt and its request. Several of them only for /v1/completions.
+struct prepared_prompt {
+    struct request *req;  // NULL once the engine's listener owns it
+    const char *text;     // echo: the prompt as sent; NULL: it was sent as ids
+    size_t text_len;
+};
+
+struct prepared {
+    const struct api *api;
+    const struct engine_model *model;
+    struct arena arena; // what outlives the body: names, stops, echoed texts
+    char id[PREPARE_ID_MAX];
+    const char *name; // of the model, as the caller wrote it
+    bool stream, include_usage, continuous_usage, echo, digest, progress;
+    int32_t n_logprobs; // -1: none
+    struct stream_stop stops[STREAM_STOPS_MAX];
+    int n_stop;
+    struct prepared_prompt *prompts;
+    uint32_t n_prompt;
+    uint32_t n_choice; // of each prompt
+};
+
+// Both halves. ERR_INVALID with the refusal filled; `out` is then untouched.
+err_t prepare_run(const struct prepare_in *in, struct prepared *out, struct refusal *no);
+// Frees requests that nobody took.
+void prepare_fini(struct prepared *p);
+
+// The first half: reading and checking. prepare_close in any case.
+err_t prepare_read(struct prepare *p, struct prepared *out, struct refusal *no);
+void prepare_close(struct prepare *p);
+// For struct api: adds one prompt; `text` (may be NULL) is copied.
+err_t prepare_add(const struct prepare *p, struct prepared *out, const struct ids *ids,
+                  const struct json *text, struct refusal *no);
+// `prefix` and 24 random letters.
+void prepare_id(const char *prefix, char out[PREPARE_ID_MAX]);

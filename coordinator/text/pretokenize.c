@@ -1,0 +1,225 @@
+// How text is cut into words before BPE, by tokenizer.ggml.pre name: one or more patterns, each
+// applied to the pieces that the ones before it left; what lies between matches is a word too. The
+// patterns are those of the models' own tokenizer.json files (and of llama.cpp's src/llama-vocab.cpp
+// for names that only exist there).
+#include "coordinator/text/vocab.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PATTERNS_MAX = 5 };
+
+// White space of Unicode. PCRE2's own \s has U+180E besides, the models' tokenizers have not.
+#define S "\\t-\\r\\x{85}\\p{Z}"
+#define TAILS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define SPACES "[" S "]*[\\r\\n]+|[" S "]+(?![^" S "])|[" S "]+"
+#define LEAD "[^\\r\\n\\p{L}\\p{N}]?"
+#define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define OTHER " ?[^" S "\\p{L}\\p{N}]+"
+
+#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+|" OTHER "|[" S "]+(?![^" S "])"
+#define LLAMA3(digits) \
+    TAILS "|" LEAD "\\p{L}+|\\p{N}" digits "|" OTHER "[\\r\\n]*|" SPACES
+#define QWEN35 \
+    TAILS "|" LEAD "[\\p{L}\\p{M}]+|\\p{N}| ?[^" S "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES
+// Words that begin with capitals, then words of capitals.
+#define CASED(tails, digits) \
+    LEAD UPPER "*" LOWER "+" tails "|" LEAD UPPER "+" LOWER "*" tails "|\\p{N}" digits \
+    "|" OTHER "[\\r\\n/]*|" SPACES
+#define DEEPSEEK3 \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|" \
+    "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACES
+#define CJK_WORDS "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
+#define BLOOM " ?[^(" S "|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+"
+
+enum { DEFAULT, GPT_2, DIGITS, LLAMA_3, QWEN_2, QWEN_35, CODER, DEEPSEEK_3, FALCON, BLOOM_1,
+       VIKING, TEKKEN, GPT_4O, SEED };
+
+static const char *const patterns[][PATTERNS_MAX + 1] = {
+    [DEFAULT] = {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"},
+    [GPT_2] = {GPT2},
+    [DIGITS] = {"\\p{N}", GPT2},
+    [LLAMA_3] = {LLAMA3("{1,3}")},
+    [QWEN_2] = {LLAMA3("")},
+    [QWEN_35] = {QWEN35},
+    [CODER] = {"[\\r\\n]", "[" S "]?\\p{L}+", "[" S "]?\\p{P}+", CJK_WORDS, "\\p{N}"},
+    [DEEPSEEK_3] = {"\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
+                    DEEPSEEK3},
+    [FALCON] = {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"},
+    [BLOOM_1] = {BLOOM},
+    [VIKING] = {BLOOM, "\\p{N}"},
+    [TEKKEN] = {CASED("", "")},
+    [GPT_4O] = {CASED(TAILS "?", "{1,3}")},
+    [SEED] = {TAILS "|" LEAD "\\p{L}+|\\p{N}| ?[^" S "\\p{L}\\p{N}\\r\\n]+|" SPACES},
+};
+
+// ignore_merges: a word that is a token needs no merges. add_bos: unless the file says otherwise.
+static const struct {
+    const char *name;
+    int patterns;
+    bool ignore_merges, add_bos;
+} names[] = {
+    {"default", DEFAULT, false, false},
+    {"gpt-2", GPT_2, false, false},
+    {"phi-2", GPT_2, false, false},
+    {"mpt", GPT_2, false, false},
+    {"olmo", GPT_2, false, false},
+    {"jais", GPT_2, false, false},
+    {"trillion", GPT_2, false, false},
+    {"granite-docling", GPT_2, false, false},
+    {"exaone4", GPT_2, false, false},
+    {"gigachat", GPT_2, false, false},
+    {"jina-es", GPT_2, false, false},
+    {"jina-de", GPT_2, false, false},
+    {"jina-v1-en", GPT_2, false, false},
+    {"jina-v2-es", GPT_2, false, false},
+    {"jina-v2-de", GPT_2, false, false},
+    {"jina-v2-code", GPT_2, false, false},
+    {"roberta-bpe", GPT_2, false, false},
+    {"starcoder", DIGITS, false, false},
+    {"refact", DIGITS, false, false},
+    {"command-r", DIGITS, false, false},
+    {"smollm", DIGITS, false, false},
+    {"codeshell", DIGITS, false, false},
+    {"exaone", DIGITS, false, false},
+    {"minerva-7b", DIGITS, false, false},
+    {"mellum", DIGITS, false, false},
+    {"mellum2", DIGITS, false, false},
+    {"llama3", LLAMA_3, true, true},
+    {"llama-v3", LLAMA_3, true, true},
+    {"llama-bpe", LLAMA_3, true, true},
+    {"falcon3", LLAMA_3, true, true},
+    {"falcon-h1", LLAMA_3, true, true},
+    {"pixtral", LLAMA_3, true, true},
+    {"midm-2.0", LLAMA_3, true, true},
+    {"lfm2", LLAMA_3, true, true},
+    {"dbrx", LLAMA_3, false, false},
+    {"smaug-bpe", LLAMA_3, false, false},
+    {"glm4", LLAMA_3, false, false},
+    {"chatglm-bpe", LLAMA_3, false, false},
+    {"qwen2", QWEN_2, false, false},
+    {"deepseek-r1-qwen", QWEN_2, false, false},
+    {"kormo", QWEN_2, false, false},
+    {"megrez", QWEN_2, false, false},
+    {"stablelm2", QWEN_2, false, false},
+    {"hunyuan", QWEN_2, false, false},
+    {"solar-open", QWEN_2, false, false},
+    {"grok-2", QWEN_2, false, false},
+    {"qwen35", QWEN_35, false, false},
+    {"deepseek-coder", CODER, false, false},
+    {"deepseek-v3", DEEPSEEK_3, false, false},
+    {"hunyuan-dense", DEEPSEEK_3, false, false},
+    {"joyai-llm", DEEPSEEK_3, false, false},
+    {"falcon", FALCON, false, false},
+    {"bloom", BLOOM_1, false, false},
+    {"poro-chat", BLOOM_1, false, false},
+    {"gpt3-finnish", BLOOM_1, false, false},
+    {"viking", VIKING, false, false},
+    {"tekken", TEKKEN, true, true},
+    {"gpt-4o", GPT_4O, false, false},
+    {"llama4", GPT_4O, false, false},
+    {"minimax-m2", GPT_4O, false, false},
+    {"seed-coder", SEED, false, false},
+};
+
+struct pretokenize {
+    pcre2_code *codes[PATTERNS_MAX];
+    int n;
+};
+
+static err_t compile(struct pretokenize *p, const char *const *list, struct err_text *why)
+{
+    for (; p->n < PATTERNS_MAX && list[p->n]; p->n++) {
+        int code;
+        size_t at;
+        p->codes[p->n] = pcre2_compile((PCRE2_SPTR)list[p->n], PCRE2_ZERO_TERMINATED,
+                                       PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
+        if (!p->codes[p->n])
+            return err_say(why, ERR_SYSTEM, "pre-tokenizer pattern: PCRE2 error %d at %zu", code,
+                           at);
+        pcre2_jit_compile(p->codes[p->n], PCRE2_JIT_COMPLETE); // without it, it is only slower
+    }
+    return OK;
+}
+
+err_t pretokenize_open(const char *name, size_t len, struct pretokenize **out, bool *ignore_merges,
+                       bool *add_bos, struct err_text *why)
+{
+    size_t i = 0, n = sizeof names / sizeof *names;
+    while (i < n && (strlen(names[i].name) != len || memcmp(names[i].name, name, len) != 0))
+        i++;
+    if (i == n)
+        return err_say(why, ERR_MODEL, "tokenizer.ggml.pre: unknown pre-tokenizer '%.*s'",
+                       len > 60 ? 60 : (int)len, name);
+    struct pretokenize *p = calloc(1, sizeof *p);
+    if (!p) return err_say(why, ERR_MEMORY, "tokenizer: out of memory");
+    err_t err = compile(p, patterns[names[i].patterns], why);
+    if (err) {
+        pretokenize_close(p);
+        return err;
+    }
+    *ignore_merges = names[i].ignore_merges;
+    *add_bos = names[i].add_bos;
+    *out = p;
+    return OK;
+}
+
+void pretokenize_close(struct pretokenize *p)
+{
+    if (!p) return;
+    for (int i = 0; i < p->n; i++)
+        pcre2_code_free(p->codes[i]);
+    free(p);
+}
+
+// --- splitting --------------------------------------------------------------------------------
+
+struct split {
+    const struct pretokenize *p;
+    pcre2_match_data *data[PATTERNS_MAX];
+    pretokenize_fn *fn;
+    void *arg;
+};
+
+static err_t piece(struct split *s, int level, const char *text, size_t len);
+
+// Pieces of text by pattern `level`; each goes on to the next pattern (at most PATTERNS_MAX deep).
+static err_t by_pattern(struct split *s, int level, const char *text, size_t len)
+{
+    err_t err = OK;
+    const size_t *range = pcre2_get_ovector_pointer(s->data[level]);
+    for (size_t at = 0; !err && at < len;) {
+        int n = pcre2_match(s->p->codes[level], (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK,
+                            s->data[level], NULL);
+        if (n < 0 && n != PCRE2_ERROR_NOMATCH)
+            return n == PCRE2_ERROR_NOMEMORY ? ERR_MEMORY : ERR_TOO_LARGE;
+        size_t from = n < 0 ? len : range[0], to = n < 0 ? len : range[1];
+        if (from > at) err = piece(s, level + 1, text + at, from - at);
+        if (!err && to > from) err = piece(s, level + 1, text + from, to - from);
+        at = to;
+    }
+    return err;
+}
+
+static err_t piece(struct split *s, int level, const char *text, size_t len)
+{
+    return level == s->p->n ? s->fn(s->arg, text, len) : by_pattern(s, level, text, len);
+}
+
+err_t pretokenize_each(const struct pretokenize *p, const char *text, size_t len,
+                       pretokenize_fn *fn, void *arg)
+{
+    struct split s = {.p = p, .fn = fn, .arg = arg};
+    err_t err = OK;
+    for (int i = 0; i < p->n; i++) {
+        s.data[i] = pcre2_match_data_create(1, NULL);
+        if (!s.data[i]) err = ERR_MEMORY;
+    }
+    if (!err) err = piece(&s, 0, text, len);
+    for (int i = 0; i < p->n; i++)
+        pcre2_match_data_free(s.data[i]);
+    return err;
+}
