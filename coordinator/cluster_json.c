@@ -22,7 +22,7 @@ static void num(struct buf *b, const char *key, double value)
     buf_json_num(b, value);
 }
 
-static void uint(struct buf *b, const char *key, uint64_t value)
+static void whole(struct buf *b, const char *key, uint64_t value)
 {
     buf_printf(b, "\"%s\":%llu", key, (unsigned long long)value);
 }
@@ -49,19 +49,19 @@ static void write_model(const struct cluster_json *c, struct buf *b)
     str(b, "name", m->shape.name), buf_char(b, ',');
     str(b, "arch", m->shape.arch), buf_char(b, ',');
     hex(b, "hash", m->hash), buf_char(b, ',');
-    uint(b, "ctx", c->ctx), buf_char(b, ',');
-    uint(b, "n_layer", (uint64_t)m->shape.n_layer), buf_char(b, ',');
-    uint(b, "n_vocab", (uint64_t)m->shape.n_vocab), buf_char(b, ',');
-    uint(b, "weight_bytes", bytes), buf_char(b, '}');
+    whole(b, "ctx", c->ctx), buf_char(b, ',');
+    whole(b, "n_layer", (uint64_t)m->shape.n_layer), buf_char(b, ',');
+    whole(b, "n_vocab", (uint64_t)m->shape.n_vocab), buf_char(b, ',');
+    whole(b, "weight_bytes", bytes), buf_char(b, '}');
 }
 
 static void write_bytes(struct buf *b, const char *key, uint64_t weight, uint64_t kv,
                         uint64_t work)
 {
     buf_printf(b, "\"%s\":{", key);
-    uint(b, "weight_bytes", weight), buf_char(b, ',');
-    uint(b, "kv_bytes", kv), buf_char(b, ',');
-    uint(b, "work_bytes", work), buf_char(b, '}');
+    whole(b, "weight_bytes", weight), buf_char(b, ',');
+    whole(b, "kv_bytes", kv), buf_char(b, ',');
+    whole(b, "work_bytes", work), buf_char(b, '}');
 }
 
 static void write_stage(const struct cluster_json *c, const struct place_stage *s, struct buf *b)
@@ -85,25 +85,25 @@ static void write_stage(const struct cluster_json *c, const struct place_stage *
     buf_char(b, ',');
     num(b, "decode_us_predicted", s->decode_us), buf_char(b, ',');
     num(b, "busy_share", span ? (double)beat->busy_us / (double)span : 0), buf_char(b, ',');
-    uint(b, "step_done", beat->step_done), buf_char(b, ',');
+    whole(b, "step_done", beat->step_done), buf_char(b, ',');
     num(b, "step_ms",
         beat->step_done ? (double)beat->busy_us / 1e3 / (double)beat->step_done : 0);
     buf_char(b, ',');
-    uint(b, "load_ms", is_loaded ? w->load_ms : 0), buf_char(b, '}');
+    whole(b, "load_ms", is_loaded ? w->load_ms : 0), buf_char(b, '}');
 }
 
 static void write_settings(const struct plan_settings *s, struct buf *b)
 {
     buf_str(b, "\"settings\":{");
-    uint(b, "ctx", s->ctx), buf_char(b, ',');
-    uint(b, "page_tok", s->page_tok), buf_char(b, ',');
-    uint(b, "n_page", s->n_page), buf_char(b, ',');
-    uint(b, "n_slot", s->n_slot), buf_char(b, ',');
-    uint(b, "max_tok", s->max_tok), buf_char(b, ',');
-    uint(b, "max_rows", s->max_rows), buf_char(b, ',');
-    uint(b, "in_flight", s->in_flight), buf_char(b, ',');
+    whole(b, "ctx", s->ctx), buf_char(b, ',');
+    whole(b, "page_tok", s->page_tok), buf_char(b, ',');
+    whole(b, "n_page", s->n_page), buf_char(b, ',');
+    whole(b, "n_slot", s->n_slot), buf_char(b, ',');
+    whole(b, "max_tok", s->max_tok), buf_char(b, ',');
+    whole(b, "max_rows", s->max_rows), buf_char(b, ',');
+    whole(b, "in_flight", s->in_flight), buf_char(b, ',');
     str(b, "kv_dtype", dtype_info(s->kv_dtype)->name), buf_char(b, ',');
-    uint(b, "precision", s->precision), buf_char(b, '}');
+    whole(b, "precision", s->precision), buf_char(b, '}');
 }
 
 static void write_lane(const struct cluster_json *c, struct buf *b)
@@ -112,8 +112,8 @@ static void write_lane(const struct cluster_json *c, struct buf *b)
     bool is_first = true;
     buf_str(b, "\"lanes\":[{");
     str(b, "state", lane_state_name(l->state)), buf_char(b, ',');
-    uint(b, "epoch", l->epoch), buf_char(b, ',');
-    uint(b, "n_stage_wanted", c->n_stage_wanted), buf_char(b, ',');
+    whole(b, "epoch", l->epoch), buf_char(b, ',');
+    whole(b, "n_stage_wanted", c->n_stage_wanted), buf_char(b, ',');
     if (l->place.n_stage) {
         hex(b, "plan", l->place.hash), buf_char(b, ',');
         str(b, "road", l->place.road == ROAD_LOCAL ? "local" : "ucx"), buf_char(b, ',');
@@ -133,7 +133,7 @@ static void write_device(const struct msg_device *d, struct buf *b)
     str(b, "name", d->name), buf_char(b, ',');
     str(b, "kind", d->kind), buf_char(b, ',');
     str(b, "isa", d->isa), buf_char(b, ',');
-    uint(b, "threads", d->threads), buf_char(b, ',');
+    whole(b, "threads", d->threads), buf_char(b, ',');
     num(b, "read_bytes_per_s", d->read_bytes_per_s), buf_char(b, ',');
     num(b, "int8_ops_per_s", d->int8_ops_per_s), buf_char(b, ',');
     num(b, "f32_flops_per_s", d->f32_flops_per_s), buf_char(b, '}');
@@ -144,21 +144,21 @@ static void write_worker(const struct cluster_json *c, const struct fleet_worker
     const struct lane_worker *lw = &fleet_lane(c->view.fleet)->workers[w->number];
     buf_char(b, '{');
     str(b, "name", w->hello.name), buf_char(b, ',');
-    uint(b, "number", w->number), buf_char(b, ',');
+    whole(b, "number", w->number), buf_char(b, ',');
     str(b, "host", w->hello.host), buf_char(b, ',');
-    uint(b, "pid", w->hello.pid), buf_char(b, ',');
+    whole(b, "pid", w->hello.pid), buf_char(b, ',');
     str(b, "build", w->hello.build), buf_char(b, ',');
     str(b, "state", lane_role_name(lw->role)), buf_char(b, ',');
     boolean(b, "has_model", lw->has_model), buf_char(b, ',');
     write_device(&w->hello.devices[0], b), buf_char(b, ',');
     buf_str(b, "\"mem\":{");
-    uint(b, "total_bytes", w->hello.devices[0].mem_bytes), buf_char(b, ',');
-    uint(b, "free_at_join_bytes", w->mem_free_bytes), buf_char(b, ',');
-    uint(b, "used_bytes", w->beat.mem_used_bytes), buf_char(b, ',');
-    uint(b, "free_bytes", w->beat.mem_free_bytes), buf_str(b, "},");
+    whole(b, "total_bytes", w->hello.devices[0].mem_bytes), buf_char(b, ',');
+    whole(b, "free_at_join_bytes", w->mem_free_bytes), buf_char(b, ',');
+    whole(b, "used_bytes", w->beat.mem_used_bytes), buf_char(b, ',');
+    whole(b, "free_bytes", w->beat.mem_free_bytes), buf_str(b, "},");
     num(b, "heartbeat_age_ms", (double)(c->now_us - w->beat_us) / 1e3), buf_char(b, ',');
     num(b, "connected_s", (double)(c->now_us - w->joined_us) / 1e6), buf_char(b, ',');
-    uint(b, "failures", lw->n_strike), buf_char(b, '}');
+    whole(b, "failures", lw->n_strike), buf_char(b, '}');
 }
 
 static void write_workers(const struct cluster_json *c, struct buf *b)
@@ -190,7 +190,7 @@ static void write_links(const struct cluster_json *c, struct buf *b)
         str(b, "transport", from->transport), buf_char(b, ',');
         num(b, "latency_us", from->next_latency_us), buf_char(b, ',');
         num(b, "bytes_per_s", from->next_bytes_per_s), buf_char(b, ',');
-        uint(b, "bytes", from->beat.frame_bytes_out), buf_char(b, '}');
+        whole(b, "bytes", from->beat.frame_bytes_out), buf_char(b, '}');
     }
     buf_char(b, ']');
 }
@@ -221,11 +221,11 @@ static void write_requests(const struct cluster_json *c, struct buf *b)
         buf_char(b, '{');
         str(b, "id", r->id), buf_char(b, ',');
         str(b, "phase", phase), buf_char(b, ',');
-        uint(b, "n_choice", r->n_choice), buf_char(b, ',');
-        uint(b, "n_prompt", r->n_prompt), buf_char(b, ',');
-        uint(b, "n_prefilled", r->n_prefilled), buf_char(b, ',');
-        uint(b, "n_cached", r->n_cached), buf_char(b, ',');
-        uint(b, "n_generated", n_generated), buf_char(b, ',');
+        whole(b, "n_choice", r->n_choice), buf_char(b, ',');
+        whole(b, "n_prompt", r->n_prompt), buf_char(b, ',');
+        whole(b, "n_prefilled", r->n_prefilled), buf_char(b, ',');
+        whole(b, "n_cached", r->n_cached), buf_char(b, ',');
+        whole(b, "n_generated", n_generated), buf_char(b, ',');
         num(b, "age_s", (double)(c->now_us - r->arrived_us) / 1e6), buf_char(b, '}');
     }
     buf_char(b, ']');
@@ -236,20 +236,20 @@ static void write_totals(const struct cluster_json *c, struct buf *b)
     struct sched_stats s = sched_stats_get(c->view.sched);
     uint32_t page_tok = fleet_lane(c->view.fleet)->place.settings.page_tok;
     buf_str(b, "\"kv\":{");
-    uint(b, "page_tok", page_tok), buf_char(b, ',');
-    uint(b, "pages_total", s.n_page), buf_char(b, ',');
-    uint(b, "pages_used", s.n_page_used), buf_char(b, ',');
-    uint(b, "pages_cached", s.n_page_cached), buf_str(b, "},");
+    whole(b, "page_tok", page_tok), buf_char(b, ',');
+    whole(b, "pages_total", s.n_page), buf_char(b, ',');
+    whole(b, "pages_used", s.n_page_used), buf_char(b, ',');
+    whole(b, "pages_cached", s.n_page_cached), buf_str(b, "},");
     write_requests(c, b);
     buf_str(b, ",\"totals\":{");
     num(b, "tokens_per_s", metrics_tokens_per_s(c->view.metrics, c->now_us)), buf_char(b, ',');
-    uint(b, "running", s.n_running), buf_char(b, ',');
-    uint(b, "waiting", s.n_waiting), buf_char(b, ',');
-    uint(b, "generated_tokens", s.generated_tokens), buf_char(b, ',');
-    uint(b, "prompt_tokens", s.prompt_tokens), buf_char(b, ',');
-    uint(b, "steps", s.steps), buf_char(b, ',');
-    uint(b, "preemptions", s.preemptions), buf_char(b, ',');
-    uint(b, "worker_deaths", fleet_stats_get(c->view.fleet).deaths), buf_char(b, ',');
+    whole(b, "running", s.n_running), buf_char(b, ',');
+    whole(b, "waiting", s.n_waiting), buf_char(b, ',');
+    whole(b, "generated_tokens", s.generated_tokens), buf_char(b, ',');
+    whole(b, "prompt_tokens", s.prompt_tokens), buf_char(b, ',');
+    whole(b, "steps", s.steps), buf_char(b, ',');
+    whole(b, "preemptions", s.preemptions), buf_char(b, ',');
+    whole(b, "worker_deaths", fleet_stats_get(c->view.fleet).deaths), buf_char(b, ',');
     num(b, "prefix_hit_share",
         s.prefix_queries ? (double)s.prefix_hits / (double)s.prefix_queries : 0);
     buf_char(b, '}');
@@ -261,7 +261,7 @@ void cluster_json_write(const struct cluster_json *c, struct buf *b)
     str(b, "cluster", fleet_cluster(c->view.fleet)), buf_char(b, ',');
     str(b, "state", c->state), buf_char(b, ',');
     str(b, "reason", c->reason), buf_char(b, ',');
-    uint(b, "epoch", fleet_lane(c->view.fleet)->epoch), buf_char(b, ',');
+    whole(b, "epoch", fleet_lane(c->view.fleet)->epoch), buf_char(b, ',');
     num(b, "uptime_s", (double)(c->now_us - c->started_us) / 1e6), buf_char(b, ',');
     write_model(c, b), buf_char(b, ',');
     write_lane(c, b), buf_char(b, ',');

@@ -341,8 +341,8 @@ static int32_t layer_of(struct gguf_str name, struct gguf_str *rest)
     if (name.len < 6 || memcmp(name.s, "blk.", 4)) return -1;
     uint64_t i = 4;
     int32_t n = 0;
-    for (; i < name.len && name.s[i] >= '0' && name.s[i] <= '9' && n < 100000; i++)
-        n = n * 10 + (name.s[i] - '0');
+    for (; i < name.len && name.s[i] >= '0' && name.s[i] <= '9'; i++)
+        n = n < 100000 ? n * 10 + (name.s[i] - '0') : n;
     if (i == 4 || i >= name.len || name.s[i] != '.' || (name.s[4] == '0' && i > 5)) return -1;
     *rest = (struct gguf_str){name.s + i + 1, name.len - i - 1};
     return n;

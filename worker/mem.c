@@ -33,18 +33,6 @@ void mem_give(struct mem *m)
     *m = (struct mem){0};
 }
 
-uint64_t mem_free_bytes(void)
-{
-    FILE *f = fopen("/proc/meminfo", "re");
-    if (!f) return 0;
-    char line[128];
-    unsigned long long kib = 0;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
-    fclose(f);
-    return (uint64_t)kib * 1024;
-}
-
 uint64_t mem_used_bytes(void)
 {
     FILE *f = fopen("/proc/self/statm", "re");

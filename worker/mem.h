@@ -1,5 +1,5 @@
 // mem: large anonymous mappings for weights, pages and work space; zeroed, aligned to the system's
-// pages. And what the system says about memory, for plans and heartbeats.
+// pages.
 #pragma once
 #include "proto/base/err.h"
 #include <stdbool.h>
@@ -16,7 +16,6 @@ err_t mem_take(uint64_t bytes, int flags, const char *what, struct mem *out, str
 // A struct of zeros is fine; leaves one.
 void mem_give(struct mem *m);
 
-uint64_t mem_free_bytes(void); // what the machine could still give, 0 if unknown
 uint64_t mem_used_bytes(void); // resident memory of this process
 
 // Hands out consecutive, 64-byte aligned pieces of a block. With base NULL it only counts, so that

@@ -73,31 +73,6 @@ static bool can_send(const struct sched *s, const struct choice *c)
     return needs_row(c) && (c->n_sent < n_id || (s->cfg.chain && c->n_sent == n_id));
 }
 
-// Decode rows of the next step, those that waited longest first: a share of 1/n_stage, so that
-// n_stage steps are on their way with different choices in each. A chained row hangs on the step
-// that draws its id; n_stage steps later that id is just there. A nearer one would make the stages
-// wait, so it joins only if the step would have to wait anyway.
-// False: better wait for the next result than send now. A step costs about the same with one decode
-// row as with its full share; when every stage has a step already, a step well below its share only
-// splits the running choices into more steps than needed, and they would stay split.
-static bool pick_decode(struct sched *s, uint32_t cap, uint32_t *n_pick)
-{
-    uint32_t n_more = 0, n = 0, n_stage = s->cfg.n_stage;
-    list_each(it, &s->decode) n_more += needs_row(state_choice(it));
-    uint32_t share = min_u32(cap, (n_more + n_stage - 1) / n_stage);
-    uint64_t making = s->number + 1, limit = making > n_stage ? making - n_stage : 0;
-    list_each(it, &s->decode)
-    {
-        struct choice *c = state_choice(it);
-        if (n == share) break;
-        if (!can_send(s, c)) continue;
-        if (n == 0 && c->last_step > limit) limit = c->last_step;
-        if (c->last_step <= limit) s->batch.picks[n++] = (struct pick){c, 1};
-    }
-    *n_pick = n;
-    return !list_empty(&s->prefill) || s->n_sent < n_stage || n >= min_u32(cap, n_more / n_stage);
-}
-
 static uint32_t prefill_left(const struct choice *c)
 {
     return choice_n_id(c) - c->n_sent;
@@ -232,10 +207,54 @@ static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
     list_push_back(&s->decode, &c->node);
 }
 
-static void add_picks(struct sched *s, uint32_t n)
+// Decode rows of the next step, those that waited longest first: a share of 1/n_stage, so that
+// n_stage steps are on their way with different choices in each. A chained row hangs on the step
+// that draws its id; n_stage steps later that id is just there. A nearer one would make the stages
+// wait, so it joins only if the step would have to wait anyway.
+struct share {
+    uint32_t n_pick; // choices that could have a row: in batch.picks
+    uint32_t n_row;  // rows to make of them
+    uint64_t near;   // a step that draws an id is near if it is later than this one
+};
+
+// False: better wait for the next result than send now. A step costs about the same with one decode
+// row as with its full share; when every stage has a step already, a step well below its share only
+// splits the running choices into more steps than needed, and they would stay split.
+static bool pick_decode(struct sched *s, uint32_t cap, struct share *out)
 {
+    uint32_t n_more = 0, n_stage = s->cfg.n_stage;
+    struct share sh = {.near = s->number + 1 > n_stage ? s->number + 1 - n_stage : 0};
+    list_each(it, &s->decode)
+    {
+        struct choice *c = state_choice(it);
+        n_more += needs_row(c);
+        if (can_send(s, c)) s->batch.picks[sh.n_pick++] = (struct pick){c, 1};
+    }
+    sh.n_row = min_u32(cap, (n_more + n_stage - 1) / n_stage);
+    *out = sh;
+    return !list_empty(&s->prefill) || s->n_sent < n_stage ||
+           min_u32(sh.n_pick, sh.n_row) >= min_u32(cap, n_more / n_stage);
+}
+
+static void add_decode(struct sched *s, const struct share *sh)
+{
+    uint64_t near = sh->near;
+    for (uint32_t i = 0; i < sh->n_pick && s->batch.n_row < sh->n_row; i++) {
+        struct choice *c = s->batch.picks[i].choice;
+        uint64_t last_step = c->last_step;
+        if (last_step > near && s->batch.n_row) continue;
+        add_row(s, c, 1);
+        if (last_step > near && s->batch.n_row) near = last_step;
+    }
+}
+
+static void add_prefill(struct sched *s)
+{
+    const struct sched_config *cfg = &s->cfg;
+    struct batch *b = &s->batch;
+    uint32_t n = pick_prefill(s, cfg->max_rows - b->n_row, cfg->max_tok - b->n_tok);
     for (uint32_t i = 0; i < n; i++)
-        add_row(s, s->batch.picks[i].choice, s->batch.picks[i].n_tok);
+        add_row(s, b->picks[i].choice, b->picks[i].n_tok);
 }
 
 bool batch_make(struct sched *s, int64_t now_us, struct step *out)
@@ -249,12 +268,13 @@ bool batch_make(struct sched *s, int64_t now_us, struct step *out)
     admit(s, now_us);
 
     // However many decode, a row and a quarter of the tokens are kept for the prefilling.
-    uint32_t cap = min_u32(cfg->max_rows, cfg->max_tok), n;
+    uint32_t cap = min_u32(cfg->max_rows, cfg->max_tok);
     if (!list_empty(&s->prefill))
         cap = min_u32(cfg->max_rows - 1, cfg->max_tok - (cfg->max_tok + 3) / 4);
-    if (!pick_decode(s, cap, &n)) return false;
-    add_picks(s, n);
-    add_picks(s, pick_prefill(s, cfg->max_rows - b->n_row, cfg->max_tok - b->n_tok));
+    struct share share;
+    if (!pick_decode(s, cap, &share)) return false;
+    add_decode(s, &share);
+    add_prefill(s);
     if (!b->n_row) return false;
 
     s->number++;

@@ -65,7 +65,7 @@ static err_t take_memory(struct sched *s, struct arena *a)
     s->page_ids = arena_take_n(a, cfg->page_tok, sizeof *s->page_ids);
     b->rows = arena_take_n(a, cfg->max_rows, sizeof *b->rows);
     b->binds = arena_take_n(a, cfg->max_rows, sizeof *b->binds);
-    b->picks = arena_take_n(a, cfg->max_rows, sizeof *b->picks);
+    b->picks = arena_take_n(a, cfg->n_slot, sizeof *b->picks);
     b->ids = arena_take_n(a, cfg->max_tok, sizeof *b->ids);
     s->ring = arena_take_n(a, cfg->in_flight, sizeof *s->ring);
     struct sent_row *rows =

@@ -47,7 +47,7 @@ struct batch {
     struct step_bind *binds;
     struct sent_row *sent; // into the ring
     int32_t *ids;          // (max_tok)
-    struct pick *picks;
+    struct pick *picks;    // (n_slot)
     uint32_t n_row, n_bind, n_tok;
     uint32_t bind_weight;
 };

@@ -83,17 +83,21 @@ void attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct att
     }
 }
 
-// A share: up to `block` query rows of one KV head of one run. Row i is token i / group, query head
-// i % group of the KV head's group, so positions ascend with rows.
+// A share: up to `block` query rows of one KV head of one run, over all segments that they see or,
+// when there are too few shares for the threads, over one segment. Row i is token i / group, query
+// head i % group of the KV head's group, so positions ascend with rows.
 struct attn_call {
     struct cpu *c;
     const struct attn_args *a;
     int32_t group, block;
+    bool is_split; // a segment at a time, into c->part_attn
 };
 
 struct attn_share {
     const struct attn_run *run;
     int32_t head_kv, row_from, n_row;
+    int32_t seg, n_seg; // begin of the first segment, number
+    int64_t part;       // split: first partial of the run
 };
 
 static int32_t share_pos(const struct attn_call *ac, const struct attn_share *s, int32_t row)
@@ -156,6 +160,21 @@ static void share_segment(const struct attn_call *ac, const struct attn_share *s
     }
 }
 
+static int32_t run_rows(const struct attn_call *ac, const struct attn_run *run)
+{
+    return run->n_tok * ac->group;
+}
+
+// First segment that any query of the run sees, and how many there are.
+static int32_t run_seg(const struct attn_call *ac, const struct attn_run *run)
+{
+    return share_lo(ac, run->pos_from) / SEG_TOK;
+}
+static int32_t run_segs(const struct attn_call *ac, const struct attn_run *run)
+{
+    return (run->pos_from + run->n_tok - 1) / SEG_TOK - run_seg(ac, run) + 1;
+}
+
 static struct attn_share share_of(const struct attn_call *ac, int32_t item)
 {
     const int32_t *first = ac->c->item_at;
@@ -167,44 +186,98 @@ static struct attn_share share_of(const struct attn_call *ac, int32_t item)
         else
             hi = mid - 1;
     }
-    struct attn_share s = {.run = &ac->a->runs[lo]};
-    int32_t rows = s.run->n_tok * ac->group, blocks = (rows + ac->block - 1) / ac->block;
+    struct attn_share s = {.run = &ac->a->runs[lo], .part = ac->c->part_at[lo]};
+    int32_t rows = run_rows(ac, s.run), blocks = (rows + ac->block - 1) / ac->block;
+    int32_t segs = ac->is_split ? run_segs(ac, s.run) : 1;
     item -= first[lo];
-    s.head_kv = item / blocks;
-    s.row_from = item % blocks * ac->block;
+    s.head_kv = item / (blocks * segs);
+    s.row_from = item / segs % blocks * ac->block;
     s.n_row = rows - s.row_from < ac->block ? rows - s.row_from : ac->block;
+    if (ac->is_split) {
+        s.seg = (run_seg(ac, s.run) + item % segs) * SEG_TOK;
+        s.n_seg = 1;
+    } else {
+        s.seg = share_lo(ac, share_pos(ac, &s, 0)) / SEG_TOK * SEG_TOK;
+        s.n_seg = (share_pos(ac, &s, s.n_row - 1) - s.seg) / SEG_TOK + 1;
+    }
     return s;
+}
+
+// Partial softmax of one row and segment of a run: maximum, sum, output (v_stride).
+static float *part_of(const struct attn_call *ac, const struct attn_share *s, int32_t row,
+                      int32_t seg)
+{
+    int64_t i = (int64_t)s->head_kv * run_rows(ac, s->run) + row;
+    i = s->part + i * run_segs(ac, s->run) + seg;
+    return ac->c->part_attn + i * (v_stride_of(ac->a->kv.head_dim) + 2);
+}
+
+static void put_row(const struct attn_call *ac, const struct attn_share *s, int32_t row, float sum,
+                    const float *o)
+{
+    float *out = ac->a->out + share_at(ac, s, row), inv = 1.0f / sum;
+    for (int32_t d = 0; d < ac->a->kv.head_dim; d++)
+        out[d] = o[d] * inv;
 }
 
 static void attn_item(void *arg, int32_t item, int32_t thread)
 {
     const struct attn_call *ac = arg;
     struct cpu_scratch *t = ac->c->scratch[thread];
-    const int32_t hd = ac->a->kv.head_dim, vs = v_stride_of(hd);
+    const size_t vs = (size_t)v_stride_of(ac->a->kv.head_dim);
     const struct attn_share s = share_of(ac, item);
     for (int32_t r = 0; r < s.n_row; r++) {
         t->m[r] = -__builtin_inff();
         t->l[r] = 0.0f;
     }
-    memset(t->o, 0, (size_t)s.n_row * (size_t)vs * sizeof(float));
-    int32_t last = share_pos(ac, &s, s.n_row - 1);
-    int32_t seg = share_lo(ac, share_pos(ac, &s, 0)) / SEG_TOK * SEG_TOK;
-    for (; seg <= last; seg += SEG_TOK)
-        share_segment(ac, &s, seg, t);
+    memset(t->o, 0, (size_t)s.n_row * vs * sizeof(float));
+    for (int32_t i = 0; i < s.n_seg; i++)
+        share_segment(ac, &s, s.seg + i * SEG_TOK, t);
     for (int32_t r = 0; r < s.n_row; r++) {
-        float *out = ac->a->out + share_at(ac, &s, r), inv = 1.0f / t->l[r];
-        for (int32_t d = 0; d < hd; d++)
-            out[d] = t->o[(int64_t)r * vs + d] * inv;
+        const float *o = t->o + (size_t)r * vs;
+        if (!ac->is_split) {
+            put_row(ac, &s, r, t->l[r], o);
+            continue;
+        }
+        float *p = part_of(ac, &s, s.row_from + r, s.seg / SEG_TOK - run_seg(ac, s.run));
+        p[0] = t->m[r];
+        p[1] = t->l[r];
+        memcpy(p + 2, o, vs * sizeof(float));
     }
 }
 
-static int32_t count_shares(const struct attn_call *ac)
+// Merges the segments of one KV head of one run, in their order: the same steps as a share that
+// sees them all.
+static void merge_item(void *arg, int32_t item, int32_t thread)
+{
+    const struct attn_call *ac = arg;
+    struct cpu_scratch *t = ac->c->scratch[thread];
+    const int32_t vs = v_stride_of(ac->a->kv.head_dim), i = item / ac->a->kv.n_head_kv;
+    const struct attn_share s = {.run = &ac->a->runs[i], .part = ac->c->part_at[i],
+                                 .head_kv = item % ac->a->kv.n_head_kv};
+    for (int32_t r = 0; r < run_rows(ac, s.run); r++) {
+        float m = -__builtin_inff(), l = 0.0f;
+        memset(t->o, 0, (size_t)vs * sizeof(float));
+        for (int32_t seg = 0; seg < run_segs(ac, s.run); seg++) {
+            const float *p = part_of(ac, &s, r, seg);
+            ac->c->isa->attn_merge(&m, &l, t->o, p[0], p[1], p + 2, vs);
+        }
+        put_row(ac, &s, r, l, t->o);
+    }
+}
+
+// Numbers the shares; returns how many there are. n_part: partial softmaxes that a split needs.
+static int32_t count_shares(const struct attn_call *ac, int64_t *n_part)
 {
     int32_t n = 0;
+    *n_part = 0;
     for (int32_t i = 0; i < ac->a->n_run; i++) {
-        int32_t rows = ac->a->runs[i].n_tok * ac->group;
+        const struct attn_run *run = &ac->a->runs[i];
+        int32_t rows = run_rows(ac, run), segs = run_segs(ac, run);
         ac->c->item_at[i] = n;
-        n += ac->a->kv.n_head_kv * ((rows + ac->block - 1) / ac->block);
+        ac->c->part_at[i] = (int32_t)*n_part;
+        n += ac->a->kv.n_head_kv * ((rows + ac->block - 1) / ac->block) * (ac->is_split ? segs : 1);
+        *n_part += (int64_t)ac->a->kv.n_head_kv * rows * segs;
     }
     return n;
 }
@@ -212,14 +285,21 @@ static int32_t count_shares(const struct attn_call *ac)
 void attn_run_all(struct kernels *k, const struct attn_args *a)
 {
     struct cpu *c = cpu_of(k);
-    struct attn_call ac = {c, a, a->n_head / a->kv.n_head_kv, ATTN_BLOCK};
+    struct attn_call ac = {c, a, a->n_head / a->kv.n_head_kv, ATTN_BLOCK, false};
     BUG_ON(a->n_run > c->lim.max_tok || a->n_head % a->kv.n_head_kv);
     BUG_ON(a->kv.head_dim > c->lim.max_head_dim || a->n_head > c->lim.max_head);
+    int64_t n_part;
+    int32_t n = count_shares(&ac, &n_part), few = 4 * c->lim.n_threads;
+    bool can_split = n_part * (v_stride_of(a->kv.head_dim) + 2) <= ATTN_PART_FLOATS;
+    if (c->lim.n_threads > 1 && n < few && can_split && n_part > (int64_t)a->n_head * a->n_run) {
+        ac.is_split = true;
+        n = count_shares(&ac, &n_part);
+    }
     // Rows that share a pass save loads, so blocks shrink only as far as threads would stand idle.
-    int32_t n = count_shares(&ac);
     while (ac.block > 1 && n < 2 * c->lim.n_threads) {
         ac.block /= 2;
-        n = count_shares(&ac);
+        n = count_shares(&ac, &n_part);
     }
     pool_run(c->pool, n, attn_item, &ac);
+    if (ac.is_split) pool_run(c->pool, a->n_run * a->kv.n_head_kv, merge_item, &ac);
 }

@@ -17,6 +17,8 @@ static void cpu_close(struct kernels *k)
     free(c->scratch);
     free(c->xq);
     free(c->item_at);
+    free(c->part_at);
+    free(c->part_attn);
     free(c->freq);
     free(c->part_sum);
     free(c->part_max);
@@ -131,11 +133,13 @@ static bool take_memory(struct cpu *c)
     const struct kernels_limits *l = &c->lim;
     size_t n_tok = (size_t)l->max_tok, chunks = ((size_t)l->max_rows - 1) / REDUCE_CHUNK + 1;
     c->item_at = zeroed((n_tok + 1) * sizeof *c->item_at);
+    c->part_at = zeroed((n_tok + 1) * sizeof *c->part_at);
+    c->part_attn = zeroed(ATTN_PART_FLOATS * sizeof *c->part_attn);
     c->freq = zeroed(((size_t)l->max_head_dim / 2 + 1) * sizeof *c->freq);
     c->part_sum = zeroed(n_tok * chunks * sizeof *c->part_sum);
     c->part_max = zeroed(n_tok * chunks * sizeof *c->part_max);
     c->scratch = zeroed((size_t)l->n_threads * sizeof *c->scratch);
-    if (!c->item_at || !c->freq || !c->part_sum || !c->part_max || !c->scratch) return false;
+    if (!c->item_at || !c->part_at || !c->part_attn || !c->freq || !c->part_sum || !c->part_max || !c->scratch) return false;
     if (l->precision == PRECISION_FAST) {
         c->xq = zeroed(n_tok * ((size_t)l->max_cols / BLOCK_COLS + 1) * XQ_BYTES);
         if (!c->xq) return false;

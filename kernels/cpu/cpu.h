@@ -7,6 +7,7 @@
 
 enum {
     ATTN_BLOCK = 32,       // most query rows of one share of attention
+    ATTN_PART_FLOATS = 1 << 20,
     REDUCE_CHUNK = 1 << 14 // elements of a row that argmax and logsumexp take at once
 };
 
@@ -26,6 +27,8 @@ struct cpu {
     uint8_t *xq;                  // quantised x of the gemm call under way
     struct cpu_scratch **scratch; // one per thread
     int32_t *item_at;             // (max_tok + 1): first share of each run
+    int32_t *part_at;             // (max_tok + 1): first partial softmax of each run
+    float *part_attn;             // ATTN_PART_FLOATS
     double *freq;                 // (max_head_dim / 2)
     double *part_sum;             // (max_tok, chunks of max_rows): partial reductions
     float *part_max;

@@ -58,6 +58,9 @@ struct leaf_isa {
     void (*row)(enum dtype t, const uint8_t *w, int64_t panel_bytes, int64_t row, int32_t cols,
                 float *out);
     void (*attn)(const struct leaf_attn *a);
+    // Merges a partial softmax (m2, l2, o2[n]) into another; n is a multiple of 8.
+    void (*attn_merge)(float *m, float *l, float *o, float m2, float l2, const float *o2,
+                       int32_t n);
     // One token's K and V of one head into a page: see attn.c for the layout.
     void (*kv_put)(enum dtype t, const float *key, const float *value, int32_t head_dim, void *k,
                    void *v);
@@ -73,7 +76,7 @@ struct leaf_isa {
     // Peaks: runs about n multiply-adds of each kind; the result only keeps the work alive.
     float (*spin_f32)(int64_t n);
     int32_t (*spin_int8)(int64_t n);
-    uint64_t (*read)(const void *p, int64_t bytes); // bytes a multiple of 256
+    uint64_t (*read)(const void *p, int64_t bytes); // in four streams; bytes % 256 == 0
 };
 
 extern const struct leaf_isa leaf_reference;

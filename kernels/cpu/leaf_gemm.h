@@ -126,6 +126,16 @@ LEAF_INLINE void leaf_put(const struct leaf_gemm *g, int32_t panel, int32_t t, v
     }
 }
 
+// Few rows of x: memory is the limit, and the hardware's own prefetcher leaves a third of it.
+enum { PREFETCH_BYTES = 1536 };
+LEAF_INLINE void leaf_prefetch(enum dtype ty, const uint8_t *block)
+{
+    uintptr_t at = (uintptr_t)block + PREFETCH_BYTES;
+LEAF_UNROLL(5)
+    for (uint32_t i = 0; i < packed_info(ty).block; i += 64)
+        __builtin_prefetch((const void *)(at + i));
+}
+
 // One panel against n rows of x whose sums fit registers; n is a constant at every call.
 LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t panel, int n)
 {
@@ -136,8 +146,7 @@ LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t
     for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
         struct leaf_block blk;
         leaf_unpack(ty, w, b, &blk);
-        for (uint32_t i = 0; i < packed_info(ty).block; i += 64)
-            __builtin_prefetch(w + packed_block_at(ty, b) + PREFETCH_BYTES + i);
+        leaf_prefetch(ty, w + packed_block_at(ty, b));
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
 LEAF_UNROLL(4)
         for (int t = 0; t < n; t++)

@@ -19,6 +19,7 @@ static uint64_t leaf_read(const void *p, int64_t bytes)
         .gemm_float = leaf_gemm_float, \
         .row = leaf_row, \
         .attn = leaf_attn_segment, \
+        .attn_merge = leaf_merge, \
         .kv_put = leaf_kv_put, \
         .rms_norm = leaf_rms_norm, \
         .rope = leaf_rope, \

@@ -247,18 +247,20 @@ VEC int32_t vec_spin_int8(int64_t n)
         a[0] = _mm256_xor_si256(a[0], a[i]);
     return _mm256_extract_epi32(a[0], 0);
 }
-VEC uint64_t vec_read(const void *p, int64_t bytes)
+VEC __m256i vec_read_64(const char *p)
 {
-    const __m256i *q = p, *end = (const __m256i *)((const char *)p + bytes);
+    return _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)p),
+                            _mm256_loadu_si256((const __m256i *)p + 1));
+}
+VEC uint64_t vec_read(const char *p, int64_t bytes)
+{
+    const int64_t n = bytes / 4;
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-    for (; q < end; q += 8) {
-        a = _mm256_xor_si256(a, _mm256_xor_si256(_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)));
-        b = _mm256_xor_si256(
-            b, _mm256_xor_si256(_mm256_loadu_si256(q + 2), _mm256_loadu_si256(q + 3)));
-        c = _mm256_xor_si256(
-            c, _mm256_xor_si256(_mm256_loadu_si256(q + 4), _mm256_loadu_si256(q + 5)));
-        d = _mm256_xor_si256(
-            d, _mm256_xor_si256(_mm256_loadu_si256(q + 6), _mm256_loadu_si256(q + 7)));
+    for (int64_t i = 0; i < n; i += 64) {
+        a = _mm256_xor_si256(a, vec_read_64(p + i));
+        b = _mm256_xor_si256(b, vec_read_64(p + n + i));
+        c = _mm256_xor_si256(c, vec_read_64(p + 2 * n + i));
+        d = _mm256_xor_si256(d, vec_read_64(p + 3 * n + i));
     }
     a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
     return (uint64_t)_mm256_extract_epi64(a, 0) ^ (uint64_t)_mm256_extract_epi64(a, 2);

@@ -259,15 +259,21 @@ VEC int32_t vec_spin_int8(int64_t n)
         a[0] = veorq_s32(a[0], a[i]);
     return vgetq_lane_s32(a[0], 0);
 }
-VEC uint64_t vec_read(const void *p, int64_t bytes)
+VEC uint64x2_t vec_read_64(const char *p)
 {
-    const uint64_t *q = p;
+    const uint64_t *q = (const void *)p;
+    return veorq_u64(veorq_u64(vld1q_u64(q), vld1q_u64(q + 2)),
+                     veorq_u64(vld1q_u64(q + 4), vld1q_u64(q + 6)));
+}
+VEC uint64_t vec_read(const char *p, int64_t bytes)
+{
+    const int64_t n = bytes / 4;
     uint64x2_t a = vdupq_n_u64(0), b = a, c = a, d = a;
-    for (int64_t i = 0; i < bytes / 8; i += 8) {
-        a = veorq_u64(a, vld1q_u64(q + i));
-        b = veorq_u64(b, vld1q_u64(q + i + 2));
-        c = veorq_u64(c, vld1q_u64(q + i + 4));
-        d = veorq_u64(d, vld1q_u64(q + i + 6));
+    for (int64_t i = 0; i < n; i += 64) {
+        a = veorq_u64(a, vec_read_64(p + i));
+        b = veorq_u64(b, vec_read_64(p + n + i));
+        c = veorq_u64(c, vec_read_64(p + 2 * n + i));
+        d = veorq_u64(d, vec_read_64(p + 3 * n + i));
     }
     a = veorq_u64(veorq_u64(a, b), veorq_u64(c, d));
     return vgetq_lane_u64(a, 0) ^ vgetq_lane_u64(a, 1);

@@ -236,15 +236,12 @@ VEC int32_t vec_spin_int8(int64_t n)
         VEC_EACH a[i] += (uint32_t)((int8_t)a[i] * 3);
     return (int32_t)(a[0] ^ a[1] ^ a[2] ^ a[3] ^ a[4] ^ a[5] ^ a[6] ^ a[7]);
 }
-VEC uint64_t vec_read(const void *p, int64_t bytes)
+VEC uint64_t vec_read(const char *p, int64_t bytes)
 {
-    const uint64_t *q = p;
-    uint64_t a = 0, b = 0, c = 0, d = 0;
-    for (int64_t i = 0; i < bytes / 8; i += 4) {
-        a ^= q[i];
-        b ^= q[i + 1];
-        c ^= q[i + 2];
-        d ^= q[i + 3];
-    }
-    return a ^ b ^ c ^ d;
+    const uint64_t *q = (const void *)p;
+    const int64_t n = bytes / 32;
+    uint64_t a = 0;
+    for (int64_t i = 0; i < n; i++)
+        a ^= q[i] ^ q[n + i] ^ q[2 * n + i] ^ q[3 * n + i];
+    return a;
 }

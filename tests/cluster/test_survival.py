@@ -190,7 +190,7 @@ def test_hang_up_frees_everything():
             h.close()
         took = wait_for("slots and pages free", 2,
                         lambda: c.status()["totals"]["running"] == 0 and c.status()["totals"]["waiting"] == 0)
-        assert c.status()["kv"]["used"] == 0, c.status()["kv"]
+        assert c.status()["kv"]["pages_used"] == 0, c.status()["kv"]
         return f"free after {took:.2f} s"
 
 

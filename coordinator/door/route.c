@@ -1,0 +1,38 @@
+#include "coordinator/door/route.h"
+#include "coordinator/door/api_admin.h"
+#include "coordinator/door/api_models.h"
+#include "coordinator/door/call.h"
+
+#include <string.h>
+
+static const struct route routes[] = {
+    {"/v1/chat/completions", true, ROUTE_KEY, call_chat},
+    {"/v1/completions", true, ROUTE_KEY, call_completions},
+    {"/v1/models", false, ROUTE_KEY, api_models_list},
+    {"/v1/models/", false, ROUTE_KEY, api_models_one},
+    {"/v1/cluster", false, ROUTE_HEALTH, api_admin_cluster},
+    {"/metrics", false, ROUTE_HEALTH, api_admin_metrics},
+    {"/livez", false, ROUTE_OPEN, api_admin_livez},
+    {"/readyz", false, ROUTE_HEALTH, api_admin_readyz},
+    {"/health", false, ROUTE_HEALTH, api_admin_readyz},
+    {"/ping", false, ROUTE_HEALTH, api_admin_ping},
+    {"/version", false, ROUTE_HEALTH, api_admin_version},
+    {"/", false, ROUTE_OPEN, api_admin_root},
+};
+
+const struct route *route_find(const char *path, bool is_post, const struct route **any,
+                               const char **rest)
+{
+    *any = NULL;
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+        const struct route *r = &routes[i];
+        size_t len = strlen(r->path);
+        bool below = len > 1 && r->path[len - 1] == '/' && strncmp(path, r->path, len) == 0 &&
+                     path[len];
+        if (!below && strcmp(path, r->path) != 0) continue;
+        *any = r;
+        *rest = path + len;
+        if (r->is_post == is_post) return r;
+    }
+    return NULL;
+}

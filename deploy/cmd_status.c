@@ -1,0 +1,207 @@
+// trireme status: the picture of a running cluster. The program knows nothing of its own: it asks
+// GET /v1/cluster (coordinator/cluster_json.h describes the shape) and draws what it gets.
+#include "deploy/client.h"
+#include "deploy/cmd.h"
+#include "deploy/opts.h"
+#include "proto/base/json.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t stop;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    stop = 1;
+}
+
+// -- reading, with a value for whatever is missing --
+
+static const char *str(const struct json *j, const char *key)
+{
+    const struct json *v = json_get(j, key);
+    return v && v->kind == J_STR ? v->str.s : "";
+}
+
+static double num(const struct json *j, const char *key)
+{
+    return json_number(json_get(j, key), 0);
+}
+
+static bool flag(const struct json *j, const char *key)
+{
+    const struct json *v = json_get(j, key);
+    return v && v->kind == J_BOOL && v->b;
+}
+
+static size_t items(const struct json *j, const char *key, const struct json **at)
+{
+    const struct json *v = json_get(j, key);
+    *at = v && v->kind == J_ARR ? v->arr.items : NULL;
+    return *at ? v->arr.n : 0;
+}
+
+static void bytes(char *out, size_t size, double n)
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int u = 0;
+    while (n >= 1024 && u < 4) {
+        n /= 1024;
+        u++;
+    }
+    snprintf(out, size, u ? "%.1f %s" : "%.0f %s", n, unit[u]);
+}
+
+static double sum_bytes(const struct json *j)
+{
+    return num(j, "weight_bytes") + num(j, "kv_bytes") + num(j, "work_bytes");
+}
+
+// -- drawing --
+
+static void draw_head(const struct json *j)
+{
+    const struct json *model = json_get(j, "model"), *totals = json_get(j, "totals");
+    printf("%s: %s%s%s   epoch %.0f   up %.0f s\n", str(j, "cluster"), str(j, "state"),
+           *str(j, "reason") ? ", " : "", str(j, "reason"), num(j, "epoch"), num(j, "uptime_s"));
+    printf("model %s (%s), %.0f layers, context %.0f\n", str(model, "id"), str(model, "arch"),
+           num(model, "n_layer"), num(model, "ctx"));
+    printf("%.1f tokens/s   %.0f running, %.0f waiting   %.0f tokens generated, %.0f%% of prompt tokens "
+           "cached\n",
+           num(totals, "tokens_per_s"), num(totals, "running"), num(totals, "waiting"),
+           num(totals, "generated_tokens"), num(totals, "prefix_hit_share") * 100);
+}
+
+static void draw_stage(const struct json *s, size_t i)
+{
+    char planned[32], used[32];
+    const struct json *layers;
+    size_t n = items(s, "layers", &layers);
+    bytes(planned, sizeof planned, sum_bytes(json_get(s, "planned")));
+    bytes(used, sizeof used, sum_bytes(json_get(s, "used")));
+    double from = n == 2 ? json_number(&layers[0], 0) : 0, to = n == 2 ? json_number(&layers[1], 0) : 0;
+    printf("  stage %zu  %-14s layers %3.0f..%-3.0f %s%s  memory %s planned, %s used   busy %.0f%%   "
+           "%.2f ms a step\n",
+           i, str(s, "worker"), from, to - 1, flag(s, "embed") ? "+embed " : "",
+           flag(s, "head") ? "+head" : "", planned, used, num(s, "busy_share") * 100,
+           num(s, "step_ms"));
+}
+
+static void draw_lanes(const struct json *j)
+{
+    const struct json *lanes, *stages;
+    size_t n_lane = items(j, "lanes", &lanes);
+    for (size_t i = 0; i < n_lane; i++) {
+        size_t n = items(&lanes[i], "stages", &stages);
+        printf("\nlane %zu: %s, %zu of %.0f stages, road %s, plan %.12s\n", i, str(&lanes[i], "state"), n,
+               num(&lanes[i], "n_stage_wanted"), str(&lanes[i], "road"), str(&lanes[i], "plan"));
+        for (size_t k = 0; k < n; k++)
+            draw_stage(&stages[k], k);
+    }
+    const struct json *kv = json_get(j, "kv");
+    double total = num(kv, "pages_total"), used = num(kv, "pages_used");
+    printf("  kv       %.0f of %.0f pages used (%.0f%%), %.0f cached\n", used, total,
+           total > 0 ? used / total * 100 : 0, num(kv, "pages_cached"));
+}
+
+static void draw_workers(const struct json *j)
+{
+    const struct json *workers, *links;
+    size_t n = items(j, "workers", &workers);
+    printf("\nworkers\n");
+    for (size_t i = 0; i < n; i++) {
+        const struct json *w = &workers[i], *d = json_get(w, "device"), *m = json_get(w, "mem");
+        char free_mem[32];
+        bytes(free_mem, sizeof free_mem, num(m, "free_bytes"));
+        printf("  %-14s %-9s %s pid %.0f   %s, %s, %.0f threads", str(w, "name"), str(w, "state"),
+               str(w, "host"), num(w, "pid"), str(d, "name"), str(d, "isa"), num(d, "threads"));
+        if (num(d, "read_bytes_per_s") > 0)
+            printf(", reads %.1f GB/s, int8 %.0f GOP/s", num(d, "read_bytes_per_s") * 1e-9,
+                   num(d, "int8_ops_per_s") * 1e-9);
+        printf("   %s free   heard %.0f ms ago\n", free_mem, num(w, "heartbeat_age_ms"));
+    }
+    n = items(j, "links", &links);
+    if (n) printf("\nlinks\n");
+    for (size_t i = 0; i < n; i++) {
+        char moved[32];
+        bytes(moved, sizeof moved, num(&links[i], "bytes"));
+        printf("  %s -> %s   %s   %.1f us   %.2f GB/s   %s moved\n", str(&links[i], "from"),
+               str(&links[i], "to"), str(&links[i], "transport"), num(&links[i], "latency_us"),
+               num(&links[i], "bytes_per_s") * 1e-9, moved);
+    }
+}
+
+static void draw_requests(const struct json *j)
+{
+    const struct json *requests;
+    size_t n = items(j, "requests", &requests);
+    if (!n) return;
+    printf("\nrequests\n");
+    for (size_t i = 0; i < n && i < 20; i++) {
+        const struct json *r = &requests[i];
+        printf("  %-34s %-8s prompt %.0f of %.0f (%.0f cached), %.0f generated, %.1f s\n", str(r, "id"),
+               str(r, "phase"), num(r, "n_prefilled"), num(r, "n_prompt"), num(r, "n_cached"),
+               num(r, "n_generated"), num(r, "age_s"));
+    }
+    if (n > 20) printf("  and %zu more\n", n - 20);
+}
+
+static err_t draw(const struct client_config *client, bool json, bool clear, struct err_text *why)
+{
+    struct buf body = {0};
+    struct arena a;
+    const struct json *j;
+    arena_init(&a, 64 << 20);
+    err_t err = client_get(client, "/v1/cluster", &body, why);
+    if (!err && json) {
+        printf("%s\n", body.data ? body.data : "");
+    } else if (!err) {
+        err = json_read(body.data ? body.data : "", body.len, &a, &j, NULL, why);
+        if (!err && clear) printf("\033[H\033[2J");
+        if (!err) {
+            draw_head(j);
+            draw_lanes(j);
+            draw_workers(j);
+            draw_requests(j);
+        }
+    }
+    fflush(stdout);
+    arena_fini(&a);
+    buf_fini(&body);
+    return err;
+}
+
+int cmd_status(int argc, char **argv)
+{
+    struct client_config client = {.url = "http://127.0.0.1:30000"};
+    bool json = false, watch = false;
+    const struct opt opts[] = {
+        {"url", OPT_STR, &client.url, "URL", "server (http://127.0.0.1:30000)", 0, 0},
+        {"api-key-file", OPT_STR, &client.key_file, "FILE", "file with the API key", 0, 0},
+        {"ca", OPT_STR, &client.ca_file, "FILE", "CA certificate for https", 0, 0},
+        {"json", OPT_FLAG, &json, NULL, "print the JSON of /v1/cluster", 0, 0},
+        {"watch", OPT_FLAG, &watch, NULL, "draw again every second", 0, 0},
+        {0},
+    };
+    const struct opt_spec spec = {"status [options]",
+                                  "Shows lanes, stages, workers, links and requests.", opts, 0, 0};
+    int code = opts_parse(&spec, argc, argv, NULL);
+    if (code >= 0) return code;
+    struct sigaction sa = {.sa_handler = on_signal};
+    sigaction(SIGINT, &sa, NULL);
+    sigaction(SIGTERM, &sa, NULL);
+    struct err_text why = {0};
+    err_t err = draw(&client, json, watch, &why);
+    while (watch && !stop) {
+        sleep(1);
+        if (stop) break;
+        // A coordinator that is being restarted is worth waiting for.
+        err = draw(&client, json, true, &why);
+        if (err) fprintf(stderr, "%s; trying again\n", why.s);
+    }
+    return err && !watch ? cmd_fail(err, &why) : 0;
+}

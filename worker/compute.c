@@ -1,0 +1,259 @@
+#include "worker/compute_priv.h"
+#include "proto/base/clock.h"
+#include "proto/base/log.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    NAP_MS = 100,          // the loop's counter moves at least this often, also when idle
+    BLAME_WAIT_US = 1000000, // see wait_for_the_cause
+    SPARE_LETTERS = 64,
+};
+
+void compute_held_free(struct compute_held *h)
+{
+    stage_close(h->stage);
+    if (h->model) model_close(h->model);
+    *h = (struct compute_held){0};
+}
+
+// -- parcels and letters --
+
+struct compute_parcel *compute_parcel_new(void)
+{
+    struct compute_parcel *p = calloc(1, sizeof *p);
+    if (!p) return NULL;
+    list_init(&p->list);
+    arena_init(&p->arena, WIRE_ARENA_MAX);
+    return p;
+}
+
+void compute_parcel_free(struct compute_parcel *p)
+{
+    if (!p) return;
+    arena_fini(&p->arena);
+    free(p);
+}
+
+static struct compute_parcel *parcel_of(struct list *l)
+{
+    return l ? list_item(l, struct compute_parcel, list) : NULL;
+}
+
+static struct compute_letter *letter_of(struct list *l)
+{
+    return l ? list_item(l, struct compute_letter, list) : NULL;
+}
+
+static void letter_free(struct compute_letter *l)
+{
+    buf_fini(&l->bytes);
+    free(l);
+}
+
+struct compute_parcel *compute_hand(struct compute *c, struct compute_parcel *p)
+{
+    mailbox_push(&c->in, &p->list);
+    struct compute_parcel *spare = parcel_of(mailbox_pop(&c->spent_in));
+    return spare ? spare : compute_parcel_new();
+}
+
+void compute_spend(struct compute *c, struct compute_parcel *p)
+{
+    arena_reset(&p->arena);
+    mailbox_push(&c->spent_in, &p->list);
+}
+
+static struct compute_letter *new_letter(struct compute *c)
+{
+    struct compute_letter *l = letter_of(mailbox_pop(&c->spent_out));
+    if (!l) {
+        l = calloc(1, sizeof *l);
+        if (l) list_init(&l->list);
+    }
+    return l;
+}
+
+err_t compute_post(struct compute *c, const struct msg *m, struct err_text *why)
+{
+    struct compute_letter *l = new_letter(c);
+    if (!l) return err_say(why, ERR_MEMORY, "no memory for a message");
+    buf_clear(&l->bytes);
+    err_t e = wire_pack(m, &l->bytes);
+    if (e) {
+        letter_free(l);
+        return err_say(why, e, "%s does not fit a message", wire_kind_name(m->kind));
+    }
+    l->kind = m->kind;
+    mailbox_push(&c->out, &l->list);
+    return OK;
+}
+
+int compute_fd(const struct compute *c)
+{
+    return c->out.fd;
+}
+
+struct compute_letter *compute_letter(struct compute *c)
+{
+    struct compute_letter *l = letter_of(mailbox_pop(&c->out));
+    if (l) return l;
+    mailbox_hush(&c->out);
+    return letter_of(mailbox_pop(&c->out)); // one may have come before the hush
+}
+
+void compute_letter_done(struct compute *c, struct compute_letter *l)
+{
+    if (l->is_end || atomic_load(&c->spent_out.n) >= SPARE_LETTERS)
+        letter_free(l);
+    else
+        mailbox_push(&c->spent_out, &l->list);
+}
+
+// -- waiting --
+
+static void publish_port(struct compute *c)
+{
+    const struct port_stats s = port_stats_get(c->port);
+    atomic_store(&c->bytes_out, s.bytes_out);
+    atomic_store(&c->bytes_in, s.bytes_in);
+}
+
+err_t compute_progress(struct compute *c, struct err_text *why)
+{
+    atomic_fetch_add(&c->loops, 1);
+    if (atomic_load(&c->stop)) return err_say(why, ERR_CANCELLED, "asked to stop");
+    return c->port ? port_progress(c->port, why) : OK;
+}
+
+static void nap(struct compute *c, int64_t until_us, int64_t now_us)
+{
+    struct pollfd fds[2] = {{.fd = c->in.fd, .events = POLLIN}};
+    nfds_t n = 1;
+    if (c->port) {
+        if (port_arm(c->port)) return; // there is work already
+        fds[n++] = (struct pollfd){.fd = port_fd(c->port), .events = POLLIN};
+        publish_port(c);
+    }
+    int64_t ms = NAP_MS;
+    if (until_us && (until_us - now_us) / 1000 < ms) ms = (until_us - now_us) / 1000 + 1;
+    poll(fds, n, (int)ms);
+    if (fds[0].revents) mailbox_hush(&c->in);
+}
+
+err_t compute_rest(struct compute *c, const struct compute_wait *w, struct err_text *why)
+{
+    const int64_t now = clock_now_us();
+    if (w->deadline_us && now >= w->deadline_us)
+        return err_say(why, ERR_TIMEOUT, "%s: waited too long", w->what);
+    if (now >= w->spin_until_us) nap(c, w->deadline_us, now);
+    return OK;
+}
+
+err_t compute_take(struct compute *c, struct compute_parcel **out, struct err_text *why)
+{
+    const struct compute_wait wait = {.spin_until_us = clock_now_us() + COMPUTE_SPIN_US};
+    for (;;) {
+        err_t e = compute_progress(c, why);
+        if (e) return e;
+        *out = parcel_of(mailbox_pop(&c->in));
+        if (*out) return OK;
+        e = compute_rest(c, &wait, why);
+        if (e) return e;
+    }
+}
+
+// -- the thread --
+
+static err_t next_step(struct compute *c, struct err_text *why)
+{
+    struct compute_parcel *p;
+    err_t e = compute_take(c, &p, why);
+    if (e) return e;
+    if (p->msg.kind != MSG_STEP)
+        e = err_say(why, ERR_LINK_PROTOCOL, "%s between steps", wire_kind_name(p->msg.kind));
+    else
+        e = compute_step(c, &p->msg.step, why);
+    compute_spend(c, p);
+    return e;
+}
+
+// A peer that dies takes our port down before the coordinator has heard of it. Reporting at once
+// would look like a failure of ours; the new plan, or the stop, mostly comes within this time.
+static err_t wait_for_the_cause(struct compute *c, err_t failed)
+{
+    const struct compute_wait wait = {.deadline_us = clock_now_us() + BLAME_WAIT_US};
+    while (!atomic_load(&c->stop)) {
+        atomic_fetch_add(&c->loops, 1);
+        const int64_t now = clock_now_us();
+        if (now >= wait.deadline_us) return failed;
+        struct pollfd fd = {.fd = c->in.fd, .events = POLLIN};
+        poll(&fd, 1, (int)((wait.deadline_us - now) / 1000) + 1);
+        mailbox_hush(&c->in);
+    }
+    return ERR_CANCELLED;
+}
+
+static void post_end(struct compute *c, err_t e, const struct err_text *why)
+{
+    const uint64_t epoch = c->config.plan.epoch;
+    if (e != ERR_CANCELLED) {
+        log_error("epoch %llu: %s: %s", (unsigned long long)epoch, err_name(e), why->s);
+        const struct msg m = {.kind = MSG_FAILED,
+                              .failed = {.epoch = epoch, .code = e, .why = why->s}};
+        err_t posted = compute_post(c, &m, NULL);
+        if (posted) log_error("epoch %llu: cannot report the failure", (unsigned long long)epoch);
+    }
+}
+
+static void *compute_main(void *arg)
+{
+    struct compute *c = arg;
+    struct err_text why = {0};
+    err_t e = compute_prepare(c, &why);
+    if (!e) e = compute_link(c, &why);
+    while (!e) e = next_step(c, &why);
+    if (err_is_link(e) && e != ERR_LINK_PROTOCOL) e = wait_for_the_cause(c, e);
+    post_end(c, e, &why);
+    atomic_store(&c->running, NULL);
+    if (c->port) {
+        publish_port(c);
+        port_close(c->port);
+        c->port = NULL;
+    }
+    mailbox_push(&c->out, &letter_of(mailbox_pop(&c->spent_out))->list);
+    return NULL;
+}
+
+// -- from the control thread --
+
+static err_t init(struct compute *c, struct err_text *why)
+{
+    struct mailbox *all[] = {&c->in, &c->out, &c->spent_in, &c->spent_out};
+    for (size_t i = 0; i < 4; i++) {
+        err_t e = mailbox_init(all[i], why);
+        if (!e) continue;
+        while (i-- > 0) mailbox_fini(all[i]);
+        return e;
+    }
+    return OK;
+}
+
+static void fini(struct compute *c)
+{
+    struct mailbox *all[] = {&c->in, &c->out, &c->spent_in, &c->spent_out};
+    for (struct list *l; (l = mailbox_pop(&c->in));) compute_parcel_free(parcel_of(l));
+    for (struct list *l; (l = mailbox_pop(&c->spent_in));) compute_parcel_free(parcel_of(l));
+    for (struct list *l; (l = mailbox_pop(&c->out));) letter_free(letter_of(l));
+    for (struct list *l; (l = mailbox_pop(&c->spent_out));) letter_free(letter_of(l));
+    for (size_t i = 0; i < 4; i++) mailbox_fini(all[i]);
+    arena_fini(&c->arena);
+    free(c->x);
+    free(c->chained);
+    free(c->pairs);
+    free(c->draws);
+    free(c->model_path);
+    free(c);
+}
