@@ -104,6 +104,7 @@ __attribute__((format(printf, 3, 0))) static void on_log(cyaml_log_t level, void
     if (b->line == 0 && at) b->line = atoi(at + 6);
     if (b->reason[0]) return;
     if (strncmp(s, "Load: ", 6) == 0) s += 6;
+    if (strncmp(s, "Backtrace", 9) == 0) return; // no reason was given
     if (strncmp(s, "libyaml: ", 9) == 0) s += 9;
     snprintf(b->reason, sizeof b->reason, "%.*s", (int)sizeof b->reason - 1, s);
 }
@@ -211,19 +212,23 @@ int32_t cluster_find(const struct cluster *c, const char *name)
 
 // ---- reading
 
-// Whole numbers that a double holds exactly; others become one that no check lets pass.
-static double whole(double v)
+// Whole numbers that a double holds exactly.
+static err_t check_whole(const char *who, const char *what, double v, struct err_text *why)
 {
-    return v >= 0 && v <= 0x1p53 && v == floor(v) ? v : NAN;
+    if (v >= 0 && v <= 0x1p50 && v == floor(v)) return OK;
+    return err_say(why, ERR_CONFIG,
+                   "device '%.31s': %s is %.9g, allowed whole numbers from 0 to 2^50", who, what,
+                   v);
 }
 
 static err_t take_device(const struct file_device *f, struct cluster_device *d,
                          struct err_text *why)
 {
     double free_bytes = f->mem_free_bytes == 0 ? f->mem_bytes : f->mem_free_bytes;
-    err_t e = check_number(f->name, "threads", whole(f->threads), 0, THREADS_MAX, why);
-    if (!e) e = check_number(f->name, "mem_bytes", whole(f->mem_bytes), 0, 0x1p50, why);
-    if (!e) e = check_number(f->name, "mem_free_bytes", whole(free_bytes), 0, 0x1p50, why);
+    err_t e = check_number(f->name, "threads", f->threads, 0, THREADS_MAX, why);
+    if (!e) e = check_whole(f->name, "threads", f->threads, why);
+    if (!e) e = check_whole(f->name, "mem_bytes", f->mem_bytes, why);
+    if (!e) e = check_whole(f->name, "mem_free_bytes", free_bytes, why);
     if (e) return e;
     snprintf(d->name, sizeof d->name, "%s", f->name);
     snprintf(d->host, sizeof d->host, "%s", f->host);
@@ -309,6 +314,29 @@ static int line_of(const char *text, size_t len, const struct spot *spot)
     return 0;
 }
 
+// Of a key that is not allowed the library tells the line of the value before: the key is on that
+// line or below.
+static int line_of_key(const char *text, size_t len, const struct blame *blame)
+{
+    static const char *const reasons[] = {"Unexpected key: ", "Mapping field already seen: "};
+    const char *key = NULL, *end = text + len;
+    for (int i = 0; i < 2; i++)
+        if (strncmp(blame->reason, reasons[i], strlen(reasons[i])) == 0)
+            key = blame->reason + strlen(reasons[i]);
+    if (!key) return blame->line;
+    int line = 1;
+    for (const char *p = text; p < end; line++) {
+        const char *nl = memchr(p, '\n', (size_t)(end - p)), *stop = nl ? nl : end;
+        while (p < stop && (*p == ' ' || *p == '-'))
+            p++;
+        if (line > blame->line && (size_t)(stop - p) > strlen(key) &&
+            memcmp(p, key, strlen(key)) == 0 && p[strlen(key)] == ':')
+            return line;
+        p = nl ? nl + 1 : end;
+    }
+    return blame->line;
+}
+
 // The end of a path says more than its beginning.
 static const char *path_tail(const char *path)
 {
@@ -340,7 +368,7 @@ err_t cluster_read(const char *path, const char *text, size_t len, struct cluste
     cyaml_err_t failed = cyaml_load_data((const uint8_t *)text, len, &config, &file_value,
                                          (cyaml_data_t **)(void *)&f, NULL);
     if (failed)
-        return at_line(path, blame.line, ERR_CONFIG,
+        return at_line(path, line_of_key(text, len, &blame), ERR_CONFIG,
                        blame.reason[0] ? blame.reason : cyaml_strerror(failed), why);
     if (!f) return at_line(path, 0, ERR_CONFIG, "is empty, expected devices", why);
     struct cluster *c = calloc(1, sizeof *c);

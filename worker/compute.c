@@ -223,7 +223,7 @@ static void *compute_main(void *arg)
         port_close(c->port);
         c->port = NULL;
     }
-    mailbox_push(&c->out, &letter_of(mailbox_pop(&c->spent_out))->list);
+    mailbox_push(&c->out, &c->end->list);
     return NULL;
 }
 
@@ -241,13 +241,18 @@ static err_t init(struct compute *c, struct err_text *why)
     return OK;
 }
 
-static void fini(struct compute *c)
+static void drop_letters(struct compute *c)
 {
-    struct mailbox *all[] = {&c->in, &c->out, &c->spent_in, &c->spent_out};
     for (struct list *l; (l = mailbox_pop(&c->in));) compute_parcel_free(parcel_of(l));
     for (struct list *l; (l = mailbox_pop(&c->spent_in));) compute_parcel_free(parcel_of(l));
     for (struct list *l; (l = mailbox_pop(&c->out));) letter_free(letter_of(l));
     for (struct list *l; (l = mailbox_pop(&c->spent_out));) letter_free(letter_of(l));
+}
+
+static void fini(struct compute *c)
+{
+    drop_letters(c);
+    struct mailbox *all[] = {&c->in, &c->out, &c->spent_in, &c->spent_out};
     for (size_t i = 0; i < 4; i++) mailbox_fini(all[i]);
     arena_fini(&c->arena);
     free(c->x);
@@ -256,4 +261,83 @@ static void fini(struct compute *c)
     free(c->draws);
     free(c->model_path);
     free(c);
+}
+
+static err_t make(const struct compute_config *cfg, struct compute **out, struct err_text *why)
+{
+    struct compute *c = calloc(1, sizeof *c);
+    if (!c) return err_say(why, ERR_MEMORY, "no memory for an epoch");
+    err_t e = init(c, why);
+    if (e) {
+        free(c);
+        return e;
+    }
+    arena_init(&c->arena, 0);
+    c->config = *cfg;
+    c->config.plan.model = NULL;
+    c->config.held = (struct compute_held){0};
+    c->held = cfg->held;
+    c->model_path = strdup(cfg->model_path);
+    c->end = calloc(1, sizeof *c->end);
+    if (c->model_path && c->end) {
+        list_init(&c->end->list);
+        c->end->is_end = true;
+        *out = c;
+        return OK;
+    }
+    free(c->end);
+    fini(c);
+    return err_say(why, ERR_MEMORY, "no memory for an epoch");
+}
+
+err_t compute_start(struct compute_config *cfg, struct compute **out, struct err_text *why)
+{
+    struct compute *c = NULL;
+    err_t e = make(cfg, &c, why);
+    if (!e && pthread_create(&c->thread, NULL, compute_main, c)) {
+        free(c->end);
+        fini(c);
+        e = err_say(why, ERR_SYSTEM, "cannot start the compute thread");
+    }
+    if (e)
+        compute_held_free(&cfg->held);
+    else
+        *out = c;
+    cfg->held = (struct compute_held){0};
+    return e;
+}
+
+struct compute_stats compute_stats_get(const struct compute *c)
+{
+    const struct stage *running = atomic_load(&c->running);
+    return (struct compute_stats){
+        .step_done = atomic_load(&c->step_done),
+        .step_now = atomic_load(&c->step_now),
+        .progress = atomic_load(&c->loops) + atomic_load(&c->load.pieces) +
+                    (running ? stage_progress(running) : 0),
+        .frame_bytes_out = atomic_load(&c->bytes_out),
+        .frame_bytes_in = atomic_load(&c->bytes_in),
+        .busy_us = atomic_load(&c->busy_us),
+        .wait_us = atomic_load(&c->wait_us),
+        .steps_queued = atomic_load(&c->in.n),
+    };
+}
+
+void compute_stop(struct compute *c)
+{
+    atomic_store(&c->stop, true);
+    mailbox_ring(&c->in);
+}
+
+void compute_cancel(struct compute *c)
+{
+    atomic_store(&c->load.cancel, true);
+    compute_stop(c);
+}
+
+void compute_join(struct compute *c, struct compute_held *out)
+{
+    pthread_join(c->thread, NULL);
+    *out = c->held;
+    fini(c);
 }

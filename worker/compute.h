@@ -64,6 +64,9 @@ int compute_fd(const struct compute *c); // readable: there may be letters
 struct compute_letter *compute_letter(struct compute *c);
 void compute_letter_done(struct compute *c, struct compute_letter *l);
 struct compute_stats compute_stats_get(const struct compute *c);
-void compute_stop(struct compute *c); // returns at once
+// Both return at once. A stop lets loading finish, so that the next plan finds the layers; a cancel
+// ends that too.
+void compute_stop(struct compute *c);
+void compute_cancel(struct compute *c);
 // Waits for the thread, frees the compute, and gives what it holds.
 void compute_join(struct compute *c, struct compute_held *out);

@@ -17,6 +17,7 @@ struct compute {
     pthread_t thread;
     struct mailbox in, out;          // parcels; letters
     struct mailbox spent_in, spent_out; // the same, empty, on their way back
+    struct compute_letter *end; // the last letter, taken at the start so that it cannot fail
     atomic_bool stop;
 
     // of the compute thread
@@ -28,7 +29,6 @@ struct compute {
     struct compute_draw *draws; // (n_slot) of the first stage
     uint64_t undrawn[COMPUTE_IN_FLIGHT_MAX]; // steps whose ids the last stage has not sent yet
     uint32_t n_undrawn;
-    uint64_t next_step;
     uint64_t step_bytes; // weights that one token passes here
     struct arena arena;  // results of the step
 

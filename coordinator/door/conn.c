@@ -68,7 +68,7 @@ static void opened(struct door *d, struct MHD_Connection *mhd, void **socket_con
 // Closing a socket that holds unread bytes makes TCP reset it, and the caller may lose the answer
 // that explains why. Such sockets are held for a moment and read empty.
 
-struct linger {
+struct lingerer {
     struct list node;
     int fd;
     int64_t until_us;
@@ -76,17 +76,17 @@ struct linger {
 
 static void linger(struct door *d, int fd)
 {
-    struct linger *l = malloc(sizeof *l);
+    struct lingerer *l = malloc(sizeof *l);
     int copy = l ? dup(fd) : -1;
     if (copy < 0) {
         free(l);
         return;
     }
-    *l = (struct linger){.fd = copy, .until_us = clock_now_us() + CONN_LINGER_MS * 1000};
+    *l = (struct lingerer){.fd = copy, .until_us = clock_now_us() + CONN_LINGER_MS * 1000};
     list_push_back(&d->lingers, &l->node);
 }
 
-static void linger_end(struct linger *l)
+static void linger_end(struct lingerer *l)
 {
     list_remove(&l->node);
     close(l->fd);
@@ -97,7 +97,7 @@ static void sweep_lingers(struct door *d, int64_t now_us)
 {
     char sink[65536];
     list_each (it, &d->lingers) {
-        struct linger *l = list_item(it, struct linger, node);
+        struct lingerer *l = list_item(it, struct lingerer, node);
         ssize_t n = 1;
         for (int i = 0; i < 64 && n > 0; i++) n = recv(l->fd, sink, sizeof sink, MSG_DONTWAIT);
         if (n == 0 || now_us > l->until_us) linger_end(l);
@@ -106,7 +106,7 @@ static void sweep_lingers(struct door *d, int64_t now_us)
 
 void conn_drop_lingers(struct door *d)
 {
-    list_each (it, &d->lingers) linger_end(list_item(it, struct linger, node));
+    list_each (it, &d->lingers) linger_end(list_item(it, struct lingerer, node));
 }
 
 void conn_notify(void *cls, struct MHD_Connection *mhd, void **socket_context,
@@ -126,19 +126,21 @@ void conn_notify(void *cls, struct MHD_Connection *mhd, void **socket_context,
     *socket_context = NULL;
 }
 
-// Bytes received on the socket since it was opened; 0 if the system does not tell.
-static uint64_t bytes_received(int fd)
+// True if the caller has sent something since the connection became idle: the next request has
+// begun, though not a whole line of it came yet.
+static bool has_begun(const struct conn *c, int64_t idle_us)
 {
+    enum { CLOCK_TICK_MS = 20 }; // the kernel counts in ticks
     struct tcp_info t = {0};
     socklen_t len = sizeof t;
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &t, &len) == 0 ? t.tcpi_bytes_received : 0;
+    if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &t, &len) != 0) return false;
+    return t.tcpi_last_data_recv + CLOCK_TICK_MS < idle_us / 1000;
 }
 
 void conn_set(struct conn *c, enum conn_phase phase)
 {
     c->phase = phase;
     c->since_us = clock_now_us();
-    if (phase == CONN_IDLE) c->received = bytes_received(c->fd);
 }
 
 bool conn_local(const struct conn *c, char *out, size_t cap)
@@ -222,9 +224,7 @@ static void check_deadline(struct conn *c, int64_t now_us)
         break;
     case CONN_IDLE:
         if (spent > (int64_t)CONN_IDLE_MS * 1000) shutdown(c->fd, SHUT_RDWR);
-        // The next request has begun, though not a whole line of it came yet.
-        else if (d->n_sweep % 8 == 0 && bytes_received(c->fd) != c->received)
-            conn_set(c, CONN_HEADERS);
+        else if (d->n_sweep % 8 == 0 && has_begun(c, spent)) conn_set(c, CONN_HEADERS);
         break;
     case CONN_WORK:
         break;

@@ -34,7 +34,6 @@ struct conn {
     struct auth_addr addr;
     enum conn_phase phase;
     int64_t since_us;  // the phase began, or of CONN_STREAM: bytes went out
-    uint64_t received; // bytes the kernel had taken when it became idle
     struct exchange *x;
     bool linger; // closing while the caller may still be sending
 };

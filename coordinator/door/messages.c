@@ -233,7 +233,7 @@ static err_t read_tool(struct reading *r, const struct json *m, struct json *out
 
 static err_t read_message(struct reading *r, const struct json *m, struct json *out)
 {
-    const char *role;
+    const char *role = "";
     const struct json *name;
     struct json content;
     if (m->kind != J_OBJ) {

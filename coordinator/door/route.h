@@ -8,8 +8,9 @@ struct auth_addr;
 
 enum route_access {
     ROUTE_OPEN,   // anybody
-    ROUTE_HEALTH, // a key if there are any; without one from this machine only
-    ROUTE_KEY,    // a key if there are any
+    ROUTE_HEALTH, // this machine, or with a key
+    ROUTE_ADMIN,  // with a key; where there are none, this machine
+    ROUTE_KEY,    // with a key if there are any
 };
 
 struct route {

@@ -17,8 +17,8 @@ static bool waits_for_first(const struct sched *s, const struct choice *c)
     return first->n_done < n_page * s->cfg.page_tok;
 }
 
-// Pages that could be promised to a new choice: what the prefilling still need for their prompts and
-// one page of growth for each running choice are spoken for.
+// Pages that could be promised to a new choice: what the prefilling still need for their prompts
+// and one page of growth for each running choice are spoken for.
 static int64_t admission_room(struct sched *s)
 {
     int64_t room = (int64_t)pages_room(&s->pages) - s->n_running;
@@ -189,19 +189,20 @@ static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
     } else {
         add_ids(b, row, c);
     }
-    b->sent[b->n_row++] = (struct sent_row){
-        .ticket = seat->ticket,
-        .slot = row->slot,
-        .flags = row->flags,
-        .pos = row->pos,
-        .n_tok = n_tok,
-        .n_score = row->flags & ROW_SCORE ? n_tok - (row->next_id < 0) : 0,
-        .n_logprobs = c->req->sampling.n_logprobs};
+    b->sent[b->n_row++] =
+        (struct sent_row){.ticket = seat->ticket,
+                          .slot = row->slot,
+                          .flags = row->flags,
+                          .pos = row->pos,
+                          .n_tok = n_tok,
+                          .n_score = row->flags & ROW_SCORE ? n_tok - (row->next_id < 0) : 0,
+                          .n_logprobs = c->req->sampling.n_logprobs};
     b->n_tok += n_tok;
     seat->n_told = c->n_page;
     c->n_sent += n_tok;
     c->last_step = s->number + 1;
-    // Whoever has sent its history decodes from now on; the decoding are in order of their last step.
+    // Whoever has sent its history decodes from now on; the decoding are in order of their last
+    // step.
     if (c->n_sent < choice_n_id(c)) return;
     list_remove(&c->node);
     list_push_back(&s->decode, &c->node);

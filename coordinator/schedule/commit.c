@@ -38,8 +38,9 @@ static err_t check_item(const struct sent_row *row, uint32_t i, const struct ste
                         int32_t n_vocab, struct err_text *why)
 {
     if (it->row != i || it->slot != row->slot)
-        return err_say(why, ERR_LINK_PROTOCOL, "item for row %u slot %u where row %u slot %u is due",
-                       it->row, it->slot, i, row->slot);
+        return err_say(why, ERR_LINK_PROTOCOL,
+                       "item for row %u slot %u where row %u slot %u is due", it->row, it->slot, i,
+                       row->slot);
     if (it->n_score != row->n_score || (it->n_score && !it->scores))
         return err_say(why, ERR_LINK_PROTOCOL, "row %u: %u scores where %u are due", i, it->n_score,
                        row->n_score);

@@ -43,8 +43,7 @@ void events_finish(struct sched *s, struct choice *c, enum finish reason, int64_
         r->finished_us = now_us;
         list_remove(&r->node);
     }
-    events_add(s, (struct sched_event){
-                      .kind = EVENT_FINISH, .choice = c, .request_done = is_last});
+    events_add(s, (struct sched_event){.kind = EVENT_FINISH, .choice = c, .request_done = is_last});
 }
 
 void events_fail(struct sched *s, struct request *r, err_t code, const struct err_text *why,

@@ -12,8 +12,8 @@
 //
 // A page is listed under (tenant, id of the listed page before it, its tokens). Ids are never used
 // twice and all three are compared, so a hash collision costs a comparison and never gives wrong
-// content. A page is given back after the pages that follow it, so an unused prefix is lost from its
-// end.
+// content. A page is given back after the pages that follow it, so an unused prefix is lost from
+// its end.
 //
 // A page given back may be taken for a later step at once, even while older steps that use it are
 // on their way: every stage runs steps in order.
@@ -55,8 +55,8 @@ void pages_give(struct pages *p, uint32_t page);
 
 // The page that follows `k` and holds ids (page_tok): one more reference, k moves on.
 bool pages_find(struct pages *p, struct pages_key *k, const int32_t *ids, uint32_t *page);
-// Lists a held page as the one that follows `k`; k moves on. If an equal one is listed already, that
-// one stays the one to be found.
+// Lists a held page as the one that follows `k`; k moves on. If an equal one is listed already,
+// that one stays the one to be found.
 void pages_list(struct pages *p, struct pages_key *k, const int32_t *ids, uint32_t page);
 // No longer to be found (its bytes may be bad).
 void pages_unlist(struct pages *p, uint32_t page);

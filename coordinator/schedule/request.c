@@ -10,8 +10,8 @@ struct request *request_new(size_t max_bytes)
         return NULL;
     }
     r->arena = a;
-    r->sampling = (struct sampling){
-        .temperature = 1, .top_p = 1, .repetition = 1, .n_logprobs = -1};
+    r->sampling =
+        (struct sampling){.temperature = 1, .top_p = 1, .repetition = 1, .n_logprobs = -1};
     list_init(&r->node);
     return r;
 }

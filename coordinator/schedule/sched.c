@@ -68,8 +68,7 @@ static err_t take_memory(struct sched *s, struct arena *a)
     b->picks = arena_take_n(a, cfg->n_slot, sizeof *b->picks);
     b->ids = arena_take_n(a, cfg->max_tok, sizeof *b->ids);
     s->ring = arena_take_n(a, cfg->in_flight, sizeof *s->ring);
-    struct sent_row *rows =
-        arena_take_n(a, (size_t)cfg->in_flight * cfg->max_rows, sizeof *rows);
+    struct sent_row *rows = arena_take_n(a, (size_t)cfg->in_flight * cfg->max_rows, sizeof *rows);
     if (!s->seats || !s->free_slots || !s->tables || !s->page_ids || !b->rows || !b->binds ||
         !b->picks || !b->ids || !s->ring || !rows)
         return ERR_MEMORY;
@@ -92,8 +91,7 @@ static err_t check_fits(const struct sched *s, const struct request *r, struct e
     if (n_page <= s->cfg.n_page) return OK;
     return err_say(why, ERR_TOO_LARGE,
                    "prompt and max_tokens are %llu tokens together, the KV cache holds %llu",
-                   (unsigned long long)n_tok,
-                   (unsigned long long)s->cfg.n_page * s->cfg.page_tok);
+                   (unsigned long long)n_tok, (unsigned long long)s->cfg.n_page * s->cfg.page_tok);
 }
 
 static bool config_ok(const struct sched_config *c)

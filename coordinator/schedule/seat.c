@@ -20,8 +20,8 @@ static const int32_t *ids_of_page(const struct sched *s, const struct choice *c,
     return s->page_ids;
 }
 
-// Pages of the cache that may be taken over. The last known token is always computed: its logits are
-// needed. With penalties, the tokens of the cached prefix go with the bind; it ends inside the
+// Pages of the cache that may be taken over. The last known token is always computed: its logits
+// are needed. With penalties, the tokens of the cached prefix go with the bind; it ends inside the
 // prompt, so that they lie in one piece.
 static uint32_t match_limit(const struct sched *s, const struct choice *c)
 {
@@ -52,8 +52,8 @@ void seat_match(struct sched *s, struct choice *c)
 void seat_take(struct sched *s, struct choice *c)
 {
     uint32_t slot = s->free_slots[--s->n_free_slot];
-    s->seats[slot] = (struct seat){
-        .choice = c, .ticket = ++s->last_ticket, .key = {.tenant = c->req->tenant}};
+    s->seats[slot] =
+        (struct seat){.choice = c, .ticket = ++s->last_ticket, .key = {.tenant = c->req->tenant}};
     c->slot = (int32_t)slot;
     c->pages = s->tables + (size_t)slot * s->table_cap;
     c->n_page = 0;

@@ -74,13 +74,14 @@ struct sched {
     struct list queue, prefill, decode;
     uint32_t n_waiting, n_running;
     uint64_t last_order, last_ticket;
-    // The head of the queue that did not fit, and the room there was: asked again when there is more.
+    // The head of the queue that did not fit, and the room there was: asked again when there is
+    // more.
     uint64_t blocked_order;
     int64_t blocked_room;
 
     struct sched_event *events;
     uint32_t n_event, cap_event;
-    bool events_given; // the caller has had them: the next one starts anew
+    bool events_given;        // the caller has had them: the next one starts anew
     struct sched_stats stats; // counters only
 };
 

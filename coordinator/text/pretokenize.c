@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PATTERNS_MAX = 5 };
+enum { PATTERNS_MAX = 6 };
 
 // White space of Unicode. PCRE2's own \s has U+180E besides, the models' tokenizers have not.
 #define S "\\t-\\r\\x{85}\\p{Z}"
@@ -33,10 +33,15 @@ enum { PATTERNS_MAX = 5 };
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|" \
     "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACES
 #define CJK_WORDS "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
+// The cased letters of the Unicode version that deepseek-llm was made with.
+#define CASED_LETTERS \
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅ" \
+    "ὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿ" \
+    "ﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
 #define BLOOM " ?[^(" S "|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+"
 
 enum { DEFAULT, GPT_2, DIGITS, LLAMA_3, QWEN_2, QWEN_35, CODER, DEEPSEEK_3, FALCON, BLOOM_1,
-       VIKING, TEKKEN, GPT_4O, SEED };
+       VIKING, TEKKEN, GPT_4O, SEED, DEEPSEEK_LLM, BAILING };
 
 static const char *const patterns[][PATTERNS_MAX + 1] = {
     [DEFAULT] = {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"},
@@ -53,6 +58,11 @@ static const char *const patterns[][PATTERNS_MAX + 1] = {
     [VIKING] = {BLOOM, "\\p{N}"},
     [TEKKEN] = {CASED("", "")},
     [GPT_4O] = {CASED(TAILS "?", "{1,3}")},
+    [DEEPSEEK_LLM] = {"[\\r\\n]", "[" S "]?[" CASED_LETTERS "]+",
+                      "[" S "]?[!-/:-~！-／：-～‘-‟\\x{3000}-。]+", "[" S "]+$", CJK_WORDS,
+                      "\\p{N}+"},
+    [BAILING] = {"'(?i:[sdmt]|ll|ve|re)|" LEAD "+\\p{L}+|\\p{N}|" OTHER
+                 "+[\\r\\n]*|[" S "]*[\\r\\n]|[" S "]+(?![^" S "])|[" S "]+"},
     [SEED] = {TAILS "|" LEAD "\\p{L}+|\\p{N}| ?[^" S "\\p{L}\\p{N}\\r\\n]+|" SPACES},
 };
 
@@ -72,13 +82,12 @@ static const struct {
     {"granite-docling", GPT_2, false, false},
     {"exaone4", GPT_2, false, false},
     {"gigachat", GPT_2, false, false},
+    {"mellum", GPT_2, false, false},
+    {"a.x-4.0", GPT_2, false, false},
     {"jina-es", GPT_2, false, false},
     {"jina-de", GPT_2, false, false},
-    {"jina-v1-en", GPT_2, false, false},
     {"jina-v2-es", GPT_2, false, false},
     {"jina-v2-de", GPT_2, false, false},
-    {"jina-v2-code", GPT_2, false, false},
-    {"roberta-bpe", GPT_2, false, false},
     {"starcoder", DIGITS, false, false},
     {"refact", DIGITS, false, false},
     {"command-r", DIGITS, false, false},
@@ -86,7 +95,6 @@ static const struct {
     {"codeshell", DIGITS, false, false},
     {"exaone", DIGITS, false, false},
     {"minerva-7b", DIGITS, false, false},
-    {"mellum", DIGITS, false, false},
     {"mellum2", DIGITS, false, false},
     {"llama3", LLAMA_3, true, true},
     {"llama-v3", LLAMA_3, true, true},
@@ -110,6 +118,10 @@ static const struct {
     {"grok-2", QWEN_2, false, false},
     {"qwen35", QWEN_35, false, false},
     {"deepseek-coder", CODER, false, false},
+    {"deepseek-llm", DEEPSEEK_LLM, false, false},
+    {"bailingmoe", BAILING, false, false},
+    {"bailingmoe2", BAILING, false, false},
+    {"llada-moe", BAILING, false, false},
     {"deepseek-v3", DEEPSEEK_3, false, false},
     {"hunyuan-dense", DEEPSEEK_3, false, false},
     {"joyai-llm", DEEPSEEK_3, false, false},

@@ -2,7 +2,7 @@
 // are no piece become bytes (https://github.com/google/sentencepiece, bpe_model).
 #include "coordinator/text/vocab.h"
 
-static const char space_mark[] = "\xe2\x96\x81"; // U+2581
+#include <string.h>
 
 static uint32_t end_of(const struct merge *m, const struct merge_sym *s)
 {
@@ -34,23 +34,25 @@ static err_t put_symbol(struct vocab_sink *s, const struct merge_sym *sym)
     return err;
 }
 
-static void mark_spaces(struct buf *out, const char *text, size_t len, bool space_before)
+// SentencePiece makes no difference between a space and U+2581. It turns both into the mark, we turn
+// both into spaces (as vocab.c does with the pieces).
+static void normalise(struct buf *out, const char *text, size_t len, bool space_before)
 {
     buf_clear(out);
-    if (space_before) buf_str(out, space_mark);
-    for (size_t at = 0, end; at < len; at = end) {
-        for (end = at; end < len && text[end] != ' '; end++)
-            ;
+    if (space_before) buf_char(out, ' ');
+    for (size_t at = 0, end; at < len; at = end + 3) {
+        const char *mark = memmem(text + at, len - at, "\xe2\x96\x81", 3);
+        end = mark ? (size_t)(mark - text) : len;
         buf_add(out, text + at, end - at);
-        for (; end < len && text[end] == ' '; end++)
-            buf_str(out, space_mark);
+        if (!mark) break;
+        buf_char(out, ' ');
     }
 }
 
 err_t spm_encode(struct vocab_sink *s, const char *text, size_t len, bool space_before)
 {
     struct merge *m = &s->merge;
-    mark_spaces(&s->text, text, len, space_before);
+    normalise(&s->text, text, len, space_before);
     if (!buf_ok(&s->text) || s->text.len >= UINT32_MAX / 4) return ERR_MEMORY;
     if (s->text.len == 0) return OK;
     m->text = s->text.data;

@@ -109,7 +109,7 @@ static bool decode_letters(const char *s, size_t len, char *out, size_t *n)
     return true;
 }
 
-// SPM: the mark U+2581 is a space.
+// SPM: the mark U+2581 is a space, in pieces as in texts (spm.c).
 static size_t decode_marks(const char *s, size_t len, char *out)
 {
     size_t n = 0;
@@ -258,11 +258,10 @@ static err_t read_tokens(struct load *l)
     memset(t->bytes, 0xff, sizeof t->bytes);
     size_t at = 0;
     for (uint64_t i = 0; i < l->n_token; i++) {
-        bool plain;
+        bool plain = false;
         err_t err = read_token(l, i, &at, &plain);
         if (err) return err;
-        // SPM text has marks for its spaces: there the hash is over the stored form (rehash_spm).
-        if (plain && t->kind == VOCAB_BPE) insert(t, (int32_t)i);
+        if (plain) insert(t, (int32_t)i);
     }
     return OK;
 }
@@ -345,8 +344,8 @@ static err_t rank_scores(struct load *l)
     return OK;
 }
 
-// In SPM text is looked up as the file spells it, with marks: their spaces must not be confused
-// with spaces. So NORMAL tokens keep the spelling in the blob; tokenizer.c turns marks to spaces.
+// Bytes without a token of their own become the unknown token. In BPE that may be missing too: some
+// vocabularies lack the bytes that no UTF-8 contains, and encoding those is an error.
 static err_t check_bytes(struct load *l)
 {
     for (int i = 0; i < 256; i++) {
@@ -471,7 +470,7 @@ static void find_ends(struct tokenizer *t)
         "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>",
         "<end_of_turn>", "<turn|>", "<|endoftext|>", "<|end_of_text|>", "<|EOT|>", "<EOT>", "_<EOT>",
         "<eos>", "</s>", "[EOS]", "[EOT]", "<|eos|>", "<end_of_utterance>", "<|end_of_turn|>",
-        "<|END_OF_TURN_TOKEN|>", "[e~[", "<|user|>", "<|observation|>",
+        "<|END_OF_TURN_TOKEN|>",
         "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
     };
     bool harmony = false;

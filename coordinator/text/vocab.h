@@ -136,7 +136,7 @@ struct vocab_sink {
     struct ids *out;
     size_t max_ids;
     struct merge merge;
-    struct buf text; // SPM: with marks for spaces
+    struct buf text; // SPM: normalised
 };
 err_t vocab_put(struct vocab_sink *s, int32_t id);
 err_t bpe_encode(struct vocab_sink *s, const char *text, size_t len);

@@ -49,10 +49,10 @@ struct job {
     uint64_t id; // also the sampling seed
     uint64_t tenant;
     uint32_t n_prompt, max_tokens, n_choice, n_known;
-    int32_t *ids[SIM_CHOICES];  // (n_prompt + max_tokens) what will have been said
-    uint64_t *kv[SIM_CHOICES];  // the same, what KV must hold
-    uint32_t poison_pos;        // logits at this position are not finite; UINT32_MAX: none
-    struct request *req;        // NULL: given back
+    int32_t *ids[SIM_CHOICES]; // (n_prompt + max_tokens) what will have been said
+    uint64_t *kv[SIM_CHOICES]; // the same, what KV must hold
+    uint32_t poison_pos;       // logits at this position are not finite; UINT32_MAX: none
+    struct request *req;       // NULL: given back
     uint32_t n_seen[SIM_CHOICES], n_score;
     bool is_over[SIM_CHOICES], is_ended[SIM_CHOICES]; // FINISH seen; ended by the test
 };
@@ -143,12 +143,12 @@ struct lane_step { // a step on its way, copied: the scheduler's memory is its o
 struct lane {
     struct sched_config cfg;
     struct lane_slot *slots;
-    uint64_t *kv;        // (n_page, page_tok)
-    struct job **jobs;   // by id - 1
+    uint64_t *kv;            // (n_page, page_tok)
+    struct job **jobs;       // by id - 1
     struct lane_step *queue; // FIFO
     uint32_t head, n_queue, cap_queue;
     uint64_t last_number;
-    struct arena arena;  // the last result
+    struct arena arena; // the last result
 };
 
 static inline void lane_init(struct lane *l, const struct sched_config *cfg, struct job **jobs)
@@ -185,8 +185,8 @@ static inline void lane_send(struct lane *l, const struct step *st)
     struct step_row *rows = arena_copy(&q->arena, st->rows, st->n_row * sizeof *rows);
     uint32_t n_tok = 0;
     for (uint32_t i = 0; i < st->n_bind; i++)
-        binds[i].history = arena_copy(&q->arena, binds[i].history,
-                                      binds[i].n_history * sizeof(int32_t));
+        binds[i].history =
+            arena_copy(&q->arena, binds[i].history, binds[i].n_history * sizeof(int32_t));
     for (uint32_t i = 0; i < st->n_row; i++) {
         n_tok += rows[i].n_tok;
         if (rows[i].ids)
@@ -209,8 +209,8 @@ static inline void lane_bind(struct lane *l, const struct step_bind *b)
     s->n_table = 0;
     s->drawn_in = 0;
     s->n_logprobs = b->sampling.n_logprobs;
-    s->penalised = b->sampling.presence != 0 || b->sampling.frequency != 0 ||
-                   b->sampling.repetition != 1;
+    s->penalised =
+        b->sampling.presence != 0 || b->sampling.frequency != 0 || b->sampling.repetition != 1;
     SIM_CHECK(s->choice < s->job->n_choice && b->n_prompt == s->job->n_prompt, "bind: prompt");
     SIM_CHECK(!memcmp(b->history ? b->history : s->job->ids[0], s->job->ids[s->choice],
                       b->n_history * sizeof(int32_t)),
@@ -243,8 +243,9 @@ static inline void lane_write(struct lane *l, const struct step_row *r)
         int32_t id = chain ? s->drawn : r->ids[i];
         SIM_CHECK(id == s->job->ids[s->choice][pos], "token at %u", pos);
         uint64_t before = 0;
-        if (pos) before = l->kv[(size_t)s->table[(pos - 1) / page_tok] * page_tok +
-                                (pos - 1) % page_tok];
+        if (pos)
+            before =
+                l->kv[(size_t)s->table[(pos - 1) / page_tok] * page_tok + (pos - 1) % page_tok];
         l->kv[(size_t)s->table[pos / page_tok] * page_tok + pos % page_tok] =
             kv_next(s->job->tenant, before, pos, id);
     }

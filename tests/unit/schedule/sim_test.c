@@ -1,5 +1,5 @@
-// Random worlds: arrivals, hang-ups, stop strings, bad logits, lost placements, too few pages. Every
-// stream must come out token by token, end once, and everything must be quiet afterwards.
+// Random worlds: arrivals, hang-ups, stop strings, bad logits, lost placements, too few pages.
+// Every stream must come out token by token, end once, and everything must be quiet afterwards.
 // SCHED_SIM_SEEDS: how many; SCHED_SIM_SEED: only this one.
 #include "tests/unit/schedule/sim.h"
 
@@ -53,13 +53,16 @@ static void check_finish(struct job *j, const struct sched_event *e)
     case FINISH_LENGTH:
         SIM_CHECK(n == j->max_tokens && c->n_generated == n, "length at %u", n);
         break;
-    case FINISH_CANCELLED: SIM_CHECK(j->is_ended[i], "cancelled by nobody"); break;
+    case FINISH_CANCELLED:
+        SIM_CHECK(j->is_ended[i], "cancelled by nobody");
+        break;
     case FINISH_ERROR:
         SIM_CHECK(c->req->error == ERR_DEVICE ? j->poison_pos < j->n_known
                                               : c->req->error == ERR_TOO_LARGE,
                   "error %d", c->req->error);
         break;
-    default: SIM_CHECK(false, "finish %d", c->finish);
+    default:
+        SIM_CHECK(false, "finish %d", c->finish);
     }
     if (!e->request_done) return;
     for (uint32_t k = 0; k < j->n_choice; k++)
@@ -86,8 +89,8 @@ static void drain(struct world *w)
         case EVENT_SCORES:
             SIM_CHECK(k == 0 && e->from == j->n_score + 1 && e->n_score, "scores from %u", e->from);
             for (uint32_t p = 0; p < e->n_score; p++, j->n_score++)
-                SIM_CHECK(e->scores[p] == job_score(j->kv[0][e->from + p - 1],
-                                                    j->ids[0][e->from + p]),
+                SIM_CHECK(e->scores[p] ==
+                              job_score(j->kv[0][e->from + p - 1], j->ids[0][e->from + p]),
                           "score of %u", e->from + p);
             SIM_CHECK(j->n_score < j->n_prompt, "too many scores");
             break;
@@ -205,8 +208,8 @@ static bool bring_one(struct world *w)
 {
     if (!w->lane.n_queue) return false;
     int64_t sent_us;
-    SIM_CHECK(w->suspended || sched_oldest_step(w->s, &sent_us) ==
-                                  w->lane.last_number - w->lane.n_queue + 1,
+    SIM_CHECK(w->suspended ||
+                  sched_oldest_step(w->s, &sent_us) == w->lane.last_number - w->lane.n_queue + 1,
               "oldest step");
     struct step_result res = lane_run(&w->lane);
     struct err_text why;

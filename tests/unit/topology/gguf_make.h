@@ -66,8 +66,8 @@ static inline void make_arr(struct buf *b, const char *key, uint32_t elem, uint6
 }
 
 // Dimensions as the file has them, innermost first.
-static inline void make_tensor(struct buf *b, const char *name, uint32_t n_dim, const uint64_t *dims,
-                               uint32_t type, uint64_t offset)
+static inline void make_tensor(struct buf *b, const char *name, uint32_t n_dim,
+                               const uint64_t *dims, uint32_t type, uint64_t offset)
 {
     make_bytes(b, name, strlen(name));
     make_le(b, n_dim, 4);

@@ -346,7 +346,8 @@ static void sha256_matches_published_values(void **state)
     for (int i = 0; i < 1000; i++)
         sha256_add(&s, chunk, sizeof chunk);
     sha256_end(&s, out);
-    assert_memory_equal(out, "\xcd\xc7\x6e\x5c\x99\x14\xfb\x92\x81\xa1\xc7\xe2\x84\xd7\x3e\x67", 16);
+    assert_memory_equal(out, "\xcd\xc7\x6e\x5c\x99\x14\xfb\x92\x81\xa1\xc7\xe2\x84\xd7\x3e\x67",
+                        16);
 }
 
 // ---- M01: magic, version, sizes, things that are no files
@@ -442,7 +443,11 @@ static void m01_shrinks_while_read(void **state)
 static void m02_counts(void **state)
 {
     (void)state;
-    static const uint64_t counts[] = {2, 1000, (uint64_t)1 << 32, (uint64_t)1 << 63, UINT64_MAX,
+    static const uint64_t counts[] = {2,
+                                      1000,
+                                      (uint64_t)1 << 32,
+                                      (uint64_t)1 << 63,
+                                      UINT64_MAX,
                                       UINT64_MAX / sizeof(struct gguf_tensor) + 1};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         struct buf b = {0};
@@ -485,9 +490,9 @@ static void m03_strings(void **state)
         buf_str(&b, "only this here");
         refused(&b, i == 2 ? "needs 1000 bytes at byte 32" : "allowed 1 to 65535");
     }
-    static const char *const bad_utf8[] = {"\xff",         "\xc0\x80",         "\xed\xa0\x80",
-                                           "\xf4\x90\x80\x80", "\xe2\x82",     "\x80",
-                                           "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xc3("};
+    static const char *const bad_utf8[] = {
+        "\xff",         "\xc0\x80",         "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\x80",
+        "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xc3("};
     for (size_t i = 0; i < sizeof bad_utf8 / sizeof *bad_utf8; i++) {
         b = (struct buf){0};
         make_head(&b, 3, 0, 1);
@@ -676,10 +681,10 @@ static void m07_offsets(void **state)
         uint32_t type[3];
         const char *needle;
     } tables[] = {
-        {{0, 32, 32}, {0, 0, 0}, "tensor 'c': offset 32, expected 64"},       // equal
-        {{0, 0, 32}, {0, 0, 0}, "tensor 'b': offset 0, expected 32"},         // equal, overlap
-        {{64, 32, 0}, {0, 0, 0}, "tensor 'a': offset 64, expected 0"},        // descending
-        {{0, 64, 96}, {0, 0, 0}, "tensor 'b': offset 64, expected 32"},       // hole
+        {{0, 32, 32}, {0, 0, 0}, "tensor 'c': offset 32, expected 64"},        // equal
+        {{0, 0, 32}, {0, 0, 0}, "tensor 'b': offset 0, expected 32"},          // equal, overlap
+        {{64, 32, 0}, {0, 0, 0}, "tensor 'a': offset 64, expected 0"},         // descending
+        {{0, 64, 96}, {0, 0, 0}, "tensor 'b': offset 64, expected 32"},        // hole
         {{0, 32, 32}, {0, 20, 0}, "tensor 'c': offset 32, expected at least"}, // size unknown
         {{0, 32, 1 << 20}, {0, 20, 0}, "tensor 'c': its data ends 32 bytes after"},
         {{0, 32, 1 << 20}, {0, 20, 20}, "tensor 'c': its data ends 1 bytes after"},
@@ -688,8 +693,11 @@ static void m07_offsets(void **state)
         struct buf b = {0};
         make_head(&b, 3, 3, 0);
         for (int k = 0; k < 3; k++)
-            make_tensor(&b, k == 0 ? "a" : k == 1 ? "b" : "c", 1, (uint64_t[]){8},
-                        tables[i].type[k], tables[i].offset[k]);
+            make_tensor(&b,
+                        k == 0   ? "a"
+                        : k == 1 ? "b"
+                                 : "c",
+                        1, (uint64_t[]){8}, tables[i].type[k], tables[i].offset[k]);
         make_pad(&b, 32);
         for (int k = 0; k < 256; k++)
             buf_char(&b, 0);

@@ -15,19 +15,19 @@
 
 // What to do differently when the file is written.
 struct twist {
-    const char *key;     // this key (without "ARCH.") gets...
-    uint32_t type;       // ...this type and payload; GGUF_ARR: the key is left out
+    const char *key; // this key (without "ARCH.") gets...
+    uint32_t type;   // ...this type and payload; GGUF_ARR: the key is left out
     uint64_t bits;
-    const char *key2;    // the same for one more
+    const char *key2; // the same for one more
     uint32_t type2;
     uint64_t bits2;
-    const char *tensor;  // this tensor gets...
-    uint64_t dims[2];    // ...these dimensions; 0: it is left out
-    uint32_t ggml_type;  // with dims
-    const char *extra;   // one more tensor, F32, of extra_dim elements
+    const char *tensor; // this tensor gets...
+    uint64_t dims[2];   // ...these dimensions; 0: it is left out
+    uint32_t ggml_type; // with dims
+    const char *extra;  // one more tensor, F32, of extra_dim elements
     uint64_t extra_dim;
-    const char *arch;    // general.architecture
-    uint64_t n_token;    // of the tokenizer; 0: 24
+    const char *arch; // general.architecture
+    uint64_t n_token; // of the tokenizer; 0: 24
 };
 
 enum { DIM = 32, FFN = 64, VOCAB = 24, LAYERS = 2, HEADS = 4, HEADS_KV = 2, HEAD = 8, ROT = 4 };
@@ -87,7 +87,8 @@ static void tensor(struct writer *w, const char *name, uint64_t rows, uint64_t c
     w->n_tensor++;
 }
 
-static void layer_tensor(struct writer *w, int layer, const char *name, uint64_t rows, uint64_t cols)
+static void layer_tensor(struct writer *w, int layer, const char *name, uint64_t rows,
+                         uint64_t cols)
 {
     char full[64];
     snprintf(full, sizeof full, "blk.%d.%s", layer, name);
@@ -191,7 +192,8 @@ static void refused(const char *arch, const struct twist *t, const char *needle)
 static void reads_a_llama(void **state)
 {
     (void)state;
-    struct model *m = opened("llama", &(struct twist){.extra = "rope_freqs.weight", .extra_dim = 2});
+    struct model *m =
+        opened("llama", &(struct twist){.extra = "rope_freqs.weight", .extra_dim = 2});
     const struct model_shape *s = &m->shape;
     assert_string_equal(s->arch, "llama");
     assert_non_null(strstr(s->name, "trireme-gguf-"));
@@ -212,8 +214,8 @@ static void reads_a_llama(void **state)
     assert_int_equal(model_part_bytes(m, PART_EMBED), 4 * VOCAB * DIM);
     assert_int_equal(model_part_bytes(m, PART_HEAD), 4 * (VOCAB * DIM + DIM));
     assert_int_equal(model_part_bytes(m, PART_SHARED), 4 * ROT / 2);
-    assert_int_equal(model_part_bytes(m, 1),
-                     4 * (2 * DIM + 2 * DIM * HEADS * HEAD + 2 * DIM * HEADS_KV * HEAD + 3 * DIM * FFN));
+    assert_int_equal(model_part_bytes(m, 1), 4 * (2 * DIM + 2 * DIM * HEADS * HEAD +
+                                                  2 * DIM * HEADS_KV * HEAD + 3 * DIM * FFN));
     assert_int_equal(model_part_bytes(m, LAYERS), 0);
     assert_int_equal(model_kv_bytes(m, 2), 2 * 2 * HEADS_KV * HEAD);
     for (int32_t i = 0; i < m->n_tensor; i++)
@@ -240,8 +242,8 @@ static void reads_a_gemma3(void **state)
     assert_true(s->tied_head);
     assert_int_equal(model_part_bytes(m, PART_HEAD), 4 * (VOCAB * DIM + DIM));
     model_close(m);
-    m = opened("gemma3", &(struct twist){.key = "rope.scaling.factor", .type = GGUF_F32,
-                                         .bits = f32_bits(8)});
+    m = opened("gemma3", &(struct twist){
+                             .key = "rope.scaling.factor", .type = GGUF_F32, .bits = f32_bits(8)});
     assert_float_equal(m->shape.rope.freq_scale, 0.125, 0);
     assert_float_equal(m->shape.rope_local.freq_scale, 1, 0);
     assert_int_equal(m->shape.is_local[0], 0); // no window, no local layers
@@ -274,14 +276,16 @@ static void takes_numbers_of_other_types(void **state)
     }
     log_set_level(LOG_INFO);
     // GGML's defaults for what is not said.
-    struct model *m = opened("llama", &(struct twist){.key = "rope.dimension_count", .type = GGUF_ARR});
+    struct model *m =
+        opened("llama", &(struct twist){.key = "rope.dimension_count", .type = GGUF_ARR});
     assert_int_equal(m->shape.rope.n_rot, HEAD);
     model_close(m);
     m = opened("llama", &(struct twist){.tensor = "output.weight"});
     assert_true(m->shape.tied_head);
     model_close(m);
-    m = opened("llama", &(struct twist){.key = "rope.scaling.type", .type = GGUF_STR,
-                                        .bits = (uintptr_t) "none"});
+    m = opened(
+        "llama",
+        &(struct twist){.key = "rope.scaling.type", .type = GGUF_STR, .bits = (uintptr_t) "none"});
     assert_float_equal(m->shape.rope.freq_scale, 1, 0);
     model_close(m);
 }
@@ -293,16 +297,20 @@ static void m11_contradictory_numbers(void **state)
         struct twist t;
         const char *needle;
     } cases[] = {
-        {{.key = "block_count", .type = GGUF_U32, .bits = 1000000}, "found 1000000, allowed 1 to 512"},
+        {{.key = "block_count", .type = GGUF_U32, .bits = 1000000},
+         "found 1000000, allowed 1 to 512"},
         {{.key = "block_count", .type = GGUF_U32, .bits = 0}, "found 0, allowed 1 to 512"},
         {{.key = "block_count", .type = GGUF_ARR}, "key 'llama.block_count' is missing"},
         {{.key = "block_count", .type = GGUF_F32}, "found float32, allowed an integer"},
         {{.key = "block_count", .type = GGUF_I32, .bits = 0xffffffff}, "found int32, allowed an"},
-        {{.key = "block_count", .type = GGUF_U32, .bits = 3}, "tensor 'blk.2.attn_norm.weight' is missing"},
+        {{.key = "block_count", .type = GGUF_U32, .bits = 3},
+         "tensor 'blk.2.attn_norm.weight' is missing"},
         {{.key = "block_count", .type = GGUF_U32, .bits = 1}, "is of layer 1, allowed 0 to 0"},
-        {{.key = "embedding_length", .type = GGUF_U32, .bits = 64}, "shape 24 x 32, allowed 24 x 64"},
+        {{.key = "embedding_length", .type = GGUF_U32, .bits = 64},
+         "shape 24 x 32, allowed 24 x 64"},
         {{.key = "embedding_length", .type = GGUF_U32, .bits = 1 << 30}, "allowed 1 to 1048576"},
-        {{.key = "feed_forward_length", .type = GGUF_U32, .bits = 60}, "shape 64 x 32, allowed 60 x 32"},
+        {{.key = "feed_forward_length", .type = GGUF_U32, .bits = 60},
+         "shape 64 x 32, allowed 60 x 32"},
         {{.key = "context_length", .type = GGUF_ARR}, "key 'llama.context_length' is missing"},
         {{.key = "attention.head_count", .type = GGUF_U32, .bits = 0}, "found 0, allowed 1 to"},
         {{.key = "attention.head_count", .type = GGUF_U32, .bits = 5},
@@ -312,13 +320,19 @@ static void m11_contradictory_numbers(void **state)
         {{.key = "attention.head_count_kv", .type = GGUF_U32, .bits = 0}, "found 0, allowed 1 to"},
         {{.key = "attention.key_length", .type = GGUF_U32, .bits = 16},
          "key length 16 differs from value length 8"},
-        {{.key = "attention.value_length", .type = GGUF_U32, .bits = 4}, "differs from value length 4"},
-        {{.key = "attention.layer_norm_rms_epsilon", .type = GGUF_F32, .bits = 0}, "found 0, allowed finite"},
-        {{.key = "attention.layer_norm_rms_epsilon", .type = GGUF_F32, .bits = 0x7fc00000}, "found nan"},
-        {{.key = "attention.layer_norm_rms_epsilon", .type = GGUF_F32, .bits = 0x7f800000}, "found inf"},
-        {{.key = "attention.layer_norm_rms_epsilon", .type = GGUF_F32, .bits = 0xbf800000}, "found -1"},
+        {{.key = "attention.value_length", .type = GGUF_U32, .bits = 4},
+         "differs from value length 4"},
+        {{.key = "attention.layer_norm_rms_epsilon", .type = GGUF_F32, .bits = 0},
+         "found 0, allowed finite"},
+        {{.key = "attention.layer_norm_rms_epsilon", .type = GGUF_F32, .bits = 0x7fc00000},
+         "found nan"},
+        {{.key = "attention.layer_norm_rms_epsilon", .type = GGUF_F32, .bits = 0x7f800000},
+         "found inf"},
+        {{.key = "attention.layer_norm_rms_epsilon", .type = GGUF_F32, .bits = 0xbf800000},
+         "found -1"},
         {{.key = "attention.layer_norm_rms_epsilon", .type = GGUF_ARR}, "is missing"},
-        {{.key = "rope.freq_base", .type = GGUF_F32, .bits = 0}, "key 'llama.rope.freq_base': found 0"},
+        {{.key = "rope.freq_base", .type = GGUF_F32, .bits = 0},
+         "key 'llama.rope.freq_base': found 0"},
         {{.key = "rope.freq_base", .type = GGUF_F32, .bits = 0x7fc00000}, "found nan"},
         {{.key = "rope.freq_base", .type = GGUF_F64, .bits = 0x7fe0000000000000}, "found inf"},
         {{.key = "rope.dimension_count", .type = GGUF_U32, .bits = 3}, "found 3, allowed even"},
@@ -326,7 +340,8 @@ static void m11_contradictory_numbers(void **state)
         {{.key = "rope.scaling.type", .type = GGUF_STR, .bits = (uintptr_t) "yarn"},
          "found 'yarn', allowed none, linear"},
         {{.key = "rope.scaling.factor", .type = GGUF_F32, .bits = 0}, "found 0, allowed finite"},
-        {{.key = "vocab_size", .type = GGUF_U32, .bits = 25}, "found 25, the embedding has 24 rows"},
+        {{.key = "vocab_size", .type = GGUF_U32, .bits = 25},
+         "found 25, the embedding has 24 rows"},
         {{.n_token = 23}, "23 tokens, the embedding has 24 rows"},
         {{.key = "expert_count", .type = GGUF_U32, .bits = 8}, "mixtures of experts"},
         {{.key = "attention.causal", .type = GGUF_BOOL, .bits = 0}, "false, allowed true"},
@@ -341,19 +356,34 @@ static void m11_contradictory_numbers(void **state)
 static void m11_two_keys_that_disagree(void **state)
 {
     (void)state;
-    refused("llama", &(struct twist){.key = "attention.key_length", .type = GGUF_U32, .bits = 7,
-                                     .key2 = "attention.value_length", .type2 = GGUF_U32, .bits2 = 7},
+    refused("llama",
+            &(struct twist){.key = "attention.key_length",
+                            .type = GGUF_U32,
+                            .bits = 7,
+                            .key2 = "attention.value_length",
+                            .type2 = GGUF_U32,
+                            .bits2 = 7},
             "heads of 7 elements, allowed even numbers");
-    refused("llama", &(struct twist){.key = "attention.key_length", .type = GGUF_ARR,
-                                     .key2 = "embedding_length", .type2 = GGUF_U32, .bits2 = 33},
+    refused("llama",
+            &(struct twist){.key = "attention.key_length",
+                            .type = GGUF_ARR,
+                            .key2 = "embedding_length",
+                            .type2 = GGUF_U32,
+                            .bits2 = 33},
             "embedding length 33 is not a multiple of 4 heads");
-    refused("gemma3", &(struct twist){.key = "attention.sliding_window", .type = GGUF_U32, .bits = 8,
-                                      .key2 = "attention.sliding_window_pattern", .type2 = GGUF_F32},
+    refused("gemma3",
+            &(struct twist){.key = "attention.sliding_window",
+                            .type = GGUF_U32,
+                            .bits = 8,
+                            .key2 = "attention.sliding_window_pattern",
+                            .type2 = GGUF_F32},
             "sliding_window_pattern': found float32");
-    struct model *m = opened(
-        "gemma3", &(struct twist){.key = "attention.sliding_window", .type = GGUF_U32, .bits = 8,
-                                  .key2 = "attention.sliding_window_pattern", .type2 = GGUF_U32,
-                                  .bits2 = 2});
+    struct model *m = opened("gemma3", &(struct twist){.key = "attention.sliding_window",
+                                                       .type = GGUF_U32,
+                                                       .bits = 8,
+                                                       .key2 = "attention.sliding_window_pattern",
+                                                       .type2 = GGUF_U32,
+                                                       .bits2 = 2});
     assert_int_equal(m->shape.is_local[0], 1);
     assert_int_equal(m->shape.is_local[1], 0);
     model_close(m);
@@ -370,23 +400,42 @@ static void m11_tensors(void **state)
         {"llama", {.tensor = "token_embd.weight"}, "tensor 'token_embd.weight' is missing"},
         {"llama", {.tensor = "output_norm.weight"}, "tensor 'output_norm.weight' is missing"},
         {"llama", {.tensor = "blk.1.ffn_down.weight"}, "tensor 'blk.1.ffn_down.weight' is missing"},
-        {"gemma3", {.tensor = "blk.0.attn_q_norm.weight"}, "tensor 'blk.0.attn_q_norm.weight' is missing"},
-        {"gemma3", {.tensor = "blk.1.post_ffw_norm.weight"}, "tensor 'blk.1.post_ffw_norm.weight' is"},
-        {"llama", {.tensor = "blk.0.attn_q.weight", .dims = {32, 16}},
+        {"gemma3",
+         {.tensor = "blk.0.attn_q_norm.weight"},
+         "tensor 'blk.0.attn_q_norm.weight' is missing"},
+        {"gemma3",
+         {.tensor = "blk.1.post_ffw_norm.weight"},
+         "tensor 'blk.1.post_ffw_norm.weight' is"},
+        {"llama",
+         {.tensor = "blk.0.attn_q.weight", .dims = {32, 16}},
          "tensor 'blk.0.attn_q.weight': shape 16 x 32, allowed 32 x 32"},
         {"llama", {.tensor = "blk.0.attn_q.weight", .dims = {1024}}, "shape 1024, allowed 32 x 32"},
-        {"llama", {.tensor = "blk.0.attn_norm.weight", .dims = {32, 1}}, "shape 1 x 32, allowed 32"},
+        {"llama",
+         {.tensor = "blk.0.attn_norm.weight", .dims = {32, 1}},
+         "shape 1 x 32, allowed 32"},
         {"llama", {.tensor = "output.weight", .dims = {32, 25}}, "shape 25 x 32, allowed 24 x 32"},
-        {"llama", {.tensor = "token_embd.weight", .dims = {768}}, "tensor 'token_embd.weight': 1 dim"},
-        {"llama", {.tensor = "blk.0.attn_norm.weight", .dims = {32}, .ggml_type = 1},
+        {"llama",
+         {.tensor = "token_embd.weight", .dims = {768}},
+         "tensor 'token_embd.weight': 1 dim"},
+        {"llama",
+         {.tensor = "blk.0.attn_norm.weight", .dims = {32}, .ggml_type = 1},
          "tensor 'blk.0.attn_norm.weight': type F16, allowed F32"},
-        {"llama", {.tensor = "blk.0.ffn_norm.weight", .dims = {32}, .ggml_type = 8}, "type Q8_0, allowed F32"},
-        {"llama", {.tensor = "blk.1.ffn_up.weight", .dims = {32, 64}, .ggml_type = 20},
+        {"llama",
+         {.tensor = "blk.0.ffn_norm.weight", .dims = {32}, .ggml_type = 8},
+         "type Q8_0, allowed F32"},
+        {"llama",
+         {.tensor = "blk.1.ffn_up.weight", .dims = {32, 64}, .ggml_type = 20},
          "tensor 'blk.1.ffn_up.weight': type IQ4_NL, allowed F32 F16 BF16 Q4_0"},
-        {"llama", {.tensor = "blk.1.ffn_up.weight", .dims = {32, 64}, .ggml_type = 24}, "type I8, allowed"},
-        {"llama", {.extra = "blk.2.attn_norm.weight", .extra_dim = 32}, "is of layer 2, allowed 0 to 1"},
+        {"llama",
+         {.tensor = "blk.1.ffn_up.weight", .dims = {32, 64}, .ggml_type = 24},
+         "type I8, allowed"},
+        {"llama",
+         {.extra = "blk.2.attn_norm.weight", .extra_dim = 32},
+         "is of layer 2, allowed 0 to 1"},
         {"llama", {.extra = "blk.99999999999.x", .extra_dim = 32}, "allowed 0 to 1"},
-        {"llama", {.extra = "blk.1.attn_q.bias", .extra_dim = 32}, "'blk.1.attn_q.bias' is part of the model"},
+        {"llama",
+         {.extra = "blk.1.attn_q.bias", .extra_dim = 32},
+         "'blk.1.attn_q.bias' is part of the model"},
         {"llama", {.extra = "rope_freqs.weight", .extra_dim = 4}, "shape 4, allowed 2"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)

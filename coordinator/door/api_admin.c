@@ -1,0 +1,86 @@
+#include "coordinator/door/api_admin.h"
+#include "coordinator/door/exchange.h"
+
+#include <string.h>
+
+static void answer(struct exchange *x, int status, const char *json)
+{
+    struct buf out = {0};
+    buf_str(&out, json);
+    exchange_json(x, status, &out);
+}
+
+void api_admin_livez(struct exchange *x)
+{
+    answer(x, 200, "{\"status\":\"ok\"}");
+}
+
+void api_admin_readyz(struct exchange *x)
+{
+    static const char *const words[] = {
+        [ENGINE_LOADING] = "loading",       [ENGINE_READY] = "ok",
+        [ENGINE_DEGRADED] = "degraded",     [ENGINE_NO_CAPACITY] = "no_capacity",
+        [ENGINE_DRAINING] = "draining",
+    };
+    struct engine *e = x->door->engine;
+    const char *reason = NULL;
+    enum engine_state state = e->ops->state(e, &reason);
+    if (x->door->draining) state = ENGINE_DRAINING;
+    struct buf out = {0};
+    buf_printf(&out, "{\"status\":\"%s\"", words[state]);
+    if (state != ENGINE_READY) {
+        buf_str(&out, ",\"reason\":");
+        if (reason) buf_json_str(&out, reason, strlen(reason));
+        else buf_str(&out, "null");
+        x->no.retry_after_s = 5;
+    }
+    buf_char(&out, '}');
+    exchange_json(x, state == ENGINE_READY ? 200 : 503, &out);
+}
+
+void api_admin_ping(struct exchange *x)
+{
+    answer(x, 200, "{\"status\":\"ok\"}");
+}
+
+void api_admin_version(struct exchange *x)
+{
+    answer(x, 200, "{\"version\":\"" TRIREME_VERSION "\"}");
+}
+
+void api_admin_root(struct exchange *x)
+{
+    answer(x, 200, "{\"name\":\"trireme\",\"status\":\"ok\"}");
+}
+
+static void put_metric(struct buf *out, const char *name, const char *kind, uint64_t value)
+{
+    buf_printf(out, "# TYPE trireme_http_%s %s\ntrireme_http_%s %llu\n", name, kind, name,
+               (unsigned long long)value);
+}
+
+void api_admin_metrics(struct exchange *x)
+{
+    const struct door *d = x->door;
+    struct buf out = {0};
+    d->engine->ops->metrics(d->engine, &out);
+    buf_str(&out, "# TYPE trireme_http_answers_total counter\n");
+    for (int i = 2; i < 6; i++)
+        buf_printf(&out, "trireme_http_answers_total{class=\"%dxx\"} %llu\n", i,
+                   (unsigned long long)d->stats.by_class[i]);
+    put_metric(&out, "connections", "gauge", d->n_conn);
+    put_metric(&out, "requests", "gauge", d->n_exchange);
+    put_metric(&out, "connections_total", "counter", d->stats.accepted);
+    put_metric(&out, "connections_refused_total", "counter", d->stats.refused);
+    put_metric(&out, "hang_ups_total", "counter", d->stats.hang_ups);
+    put_metric(&out, "too_slow_total", "counter", d->stats.too_slow);
+    exchange_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", &out);
+}
+
+void api_admin_cluster(struct exchange *x)
+{
+    struct engine *e = x->door->engine;
+    struct buf out = {0};
+    e->ops->cluster(e, &out);
+    exchange_json(x, 200, &out);
+}

@@ -1,0 +1,141 @@
+#include "coordinator/door/call.h"
+#include "coordinator/door/api.h"
+
+#include <stdlib.h>
+
+struct call {
+    uv_work_t work;
+    struct door *door;
+    struct exchange *x; // NULL: abandoned
+    struct buf body;    // taken from the exchange
+    struct prepare_in in;
+    err_t err;
+    struct prepared made; // if err is OK
+    struct refusal no;    // if not
+};
+
+static void on_pool(uv_work_t *w)
+{
+    struct call *c = w->data;
+    c->in.body = c->body.data ? c->body.data : "";
+    c->in.len = c->body.len;
+    c->err = prepare_run(&c->in, &c->made, &c->no);
+    buf_fini(&c->body);
+}
+
+static void wake(void *owner)
+{
+    exchange_wake(owner);
+}
+
+static void start(struct call *c)
+{
+    struct exchange *x = c->x;
+    struct reply *r = reply_new(c->door->engine, &c->made, wake, x);
+    if (!r) {
+        prepare_fini(&c->made);
+        refusal_set(&x->no, 500, "internal_error", "out of memory");
+        exchange_refuse(x);
+        return;
+    }
+    // From here on the engine may wake the exchange.
+    x->reply = r;
+    x->streaming = r->p.stream;
+    if (reply_start(r, &x->no) != OK) {
+        x->reply = NULL;
+        x->streaming = false;
+        reply_free(r);
+        exchange_refuse(x);
+    } else if (x->streaming) {
+        exchange_stream(x);
+    }
+}
+
+static void on_loop(uv_work_t *w, int status)
+{
+    struct call *c = w->data;
+    struct door *d = c->door;
+    struct exchange *x = c->x;
+    // UV_ECANCELED: it was abandoned before the pool came to it.
+    bool made = status == 0 && c->err == OK;
+    if (x) x->call = NULL;
+    if (x && made) {
+        start(c);
+    } else if (x) {
+        x->no = c->no;
+        exchange_refuse(x);
+    } else if (made) {
+        prepare_fini(&c->made);
+    }
+    buf_fini(&c->body);
+    free(c);
+    d->n_job--;
+    door_release(d);
+}
+
+static bool model_ready(struct exchange *x, const struct engine_model **m)
+{
+    struct engine *e = x->door->engine;
+    const char *reason = NULL;
+    enum engine_state state = e->ops->state(e, &reason);
+    *m = e->ops->model(e);
+    if (state == ENGINE_DRAINING || x->door->draining) {
+        refusal_set(&x->no, 503, "draining", "the server is shutting down");
+        x->close = true;
+    } else if (!*m) {
+        refusal_set(&x->no, 503, "model_loading", "the model is being loaded%s%s",
+                    reason ? ": " : "", reason ? reason : "");
+    } else {
+        return true;
+    }
+    x->no.retry_after_s = 5;
+    return false;
+}
+
+static void call_run(struct exchange *x, const struct api *api)
+{
+    struct door *d = x->door;
+    const struct engine_model *m;
+    if (!model_ready(x, &m)) {
+        exchange_refuse(x);
+        return;
+    }
+    struct call *c = calloc(1, sizeof *c);
+    if (c) {
+        c->work.data = c;
+        c->door = d;
+        c->x = x;
+        c->in = (struct prepare_in){.api = api,
+                                    .model = m,
+                                    .n_vocab = tokenizer_n_vocab(m->tokenizer),
+                                    .tenant = x->tenant};
+        c->body = x->body;
+        x->body = (struct buf){.max = x->body.max};
+    }
+    if (!c || uv_queue_work(d->loop, &c->work, on_pool, on_loop) != 0) {
+        if (c) buf_fini(&c->body);
+        free(c);
+        refusal_set(&x->no, 500, "internal_error", "out of memory");
+        exchange_refuse(x);
+        return;
+    }
+    x->call = c;
+    d->n_job++;
+}
+
+void call_abandon(struct call *c)
+{
+    c->x = NULL;
+    // Fails, harmlessly, when the pool is already at it.
+    uv_cancel((uv_req_t *)&c->work);
+}
+
+void call_chat(struct exchange *x)
+{
+    call_run(x, &api_chat);
+}
+
+void call_completions(struct exchange *x)
+{
+    call_run(x, &api_completions);
+}

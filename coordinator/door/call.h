@@ -1,0 +1,10 @@
+// call: a body that asks for tokens, on its way through the pool to the engine.
+#pragma once
+#include "coordinator/door/exchange.h"
+
+struct call;
+
+void call_chat(struct exchange *x);
+void call_completions(struct exchange *x);
+// The exchange is gone: the pool finishes for nobody.
+void call_abandon(struct call *c);

@@ -1,0 +1,180 @@
+#include "worker/worker_priv.h"
+#include "proto/base/clock.h"
+#include "proto/base/log.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+enum {
+    STOP_CHECK_US = 100000,
+    BACKOFF_FIRST_US = 200000,
+    BACKOFF_MAX_US = 5000000,
+    MEASURE_MS = 150, // each of three peaks
+};
+
+// -- open and close --
+
+static err_t check_name(const char *name, struct err_text *why)
+{
+    const size_t n = name ? strlen(name) : 0;
+    if (n >= 1 && n <= 63 && strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == n) return OK;
+    return err_say(why, ERR_CONFIG, "worker name \"%s\": 1 to 63 of a-z, 0-9 and -",
+                   name ? name : "");
+}
+
+static char *copy(const char *s)
+{
+    return s ? strdup(s) : NULL;
+}
+
+static err_t copy_config(struct worker *w, const struct worker_config *c, struct err_text *why)
+{
+    w->config = *c;
+    w->config.models = NULL;
+    w->config.name = copy(c->name);
+    w->config.isa = copy(c->isa);
+    w->config.transports = copy(c->transports);
+    w->config.devices = copy(c->devices);
+    const bool ok = w->config.name && !w->config.isa == !c->isa &&
+                    !w->config.transports == !c->transports && !w->config.devices == !c->devices;
+    return ok ? OK : err_say(why, ERR_MEMORY, "no memory for a worker");
+}
+
+// The backend opened once at the least size: it says what it is called, or why it cannot be.
+static err_t find_isa(struct worker *w, struct err_text *why)
+{
+    const struct kernels_limits least = {.n_threads = 1, .max_tok = 1, .max_cols = 256,
+                                         .max_rows = 256, .max_head = 1, .max_head_dim = 64,
+                                         .max_ctx = 64};
+    struct kernels *k;
+    err_t e = kernels_open_cpu(w->config.isa, &least, &k, why);
+    if (e) return e;
+    strncpy(w->isa, k->ops->name, sizeof w->isa - 1);
+    k->ops->close(k);
+    return OK;
+}
+
+static err_t look_around(struct worker *w, const struct worker_config *c, struct err_text *why)
+{
+    err_t e = probe_read(&w->probe, why);
+    if (!e) e = find_isa(w, why);
+    if (!e) e = models_scan(c->models, &w->models, why);
+    if (e) return e;
+    w->n_threads = c->n_threads > 0 ? c->n_threads : w->probe.n_usable;
+    if (w->n_threads < 1) w->n_threads = 1;
+    w->mem_max_bytes = c->mem_max_bytes ? c->mem_max_bytes : w->probe.mem_available_bytes;
+    if (getrandom(&w->instance, sizeof w->instance, 0) != (ssize_t)sizeof w->instance)
+        return err_say(why, ERR_SYSTEM, "no random numbers");
+    w->random = (uint32_t)w->instance | 1;
+    e = c->measure ? kernels_measure_peaks(w->n_threads, MEASURE_MS, &w->peaks) : OK;
+    return e ? err_say(why, e, "cannot measure this machine") : OK;
+}
+
+err_t worker_open(const struct worker_config *c, struct worker **out, struct err_text *why)
+{
+    err_t e = check_name(c->name, why);
+    if (e) return e;
+    struct worker *w = calloc(1, sizeof *w);
+    if (!w) return err_say(why, ERR_MEMORY, "no memory for a worker");
+    e = copy_config(w, c, why);
+    if (!e) e = look_around(w, c, why);
+    if (e)
+        worker_close(w);
+    else
+        *out = w;
+    return e;
+}
+
+void worker_close(struct worker *w)
+{
+    if (!w) return;
+    link_close(w->link);
+    if (w->compute) {
+        compute_cancel(w->compute);
+        compute_join(w->compute, &w->held);
+    }
+    compute_held_free(&w->held);
+    compute_parcel_free(w->plan);
+    compute_parcel_free(w->parcel);
+    models_free(&w->models);
+    buf_fini(&w->out);
+    free((char *)w->config.name);
+    free((char *)w->config.isa);
+    free((char *)w->config.transports);
+    free((char *)w->config.devices);
+    free(w);
+}
+
+// -- the loop --
+
+// Doubles from 0.2 s to 5 s, give or take a quarter, so that many workers do not come at once.
+static int64_t next_backoff(struct worker *w)
+{
+    w->backoff_us = w->backoff_us ? w->backoff_us * 2 : BACKOFF_FIRST_US;
+    if (w->backoff_us > BACKOFF_MAX_US) w->backoff_us = BACKOFF_MAX_US;
+    w->random ^= w->random << 13;
+    w->random ^= w->random >> 17;
+    w->random ^= w->random << 5;
+    return w->backoff_us * 3 / 4 + w->backoff_us / 2 * (w->random % 1024) / 1024;
+}
+
+static err_t dial(struct worker *w, struct err_text *why)
+{
+    err_t e = w->config.dial(w->config.dial_arg, &w->link, why);
+    const int64_t now = clock_now_us();
+    if (e) {
+        w->link = NULL;
+        w->dial_us = now + next_backoff(w);
+        if (e != ERR_END) log_warn("cannot reach the coordinator: %s", why->s);
+        return e;
+    }
+    w->dial_us = now + next_backoff(w); // in case it does not hold
+    w->heard_us = now;
+    worker_hello(w);
+    return OK;
+}
+
+static void keep_time(struct worker *w)
+{
+    const int64_t now = clock_now_us();
+    if (w->link && now - w->heard_us > WORKER_SILENCE_US) worker_lose(w, "it fell silent");
+    if (w->link && w->is_welcome && now >= w->beat_us) {
+        w->beat_us += WIRE_HEARTBEAT_MS * 1000;
+        if (w->beat_us < now) w->beat_us = now + WIRE_HEARTBEAT_MS * 1000;
+        worker_beat(w);
+    }
+}
+
+static void rest(struct worker *w)
+{
+    const int64_t now = clock_now_us();
+    int64_t until = now + STOP_CHECK_US;
+    if (w->link && w->is_welcome && w->beat_us < until) until = w->beat_us;
+    if (!w->link && w->dial_us < until) until = w->dial_us;
+    struct pollfd fds[2];
+    nfds_t n = 0;
+    if (w->link) {
+        fds[n].fd = link_poll_fd(w->link, &fds[n].events);
+        n++;
+    }
+    if (w->compute) fds[n++] = (struct pollfd){.fd = compute_fd(w->compute), .events = POLLIN};
+    poll(fds, n, until > now ? (int)((until - now + 999) / 1000) : 0);
+}
+
+err_t worker_run(struct worker *w, atomic_int *stop, struct err_text *why)
+{
+    while (!atomic_load(stop)) {
+        if (!w->link && clock_now_us() >= w->dial_us) {
+            struct err_text reason = {0};
+            if (dial(w, &reason) == ERR_END) return OK;
+        }
+        rest(w);
+        worker_pump(w);
+        worker_hear(w);
+        keep_time(w);
+        if (w->is_refused) return err_say(why, w->refuse_code, "%s", w->refuse_why.s);
+    }
+    return OK;
+}
