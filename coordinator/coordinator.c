@@ -179,10 +179,8 @@ static err_t open_fleet(struct coordinator *c, struct err_text *why)
                              .listener = flow_listener};
     f.listener.arg = c;
     err_t err = fleet_open(&f, &c->fleet, why);
-    // From here on the links are the fleet's; a link that cannot be taken is a worker less.
-    for (uint32_t i = 0; err == OK && i < c->config.n_local; i++) {
-        err = fleet_add(c->fleet, c->config.local[i]);
-        c->config.local[i] = NULL;
+    while (err == OK && c->n_taken < c->config.n_local) {
+        err = fleet_add(c->fleet, c->config.local[c->n_taken++]); // the fleet's, also on error
         if (err) err_say(why, err, "a local worker's link cannot be used (%s)", err_name(err));
     }
     return err;
@@ -309,7 +307,7 @@ void coordinator_close(struct coordinator *c)
     if (c->door) door_close(c->door);
     fleet_close(c->fleet);
     for (uint32_t i = 0; i < c->n_join; i++) link_close(c->joins[i]);
-    for (uint32_t i = 0; i < c->config.n_local; i++) link_close(c->config.local[i]);
+    while (c->n_taken < c->config.n_local) link_close(c->config.local[c->n_taken++]);
     uv_close((uv_handle_t *)&c->timer, NULL);
     uv_close((uv_handle_t *)&c->joined, NULL);
     uv_run(&c->loop, UV_RUN_DEFAULT); // the handles' last words

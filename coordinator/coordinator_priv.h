@@ -39,6 +39,7 @@ struct coordinator {
     struct place_want want;
     struct metrics metrics;
     int64_t started_us;
+    uint32_t n_taken; // of config.local
 
     bool is_serving; // between on_serve and on_suspend
     bool is_draining;

@@ -54,3 +54,12 @@ if(NOT TRIREME_SANITIZE)
     script_test(cluster_soak 300 python3 tests/cluster/test_soak.py)
     script_test(cluster_openai 300 python3 tests/cluster/test_openai.py)
 endif()
+
+# The front door with a mock engine: tests/http runs against it, and unit tests of the door use it.
+if(EXISTS ${CMAKE_SOURCE_DIR}/tests/http/door_mock.c)
+    add_library(mock_engine STATIC ${CMAKE_SOURCE_DIR}/tests/unit/door/mock_engine.c)
+    target_link_libraries(mock_engine PUBLIC door)
+    add_executable(door_mock ${CMAKE_SOURCE_DIR}/tests/http/door_mock.c)
+    set_target_properties(door_mock PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${TEST_BIN})
+    target_link_libraries(door_mock PRIVATE mock_engine)
+endif()

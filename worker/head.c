@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+static const float LOGIT_MAX = 1e30f;
+
 void head_carve(struct head *h, const struct model_shape *shape, const struct plan_settings *s,
                 struct mem_carver *carver)
 {
@@ -98,6 +100,15 @@ static int32_t argmax(struct head *h, const float *logits)
     return id >= 0 && id < h->shape->n_vocab ? id : 0;
 }
 
+// Whatever bias and penalties do, logits stay numbers that can be subtracted from one another.
+static void keep_in_range(float *logits, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (!(logits[i] >= -LOGIT_MAX)) logits[i] = -LOGIT_MAX;
+        if (logits[i] > LOGIT_MAX) logits[i] = LOGIT_MAX;
+    }
+}
+
 static int32_t choose(struct head *h, const struct head_slot *s, const struct step_row *r,
                       const float *logits)
 {
@@ -107,6 +118,7 @@ static int32_t choose(struct head *h, const struct head_slot *s, const struct st
         for (uint32_t i = 0; i < s->sampling.n_bias; i++)
             h->adjusted[s->sampling.bias[i].id] += s->sampling.bias[i].bias;
         if (s->counts) penalty_apply(&h->penalty, r->slot, &s->sampling, h->adjusted);
+        keep_in_range(h->adjusted, n_vocab);
         logits = h->adjusted;
     }
     if (s->sampling.temperature == 0) return argmax(h, logits);

@@ -7,6 +7,7 @@ enum {
     BINS_PER_NAT = 8,
     BINS = CUT_NATS * BINS_PER_NAT + 1,
 };
+static const float TEMPERATURE_MIN = 1e-6f; // below it only the best are left anyway
 
 void sample_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 {
@@ -58,6 +59,11 @@ static float exp_of(float x)
     return (float)(p * scale);
 }
 
+static float per_temperature(const struct sampling *s)
+{
+    return 1 / (s->temperature > TEMPERATURE_MIN ? s->temperature : TEMPERATURE_MIN);
+}
+
 static float largest(const float *x, int32_t n)
 {
     float best = x[0];
@@ -66,11 +72,11 @@ static float largest(const float *x, int32_t n)
     return best;
 }
 
-// Every id within the cut (or min_p, which is a cut too), in the order of ids.
+// Every id within the cut, in the order of ids.
 static int32_t gather(const float *logits, int32_t n_vocab, const struct sampling *s,
                       struct sample_cand *cands)
 {
-    const float best = largest(logits, n_vocab), per_t = 1 / s->temperature;
+    const float best = largest(logits, n_vocab), per_t = per_temperature(s);
     int32_t n = 0;
     for (int32_t i = 0; i < n_vocab; i++) {
         const float d = (logits[i] - best) * per_t;
@@ -130,7 +136,7 @@ static int32_t keep_best(struct sample_cand *c, int32_t n, const struct sampling
 {
     uint32_t count[BINS] = {0};
     double weight[BINS] = {0};
-    const float per_t = 1 / s->temperature;
+    const float per_t = per_temperature(s);
     float best = c[0].logit;
     for (int32_t i = 1; i < n; i++)
         if (c[i].logit > best) best = c[i].logit;

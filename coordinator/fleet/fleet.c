@@ -403,7 +403,7 @@ void fleet_welcome(struct fleet *f, struct conn *c, const struct msg_hello *h)
     }
     if (w->conn) {
         // The message h lies in the arena that the actions of the loss do not touch.
-        lane_lost(&f->lane, w->number, "its name connected again", clock_now_us());
+        lane_replaced(&f->lane, w->number, "its name connected again");
         drain(f);
     }
     arena_init(&w->arena, WIRE_ARENA_MAX);

@@ -110,11 +110,12 @@ void lane_describe(const struct lane *l, struct err_text *out)
         return;
     }
     case LANE_LOADING:
-        err_say(out, OK, "epoch %llu: %u worker%s load their layers", epoch, l->place.n_stage,
+        err_say(out, OK, "epoch %llu loads on %u worker%s", epoch, l->place.n_stage,
                 l->place.n_stage == 1 ? "" : "s");
         return;
     case LANE_LINKING:
-        err_say(out, OK, "epoch %llu: %u workers connect to each other", epoch, l->place.n_stage);
+        err_say(out, OK, "epoch %llu connects %u worker%s", epoch, l->place.n_stage,
+                l->place.n_stage == 1 ? "" : "s");
         return;
     case LANE_READY:
         if (l->place.n_stage < l->config.n_stage)
@@ -182,6 +183,7 @@ static err_t choose(struct lane *l, struct place *out, struct err_text *why)
 
 static void plan_anew(struct lane *l, int64_t now_us)
 {
+    l->is_torn = false;
     end_epoch(l);
     struct place p;
     struct err_text why;
@@ -236,6 +238,14 @@ static void strike(struct lane *l, uint32_t worker, err_t code, const char *why,
 
 // -- events --
 
+// The plan waits for the lane_join that follows: the worker comes back with its layers, and a plan
+// without them would load them elsewhere.
+void lane_replaced(struct lane *l, uint32_t worker, const char *why)
+{
+    if (l->workers[worker].role != LANE_ABSENT)
+        l->is_torn |= leave(l, worker, LANE_LEFT, ERR_LINK, why)->had_stage;
+}
+
 void lane_join(struct lane *l, uint32_t worker, bool has_model, int64_t now_us)
 {
     BUG_ON(l->workers[worker].role != LANE_ABSENT);
@@ -243,9 +253,9 @@ void lane_join(struct lane *l, uint32_t worker, bool has_model, int64_t now_us)
                                               .has_model = has_model,
                                               .heard_us = now_us,
                                               .progress_us = now_us};
-    if (!has_model) return;
+    if (!has_model && !l->is_torn) return;
     l->has_news = true;
-    if (l->state == LANE_NO_CAPACITY ||
+    if (l->is_torn || l->state == LANE_NO_CAPACITY ||
         (l->state == LANE_WAITING && lane_n_usable(l) >= l->config.n_expect))
         plan_anew(l, now_us);
 }
@@ -504,7 +514,7 @@ static void widen_when_idle(struct lane *l, bool is_busy, int64_t now_us)
 void lane_tick(struct lane *l, bool is_busy, int64_t now_us)
 {
     forgive_gap(l, now_us);
-    bool lost_member = drop_silent(l, now_us);
+    bool lost_member = drop_silent(l, now_us) | l->is_torn;
     if (!lost_member) lost_member = drop_late(l, now_us) || drop_stuck(l, now_us);
     if (lost_member) {
         plan_anew(l, now_us);

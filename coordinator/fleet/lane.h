@@ -102,6 +102,7 @@ struct lane {
     int64_t tick_us;     // last tick
     bool was_ready;      // served at least once
     bool gave_up;
+    bool is_torn;       // a member was replaced, the plan is yet to be made
     bool has_news;      // a worker came since the last look for a wider placement
     err_t why_code; // NO_CAPACITY: why no placement fits
     struct err_text why;
@@ -123,6 +124,8 @@ void lane_init(struct lane *l, const struct lane_config *c, int64_t now_us);
 
 // Events. After each, take the actions with lane_next until there is none.
 void lane_join(struct lane *l, uint32_t worker, bool has_model, int64_t now_us);
+// The worker connected again: its old connection is gone, lane_join for the new one follows at once.
+void lane_replaced(struct lane *l, uint32_t worker, const char *why);
 void lane_lost(struct lane *l, uint32_t worker, const char *why, int64_t now_us);
 void lane_violated(struct lane *l, uint32_t worker, err_t code, const char *why, int64_t now_us);
 void lane_beat(struct lane *l, uint32_t worker, const struct msg_heartbeat *m, int64_t now_us);

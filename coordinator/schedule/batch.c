@@ -139,19 +139,18 @@ static void add_bind(struct sched *s, struct choice *c)
     if (r->n_prefilled < n_cached) r->n_prefilled = n_cached;
 }
 
-// Makes room for the row: pages, and a bind if it is the first. Gives the tokens it may have.
-static uint32_t row_room(struct sched *s, struct choice *c, uint32_t n_tok)
+// Makes room for the row: pages, and a bind if it is the first.
+static bool row_room(struct sched *s, struct choice *c, uint32_t n_tok)
 {
-    uint32_t pos = c->n_sent;
-    if (!seat_grow(s, c, state_pages_for(s, pos + n_tok), s->number + 1))
-        n_tok = min_u32(n_tok, c->n_page * s->cfg.page_tok - pos);
-    if (!n_tok || s->seats[c->slot].bound) return n_tok;
+    uint32_t n_page = state_pages_for(s, c->n_sent + n_tok);
+    if (c->slot < 0 || !seat_grow(s, c, n_page, s->number + 1)) return false;
+    if (s->seats[c->slot].bound) return true;
     uint32_t weight = c->n_page + 2 * c->req->sampling.n_bias;
     if (seat_penalised(&c->req->sampling)) weight += c->n_cached;
-    if (s->batch.n_bind && weight > SEAT_BIND_WEIGHT_MAX - s->batch.bind_weight) return 0;
+    if (s->batch.n_bind && weight > SEAT_BIND_WEIGHT_MAX - s->batch.bind_weight) return false;
     s->batch.bind_weight = min_u32(s->batch.bind_weight + weight, SEAT_BIND_WEIGHT_MAX);
     add_bind(s, c);
-    return n_tok;
+    return true;
 }
 
 static void add_ids(struct batch *b, struct step_row *row, const struct choice *c)
@@ -170,9 +169,10 @@ static void add_ids(struct batch *b, struct step_row *row, const struct choice *
     if (last == end) row->next_id = choice_id_at(c, end);
 }
 
+// Or none: preempted since it was picked, no page for it, or the step has enough to bind.
 static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
 {
-    if (c->slot < 0 || !(n_tok = row_room(s, c, n_tok))) return;
+    if (!row_room(s, c, n_tok)) return;
     struct batch *b = &s->batch;
     struct seat *seat = &s->seats[c->slot];
     struct step_row *row = &b->rows[b->n_row];

@@ -77,16 +77,15 @@ err_t commit_check(const struct sched *s, const struct step_result *r, int32_t n
 static void take_scores(struct sched *s, struct choice *c, const struct sent_row *row,
                         const struct step_item *it)
 {
-    // The row gives positions pos + 1 .. pos + n_score; after a recovery some were told before.
-    uint32_t last = row->pos + row->n_score;
-    if (last <= c->n_scored) return;
+    // The row gives positions pos + 1 .. pos + n_score, at least the last of them for the first
+    // time; after a recovery others were told before.
     uint32_t n_old = c->n_scored > row->pos ? c->n_scored - row->pos : 0;
     events_add(s, (struct sched_event){.kind = EVENT_SCORES,
                                        .choice = c,
                                        .scores = it->scores + n_old,
                                        .from = row->pos + 1 + n_old,
                                        .n_score = row->n_score - n_old});
-    c->n_scored = last;
+    c->n_scored = row->pos + row->n_score;
 }
 
 static bool is_end(const struct request *r, int32_t id)

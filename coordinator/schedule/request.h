@@ -33,27 +33,27 @@ struct choice {
     uint32_t n_generated;
 
     // -- the scheduler's own --
-    struct list node;    // in the queue, or among the prefilling or decoding
-    uint64_t order;      // order of arrival: of the queue; the newest is preempted first
-    int32_t slot;        // -1: none
-    uint32_t n_sent;     // positions whose computation has been sent
-    uint32_t n_done;     // positions whose computation was committed
-    uint32_t n_cached;   // positions taken from the prefix cache at the last admission
-    uint32_t n_scored;   // prompt positions whose log p was reported: 1..n_scored
-    uint32_t *pages;     // page table, the slot's
+    struct list node;  // in the queue, or among the prefilling or decoding
+    uint64_t order;    // order of arrival: of the queue; the newest is preempted first
+    int32_t slot;      // -1: none
+    uint32_t n_sent;   // positions whose computation has been sent
+    uint32_t n_done;   // positions whose computation was committed
+    uint32_t n_cached; // positions taken from the prefix cache at the last admission
+    uint32_t n_scored; // prompt positions whose log p was reported: 1..n_scored
+    uint32_t *pages;   // page table, the slot's
     uint32_t n_page;
-    uint64_t last_step;  // newest step that holds a row of it: fairness, and ROW_CHAIN's from_step
+    uint64_t last_step; // newest step that holds a row of it: fairness, and ROW_CHAIN's from_step
 };
 
 struct request {
     struct arena arena;
-    char id[48]; // "chatcmpl-..."
+    char id[48];              // "chatcmpl-..."
     struct sampling sampling; // choice is set per choice
     const int32_t *prompt;
     uint32_t n_prompt;   // >= 1
     uint32_t max_tokens; // >= 1, prompt + max_tokens <= ctx: checked when the request is made
     const int32_t *end_ids;
-    uint32_t n_end; // 0: end tokens do not stop it
+    uint32_t n_end;    // 0: end tokens do not stop it
     bool score_prompt; // report log p of each prompt token (no prefix reuse then)
     uint64_t tenant;   // prefix pages are shared within a tenant only
     struct choice *choices;
@@ -67,10 +67,10 @@ struct request {
 
     // Filled by the scheduler, for usage and metrics. Microseconds of the loop's clock, 0: not yet.
     int64_t arrived_us, admitted_us, first_token_us, finished_us;
-    uint32_t n_cached; // prompt tokens that were not computed again, at the first admission
+    uint32_t n_cached;    // prompt tokens that were not computed again, at the first admission
     uint32_t n_prefilled; // prompt tokens computed or cached so far, for progress
-    uint32_t n_live; // choices not DONE
-    struct list node;  // all requests of the scheduler
+    uint32_t n_live;      // choices not DONE
+    struct list node;     // all requests of the scheduler
 };
 
 // A request whose arena is bounded by max_bytes, living in its own arena; sampling is set to plain

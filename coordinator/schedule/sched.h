@@ -5,17 +5,17 @@
 //   prefill chunks, shared fairly among the prefilling; so a long prompt never stalls a stream for
 //   longer than one step, and a short prompt never waits for a long one to finish.
 //
-// With S stages, up to in_flight steps are on their way at once. A sequence's decode row may be sent
-// before its last id is known here (ROW_CHAIN: the first stage gets the id straight from the last),
-// and the running sequences are spread over S consecutive steps (micro-batches), so that every stage
-// has work. Results come back in step order.
+// With S stages, up to in_flight steps are on their way at once. A sequence's decode row may be
+// sent before its last id is known here (ROW_CHAIN: the first stage gets the id straight from the
+// last), and the running sequences are spread over S consecutive steps (micro-batches), so that
+// every stage has work. Results come back in step order.
 //
-// Admission is in order of arrival, without overtaking: whoever is passed over by smaller ones could
-// wait for ever. (Choices 1.. of a request step aside until choice 0 has computed the prompt, and
-// then find it in the prefix cache.) A choice is admitted when the pages for its history and one
-// more for each running choice are there. When pages run out all the same, the newest choice is
-// preempted: it gives back its pages, waits in its old place and is computed again from its history.
-// The oldest choice is never preempted, so it always finishes, and then the next.
+// Admission is in order of arrival, without overtaking: whoever is passed over by smaller ones
+// could wait for ever. (Choices 1.. of a request step aside until choice 0 has computed the prompt,
+// and then find it in the prefix cache.) A choice is admitted when the pages for its history and
+// one more for each running choice are there. When pages run out all the same, the newest choice is
+// preempted: it gives back its pages, waits in its old place and is computed again from its
+// history. The oldest choice is never preempted, so it always finishes, and then the next.
 //
 // An end id ends a choice with FINISH_STOP: it gives no EVENT_TOKEN, but counts in n_generated.
 // Logits that hold NaN or infinity end the whole request with FINISH_ERROR, and its pages are no
@@ -32,9 +32,9 @@ struct sched_config {
     uint32_t n_slot, n_page, page_tok;
     uint32_t max_tok, max_rows; // of one step
     uint32_t ctx;
-    uint32_t queue_max;   // choices waiting; over it sched_submit says ERR_BUSY
+    uint32_t queue_max; // choices waiting; over it sched_submit says ERR_BUSY
     bool prefix_cache;
-    bool chain;           // allow ROW_CHAIN
+    bool chain; // allow ROW_CHAIN
 };
 
 // What a commit (or finish, cancel, configure) made happen, in order. Valid until the next sched
@@ -91,8 +91,9 @@ bool sched_next(struct sched *s, int64_t now_us, struct step *out);
 err_t sched_commit(struct sched *s, const struct step_result *r, int32_t n_vocab, int64_t now_us,
                    struct err_text *why);
 // Events since the last call; borrowed until the next sched call. Every call that can emit must be
-// followed by draining this. Who calls sched_finish or sched_cancel while going through a batch must
-// copy the batch before, and may free a request only when all events before its last are done with.
+// followed by draining this. Who calls sched_finish or sched_cancel while going through a batch
+// must copy the batch before, and may free a request only when all events before its last are done
+// with.
 const struct sched_event *sched_events(struct sched *s, uint32_t *n);
 
 struct sched_stats sched_stats_get(const struct sched *s);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 enum { LOOK_AT_LIST = -1 };
+#define NO_MERGE UINT32_MAX
 
 void merge_fini(struct merge *m)
 {
@@ -125,28 +126,26 @@ static bool next_waiting(struct merge *m, uint32_t *rank, int32_t *pos)
 
 // --- joining ----------------------------------------------------------------------------------
 
+// The pair that begins at `left` is new: finds out what it can become, and lets it wait.
 static bool consider(struct merge *m, int32_t left)
 {
-    uint32_t rank;
-    int32_t id;
-    if (left < 0 || m->syms[left].next < 0) return true;
-    if (!m->pair(m, &m->syms[left], &m->syms[m->syms[left].next], &rank, &id)) return true;
-    return wait_in_line(m, rank, left);
+    if (left < 0) return true;
+    struct merge_sym *s = &m->syms[left];
+    s->rank = NO_MERGE;
+    if (s->next < 0 || !m->pair(m, s, &m->syms[s->next], &s->rank, &s->joined)) return true;
+    return wait_in_line(m, s->rank, left);
 }
 
-// Joins the pair at pos if it is still there and still of this rank.
+// Joins the pair at pos, if it is still the one that waited.
 static bool join(struct merge *m, int32_t pos, uint32_t rank)
 {
     struct merge_sym *left = &m->syms[pos];
-    uint32_t now;
-    int32_t id;
-    if (left->next < 0) return true;
+    if (left->rank != rank) return true;
     struct merge_sym *right = &m->syms[left->next];
-    if (!m->pair(m, left, right, &now, &id) || now != rank) return true;
-    left->id = id;
+    left->id = left->joined;
     left->next = right->next;
     if (right->next >= 0) m->syms[right->next].prev = pos;
-    right->next = right->prev = -1; // gone: no pair begins here any more
+    right->rank = NO_MERGE; // no pair begins here any more
     return consider(m, left->prev) && consider(m, pos);
 }
 

@@ -13,16 +13,26 @@ static uint64_t fold(uint64_t a, uint64_t b)
     return (uint64_t)p ^ (uint64_t)(p >> 64);
 }
 
+// Whole words, then the last bytes once more as (part of) a word: no loop over single bytes.
 static uint64_t hash_bytes(uint64_t seed, const char *s, size_t len)
 {
     const uint64_t odd = 0x9e3779b97f4a7c15u;
-    uint64_t h = seed ^ len * odd, word;
-    for (; len >= 8; s += 8, len -= 8) {
-        memcpy(&word, s, 8);
+    uint64_t h = seed ^ len * odd, word = 0;
+    for (size_t i = 0; i + 8 < len; i += 8) {
+        memcpy(&word, s + i, 8);
         h = fold(h ^ word, odd ^ seed);
     }
-    word = 0;
-    memcpy(&word, s, len);
+    if (len >= 8) {
+        memcpy(&word, s + len - 8, 8);
+    } else if (len >= 4) {
+        uint32_t first, last;
+        memcpy(&first, s, 4);
+        memcpy(&last, s + len - 4, 4);
+        word = (uint64_t)last << 32 | first;
+    } else if (len > 0) {
+        word = (uint32_t)(unsigned char)s[0] | (uint32_t)(unsigned char)s[len / 2] << 8 |
+               (uint32_t)(unsigned char)s[len - 1] << 16;
+    }
     return fold(h ^ word, 0xd6e8feb86659fd93u ^ seed);
 }
 

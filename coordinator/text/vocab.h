@@ -97,6 +97,8 @@ struct merge_sym {
     int32_t id;         // BPE
     int32_t prev, next; // -1: none
     uint32_t at;        // SPM: first byte
+    uint32_t rank;      // of the pair with the next symbol, UINT32_MAX: no merge
+    int32_t joined;     // id of that pair
 };
 // Joins neighbours, always the pair with the lowest rank, leftmost first among equals. Nearly
 // linear: pairs of one rank turn up mostly in order, and wait in a list; only the others (and one

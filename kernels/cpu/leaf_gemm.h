@@ -140,7 +140,7 @@ LEAF_UNROLL(5)
 LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t panel, int n)
 {
     const uint8_t *w = g->w + panel * g->panel_bytes;
-    v8 acc[4];
+    v8 acc[2];
     for (int t = 0; t < n; t++)
         acc[t] = v8_set(0.0f);
     for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
@@ -148,7 +148,7 @@ LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t
         leaf_unpack(ty, w, b, &blk);
         leaf_prefetch(ty, w + packed_block_at(ty, b));
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
-LEAF_UNROLL(4)
+LEAF_UNROLL(2)
         for (int t = 0; t < n; t++)
             acc[t] = leaf_block_dot(ty, &blk, xb, n, t, acc[t]);
     }
@@ -166,6 +166,7 @@ LEAF_INLINE void leaf_fast_many(enum dtype ty, const struct leaf_gemm *g, int32_
     for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
         struct leaf_block blk;
         leaf_unpack(ty, w, b, &blk);
+        leaf_prefetch(ty, w + packed_block_at(ty, b));
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
         for (int32_t t = 0; t < n; t++)
             v8_store(acc + 8 * t, leaf_block_dot(ty, &blk, xb, n, t, v8_load(acc + 8 * t)));
@@ -180,8 +181,6 @@ LEAF_INLINE void leaf_fast(enum dtype ty, const struct leaf_gemm *g)
         switch (g->n_tok) {
         case 1: leaf_fast_few(ty, g, p, 1); break;
         case 2: leaf_fast_few(ty, g, p, 2); break;
-        case 3: leaf_fast_few(ty, g, p, 3); break;
-        case 4: leaf_fast_few(ty, g, p, 4); break;
         default: leaf_fast_many(ty, g, p); break;
         }
 }

@@ -23,6 +23,7 @@ struct mock {
     uv_idle_t idle;
     uv_timer_t timer;
     int n_handle;
+    const struct request *gone; // the last one that ended
 };
 
 struct running {
@@ -52,6 +53,7 @@ static void keep_stepping(struct mock *m)
 
 static void forget(struct mock *m, struct running *x)
 {
+    m->gone = x->r;
     list_remove(&x->node);
     m->n_running--;
     m->kv_used -= x->r->n_prompt;
@@ -100,18 +102,18 @@ static bool is_end(const struct request *r, int32_t id)
     return false;
 }
 
-// One token of one choice. False: the choice, or the whole request, is over.
-static bool step_choice(struct mock *m, struct running *x, struct choice *c)
+// One token of one choice; may end it, or the whole request.
+static void step_choice(struct mock *m, struct running *x, struct choice *c)
 {
     struct request *r = x->r;
     uint64_t seed = r->sampling.seed;
     if (seed == MOCK_FAIL_FIRST || (seed == MOCK_FAIL_LATER && c->n_generated == 3)) {
         fail(m, x);
-        return false;
+        return;
     }
     if (seed == MOCK_NONFINITE && c->n_generated == 2) {
         end_choice(m, x, c, FINISH_ERROR);
-        return false;
+        return;
     }
     int32_t id = next_id(m, r, c);
     c->generated[c->n_generated++] = id;
@@ -119,7 +121,7 @@ static bool step_choice(struct mock *m, struct running *x, struct choice *c)
     m->kv_used++;
     if (is_end(r, id)) {
         end_choice(m, x, c, FINISH_STOP);
-        return false;
+        return;
     }
     struct token_prob top[STEP_LOGPROBS_MAX];
     struct step_item item = {.id = id, .logprob = -0.5f, .top = top};
@@ -127,13 +129,11 @@ static bool step_choice(struct mock *m, struct running *x, struct choice *c)
         top[item.n_top++] = (struct token_prob){.id = id + k, .logprob = -0.5f - (float)k};
     if (r->sampling.digest) item.digest = 0x1234000000000000u + c->n_generated;
     bool last = c->n_generated == r->max_tokens;
-    uint32_t live = r->n_live;
+    m->gone = NULL;
     x->l->on_token(r, c, &item);
-    // The listener may have ended the choice, or cancelled all of them.
-    if (live == 1 && (list_empty(&m->running) || c->state == CHOICE_DONE)) return false;
-    if (c->state == CHOICE_DONE) return false;
+    // The listener may have ended the choice, and the request with it.
+    if (m->gone == r || c->state == CHOICE_DONE) return;
     if (last) end_choice(m, x, c, FINISH_LENGTH);
-    return !last;
 }
 
 static void prefill(struct running *x, int64_t now)
@@ -170,11 +170,9 @@ static void step_request(struct mock *m, struct running *x, int64_t now)
         for (uint32_t i = 0; i < n; i++) {
             struct choice *c = &r->choices[i];
             if (c->state == CHOICE_DONE) continue;
-            bool only = r->n_live == 1;
-            if (step_choice(m, x, c)) continue;
-            if (only || r->sampling.seed == MOCK_FAIL_FIRST ||
-                r->sampling.seed == MOCK_FAIL_LATER)
-                return; // the request is gone
+            m->gone = NULL;
+            step_choice(m, x, c);
+            if (m->gone == r) return;
         }
     }
 }

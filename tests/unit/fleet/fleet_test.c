@@ -440,11 +440,16 @@ static void test_same_name_again(void **state)
     struct rower again;
     struct link *end = rower_start(&again, old->name, &model);
     assert_int_equal(fleet_add(s.fleet, end), OK);
+    again.held_from = atomic_load(&old->layer_from);
+    again.held_to = atomic_load(&old->layer_to);
     rower_go(&again);
     UNTIL(&s, 2, s.n_suspend == 1);
-    s.is_busy = false;
-    UNTIL(&s, 3, s.is_serving && s.n_stage == 2);
-    assert_true(atomic_load(&again.n_plan) > 0);
+    UNTIL(&s, 3, s.is_serving);
+    // It is back in its old stage, and no plan without it was made.
+    assert_int_equal(s.n_stage, 2);
+    assert_int_equal(s.epoch, 2);
+    assert_int_equal(atomic_load(&again.layer_from), again.held_from);
+    assert_int_equal(atomic_load(&again.layer_to), again.held_to);
     fleet_close(s.fleet);
     rower_stop(&again);
     s.fleet = NULL;

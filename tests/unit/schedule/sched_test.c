@@ -323,6 +323,7 @@ static void test_short_prompt_passes_long(void **state)
             ;
         bring_one(&g);
     }
+    submit(&g, 3, 7000, 5, 1); // another long one, before it in the queue
     struct job *small = submit(&g, 2, 100, 5, 1);
     uint32_t n_step = 0;
     for (; !small->n_seen[0]; n_step++) {
@@ -382,6 +383,113 @@ static void test_micro_batches(void **state)
         bring_one(&g);
     }
     run_out(&g);
+    close_rig(&g);
+}
+
+// Three over two stages: two and one in turn, never a row that hangs on the step just before.
+static void test_uneven_batches(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct sched_config c = plain;
+    c.n_stage = 2;
+    c.in_flight = 3;
+    open_rig(&g, c);
+    for (uint32_t i = 0; i < 3; i++)
+        submit(&g, (int32_t)i, 20, 100, 1);
+    for (uint32_t i = 0; i < 50; i++) {
+        while (send_one(&g)) {
+            if (i < 8) continue;
+            assert_in_range(g.st.n_row, 1, 2);
+            for (uint32_t k = 0; k < g.st.n_row; k++)
+                if (g.st.rows[k].flags & ROW_CHAIN)
+                    assert_true(g.st.rows[k].from_step + 2 <= g.st.number);
+        }
+        bring_one(&g);
+    }
+    run_out(&g);
+    close_rig(&g);
+}
+
+// As many streams as rows: a new prompt still gets in.
+static void test_rows_are_kept_for_prompts(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct sched_config c = plain;
+    c.max_rows = 4;
+    open_rig(&g, c);
+    for (uint32_t i = 0; i < 6; i++)
+        submit(&g, (int32_t)i, 20, 200, 1);
+    for (uint32_t i = 0; i < 10; i++) {
+        while (send_one(&g))
+            ;
+        bring_one(&g);
+    }
+    struct job *late = submit(&g, 9, 20, 5, 1);
+    for (uint32_t i = 0; i < 4; i++) {
+        while (send_one(&g))
+            ;
+        bring_one(&g);
+    }
+    assert_true(late->n_seen[0] > 0);
+    run_out(&g);
+    close_rig(&g);
+}
+
+// A prompt is let in when its pages are there, not to fight for them.
+static void test_admission_waits_for_pages(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct sched_config c = plain;
+    c.n_page = 20;
+    c.max_tok = 32;
+    open_rig(&g, c);
+    for (uint32_t i = 0; i < 3; i++)
+        submit(&g, (int32_t)i, 190, 2, 1); // 12 of the 20 pages each
+    while (g.jobs[2]->req) {
+        while (send_one(&g))
+            assert_int_equal(sched_stats_get(g.s).n_running, 1);
+        bring_one(&g);
+    }
+    assert_int_equal(sched_stats_get(g.s).preemptions, 0);
+    close_rig(&g);
+}
+
+// What is lost of an unused prefix is its end.
+static void test_prefix_is_lost_from_its_end(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct sched_config c = plain;
+    c.n_page = 20;
+    open_rig(&g, c);
+    submit(&g, 1, 161, 1, 1); // 10 full pages stay
+    run_out(&g);
+    submit(&g, 2, 200, 1, 1); // 13 pages: 3 of them are taken from the 10
+    run_out(&g);
+    struct job *j = submit(&g, 1, 161, 1, 1);
+    assert_true(send_one(&g));
+    assert_int_equal(j->req->n_cached, 7 * 16);
+    run_out(&g);
+    close_rig(&g);
+}
+
+static void test_events_pile_up(void **state)
+{
+    (void)state;
+    struct rig g;
+    open_rig(&g, plain);
+    for (uint32_t round = 0; round < 3; round++) {
+        uint32_t from = g.n_job;
+        for (uint32_t i = 0; i < 30; i++)
+            submit(&g, (int32_t)i, 20, 5, 1);
+        for (uint32_t i = from; i < g.n_job; i++)
+            sched_cancel(g.s, g.jobs[i]->req, 0);
+    }
+    assert_int_equal(drain(&g), 90);
+    assert_int_equal(drain(&g), 0);
     close_rig(&g);
 }
 
@@ -572,6 +680,11 @@ int main(void)
         cmocka_unit_test(test_short_prompt_passes_long),
         cmocka_unit_test(test_long_prompt_is_not_starved),
         cmocka_unit_test(test_micro_batches),
+        cmocka_unit_test(test_uneven_batches),
+        cmocka_unit_test(test_rows_are_kept_for_prompts),
+        cmocka_unit_test(test_admission_waits_for_pages),
+        cmocka_unit_test(test_prefix_is_lost_from_its_end),
+        cmocka_unit_test(test_events_pile_up),
         cmocka_unit_test(test_lone_stream_chains),
         cmocka_unit_test(test_newcomer_joins),
         cmocka_unit_test(test_cancel_in_flight),
