@@ -12,7 +12,8 @@ static void str(struct buf *b, const char *key, const char *value)
 static void hex(struct buf *b, const char *key, const uint8_t hash[32])
 {
     buf_printf(b, "\"%s\":\"", key);
-    for (int i = 0; i < 32; i++) buf_printf(b, "%02x", hash[i]);
+    for (int i = 0; i < 32; i++)
+        buf_printf(b, "%02x", hash[i]);
     buf_char(b, '"');
 }
 
@@ -43,7 +44,8 @@ static void write_model(const struct cluster_json *c, struct buf *b)
 {
     const struct model *m = c->model;
     uint64_t bytes = 0;
-    for (int32_t i = 0; i < m->n_tensor; i++) bytes += m->tensors[i].bytes;
+    for (int32_t i = 0; i < m->n_tensor; i++)
+        bytes += m->tensors[i].bytes;
     buf_str(b, "\"model\":{");
     str(b, "id", c->view.model), buf_char(b, ',');
     str(b, "name", m->shape.name), buf_char(b, ',');
@@ -55,8 +57,7 @@ static void write_model(const struct cluster_json *c, struct buf *b)
     whole(b, "weight_bytes", bytes), buf_char(b, '}');
 }
 
-static void write_bytes(struct buf *b, const char *key, uint64_t weight, uint64_t kv,
-                        uint64_t work)
+static void write_bytes(struct buf *b, const char *key, uint64_t weight, uint64_t kv, uint64_t work)
 {
     buf_printf(b, "\"%s\":{", key);
     whole(b, "weight_bytes", weight), buf_char(b, ',');
@@ -86,8 +87,7 @@ static void write_stage(const struct cluster_json *c, const struct place_stage *
     num(b, "decode_us_predicted", s->decode_us), buf_char(b, ',');
     num(b, "busy_share", span ? (double)beat->busy_us / (double)span : 0), buf_char(b, ',');
     whole(b, "step_done", beat->step_done), buf_char(b, ',');
-    num(b, "step_ms",
-        beat->step_done ? (double)beat->busy_us / 1e3 / (double)beat->step_done : 0);
+    num(b, "step_ms", beat->step_done ? (double)beat->busy_us / 1e3 / (double)beat->step_done : 0);
     buf_char(b, ',');
     whole(b, "load_ms", is_loaded ? w->load_ms : 0), buf_char(b, '}');
 }
@@ -153,7 +153,7 @@ static void write_worker(const struct cluster_json *c, const struct fleet_worker
     write_device(&w->hello.devices[0], b), buf_char(b, ',');
     buf_str(b, "\"mem\":{");
     whole(b, "total_bytes", w->hello.devices[0].mem_bytes), buf_char(b, ',');
-    whole(b, "free_at_join_bytes", w->mem_free_bytes), buf_char(b, ',');
+    whole(b, "usable_bytes", w->hello.devices[0].mem_free_bytes), buf_char(b, ',');
     whole(b, "used_bytes", w->beat.mem_used_bytes), buf_char(b, ',');
     whole(b, "free_bytes", w->beat.mem_free_bytes), buf_str(b, "},");
     num(b, "heartbeat_age_ms", (double)(c->now_us - w->beat_us) / 1e3), buf_char(b, ',');

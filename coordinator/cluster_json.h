@@ -15,7 +15,7 @@
 //   "workers": [{"name", "number", "host", "pid", "build", "state": "standby|failed|loading|
 //                prepared|linking|serving", "has_model", "device": {"name", "kind", "isa",
 //                "threads", "read_bytes_per_s", "int8_ops_per_s", "f32_flops_per_s"},
-//                "mem": {"total_bytes", "free_at_join_bytes", "used_bytes", "free_bytes"},
+//                "mem": {"total_bytes", "usable_bytes", "used_bytes", "free_bytes"},
 //                "heartbeat_age_ms", "connected_s", "failures"}],
 //   "links": [{"from", "to", "transport", "latency_us", "bytes_per_s", "bytes"}],
 //   "kv": {"page_tok", "pages_total", "pages_used", "pages_cached"},

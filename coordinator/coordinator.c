@@ -41,7 +41,8 @@ static const char *model_id(struct coordinator *c)
 static const char *const *all_aliases(struct coordinator *c)
 {
     size_t n = 0;
-    while (c->config.aliases && c->config.aliases[n]) n++;
+    while (c->config.aliases && c->config.aliases[n])
+        n++;
     const char **all = arena_take_n(&c->arena, n + 2, sizeof *all);
     if (!all) return NULL;
     if (n) memcpy(all, c->config.aliases, n * sizeof *all);
@@ -52,7 +53,8 @@ static const char *const *all_aliases(struct coordinator *c)
 static bool find_end_ids(struct coordinator *c)
 {
     uint32_t n = 0;
-    for (int32_t i = 0; i < c->n_vocab; i++) n += tokenizer_is_end(c->tokenizer, i);
+    for (int32_t i = 0; i < c->n_vocab; i++)
+        n += tokenizer_is_end(c->tokenizer, i);
     int32_t *ids = arena_take_n(&c->arena, n, sizeof *ids);
     if (!ids) return false;
     n = 0;
@@ -150,7 +152,8 @@ static void on_joined(uv_async_t *h)
     memcpy(links, c->joins, n * sizeof *links);
     c->n_join = 0;
     pthread_mutex_unlock(&c->join_lock);
-    for (uint32_t i = 0; i < n; i++) fleet_add(c->fleet, links[i]);
+    for (uint32_t i = 0; i < n; i++)
+        fleet_add(c->fleet, links[i]);
 }
 
 err_t coordinator_join(struct coordinator *c, struct link *link)
@@ -306,8 +309,10 @@ void coordinator_close(struct coordinator *c)
         flow_fail_all(c, ERR_CAPACITY, "the server shut down", COORDINATOR_RETRY_S);
     if (c->door) door_close(c->door);
     fleet_close(c->fleet);
-    for (uint32_t i = 0; i < c->n_join; i++) link_close(c->joins[i]);
-    while (c->n_taken < c->config.n_local) link_close(c->config.local[c->n_taken++]);
+    for (uint32_t i = 0; i < c->n_join; i++)
+        link_close(c->joins[i]);
+    while (c->n_taken < c->config.n_local)
+        link_close(c->config.local[c->n_taken++]);
     uv_close((uv_handle_t *)&c->timer, NULL);
     uv_close((uv_handle_t *)&c->joined, NULL);
     uv_run(&c->loop, UV_RUN_DEFAULT); // the handles' last words

@@ -1,6 +1,6 @@
 // coordinator: owns the front door, text, token histories, page numbers, the fleet; turns HTTP into
-// steps and ids into HTTP. One thread, one libuv loop; template and tokenizer work of large requests
-// goes to the loop's thread pool.
+// steps and ids into HTTP. One thread, one libuv loop; template and tokenizer work of large
+// requests goes to the loop's thread pool.
 #pragma once
 #include "coordinator/door/http.h"
 #include "proto/link/link.h"
@@ -9,26 +9,26 @@
 struct coordinator;
 
 struct coordinator_config {
-    const char *model;       // path
+    const char *model;          // path
     const char *const *aliases; // further names callers may use, NULL-terminated or NULL
-    struct door_config door; // door.listen NULL: no front door (engine below is all there is)
-    const char *state_dir;   // CA, certificates, tokens; NULL: no workers from outside
-    const char *join_listen; // "127.0.0.1:30001": where workers dial in; NULL: none
-    struct link **local;     // links of workers in this process, taken over; peer: worker's name
+    struct door_config door;    // door.listen NULL: no front door (engine below is all there is)
+    const char *state_dir;      // CA, certificates, tokens; NULL: no workers from outside
+    const char *join_listen;    // "127.0.0.1:30001": where workers dial in; NULL: none
+    struct link **local;        // links of workers in this process, taken over; peer: worker's name
     uint32_t n_local;
-    uint32_t n_expect;       // workers to wait for before the first plan, >= 1
-    uint32_t n_stage;        // stages to split into; 0: as many as n_expect
-    uint32_t ctx;            // tokens per sequence; 0: min(model's, 8192)
-    uint64_t kv_tokens;      // tokens of KV in all; 0: 4 * ctx, less if memory is short
-    uint32_t max_tok;        // tokens of one step; 0: 256
-    uint32_t n_slot;         // sequences at once; 0: 32
-    uint32_t queue_max;      // choices waiting; 0: 256
-    uint32_t precision;      // enum precision of kernels.h
-    uint32_t kv_dtype;       // enum dtype; 0: F16 (F32 when exact)
-    uint32_t road;           // enum road; 0: local if all stages share the process, else UCX
+    uint32_t n_expect;  // workers to wait for before the first plan, >= 1
+    uint32_t n_stage;   // stages to split into; 0: as many as n_expect
+    uint32_t ctx;       // tokens per sequence; 0: min(model's, 8192)
+    uint64_t kv_tokens; // tokens of KV in all; 0: 4 * ctx, less if memory is short
+    uint32_t max_tok;   // tokens of one step; 0: 256
+    uint32_t n_slot;    // sequences at once; 0: 32
+    uint32_t queue_max; // choices waiting; 0: 256
+    uint32_t precision; // enum precision of kernels.h
+    uint32_t kv_dtype;  // enum dtype; 0: F16 (F32 when exact)
+    uint32_t road;      // enum road; 0: local if all stages share the process, else UCX
     bool no_prefix_cache, no_chain;
-    uint32_t grace_ms;       // how long running requests wait for a placement to come back; 0: 10 s
-    uint32_t drain_ms;       // SIGTERM: how long streams may finish; 0: 30 s
+    uint32_t grace_ms; // how long running requests wait for a placement to come back; 0: 10 s
+    uint32_t drain_ms; // SIGTERM: how long streams may finish; 0: 30 s
 };
 
 // ERR_MODEL, ERR_CONFIG, ERR_SYSTEM.

@@ -6,11 +6,11 @@
 #include <pthread.h>
 
 enum {
-    COORDINATOR_POLL_MS = 50,     // looks at *stop
-    COORDINATOR_MOVES_MAX = 3,    // losses a request may see without a new token between them
+    COORDINATOR_POLL_MS = 50,      // looks at *stop
+    COORDINATOR_MOVES_MAX = 3,     // losses a request may see without a new token between them
     COORDINATOR_PARTING_MS = 1000, // after the last request: for the door to write its answers
     COORDINATOR_RETRY_S = 5,
-    COORDINATOR_JOINS_MAX = 64,   // links waiting to be taken by the loop
+    COORDINATOR_JOINS_MAX = 64, // links waiting to be taken by the loop
 };
 
 // What the coordinator keeps of a request; lives in the request's arena.
@@ -20,7 +20,7 @@ struct flow_live {
     err_t failed;      // other than OK: all its events become one on_error
     struct err_text why;
     uint32_t retry_after_s;
-    uint32_t n_move;      // losses since the last new token
+    uint32_t n_move;         // losses since the last new token
     int64_t last_token_us[]; // (n_choice)
 };
 

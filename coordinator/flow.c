@@ -70,8 +70,12 @@ static void tell(struct coordinator *c)
         struct sched_event e = c->events[c->event_at++];
         struct flow_live *live = e.choice->req->engine;
         switch (e.kind) {
-        case EVENT_TOKEN: tell_token(c, live, &e); break;
-        case EVENT_FINISH: tell_finish(c, live, &e); break;
+        case EVENT_TOKEN:
+            tell_token(c, live, &e);
+            break;
+        case EVENT_FINISH:
+            tell_finish(c, live, &e);
+            break;
         case EVENT_SCORES:
             if (!live->is_cancelled && !live->failed)
                 live->listener->on_scores(e.choice->req, e.scores, e.from, e.n_score);
@@ -87,7 +91,8 @@ static void tell(struct coordinator *c)
 static uint32_t step_tokens(const struct step *s)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_row; i++) n += s->rows[i].n_tok;
+    for (uint32_t i = 0; i < s->n_row; i++)
+        n += s->rows[i].n_tok;
     return n;
 }
 
@@ -160,7 +165,8 @@ static void on_suspend(void *arg)
         next = sched_request_next(c->sched, r);
         struct flow_live *live = r->engine;
         bool is_running = false;
-        for (uint32_t i = 0; i < r->n_choice; i++) is_running |= r->choices[i].slot >= 0;
+        for (uint32_t i = 0; i < r->n_choice; i++)
+            is_running |= r->choices[i].slot >= 0;
         if (!is_running) continue;
         c->metrics.moved++;
         if (++live->n_move <= COORDINATOR_MOVES_MAX || live->failed) continue;
@@ -229,9 +235,12 @@ static enum engine_state op_state(struct engine *e, const char **reason)
         return ENGINE_DRAINING;
     }
     switch (l->state) {
-    case LANE_NO_CAPACITY: return ENGINE_NO_CAPACITY;
-    case LANE_READY: return c->is_serving ? ENGINE_READY : ENGINE_DEGRADED;
-    default: return l->was_ready ? ENGINE_DEGRADED : ENGINE_LOADING;
+    case LANE_NO_CAPACITY:
+        return ENGINE_NO_CAPACITY;
+    case LANE_READY:
+        return c->is_serving ? ENGINE_READY : ENGINE_DEGRADED;
+    default:
+        return l->was_ready ? ENGINE_DEGRADED : ENGINE_LOADING;
     }
 }
 
@@ -242,10 +251,17 @@ static err_t admit(struct coordinator *c, uint32_t *retry_after_s, struct err_te
     *retry_after_s = COORDINATOR_RETRY_S;
     switch (op_state(&c->engine, &reason)) {
     case ENGINE_READY:
-    case ENGINE_DEGRADED: return OK;
-    case ENGINE_LOADING: what = "the model is loading"; break;
-    case ENGINE_DRAINING: what = "the server is shutting down"; break;
-    default: what = "no capacity"; break;
+    case ENGINE_DEGRADED:
+        return OK;
+    case ENGINE_LOADING:
+        what = "the model is loading";
+        break;
+    case ENGINE_DRAINING:
+        what = "the server is shutting down";
+        break;
+    default:
+        what = "no capacity";
+        break;
     }
     c->metrics.refused_capacity++;
     return err_say(why, ERR_CAPACITY, "%s: %s", what, reason);
@@ -322,10 +338,8 @@ static const struct engine_model *op_model(struct engine *e)
 
 static struct metrics_view view(const struct coordinator *c)
 {
-    return (struct metrics_view){.metrics = &c->metrics,
-                                 .sched = c->sched,
-                                 .fleet = c->fleet,
-                                 .model = c->engine_model.id};
+    return (struct metrics_view){
+        .metrics = &c->metrics, .sched = c->sched, .fleet = c->fleet, .model = c->engine_model.id};
 }
 
 static void op_metrics(struct engine *e, struct buf *out)

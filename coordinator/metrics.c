@@ -3,13 +3,13 @@
 #include <string.h>
 
 // Upper bounds, ascending, ended by 0; +Inf is added when written.
-static const double ttft_s[] = {.001, .005, .01, .02, .04, .06, .08, .1,  .25,  .5,  .75, 1,
+static const double ttft_s[] = {.001, .005, .01, .02, .04, .06, .08, .1,  .25, .5,   .75, 1,
                                 2.5,  5,    7.5, 10,  20,  40,  80,  160, 640, 2560, 0};
-static const double itl_s[] = {.001, .002, .005, .01, .025, .05, .075, .1, .15, .2, .3,
-                               .4,   .5,   .75,  1,   2.5,  5,   7.5,  10, 20,  40, 80, 0};
-static const double request_s[] = {.05, .1, .3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,  15,
+static const double itl_s[] = {.001, .002, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4,
+                               .5,   .75,  1,    2.5, 5,    7.5, 10,   20, 40,  80, 0};
+static const double request_s[] = {.05, .1, .3, .5, .8, 1,   1.5, 2,   2.5, 5,    10,   15,
                                    20,  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680, 0};
-static const double tokens[] = {1,    2,    5,     10,    20,    50,     100,    200, 500,
+static const double tokens[] = {1,    2,    5,    10,    20,    50,    100,    200,    500,
                                 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 0};
 static const double few[] = {1, 2, 5, 10, 20, 0};
 static const double step_tokens[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 0};
@@ -80,7 +80,8 @@ static void observe_span(struct metrics *m, enum metrics_histogram_id id, int64_
 void metrics_request(struct metrics *m, const struct request *r, enum finish reason)
 {
     uint64_t n_generated = 0;
-    for (uint32_t i = 0; i < r->n_choice; i++) n_generated += r->choices[i].n_generated;
+    for (uint32_t i = 0; i < r->n_choice; i++)
+        n_generated += r->choices[i].n_generated;
     m->finished[reason]++;
     observe_span(m, METRICS_TTFT, r->arrived_us, r->first_token_us);
     observe_span(m, METRICS_E2E, r->arrived_us, r->finished_us);
@@ -214,7 +215,8 @@ static void write_cache_config(struct writer *w)
 
 static void hex(struct buf *b, const uint8_t *data, size_t n)
 {
-    for (size_t i = 0; i < n; i++) buf_printf(b, "%02x", data[i]);
+    for (size_t i = 0; i < n; i++)
+        buf_printf(b, "%02x", data[i]);
 }
 
 static void write_plan(struct writer *w)
@@ -368,7 +370,8 @@ void metrics_write(const struct metrics_view *v, struct buf *out)
     }
     write_sched(&w);
     write_cache_config(&w);
-    for (int i = 0; i < METRICS_HISTOGRAMS; i++) histogram(&w, (enum metrics_histogram_id)i);
+    for (int i = 0; i < METRICS_HISTOGRAMS; i++)
+        histogram(&w, (enum metrics_histogram_id)i);
     write_plan(&w);
     write_workers(&w);
     write_stages(&w);

@@ -10,18 +10,19 @@ static void drain(struct fleet *f);
 
 // -- sending --
 
-err_t fleet_pack_send(struct fleet *f, struct conn *c, const struct msg *m)
+err_t fleet_pack_send(struct fleet *f, struct tether *c, const struct msg *m)
 {
     buf_clear(&f->packed);
     err_t err = wire_pack(m, &f->packed);
-    if (err == OK) err = conn_send(c, f->packed.data, f->packed.len);
-    if (err == OK) err = conn_arm(c);
+    if (err == OK) err = tether_send(c, f->packed.data, f->packed.len);
+    if (err == OK) err = tether_arm(c);
     return err;
 }
 
 static void later(struct fleet *f);
 
-// A worker cannot be taken out in the middle of whatever found it broken; the loop's next turn does.
+// A worker cannot be taken out in the middle of whatever found it broken; the loop's next turn
+// does.
 static void doom(struct fleet_worker *w, err_t err)
 {
     if (w->is_doomed) return;
@@ -36,15 +37,15 @@ static void doom(struct fleet_worker *w, err_t err)
 
 static void tell(struct fleet_worker *w, const struct msg *m)
 {
-    err_t err = fleet_pack_send(w->fleet, w->conn, m);
+    err_t err = fleet_pack_send(w->fleet, w->tether, m);
     if (err) doom(w, err);
 }
 
 static void tell_packed(struct fleet_worker *w)
 {
     struct buf *b = &w->fleet->packed;
-    err_t err = conn_send(w->conn, b->data, b->len);
-    if (err == OK) err = conn_arm(w->conn);
+    err_t err = tether_send(w->tether, b->data, b->len);
+    if (err == OK) err = tether_arm(w->tether);
     if (err) doom(w, err);
 }
 
@@ -56,7 +57,8 @@ err_t fleet_send(struct fleet *f, const struct step *s)
     err_t err = wire_pack(&m, &f->packed);
     if (err) return err;
     lane_sent(&f->lane, s->number, clock_now_us());
-    for (uint32_t i = 0; i < p->n_stage; i++) tell_packed(&f->workers[p->stages[i].worker]);
+    for (uint32_t i = 0; i < p->n_stage; i++)
+        tell_packed(&f->workers[p->stages[i].worker]);
     return OK;
 }
 
@@ -106,8 +108,8 @@ static void send_connect(struct fleet *f, struct fleet_worker *w)
     struct msg_peer peers[WIRE_STAGES_MAX];
     for (uint32_t i = 0; i < p->n_stage; i++) {
         const struct fleet_worker *peer = &f->workers[p->stages[i].worker];
-        peers[i] = (struct msg_peer){
-            .stage = i, .address = peer->address, .n_address = peer->n_address};
+        peers[i] =
+            (struct msg_peer){.stage = i, .address = peer->address, .n_address = peer->n_address};
     }
     struct msg m = {.kind = MSG_CONNECT,
                     .connect = {.epoch = f->lane.epoch, .peers = peers, .n_peer = p->n_stage}};
@@ -116,7 +118,7 @@ static void send_connect(struct fleet *f, struct fleet_worker *w)
 
 static void forget(struct fleet_worker *w)
 {
-    conn_close(w->conn);
+    tether_close(w->tether);
     arena_fini(&w->arena);
     *w = (struct fleet_worker){.fleet = w->fleet, .number = w->number};
 }
@@ -144,7 +146,7 @@ static void lose(struct fleet *f, struct fleet_worker *w, const struct lane_acti
     if (a->kind == LANE_DROP) {
         struct msg m = {.kind = MSG_REFUSE,
                         .refuse = {.code = a->code, .why = a->why.s, .is_final = a->is_final}};
-        fleet_pack_send(f, w->conn, &m); // if it cannot hear it, closing says enough
+        fleet_pack_send(f, w->tether, &m); // if it cannot hear it, closing says enough
     }
     forget(w);
 }
@@ -165,14 +167,28 @@ static void drain(struct fleet *f)
     while (lane_next(&f->lane, &a)) {
         struct fleet_worker *w = &f->workers[a.worker];
         switch (a.kind) {
-        case LANE_SEND_PLAN: send_plan(f, w); break;
-        case LANE_SEND_CONNECT: send_connect(f, w); break;
+        case LANE_SEND_PLAN:
+            send_plan(f, w);
+            break;
+        case LANE_SEND_CONNECT:
+            send_connect(f, w);
+            break;
         case LANE_LEFT:
-        case LANE_DROP: lose(f, w, &a); break;
-        case LANE_STRUCK: tell_loss(f, w, &a); break;
-        case LANE_SUSPEND: up->on_suspend(up->arg); break;
-        case LANE_SERVE: serve(f); break;
-        case LANE_GIVE_UP: up->on_give_up(up->arg, f->lane.why.s); break;
+        case LANE_DROP:
+            lose(f, w, &a);
+            break;
+        case LANE_STRUCK:
+            tell_loss(f, w, &a);
+            break;
+        case LANE_SUSPEND:
+            up->on_suspend(up->arg);
+            break;
+        case LANE_SERVE:
+            serve(f);
+            break;
+        case LANE_GIVE_UP:
+            up->on_give_up(up->arg, f->lane.why.s);
+            break;
         }
     }
     if (f->lane.state == LANE_NO_CAPACITY && f->lane.since_us != f->told_us) {
@@ -238,10 +254,18 @@ static void take(struct fleet_worker *w, const void *data, size_t len)
         return;
     }
     switch (m.kind) {
-    case MSG_PREPARED: on_prepared(f, w, &m.prepared, now); break;
-    case MSG_LINKED: on_linked(f, w, &m.linked, now); break;
-    case MSG_RESULT: on_result(f, w, &m.result, now); break;
-    case MSG_FAILED: lane_failed(&f->lane, w->number, &m.failed, now); break;
+    case MSG_PREPARED:
+        on_prepared(f, w, &m.prepared, now);
+        break;
+    case MSG_LINKED:
+        on_linked(f, w, &m.linked, now);
+        break;
+    case MSG_RESULT:
+        on_result(f, w, &m.result, now);
+        break;
+    case MSG_FAILED:
+        lane_failed(&f->lane, w->number, &m.failed, now);
+        break;
     case MSG_HEARTBEAT:
         w->beat = m.heartbeat;
         w->beat_us = now;
@@ -254,16 +278,16 @@ static void take(struct fleet_worker *w, const void *data, size_t len)
     drain(f);
 }
 
-static void on_ready(struct conn *c)
+static void on_ready(struct tether *c)
 {
     struct fleet_worker *w = c->owner;
     const void *data;
     size_t len;
     struct err_text why;
     for (int i = 0; i < FLEET_BATCH; i++) {
-        err_t err = conn_recv(c, &data, &len, &why);
+        err_t err = tether_recv(c, &data, &len, &why);
         if (err == ERR_AGAIN) {
-            if (conn_arm(c) != OK) doom(w, ERR_SYSTEM);
+            if (tether_arm(c) != OK) doom(w, ERR_SYSTEM);
             return;
         }
         if (err) {
@@ -284,12 +308,12 @@ static void on_later(uv_idle_t *h)
     uv_idle_stop(h);
     for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++) {
         struct fleet_worker *w = &f->workers[i];
-        if (w->conn && w->is_doomed) {
+        if (w->tether && w->is_doomed) {
             lane_lost(&f->lane, i, w->doom.s, clock_now_us());
             drain(f);
-        } else if (w->conn && w->has_more) {
+        } else if (w->tether && w->has_more) {
             w->has_more = false;
-            on_ready(w->conn);
+            on_ready(w->tether);
         }
     }
 }
@@ -333,21 +357,14 @@ static bool has_model(const struct msg_hello *h, const struct model *model)
     return false;
 }
 
-// What a worker has free would be more without the layers it kept.
-static uint64_t mem_free(struct fleet_worker *w, const struct model *model)
+// What a worker holds of another model, or claims beyond this one's end, is of no use here.
+static void check_held(struct msg_hello *h, const struct model *model)
 {
-    uint64_t bytes = w->hello.devices[0].mem_free_bytes;
-    if (memcmp(w->hello.held_hash, model->hash, sizeof model->hash) != 0 ||
-        w->hello.held_to > (uint32_t)model->shape.n_layer) {
-        w->hello.held_from = w->hello.held_to = 0;
-        w->hello.held_embed = w->hello.held_head = false;
-        return bytes;
-    }
-    for (uint32_t i = w->hello.held_from; i < w->hello.held_to; i++)
-        bytes += model_part_bytes(model, (int32_t)i);
-    if (w->hello.held_embed) bytes += model_part_bytes(model, PART_EMBED);
-    if (w->hello.held_head) bytes += model_part_bytes(model, PART_HEAD);
-    return bytes;
+    if (memcmp(h->held_hash, model->hash, sizeof model->hash) == 0 &&
+        h->held_to <= (uint32_t)model->shape.n_layer)
+        return;
+    h->held_from = h->held_to = 0;
+    h->held_embed = h->held_head = false;
 }
 
 // The number for a new worker: its own if it comes back, else a free one; NULL: all are taken.
@@ -356,13 +373,13 @@ static struct fleet_worker *find_place(struct fleet *f, const char *name)
     struct fleet_worker *first_free = NULL;
     for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++) {
         struct fleet_worker *w = &f->workers[i];
-        if (w->conn && strcmp(w->hello.name, name) == 0) return w;
-        if (!w->conn && !first_free) first_free = w;
+        if (w->tether && strcmp(w->hello.name, name) == 0) return w;
+        if (!w->tether && !first_free) first_free = w;
     }
     return first_free;
 }
 
-static void turn_away(struct fleet *f, struct conn *c, const struct msg_hello *h, err_t code,
+static void turn_away(struct fleet *f, struct tether *c, const struct msg_hello *h, err_t code,
                       const char *why)
 {
     log_warn("worker %s (pid %u on %s) refused: %s", h->name, h->pid, h->host, why);
@@ -370,15 +387,14 @@ static void turn_away(struct fleet *f, struct conn *c, const struct msg_hello *h
     bool is_final = code != ERR_BUSY && code != ERR_MEMORY;
     struct msg m = {.kind = MSG_REFUSE, .refuse = {.code = code, .why = why, .is_final = is_final}};
     fleet_pack_send(f, c, &m);
-    conn_close(c);
+    tether_close(c);
 }
 
-static err_t may_join(const struct fleet *f, const struct conn *c, const struct msg_hello *h,
-                      struct err_text *why)
+static err_t may_join(const struct tether *c, const struct msg_hello *h, struct err_text *why)
 {
     if (h->version != WIRE_VERSION)
-        return err_say(why, ERR_LINK_VERSION, "it speaks protocol %u (%s), we speak %u",
-                       h->version, h->build, WIRE_VERSION);
+        return err_say(why, ERR_LINK_VERSION, "it speaks protocol %u (%s), we speak %u", h->version,
+                       h->build, WIRE_VERSION);
     if (strcmp(c->link->peer, h->name) != 0)
         return err_say(why, ERR_LINK_AUTH, "it calls itself %s, but its link is that of %s",
                        h->name, c->link->peer);
@@ -386,22 +402,20 @@ static err_t may_join(const struct fleet *f, const struct conn *c, const struct 
     if (h->held_from > h->held_to)
         return err_say(why, ERR_LINK_PROTOCOL, "it holds layers %u to %u", h->held_from,
                        h->held_to);
-    (void)f;
     return OK;
 }
 
-void fleet_welcome(struct fleet *f, struct conn *c, const struct msg_hello *h)
+void fleet_welcome(struct fleet *f, struct tether *c, const struct msg_hello *h)
 {
     struct err_text why;
-    err_t err = may_join(f, c, h, &why);
+    err_t err = may_join(c, h, &why);
     struct fleet_worker *w = err ? NULL : find_place(f, h->name);
-    if (!err && !w)
-        err = err_say(&why, ERR_BUSY, "there are %u workers already", LANE_WORKERS_MAX);
+    if (!err && !w) err = err_say(&why, ERR_BUSY, "there are %u workers already", LANE_WORKERS_MAX);
     if (err) {
         turn_away(f, c, h, err, why.s);
         return;
     }
-    if (w->conn) {
+    if (w->tether) {
         // The message h lies in the arena that the actions of the loss do not touch.
         lane_replaced(&f->lane, w->number, "its name connected again");
         drain(f);
@@ -413,14 +427,14 @@ void fleet_welcome(struct fleet *f, struct conn *c, const struct msg_hello *h)
         turn_away(f, c, h, ERR_MEMORY, "out of memory");
         return;
     }
-    w->conn = c;
+    w->tether = c;
     w->joined_us = w->beat_us = clock_now_us();
-    w->mem_free_bytes = mem_free(w, f->config.want.model);
+    check_held(&w->hello, f->config.want.model);
     c->owner = w;
     c->on_ready = on_ready;
     bool can = has_model(h, f->config.want.model);
     log_info("worker %s (pid %u on %s, %s) joined: %.1f GiB free%s", h->name, h->pid, h->host,
-             h->devices[0].isa, (double)w->mem_free_bytes / (1 << 30),
+             h->devices[0].isa, (double)h->devices[0].mem_free_bytes / (1 << 30),
              can ? "" : "; it cannot read this model");
     struct msg m = {.kind = MSG_WELCOME,
                     .welcome = {.worker = w->number, .cluster = f->config.cluster}};
@@ -448,7 +462,7 @@ static err_t place_workers(void *arg, const uint32_t *usable, uint32_t n, struct
             .threads = d->threads,
             .has_cpu = strcmp(d->kind, "cpu") == 0,
             .mem_bytes = d->mem_bytes,
-            .mem_free_bytes = w->mem_free_bytes,
+            .mem_free_bytes = d->mem_free_bytes,
             .read_bytes_per_s = d->read_bytes_per_s,
             .int8_ops_per_s = d->int8_ops_per_s,
             .f32_flops_per_s = d->f32_flops_per_s,
@@ -467,13 +481,13 @@ static void on_timer(uv_timer_t *t)
 {
     struct fleet *f = t->data;
     if (f->n_tick++ % FLEET_TICKS_PER_BEAT == 0) {
-        // Of the worker's fields the coordinator has only the epoch to tell; that it beats at all is
-        // the message.
+        // Of the worker's fields the coordinator has only the epoch to tell; that it beats at all
+        // is the message.
         struct msg m = {.kind = MSG_HEARTBEAT, .heartbeat = {.epoch = f->lane.epoch}};
         buf_clear(&f->packed);
         if (wire_pack(&m, &f->packed) == OK)
             for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++)
-                if (f->workers[i].conn) tell_packed(&f->workers[i]);
+                if (f->workers[i].tether) tell_packed(&f->workers[i]);
     }
     guest_tick(f, clock_now_us());
     lane_tick(&f->lane, f->config.listener.is_busy(f->config.listener.arg), clock_now_us());
@@ -498,12 +512,9 @@ err_t fleet_open(const struct fleet_config *c, struct fleet **out, struct err_te
         f->workers[i].fleet = f;
         f->workers[i].number = i;
     }
-    // Workers outlive a coordinator, and must not take its successor's epochs for old ones: seconds
-    // grow faster than any run of failures.
     struct lane_config lane = {.n_expect = c->n_expect,
                                .n_stage = c->want.n_stage,
                                .grace_us = c->grace_us,
-                               .epoch_base = c->join_listen ? (uint64_t)time(NULL) : 0,
                                .place = place_workers,
                                .place_arg = f};
     lane_init(&f->lane, &lane, clock_now_us());
@@ -536,8 +547,9 @@ void fleet_close(struct fleet *f)
 {
     if (!f) return;
     for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++)
-        if (f->workers[i].conn) forget(&f->workers[i]);
-    for (uint32_t i = 0; i < f->n_handle; i++) uv_close(f->handles[i], on_handle_closed);
+        if (f->workers[i].tether) forget(&f->workers[i]);
+    for (uint32_t i = 0; i < f->n_handle; i++)
+        uv_close(f->handles[i], on_handle_closed);
     guest_close(f);
     arena_fini(&f->arena);
     buf_fini(&f->packed);
@@ -555,7 +567,7 @@ const struct lane *fleet_lane(const struct fleet *f)
 
 const struct fleet_worker *fleet_worker(const struct fleet *f, uint32_t number)
 {
-    return number < LANE_WORKERS_MAX && f->workers[number].conn ? &f->workers[number] : NULL;
+    return number < LANE_WORKERS_MAX && f->workers[number].tether ? &f->workers[number] : NULL;
 }
 
 struct fleet_stats fleet_stats_get(const struct fleet *f)

@@ -2,7 +2,7 @@
 // make up. Carries out what the lane's state machine decides; hands results up, sends steps down.
 // Everything runs on the loop's thread.
 #pragma once
-#include "coordinator/fleet/conn.h"
+#include "coordinator/fleet/tether.h"
 #include "coordinator/fleet/lane.h"
 
 struct fleet;
@@ -33,10 +33,9 @@ struct fleet_config {
 struct fleet_worker {
     struct fleet *fleet;
     uint32_t number;
-    struct conn *conn; // NULL: this number is free
+    struct tether *tether; // NULL: this number is free
     struct arena arena;
     struct msg_hello hello;
-    uint64_t mem_free_bytes; // with nothing of ours loaded
     int64_t joined_us, beat_us;
     struct msg_heartbeat beat;
     uint8_t address[WIRE_ADDRESS_MAX]; // of the data port, this epoch

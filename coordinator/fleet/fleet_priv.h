@@ -1,5 +1,5 @@
-// fleet_priv: what fleet.c (workers, lane, timers) and guest.c (connections that are no workers yet)
-// share.
+// fleet_priv: what fleet.c (workers, lane, timers) and guest.c (connections that are no workers
+// yet) share.
 #pragma once
 #include "coordinator/fleet/fleet.h"
 #include "proto/base/list.h"
@@ -27,7 +27,7 @@ struct fleet {
     int64_t told_us; // NO_CAPACITY since then was logged
     uint32_t n_tick;
     uv_timer_t timer;
-    uv_idle_t later;  // runs while a worker is doomed or has more to read
+    uv_idle_t later;         // runs while a worker is doomed or has more to read
     uv_handle_t *handles[3]; // that close with the fleet
     uint32_t n_handle;
 
@@ -42,9 +42,9 @@ struct fleet {
 
 // The handle closes with the fleet, and the fleet's memory lives until it has.
 void fleet_own_handle(struct fleet *f, uv_handle_t *h);
-err_t fleet_pack_send(struct fleet *f, struct conn *c, const struct msg *m);
+err_t fleet_pack_send(struct fleet *f, struct tether *c, const struct msg *m);
 // A HELLO came over c: makes it a worker, or refuses it and closes c.
-void fleet_welcome(struct fleet *f, struct conn *c, const struct msg_hello *h);
+void fleet_welcome(struct fleet *f, struct tether *c, const struct msg_hello *h);
 
 err_t guest_open(struct fleet *f, struct err_text *why);
 void guest_close(struct fleet *f);

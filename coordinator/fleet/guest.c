@@ -9,7 +9,7 @@
 
 struct guest {
     struct fleet *fleet;
-    struct conn *conn;
+    struct tether *tether;
     struct list node;
     int64_t since_us;
     bool is_stranger, is_own, is_done; // is_done: has its answer, is to hang up
@@ -30,22 +30,22 @@ static void grumble(struct fleet *f, const char *who, const char *why)
     log_warn("connection of %s refused: %s", *who ? who : "a stranger", why);
 }
 
-// Forgets the guest; the conn is closed, or kept for its new owner.
-static void leave(struct guest *g, bool keep_conn)
+// Forgets the guest; the tether is closed, or kept for its new owner.
+static void leave(struct guest *g, bool keep_tether)
 {
     struct fleet *f = g->fleet;
     list_remove(&g->node);
     f->n_guest--;
     f->n_stranger -= g->is_stranger;
-    if (!keep_conn) conn_close(g->conn);
+    if (!keep_tether) tether_close(g->tether);
     free(g);
 }
 
 static void refuse(struct guest *g, err_t code, const char *why)
 {
-    grumble(g->fleet, g->conn->link->peer, why);
+    grumble(g->fleet, g->tether->link->peer, why);
     struct msg m = {.kind = MSG_REFUSE, .refuse = {.code = code, .why = why}};
-    fleet_pack_send(g->fleet, g->conn, &m);
+    fleet_pack_send(g->fleet, g->tether, &m);
     leave(g, false);
 }
 
@@ -62,10 +62,10 @@ static bool enroll(struct guest *g, const struct msg_enroll *m)
         refuse(g, err, why.s);
         return false;
     }
-    struct msg reply = {.kind = MSG_ENROLLED,
-                        .enrolled = {.certificate_pem = certificate.data,
-                                     .ca_pem = identity_ca_pem(f->identity)}};
-    err = fleet_pack_send(f, g->conn, &reply);
+    struct msg reply = {
+        .kind = MSG_ENROLLED,
+        .enrolled = {.certificate_pem = certificate.data, .ca_pem = identity_ca_pem(f->identity)}};
+    err = fleet_pack_send(f, g->tether, &reply);
     buf_fini(&certificate);
     if (err) {
         leave(g, false);
@@ -88,7 +88,7 @@ static bool take(struct guest *g, const void *data, size_t len)
         refuse(g, ERR_LINK_PROTOCOL, why.s);
         return false;
     }
-    enum msg_kind wanted = g->conn->link->is_authenticated ? MSG_HELLO : MSG_ENROLL;
+    enum msg_kind wanted = g->tether->link->is_authenticated ? MSG_HELLO : MSG_ENROLL;
     if (m.kind != wanted || g->is_done || (wanted == MSG_ENROLL && !f->identity)) {
         err_say(&why, ERR_LINK_PROTOCOL, "%s where %s belongs", wire_kind_name(m.kind),
                 g->is_done ? "nothing" : wire_kind_name(wanted));
@@ -96,27 +96,27 @@ static bool take(struct guest *g, const void *data, size_t len)
         return false;
     }
     if (m.kind == MSG_ENROLL) return enroll(g, &m.enroll);
-    struct conn *c = g->conn;
+    struct tether *c = g->tether;
     leave(g, true);
     fleet_welcome(f, c, &m.hello);
     return false;
 }
 
-static void on_ready(struct conn *c)
+static void on_ready(struct tether *c)
 {
     struct guest *g = c->owner;
     const void *data;
     size_t len;
     struct err_text why;
     err_t err;
-    while ((err = conn_recv(c, &data, &len, &why)) == OK)
+    while ((err = tether_recv(c, &data, &len, &why)) == OK)
         if (!take(g, data, len)) return;
     if (err != ERR_AGAIN) {
         if (!g->is_done && err != ERR_END) grumble(g->fleet, c->link->peer, why.s);
         leave(g, false);
         return;
     }
-    if (conn_arm(c) != OK) leave(g, false);
+    if (tether_arm(c) != OK) leave(g, false);
 }
 
 err_t guest_add(struct fleet *f, struct link *link, bool is_own)
@@ -132,7 +132,7 @@ err_t guest_add(struct fleet *f, struct link *link, bool is_own)
         link_close(link);
         return ERR_MEMORY;
     }
-    err_t err = conn_open(f->config.loop, link, on_ready, g, &g->conn);
+    err_t err = tether_open(f->config.loop, link, on_ready, g, &g->tether);
     if (err) {
         free(g);
         return err;
@@ -144,7 +144,7 @@ err_t guest_add(struct fleet *f, struct link *link, bool is_own)
     f->n_stranger += is_stranger;
     f->n_guest++;
     list_push_back(&f->guests, &g->node);
-    on_ready(g->conn); // what it said may be there already
+    on_ready(g->tether); // what it said may be there already
     return OK;
 }
 

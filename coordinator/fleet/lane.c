@@ -20,7 +20,6 @@ void lane_init(struct lane *l, const struct lane_config *c, int64_t now_us)
 {
     memset(l, 0, sizeof *l);
     l->config = *c;
-    l->epoch = c->epoch_base;
     l->state = LANE_WAITING;
     l->since_us = l->tick_us = now_us;
 }
@@ -57,7 +56,8 @@ static bool is_usable(const struct lane_worker *w)
 uint32_t lane_n_usable(const struct lane *l)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++) n += is_usable(&l->workers[i]);
+    for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++)
+        n += is_usable(&l->workers[i]);
     return n;
 }
 
@@ -249,10 +249,8 @@ void lane_replaced(struct lane *l, uint32_t worker, const char *why)
 void lane_join(struct lane *l, uint32_t worker, bool has_model, int64_t now_us)
 {
     BUG_ON(l->workers[worker].role != LANE_ABSENT);
-    l->workers[worker] = (struct lane_worker){.role = LANE_STANDBY,
-                                              .has_model = has_model,
-                                              .heard_us = now_us,
-                                              .progress_us = now_us};
+    l->workers[worker] = (struct lane_worker){
+        .role = LANE_STANDBY, .has_model = has_model, .heard_us = now_us, .progress_us = now_us};
     if (!has_model && !l->is_torn) return;
     l->has_news = true;
     if (l->is_torn || l->state == LANE_NO_CAPACITY ||
@@ -432,8 +430,7 @@ static bool drop_silent(struct lane *l, int64_t now_us)
         struct lane_worker *w = &l->workers[i];
         if (w->role == LANE_ABSENT || now_us - w->heard_us <= LANE_SILENCE_US) continue;
         struct err_text why;
-        err_say(&why, ERR_TIMEOUT, "no heartbeat for %.1f s",
-                (double)(now_us - w->heard_us) / 1e6);
+        err_say(&why, ERR_TIMEOUT, "no heartbeat for %.1f s", (double)(now_us - w->heard_us) / 1e6);
         lost_member |= leave(l, i, LANE_DROP, ERR_TIMEOUT, why.s)->had_stage;
     }
     return lost_member;
@@ -520,8 +517,7 @@ void lane_tick(struct lane *l, bool is_busy, int64_t now_us)
         plan_anew(l, now_us);
         return;
     }
-    if (l->state == LANE_NO_CAPACITY && !l->gave_up &&
-        now_us - l->since_us >= l->config.grace_us) {
+    if (l->state == LANE_NO_CAPACITY && !l->gave_up && now_us - l->since_us >= l->config.grace_us) {
         l->gave_up = true;
         act(l, LANE_GIVE_UP, 0);
     }

@@ -13,8 +13,8 @@
 //
 // Every wait has a deadline: silence LANE_SILENCE_US, loading LANE_LOAD_US (while heartbeats come),
 // linking LANE_LINK_US, a step max(LANE_STEP_US, 10 * median) with a standing compute loop.
-// Invariants: epochs only grow; a plan's messages go to its living members only; whatever carries an
-// older epoch changes nothing; a member that breaks the protocol is dropped by name.
+// Invariants: epochs only grow; a plan's messages go to its living members only; whatever carries
+// an older epoch changes nothing; a member that breaks the protocol is dropped by name.
 #pragma once
 #include "coordinator/fleet/place.h"
 
@@ -28,7 +28,7 @@ enum {
     LANE_STEP_HARD_US = 300000000, // no step may take longer, moving or not
     LANE_STRIKES = 3,              // failures in LANE_STRIKE_US put a worker out
     LANE_STRIKE_US = 60000000,
-    LANE_STEPS_MAX = 128,          // steps on their way, at most
+    LANE_STEPS_MAX = 128, // steps on their way, at most
     LANE_LATENCIES = 64,
     LANE_ACTIONS_MAX = 2 * LANE_WORKERS_MAX + 32,
 };
@@ -83,10 +83,9 @@ typedef err_t lane_place_fn(void *arg, const uint32_t *workers, uint32_t n, stru
                             struct err_text *why);
 
 struct lane_config {
-    uint32_t n_expect;   // >= 1
-    uint32_t n_stage;    // wanted; >= 1
-    int64_t grace_us;    // how long NO_CAPACITY may last before running requests end
-    uint64_t epoch_base; // the first epoch is one more
+    uint32_t n_expect; // >= 1
+    uint32_t n_stage;  // wanted; >= 1
+    int64_t grace_us;  // how long NO_CAPACITY may last before running requests end
     lane_place_fn *place;
     void *place_arg;
 };
@@ -102,8 +101,8 @@ struct lane {
     int64_t tick_us;     // last tick
     bool was_ready;      // served at least once
     bool gave_up;
-    bool is_torn;       // a member was replaced, the plan is yet to be made
-    bool has_news;      // a worker came since the last look for a wider placement
+    bool is_torn;   // a member was replaced, the plan is yet to be made
+    bool has_news;  // a worker came since the last look for a wider placement
     err_t why_code; // NO_CAPACITY: why no placement fits
     struct err_text why;
     err_t left_code; // the last worker lost since the lane served; OK: none
@@ -124,7 +123,8 @@ void lane_init(struct lane *l, const struct lane_config *c, int64_t now_us);
 
 // Events. After each, take the actions with lane_next until there is none.
 void lane_join(struct lane *l, uint32_t worker, bool has_model, int64_t now_us);
-// The worker connected again: its old connection is gone, lane_join for the new one follows at once.
+// The worker connected again: its old connection is gone, lane_join for the new one follows at
+// once.
 void lane_replaced(struct lane *l, uint32_t worker, const char *why);
 void lane_lost(struct lane *l, uint32_t worker, const char *why, int64_t now_us);
 void lane_violated(struct lane *l, uint32_t worker, err_t code, const char *why, int64_t now_us);

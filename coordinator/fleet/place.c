@@ -40,7 +40,8 @@ static double coarse(double v, double unmeasured)
 static uint64_t coarse_bytes(uint64_t v)
 {
     uint64_t step = 1;
-    while (v / step >= 64) step *= 2;
+    while (v / step >= 64)
+        step *= 2;
     return v / step * step;
 }
 
@@ -78,19 +79,21 @@ static void share_host_memory(struct placing *p)
         if (d[i].kind == CLUSTER_CPU && sum > d[i].mem_bytes)
             share[i] = (uint64_t)((double)share[i] * (double)d[i].mem_bytes / (double)sum);
     }
-    for (uint32_t i = 0; i < p->n; i++) d[i].mem_free_bytes = share[i];
+    for (uint32_t i = 0; i < p->n; i++)
+        d[i].mem_free_bytes = share[i];
 }
 
 static void fill_cluster(struct placing *p)
 {
     p->cluster.n_device = (int32_t)p->n;
-    for (uint32_t i = 0; i < p->n; i++) fill_device(&p->workers[i], &p->cluster.devices[i]);
+    for (uint32_t i = 0; i < p->n; i++)
+        fill_device(&p->workers[i], &p->cluster.devices[i]);
     share_host_memory(p);
     for (uint32_t i = 0; i < p->n; i++)
         for (uint32_t k = 0; k < p->n; k++)
-            p->cluster.links[i][k] =
-                strcmp(p->workers[i].host, p->workers[k].host) == 0 ? cluster_same_host
-                                                                    : GUESSED_LINK;
+            p->cluster.links[i][k] = strcmp(p->workers[i].host, p->workers[k].host) == 0
+                                         ? cluster_same_host
+                                         : GUESSED_LINK;
 }
 
 // -- memory --
@@ -163,8 +166,8 @@ static uint32_t spare(const struct placing *p, const bool *used)
     uint32_t best = p->n;
     for (uint32_t i = 0; i < p->n; i++) {
         if (used[i] || holds(&p->workers[i])) continue;
-        if (best == p->n || p->cluster.devices[i].mem_free_bytes >
-                                p->cluster.devices[best].mem_free_bytes)
+        if (best == p->n ||
+            p->cluster.devices[i].mem_free_bytes > p->cluster.devices[best].mem_free_bytes)
             best = i;
     }
     return best;
@@ -226,8 +229,7 @@ static err_t choose_road(const struct placing *p, const struct cut *cuts, uint32
 {
     bool is_one_process = true;
     for (uint32_t i = 1; i < n; i++)
-        is_one_process &=
-            p->workers[cuts[i].worker].process == p->workers[cuts[0].worker].process;
+        is_one_process &= p->workers[cuts[i].worker].process == p->workers[cuts[0].worker].process;
     uint32_t r = p->want->road ? p->want->road : is_one_process ? ROAD_LOCAL : ROAD_UCX;
     if (r == ROAD_LOCAL && !is_one_process)
         return err_say(why, ERR_CAPACITY, "the local road needs all workers in one process");
@@ -253,8 +255,8 @@ static void hash_place(const struct place_want *want, struct place *p)
     sha256_end(&h, p->hash);
 }
 
-static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t n,
-                       uint64_t tokens, struct place *out)
+static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t n, uint64_t tokens,
+                       struct place *out)
 {
     const struct place_want *w = p->want;
     struct cost_ask one_row = p->ask;
@@ -285,7 +287,9 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
         .n_page = (uint32_t)(tokens / PLACE_PAGE_TOK),
         .n_slot = w->n_slot,
         .max_tok = w->max_tok,
-        .max_rows = w->n_slot < 2 ? 2 : w->n_slot < PLACE_ROWS_MAX ? w->n_slot : PLACE_ROWS_MAX,
+        .max_rows = w->n_slot < 2                ? 2
+                    : w->n_slot < PLACE_ROWS_MAX ? w->n_slot
+                                                 : PLACE_ROWS_MAX,
         .in_flight = n + 1,
         .kv_dtype = w->kv_dtype,
         .precision = w->precision,
@@ -293,8 +297,7 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
     hash_place(w, out);
 }
 
-static err_t place_on(struct placing *p, uint32_t n_stage, struct place *out,
-                      struct err_text *why)
+static err_t place_on(struct placing *p, uint32_t n_stage, struct place *out, struct err_text *why)
 {
     struct cut cuts[WIRE_STAGES_MAX];
     uint64_t tokens = 0;

@@ -1,6 +1,6 @@
-// place: which worker takes which layers of one lane, and how many KV pages there are. Pure: figures
-// in, placement out. The cuts and the order come from topology/plan; what is added here is that
-// workers keep what they already hold whenever that gives a whole placement.
+// place: which worker takes which layers of one lane, and how many KV pages there are. Pure:
+// figures in, placement out. The cuts and the order come from topology/plan; what is added here is
+// that workers keep what they already hold whenever that gives a whole placement.
 #pragma once
 #include "proto/wire/wire.h"
 #include "topology/model.h"
@@ -10,7 +10,7 @@ struct place_stage {
     uint32_t layer_from, layer_to;
     bool embed, head;
     uint64_t weight_bytes, kv_bytes, work_bytes; // planned
-    double decode_us; // predicted, one row
+    double decode_us;                            // predicted, one row
 };
 
 struct place {
@@ -40,7 +40,7 @@ struct place_worker {
     uint32_t threads;
     bool has_cpu;            // shares its host's memory with the other workers there
     uint64_t mem_bytes;      // of the device
-    uint64_t mem_free_bytes; // free when nothing of ours is loaded
+    uint64_t mem_free_bytes; // what a plan may count on, what is loaded now included
     double read_bytes_per_s, int8_ops_per_s, f32_flops_per_s;
     uint32_t held_from, held_to; // layers; equal: nothing
     bool held_embed, held_head;

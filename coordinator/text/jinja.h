@@ -19,7 +19,7 @@ enum {
     JINJA_ARGS_MAX = 64,      // of one call
     JINJA_STACK = 2048,       // argument values of all calls in progress
     JINJA_FUEL_PER_STEP = 8,  // one step of the budget is this many evaluated nodes
-    JINJA_BYTES_PER_FUEL = 32 // string work
+    JINJA_BYTES_PER_FUEL = 24 // string work
 };
 
 struct jinja; // one rendering

@@ -121,6 +121,7 @@ static struct jinja_value fn_strftime(struct jinja *J, struct jinja_value self,
     const struct jinja_str *format = jinja_str_flat(J, jinja_call_str(J, args->at[0]));
     char zero_ended[128], text[256];
     struct tm tm;
+    jinja_charge(J, 100); // the C library takes as long as that
     time_t now = (time_t)J->now_s;
     if (format->len >= sizeof zero_ended) jinja_fail(J, "strftime_now() format is too long");
     memcpy(zero_ended, format->p, format->len);

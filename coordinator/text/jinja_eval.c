@@ -129,7 +129,8 @@ static struct jinja_value floor_divide(struct jinja *J, struct jinja_value a, st
     }
     if (!remainder) return jinja_real(floor(x / y));
     double r = fmod(x, y);
-    return jinja_real(r != 0 && (r < 0) != (y < 0) ? r + y : r);
+    if (r == 0) return jinja_real(copysign(0, y));
+    return jinja_real((r < 0) != (y < 0) ? r + y : r);
 }
 
 static struct jinja_value modulo(struct jinja *J, struct jinja_value a, struct jinja_value b)

@@ -32,7 +32,7 @@ static struct jinja_value strip(struct jinja *J, struct jinja_str *str, struct j
     while ((sides & 1) && from < to) {
         const char *next = jinja_str_char(s->p + from, &c);
         if (!in_set(c, set)) break;
-        jinja_charge(J, set ? set->len / 8 + 1 : 0);
+        jinja_charge(J, set ? set->len / 4 + 1 : 0);
         from = (size_t)(next - s->p);
     }
     while ((sides & 2) && to > from) {
@@ -41,7 +41,7 @@ static struct jinja_value strip(struct jinja *J, struct jinja_str *str, struct j
             last--;
         jinja_str_char(s->p + last, &c);
         if (!in_set(c, set)) break;
-        jinja_charge(J, set ? set->len / 8 + 1 : 0);
+        jinja_charge(J, set ? set->len / 4 + 1 : 0);
         to = last;
     }
     jinja_charge_bytes(J, s->len - (to - from));
@@ -139,9 +139,7 @@ static void split_words(struct jinja *J, struct jinja_str *str, int64_t max, str
     jinja_charge_bytes(J, s->len);
     for (size_t from = skip(s, 0, true); from < s->len; max--) {
         size_t to = max == 0 ? s->len : skip(s, from, false);
-        struct jinja_value word = jinja_of_str(jinja_str_slice(J, str, from, to));
-        if (max == 0) word = strip(J, word.s, jinja_none(), 2);
-        add_piece(J, out, word.s);
+        add_piece(J, out, jinja_str_slice(J, str, from, to));
         from = skip(s, to, true);
     }
 }

@@ -6,18 +6,19 @@ static enum flow run(struct jinja *J, const struct jinja_node *body);
 
 // --- variables --------------------------------------------------------------------------------
 
-static struct jinja_value *find_var(const struct jinja_scope *s, int name)
+static struct jinja_value *find_var(struct jinja *J, const struct jinja_scope *s, int name)
 {
-    for (struct jinja_var *v = s->vars; v; v = v->next)
+    for (struct jinja_var *v = s->vars; v; v = v->next) {
+        jinja_charge(J, 1);
         if (v->name == name) return &v->value;
+    }
     return NULL;
 }
 
 struct jinja_value jinja_run_var(struct jinja *J, int name)
 {
     for (const struct jinja_scope *s = J->scope; s; s = s->outer) {
-        const struct jinja_value *v = find_var(s, name);
-        jinja_charge(J, 1);
+        const struct jinja_value *v = find_var(J, s, name);
         if (v && jinja_given(*v)) return *v;
     }
     struct jinja_value v = J->globals[name];
@@ -26,7 +27,7 @@ struct jinja_value jinja_run_var(struct jinja *J, int name)
 
 static void set_var(struct jinja *J, int name, struct jinja_value value)
 {
-    struct jinja_value *have = J->scope ? find_var(J->scope, name) : &J->globals[name];
+    struct jinja_value *have = J->scope ? find_var(J, J->scope, name) : &J->globals[name];
     if (have) {
         *have = value;
         return;

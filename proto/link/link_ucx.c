@@ -93,8 +93,7 @@ static ucs_log_func_rc_t ucx_log(const char *file, unsigned line, const char *fu
     vsnprintf(text, sizeof text, message, ap);
     if (level <= UCS_LOG_LEVEL_WARN) {
         const char *base = strrchr(file, '/');
-        log_write(LOG_WARN, "ucx: %s (%s:%u)", text,
-                  base ? base + 1 : file, line);
+        log_write(LOG_WARN, "ucx: %s (%s:%u)", text, base ? base + 1 : file, line);
     }
     return UCS_LOG_FUNC_RC_STOP;
 }
@@ -154,8 +153,8 @@ static ucs_status_t send_start(struct ucx_send *s, ucp_ep_h ep, uint64_t bytes, 
         .flags = flags | (bytes <= EAGER_MAX ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV),
         .memory_type = UCS_MEMORY_TYPE_HOST,
     };
-    ucs_status_ptr_t r = ucp_am_send_nbx(ep, AM_FRAME, s->header, sizeof s->header, s->payload,
-                                         bytes, &param);
+    ucs_status_ptr_t r =
+        ucp_am_send_nbx(ep, AM_FRAME, s->header, sizeof s->header, s->payload, bytes, &param);
     if (UCS_PTR_IS_PTR(r)) return UCS_OK;
     send_give(s);
     return UCS_PTR_STATUS(r);
@@ -279,12 +278,11 @@ static ucs_status_t on_frame(void *arg, const void *header, size_t header_len, v
 {
     struct ucx_port *p = arg;
     bool is_rndv = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
-    ucp_ep_h reply =
-        param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP ? param->reply_ep : NULL;
+    ucp_ep_h reply = param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP ? param->reply_ep : NULL;
     struct frame f;
     if (p->is_closing || header_len != FRAME_HEADER_BYTES ||
-        frame_unpack(header, p->port.key, &f, NULL) || f.epoch != p->port.epoch ||
-        f.bytes != len || len > p->pool.max_bytes || (f.kind == FRAME_PING && !reply)) {
+        frame_unpack(header, p->port.key, &f, NULL) || f.epoch != p->port.epoch || f.bytes != len ||
+        len > p->pool.max_bytes || (f.kind == FRAME_PING && !reply)) {
         port_pool_dropped(&p->pool);
         return UCS_OK;
     }
@@ -365,7 +363,7 @@ static const char *ucx_transport(const struct port *port)
     static const struct {
         const char *sign, *name;
     } signs[] = {
-        {"rc_", "ucx rdma"}, {"dc_", "ucx rdma"},    {"posix/", "ucx shm"},
+        {"rc_", "ucx rdma"}, {"dc_", "ucx rdma"},  {"posix/", "ucx shm"},
         {"tcp/", "ucx tcp"}, {"sysv/", "ucx shm"}, {"self/", "ucx self"},
     };
     const struct ucx_port *p = (const struct ucx_port *)port;
@@ -406,8 +404,8 @@ static void peers_close(struct ucx_port *p)
 {
     uint32_t n_closing = 0;
     ucp_request_param_t param = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |
-                        UCP_OP_ATTR_FIELD_USER_DATA,
+        .op_attr_mask =
+            UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
         .flags = UCP_EP_CLOSE_FLAG_FORCE,
         .cb.send = on_closed,
         .user_data = &n_closing,

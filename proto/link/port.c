@@ -275,7 +275,8 @@ static err_t measure_latency(struct ping_run *r, double *latency_us)
         uint64_t step = r->port->ping_next;
         err_t e = ping_send(r, PING_BYTES);
         if (!e) e = pong_wait(r, step);
-        if (e == ERR_TIMEOUT && best != INT64_MAX) break; // a peer that got busy: what we have counts
+        if (e == ERR_TIMEOUT && best != INT64_MAX)
+            break; // a peer that got busy: what we have counts
         if (e) return e;
         int64_t took = clock_now_us() - from;
         if (took < best) best = took;

@@ -7,7 +7,7 @@
 // A received frame and its memory.
 struct port_slot {
     struct frame frame; // first: callers of port_find hold its address
-    struct list list;   // in the pool's `free` or `ready`, or linked to itself: being filled or held
+    struct list list; // in the pool's `free` or `ready`, or linked to itself: being filled or held
     uint8_t header[FRAME_HEADER_BYTES];
     void *memory;        // max_bytes, aligned to 64
     uint64_t from_local; // where a ping came from: the number of a local port,

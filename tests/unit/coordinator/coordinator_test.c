@@ -76,7 +76,8 @@ static void on_scores(struct request *r, const float *scores, uint32_t from, uin
 {
     struct call *call = call_of(r);
     assert_int_equal(from, call->n_score + 1);
-    for (uint32_t i = 0; i < n; i++) assert_true(scores[i] == -(float)(from + i));
+    for (uint32_t i = 0; i < n; i++)
+        assert_true(scores[i] == -(float)(from + i));
     call->n_score += n;
 }
 
@@ -129,7 +130,8 @@ static struct call *make(struct scene *s, uint32_t n_prompt, uint32_t max_tokens
     r->max_tokens = max_tokens;
     r->owner = call;
     assert_int_equal(request_init_choices(r, n), OK);
-    for (uint32_t i = 0; i < n; i++) call->last[i] = prompt[n_prompt - 1];
+    for (uint32_t i = 0; i < n; i++)
+        call->last[i] = prompt[n_prompt - 1];
     return call;
 }
 
@@ -169,7 +171,8 @@ static void check_all_whole(const struct scene *s, uint32_t max_tokens, uint32_t
         assert_int_equal(c->n_error, 0);
         assert_int_equal(c->n_last, 1);
         assert_int_equal(c->n_finish, n);
-        for (uint32_t k = 0; k < n; k++) assert_int_equal(c->n_got[k], max_tokens);
+        for (uint32_t k = 0; k < n; k++)
+            assert_int_equal(c->n_got[k], max_tokens);
     }
 }
 
@@ -187,7 +190,8 @@ static struct scene *scene_open(uint32_t n_worker, uint32_t n_stage)
 {
     struct scene *s = calloc(1, sizeof *s);
     assert_non_null(s);
-    for (uint32_t i = 0; i < n_worker; i++) hire(s, (int)i);
+    for (uint32_t i = 0; i < n_worker; i++)
+        hire(s, (int)i);
     s->config = (struct coordinator_config){.model = model_path,
                                             .local = s->links,
                                             .n_local = n_worker,
@@ -208,7 +212,8 @@ static void scene_start(struct scene *s)
     struct err_text why;
     if (coordinator_open(&s->config, &s->c, &why) != OK) fail_msg("%s", why.s);
     s->e = coordinator_engine(s->c);
-    for (uint32_t i = 0; i < s->config.n_local; i++) rower_go(&s->rowers[i]);
+    for (uint32_t i = 0; i < s->config.n_local; i++)
+        rower_go(&s->rowers[i]);
 }
 
 static void stop(struct scene *s, int i)
@@ -228,19 +233,21 @@ static void restart(struct scene *s, int i)
 static void scene_close(struct scene *s)
 {
     coordinator_close(s->c);
-    for (int i = 0; i < ROWERS; i++) stop(s, i);
-    for (uint32_t i = 0; i < s->n_call; i++) assert_null(s->calls[i].r);
+    for (int i = 0; i < ROWERS; i++)
+        stop(s, i);
+    for (uint32_t i = 0; i < s->n_call; i++)
+        assert_null(s->calls[i].r);
     free(s);
 }
 
-#define UNTIL(scene, seconds, condition) \
-    do { \
-        int64_t end_us = clock_now_us() + (int64_t)(1e6 * (seconds)); \
-        while (!(condition)) { \
-            if (clock_now_us() > end_us) \
-                fail_msg("not within %g s: %s", (double)(seconds), #condition); \
-            uv_run(&(scene)->c->loop, UV_RUN_ONCE); \
-        } \
+#define UNTIL(scene, seconds, condition)                                                           \
+    do {                                                                                           \
+        int64_t end_us = clock_now_us() + (int64_t)(1e6 * (seconds));                              \
+        while (!(condition)) {                                                                     \
+            if (clock_now_us() > end_us)                                                           \
+                fail_msg("not within %g s: %s", (double)(seconds), #condition);                    \
+            uv_run(&(scene)->c->loop, UV_RUN_ONCE);                                                \
+        }                                                                                          \
     } while (0)
 
 static enum engine_state state_of(struct scene *s)
@@ -264,7 +271,8 @@ static void test_streams(void **state)
     (void)state;
     for (uint32_t n_stage = 1; n_stage <= 2; n_stage++) {
         struct scene *s = serving(n_stage, n_stage);
-        for (uint32_t i = 0; i < 40; i++) submit(s, 1 + i * 9, 20, 1 + i % CHOICES);
+        for (uint32_t i = 0; i < 40; i++)
+            submit(s, 1 + i * 9, 20, 1 + i % CHOICES);
         UNTIL(s, 10, all_over(s));
         for (uint32_t i = 0; i < s->n_call; i++) {
             assert_int_equal(s->calls[i].n_last, 1);
@@ -283,7 +291,8 @@ static void test_speed(void **state)
     int64_t begun = clock_now_us();
     submit(s, 8, 500, 1);
     UNTIL(s, 20, all_over(s));
-    // Two threads hand a step to and fro: what is measured is the coordinator's and the link's part.
+    // Two threads hand a step to and fro: what is measured is the coordinator's and the link's
+    // part.
     print_message("one stream: %.1f us per step and token\n",
                   (double)(clock_now_us() - begun) / 500);
     check_all_whole(s, 500, 1);
@@ -342,8 +351,10 @@ static void test_crash_loses_nothing(void **state)
 {
     (void)state;
     struct scene *s = serving(3, 2);
-    for (int i = 0; i < 3; i++) s->rowers[i].step_us = 500;
-    for (uint32_t i = 0; i < 12; i++) submit(s, 5 + i * 20, 100, 1);
+    for (int i = 0; i < 3; i++)
+        s->rowers[i].step_us = 500;
+    for (uint32_t i = 0; i < 12; i++)
+        submit(s, 5 + i * 20, 100, 1);
     UNTIL(s, 5, s->calls[0].n_got[0] >= 10);
     const struct lane *l = fleet_lane(s->c->fleet);
     for (uint32_t stage = 0; stage < 2; stage++) {
@@ -368,15 +379,18 @@ static void test_chaos(void **state)
     (void)state;
     struct scene *s = serving(4, 2);
     srand(7);
-    for (int i = 0; i < ROWERS; i++) s->rowers[i].step_us = 300;
-    for (uint32_t i = 0; i < 32; i++) submit(s, 5 + i * 3, TOKENS, 1);
+    for (int i = 0; i < ROWERS; i++)
+        s->rowers[i].step_us = 300;
+    for (uint32_t i = 0; i < 32; i++)
+        submit(s, 5 + i * 3, TOKENS, 1);
     int n_fault = 0;
     while (!all_over(s)) {
         int64_t next = clock_now_us() + 25000;
-        while (clock_now_us() < next) uv_run(&s->c->loop, UV_RUN_ONCE);
+        while (clock_now_us() < next)
+            uv_run(&s->c->loop, UV_RUN_ONCE);
         int i = rand() % ROWERS;
-        int fault = (const int[]){ROWER_CRASH, ROWER_BAD_ID, ROWER_TWICE, ROWER_GARBAGE,
-                                  ROWER_EXTRA_ITEM, ROWER_FAIL_STEP}[rand() % 6];
+        int fault = (const int[]){ROWER_CRASH,   ROWER_BAD_ID,     ROWER_TWICE,
+                                  ROWER_GARBAGE, ROWER_EXTRA_ITEM, ROWER_FAIL_STEP}[rand() % 6];
         if (n_fault++ > 200) fail_msg("it does not end");
         if (fleet_worker(s->c->fleet, (uint32_t)i) && rand() % 2)
             atomic_store(&s->rowers[i].fault, fault);
@@ -396,10 +410,12 @@ static void test_capacity_lost_and_back(void **state)
 {
     (void)state;
     struct scene *s = serving(2, 2);
-    for (int i = 0; i < 2; i++) s->rowers[i].step_us = 2000;
+    for (int i = 0; i < 2; i++)
+        s->rowers[i].step_us = 2000;
     struct call *call = submit(s, 10, 200, 2);
     UNTIL(s, 5, call->n_got[0] > 3);
-    for (int i = 0; i < 2; i++) atomic_store(&s->rowers[i].fault, ROWER_CRASH);
+    for (int i = 0; i < 2; i++)
+        atomic_store(&s->rowers[i].fault, ROWER_CRASH);
     UNTIL(s, 1, state_of(s) == ENGINE_NO_CAPACITY);
     uint32_t retry = 0;
     struct call *late = make(s, 4, 4, 1);
@@ -446,7 +462,8 @@ static void test_a_request_that_kills_workers(void **state)
     (void)state;
     struct scene *s = serving(4, 1);
     s->config.grace_ms = 5000;
-    for (int i = 0; i < 4; i++) atomic_store(&s->rowers[i].fault, ROWER_BAD_ID);
+    for (int i = 0; i < 4; i++)
+        atomic_store(&s->rowers[i].fault, ROWER_BAD_ID);
     struct call *call = submit(s, 10, 200, 1);
     UNTIL(s, 5, all_over(s));
     assert_int_equal(call->n_error, 1);
@@ -558,7 +575,8 @@ static void test_status(void **state)
 {
     (void)state;
     struct scene *s = serving(2, 2);
-    for (int i = 0; i < 2; i++) s->rowers[i].step_us = 1000;
+    for (int i = 0; i < 2; i++)
+        s->rowers[i].step_us = 1000;
     submit(s, 10, 3, 1);
     UNTIL(s, 5, all_over(s));
     struct call *call = submit(s, 40, 100, 2);
@@ -580,7 +598,8 @@ static void test_status(void **state)
     assert_int_equal(json_get(json_get(j, "totals"), "running")->i, 2);
     buf_clear(&b);
     s->e->ops->metrics(s->e, &b);
-    assert_non_null(strstr(b.data, "vllm:num_requests_running{model_name=\"model\",engine=\"0\"} 2"));
+    assert_non_null(
+        strstr(b.data, "vllm:num_requests_running{model_name=\"model\",engine=\"0\"} 2"));
     assert_non_null(strstr(b.data, "vllm:e2e_request_latency_seconds_count{model_name=\"model\","
                                    "engine=\"0\"} 1\n"));
     assert_non_null(strstr(b.data, "finished_reason=\"length\"} 1\n"));

@@ -45,7 +45,6 @@ struct scene {
     uint64_t n_result, n_sent;
     int32_t last_id;
     const char *refuse; // on_result says that this is wrong
-
 };
 
 static void on_serve(void *arg, const struct place *p, uint64_t epoch)
@@ -105,7 +104,7 @@ static void scene_open(struct scene *s, uint32_t n_expect, uint32_t n_stage)
                                            .dtype = DT_F32,
                                            .n_dim = 2,
                                            .shape = {64, 64},
-                                           .part = i < LAYERS     ? i
+                                           .part = i < LAYERS    ? i
                                                    : i == LAYERS ? PART_EMBED
                                                                  : PART_HEAD,
                                            .bytes = 1 << 20};
@@ -162,33 +161,37 @@ static void stop(struct scene *s, int i)
 static void scene_close(struct scene *s)
 {
     fleet_close(s->fleet);
-    for (int i = 0; i < ROWERS; i++) stop(s, i);
+    for (int i = 0; i < ROWERS; i++)
+        stop(s, i);
     uv_close((uv_handle_t *)&s->timer, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&s->loop), 0);
 }
 
 // Turns the loop until the condition holds; fails after `seconds`.
-#define UNTIL(scene, seconds, condition) \
-    do { \
-        int64_t end_us = clock_now_us() + (int64_t)(1e6 * (seconds)); \
-        while (!(condition)) { \
-            if (clock_now_us() > end_us) fail_msg("not within %g s: %s", (double)(seconds), #condition); \
-            uv_run(&(scene)->loop, UV_RUN_ONCE); \
-        } \
+#define UNTIL(scene, seconds, condition)                                                           \
+    do {                                                                                           \
+        int64_t end_us = clock_now_us() + (int64_t)(1e6 * (seconds));                              \
+        while (!(condition)) {                                                                     \
+            if (clock_now_us() > end_us)                                                           \
+                fail_msg("not within %g s: %s", (double)(seconds), #condition);                    \
+            uv_run(&(scene)->loop, UV_RUN_ONCE);                                                   \
+        }                                                                                          \
     } while (0)
 
 static void turn(struct scene *s, double seconds)
 {
     int64_t end = clock_now_us() + (int64_t)(seconds * 1e6);
-    while (clock_now_us() < end) uv_run(&s->loop, UV_RUN_ONCE);
+    while (clock_now_us() < end)
+        uv_run(&s->loop, UV_RUN_ONCE);
 }
 
 static void send_step(struct scene *s)
 {
     int32_t ids[3] = {5, 6, 7};
     struct step_row row = {.slot = 1, .flags = ROW_SAMPLE, .n_tok = 3, .ids = ids, .next_id = -1};
-    struct step_bind bind = {.slot = 1, .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1}};
+    struct step_bind bind = {.slot = 1,
+                             .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1}};
     struct step step = {.epoch = s->epoch,
                         .number = ++s->n_sent,
                         .binds = &bind,

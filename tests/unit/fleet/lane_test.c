@@ -23,8 +23,7 @@ static err_t place(void *arg, const uint32_t *workers, uint32_t n, struct place 
                    struct err_text *why)
 {
     struct bench *b = arg;
-    if (n < b->least)
-        return err_say(why, ERR_CAPACITY, "needs %u workers, has %u", b->least, n);
+    if (n < b->least) return err_say(why, ERR_CAPACITY, "needs %u workers, has %u", b->least, n);
     uint32_t most = b->lane.config.n_stage;
     memset(out, 0, sizeof *out);
     out->n_stage = n < most ? n : most;
@@ -43,7 +42,6 @@ static void bench_init(struct bench *b, uint32_t n_expect, uint32_t n_stage, uin
     struct lane_config c = {.n_expect = n_expect,
                             .n_stage = n_stage,
                             .grace_us = 10 * S,
-                            .epoch_base = 100,
                             .place = place,
                             .place_arg = b};
     lane_init(&b->lane, &c, b->now);
@@ -67,8 +65,7 @@ static const char *took(struct bench *b)
 
 static void beat(struct bench *b, uint32_t worker, uint64_t progress, uint64_t step_done)
 {
-    struct msg_heartbeat m = {
-        .epoch = b->lane.epoch, .progress = progress, .step_done = step_done};
+    struct msg_heartbeat m = {.epoch = b->lane.epoch, .progress = progress, .step_done = step_done};
     lane_beat(&b->lane, worker, &m, b->now);
 }
 
@@ -104,7 +101,7 @@ static void give_up(struct bench *b, uint32_t worker)
     lane_failed(&b->lane, worker, &m, b->now);
 }
 
-// Two workers, two stages, serving as epoch 101.
+// Two workers, two stages, serving as epoch 1.
 static void bring_up(struct bench *b, uint32_t least)
 {
     bench_init(b, 2, 2, least);
@@ -121,7 +118,7 @@ static void bring_up(struct bench *b, uint32_t least)
     link(b, 0);
     assert_string_equal(took(b), "V ");
     assert_int_equal(b->lane.state, LANE_READY);
-    assert_int_equal(b->lane.epoch, 101);
+    assert_int_equal(b->lane.epoch, 1);
 }
 
 static void serves(struct bench *b, const char *plan)
@@ -129,9 +126,11 @@ static void serves(struct bench *b, const char *plan)
     assert_string_equal(took(b), plan);
     assert_int_equal(b->lane.state, LANE_LOADING);
     uint32_t n = b->lane.place.n_stage;
-    for (uint32_t i = 0; i < n; i++) prepare(b, b->lane.place.stages[i].worker);
+    for (uint32_t i = 0; i < n; i++)
+        prepare(b, b->lane.place.stages[i].worker);
     took(b);
-    for (uint32_t i = 0; i < n; i++) link(b, b->lane.place.stages[i].worker);
+    for (uint32_t i = 0; i < n; i++)
+        link(b, b->lane.place.stages[i].worker);
     assert_string_equal(took(b), "V ");
 }
 
@@ -142,7 +141,7 @@ static void test_worker_lost(void **state)
     bring_up(&b, 1);
     lane_lost(&b.lane, 0, "reset", b.now);
     serves(&b, "L0 S P1 ");
-    assert_int_equal(b.lane.epoch, 102);
+    assert_int_equal(b.lane.epoch, 2);
     assert_int_equal(b.lane.place.n_stage, 1);
     // It comes back: used only when nothing runs.
     lane_join(&b.lane, 0, true, b.now);
@@ -181,7 +180,8 @@ static void test_silence(void **state)
     beat(&b, 1, 7, 0);
     assert_string_equal(took(&b), "");
     int64_t stopped = b.now;
-    while (b.lane.state == LANE_READY) pass(&b, 125000, 1, 1, true);
+    while (b.lane.state == LANE_READY)
+        pass(&b, 125000, 1, 1, true);
     assert_in_range(b.now - stopped, 2 * S, 3 * S);
     assert_string_equal(took(&b), "D1 S P0 ");
 }
@@ -207,7 +207,8 @@ static void test_stuck_step(void **state)
     lane_sent(&b.lane, 1, b.now);
     beat(&b, 0, 50, 1); // stage 0 is through, stage 1 stands
     int64_t sent = b.now;
-    while (b.lane.state == LANE_READY && b.now < sent + 60 * S) pass(&b, 125000, 3, 1, true);
+    while (b.lane.state == LANE_READY && b.now < sent + 60 * S)
+        pass(&b, 125000, 3, 1, true);
     assert_in_range(b.now - sent, 5 * S, 6 * S);
     assert_string_equal(took(&b), "D1 S P0 ");
 }
@@ -233,7 +234,8 @@ static void test_result_withheld(void **state)
     beat(&b, 0, 50, 1);
     beat(&b, 1, 50, 1);
     int64_t sent = b.now;
-    while (b.lane.state == LANE_READY && b.now < sent + 60 * S) pass(&b, 125000, 3, 3, true);
+    while (b.lane.state == LANE_READY && b.now < sent + 60 * S)
+        pass(&b, 125000, 3, 3, true);
     assert_in_range(b.now - sent, 8 * S, 9 * S);
     assert_string_equal(took(&b), "D1 S P0 ");
 }
@@ -304,13 +306,13 @@ static void test_old_epochs_change_nothing(void **state)
     bring_up(&b, 1);
     lane_lost(&b.lane, 0, "reset", b.now);
     took(&b);
-    struct msg_prepared p = {.epoch = 101};
-    struct msg_linked l = {.epoch = 101};
-    struct msg_failed f = {.epoch = 101, .why = "late"};
+    struct msg_prepared p = {.epoch = 1};
+    struct msg_linked l = {.epoch = 1};
+    struct msg_failed f = {.epoch = 1, .why = "late"};
     lane_prepared(&b.lane, 1, &p, b.now);
     lane_linked(&b.lane, 1, &l, b.now);
     lane_failed(&b.lane, 1, &f, b.now);
-    assert_false(lane_result(&b.lane, 1, 101, 1, b.now));
+    assert_false(lane_result(&b.lane, 1, 1, 1, b.now));
     assert_string_equal(took(&b), "");
     assert_int_equal(b.lane.state, LANE_LOADING);
     assert_int_equal(b.lane.workers[1].role, LANE_LOADER);
@@ -321,26 +323,26 @@ static void test_violations(void **state)
     (void)state;
     struct bench b;
     bring_up(&b, 1); // a result of a step that was not sent
-    assert_false(lane_result(&b.lane, 1, 101, 1, b.now));
+    assert_false(lane_result(&b.lane, 1, 1, 1, b.now));
     assert_string_equal(took(&b), "D1 S P0 ");
     bring_up(&b, 1); // from a stage that is not the last
     lane_sent(&b.lane, 1, b.now);
-    assert_false(lane_result(&b.lane, 0, 101, 1, b.now));
+    assert_false(lane_result(&b.lane, 0, 1, 1, b.now));
     assert_string_equal(took(&b), "D0 S P1 ");
     bring_up(&b, 1); // twice
     lane_sent(&b.lane, 1, b.now);
     lane_sent(&b.lane, 2, b.now);
-    assert_true(lane_result(&b.lane, 1, 101, 1, b.now));
-    assert_false(lane_result(&b.lane, 1, 101, 1, b.now));
+    assert_true(lane_result(&b.lane, 1, 1, 1, b.now));
+    assert_false(lane_result(&b.lane, 1, 1, 1, b.now));
     assert_string_equal(took(&b), "D1 S P0 ");
     bring_up(&b, 1); // out of order
     lane_sent(&b.lane, 1, b.now);
     lane_sent(&b.lane, 2, b.now);
-    assert_false(lane_result(&b.lane, 1, 101, 2, b.now));
+    assert_false(lane_result(&b.lane, 1, 1, 2, b.now));
     assert_string_equal(took(&b), "D1 S P0 ");
     bring_up(&b, 1); // from the future
     lane_sent(&b.lane, 1, b.now);
-    assert_false(lane_result(&b.lane, 1, 102, 1, b.now));
+    assert_false(lane_result(&b.lane, 1, 2, 1, b.now));
     assert_string_equal(took(&b), "D1 S P0 ");
     bring_up(&b, 1); // PREPARED while serving
     prepare(&b, 0);
@@ -387,7 +389,8 @@ static void test_two_at_once(void **state)
     struct bench b;
     bring_up(&b, 1);
     lane_join(&b.lane, 2, true, b.now);
-    while (b.lane.state == LANE_READY) pass(&b, 125000, 4, 4, true);
+    while (b.lane.state == LANE_READY)
+        pass(&b, 125000, 4, 4, true);
     // One new plan, which names no dead worker.
     assert_string_equal(took(&b), "D0 D1 S P2 ");
 }
@@ -400,7 +403,7 @@ static void test_step_times(void **state)
     for (uint64_t i = 1; i <= 200; i++) {
         lane_sent(&b.lane, i, b.now);
         b.now += i % 2 ? 1000 : 3000;
-        assert_true(lane_result(&b.lane, 1, 101, i, b.now));
+        assert_true(lane_result(&b.lane, 1, 1, i, b.now));
     }
     assert_in_range(lane_median_us(&b.lane), 1000, 3000);
     int64_t since;
@@ -408,7 +411,7 @@ static void test_step_times(void **state)
     lane_sent(&b.lane, 201, b.now);
     lane_sent(&b.lane, 202, b.now);
     b.now += 5000;
-    assert_true(lane_result(&b.lane, 1, 101, 201, b.now));
+    assert_true(lane_result(&b.lane, 1, 1, 201, b.now));
     assert_int_equal(lane_oldest(&b.lane, &since), 202);
     assert_int_equal(since, b.now); // it could not be answered before the one in front of it
 }

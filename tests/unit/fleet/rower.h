@@ -144,7 +144,8 @@ static inline void rower_answer(struct rower *r, const struct step *s, int fault
         if (row->flags & ROW_SCORE) {
             n_score = row->n_tok - (row->next_id < 0);
             scores = arena_take_n(&r->arena, n_score, sizeof *scores);
-            for (uint32_t k = 0; k < n_score; k++) scores[k] = -(float)(row->pos + k + 1);
+            for (uint32_t k = 0; k < n_score; k++)
+                scores[k] = -(float)(row->pos + k + 1);
         }
         bool draws = row->flags & ROW_SAMPLE;
         if (!draws && !n_score && fault != ROWER_EXTRA_ITEM) continue;
@@ -200,17 +201,19 @@ static inline void rower_take(struct rower *r, const void *data, size_t len)
     case MSG_CONNECT: {
         struct msg linked = {
             .kind = MSG_LINKED,
-            .linked = {
-                .epoch = m.connect.epoch, .next_latency_us = 3, .transport = "pretended"}};
+            .linked = {.epoch = m.connect.epoch, .next_latency_us = 3, .transport = "pretended"}};
         if (m.connect.epoch == r->plan.epoch) rower_send(r, &linked);
         break;
     }
-    case MSG_STEP: rower_step(r, &m.step); break;
+    case MSG_STEP:
+        rower_step(r, &m.step);
+        break;
     case MSG_REFUSE:
         atomic_store(&r->is_refused_for_good, m.refuse.is_final);
         atomic_store(&r->is_refused, true);
         break;
-    default: break; // WELCOME, HEARTBEAT
+    default:
+        break; // WELCOME, HEARTBEAT
     }
 }
 
@@ -264,8 +267,7 @@ static inline void *rower_run(void *arg)
 }
 
 // Gives the coordinator's end of the link.
-static inline struct link *rower_start(struct rower *r, const char *name,
-                                       const struct model *model)
+static inline struct link *rower_start(struct rower *r, const char *name, const struct model *model)
 {
     struct link *end;
     memset(r, 0, sizeof *r);

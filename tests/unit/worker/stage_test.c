@@ -83,8 +83,8 @@ static void parts_move_to_the_next_plan(void **state)
             const struct stage_config c = config(m, cuts[i][0], cuts[i][1]);
             kept = open_stage(&c, kept);
             struct stage *fresh = open_stage(&c, NULL);
-            float x[2][TINY_DIM] = {{0}}, y[2][TINY_DIM] = {{0}};
-            for (int j = 0; j < 2 * TINY_DIM; j++) x[0][j] = y[0][j] = sinf((float)j);
+            float x[2 * TINY_DIM], y[2 * TINY_DIM];
+            for (int j = 0; j < 2 * TINY_DIM; j++) x[j] = y[j] = sinf((float)j);
             const int32_t ids[2] = {9, 10};
             const uint32_t page = 3;
             const struct step_row row = {.n_tok = 2, .ids = ids, .next_id = -1, .n_page = 1,
@@ -97,8 +97,8 @@ static void parts_move_to_the_next_plan(void **state)
             struct arena arena;
             arena_init(&arena, 0);
             assert_int_equal(stage_check(kept, &st, NULL), OK);
-            assert_int_equal(stage_run(kept, &st, x[0], NULL, &arena, &a), OK);
-            assert_int_equal(stage_run(fresh, &st, y[0], NULL, &arena, &b), OK);
+            assert_int_equal(stage_run(kept, &st, x, NULL, &arena, &a), OK);
+            assert_int_equal(stage_run(fresh, &st, y, NULL, &arena, &b), OK);
             assert_memory_equal(x, y, sizeof x);
             if (c.head) assert_true(a.items[0].digest == b.items[0].digest);
             const struct stage_sizes s = stage_sizes_get(kept), t = stage_sizes_get(fresh);
@@ -211,9 +211,8 @@ static void scales_of_every_type_are_looked_at(void **state)
                                 DT_Q5_1, DT_Q8_0, DT_Q4_K, DT_Q5_K, DT_Q6_K};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const struct dtype_info *info = dtype_info(types[i]);
-        uint8_t block[3][256] = {{0}};
+        uint8_t bytes[3 * 256] = {0};
         const uint64_t n = 3ull * info->bytes;
-        uint8_t *bytes = block[0];
         assert_true(weights_are_finite(types[i], bytes, n));
         // each 16-bit word (32-bit for F32) of all ones in turn: seen where it is a scale
         uint32_t seen = 0;
@@ -452,7 +451,7 @@ static void history_and_rows_count_alike(void **state)
         b.history = ids;
         b.n_history = 20;
         assert_int_equal(solo_run(o, &b, row_of(20, n - 20, ids + 20, ROW_SAMPLE), NULL).id, id);
-        // without the penalty the text would have gone another way
+        // a bind without penalties forgets the counts
         struct step_bind none = greedy();
         const int32_t other = solo_run(o, &none, row_of(0, n, ids, ROW_SAMPLE), NULL).id;
         assert_int_equal(other, best(o->logits[0]));
@@ -613,6 +612,12 @@ static void a_slot_goes_on_where_it_was(void **state)
     solo_close(o);
 }
 
+static uint32_t below(uint32_t *rnd, uint32_t n)
+{
+    *rnd = *rnd * 1664525 + 1013904223;
+    return (*rnd >> 8) % n;
+}
+
 // Steps of random numbers, mostly near the limits: whatever passes the check runs, and the sanitizer
 // sees that it stays within its memory.
 static void random_steps_stay_in_their_memory(void **state)
@@ -624,7 +629,7 @@ static void random_steps_stay_in_their_memory(void **state)
     arena_init(&arena, 0);
     static float x[64 * TINY_DIM];
     uint32_t rnd = 99, n_run = 0, n_refused = 0;
-#define RND(n) ((rnd = rnd * 1664525 + 1013904223) >> 8) % (n)
+#define RND(n) below(&rnd, n)
     for (int i = 0; i < 6000; i++) {
         int32_t ids[64];
         uint32_t pages[4][9];

@@ -1,11 +1,11 @@
-#include "coordinator/fleet/conn.h"
+#include "coordinator/fleet/tether.h"
 #include <poll.h>
 #include <stdlib.h>
 
 static void on_poll(uv_poll_t *h, int status, int events)
 {
     (void)status, (void)events; // whatever happened, receiving tells
-    struct conn *c = h->data;
+    struct tether *c = h->data;
     if (c->link) c->on_ready(c);
 }
 
@@ -14,11 +14,11 @@ static void on_closed(uv_handle_t *h)
     free(h->data);
 }
 
-err_t conn_open(uv_loop_t *loop, struct link *link, conn_ready_fn *on_ready, void *owner,
-                struct conn **out)
+err_t tether_open(uv_loop_t *loop, struct link *link, tether_ready_fn *on_ready, void *owner,
+                  struct tether **out)
 {
     short events;
-    struct conn *c = calloc(1, sizeof *c);
+    struct tether *c = calloc(1, sizeof *c);
     int fd = link_poll_fd(link, &events);
     err_t err = !c ? ERR_MEMORY : uv_poll_init(loop, &c->poll, fd) != 0 ? ERR_SYSTEM : OK;
     if (err) {
@@ -35,7 +35,7 @@ err_t conn_open(uv_loop_t *loop, struct link *link, conn_ready_fn *on_ready, voi
     return OK;
 }
 
-err_t conn_send(struct conn *c, const void *data, size_t len)
+err_t tether_send(struct tether *c, const void *data, size_t len)
 {
     if (!c->link) return ERR_LINK;
     err_t err = link_send(c->link, data, len);
@@ -43,14 +43,14 @@ err_t conn_send(struct conn *c, const void *data, size_t len)
     return err;
 }
 
-err_t conn_recv(struct conn *c, const void **data, size_t *len, struct err_text *why)
+err_t tether_recv(struct tether *c, const void **data, size_t *len, struct err_text *why)
 {
     err_t err = link_recv(c->link, data, len, why);
     if (err == OK) c->bytes_in += *len;
     return err;
 }
 
-err_t conn_arm(struct conn *c)
+err_t tether_arm(struct tether *c)
 {
     if (!c->link) return OK;
     short wanted = 0;
@@ -64,7 +64,7 @@ err_t conn_arm(struct conn *c)
     return OK;
 }
 
-void conn_close(struct conn *c)
+void tether_close(struct tether *c)
 {
     if (!c || !c->link) return;
     // The handle first: the descriptor must not be closed, and perhaps reused, while it is polled.
