@@ -95,6 +95,7 @@ static err_t local_start(struct local_worker *l, const struct serve *s, struct l
 static err_t locals_start(struct local_worker *locals, struct serve *s, struct link **far,
                           struct err_text *why)
 {
+    if (!s->n_local) return OK;
     cpu_set_t set;
     uint32_t cores = sched_getaffinity(0, sizeof set, &set) ? 1 : (uint32_t)CPU_COUNT(&set);
     if (!s->n_threads) s->n_threads = cores / s->n_local ? cores / s->n_local : 1;

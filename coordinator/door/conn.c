@@ -34,6 +34,7 @@ enum MHD_Result conn_policy(void *cls, const struct sockaddr *sa, socklen_t len)
 {
     struct door *d = cls;
     (void)len;
+    d->n_callback++;
     struct auth_addr a = addr_of(sa);
     uint32_t same = 0;
     list_each (it, &d->conns) {
@@ -113,6 +114,7 @@ void conn_notify(void *cls, struct MHD_Connection *mhd, void **socket_context,
                  enum MHD_ConnectionNotificationCode code)
 {
     struct door *d = cls;
+    d->n_callback++;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         opened(d, mhd, socket_context);
         return;
@@ -164,13 +166,16 @@ void conn_send_error(struct conn *c, const struct refusal *no)
     if (c->door->tls) return;
     const char *reason = no->status == 408   ? "Request Timeout"
                          : no->status == 413 ? "Content Too Large"
+                         : no->status == 431 ? "Request Header Fields Too Large"
                                              : "Bad Request";
+    char id[PREPARE_ID_MAX];
+    prepare_id("req_", id);
     struct buf body = {0}, out = {0};
     refusal_json(&body, no);
     buf_printf(&out,
                "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-               "Connection: close\r\n\r\n",
-               no->status, reason, body.len);
+               "x-request-id: %s\r\nConnection: close\r\n\r\n",
+               no->status, reason, body.len, c->x ? c->x->id : id);
     buf_add(&out, body.data, body.len);
     // One short write into an empty buffer: what does not go now is not worth waiting for.
     if (buf_ok(&out)) {
@@ -182,17 +187,63 @@ void conn_send_error(struct conn *c, const struct refusal *no)
     buf_fini(&out);
 }
 
-// -- the sweep --
-
-static void too_slow(struct conn *c, const char *what, int64_t limit_us)
+static void end_with_error(struct conn *c, int status, const char *sentence)
 {
     struct refusal no;
-    refusal_set(&no, 408, "timeout", "the %s did not arrive within %lld s", what,
-                (long long)limit_us / 1000000);
+    if (c->ended) return;
+    refusal_set(&no, status, status == 408 ? "timeout" : "bad_request", "%s", sentence);
     conn_send_error(c, &no);
-    c->door->stats.too_slow++;
-    c->linger = true;
+    c->ended = c->linger = true;
     shutdown(c->fd, SHUT_RDWR); // the library sees the end of the connection and closes it
+}
+
+static const char bad_chunks[] = "the chunked encoding is malformed";
+
+void conn_drop_stuck(struct door *d)
+{
+    list_each (it, &d->conns) {
+        struct conn *c = list_item(it, struct conn, node);
+        if (c->phase == CONN_BODY && c->x && exchange_is_chunked(c->x))
+            end_with_error(c, 400, bad_chunks);
+    }
+}
+
+void conn_library_says(struct door *d, const char *line)
+{
+    static const struct {
+        const char *words; // of the log line
+        enum conn_phase phase;
+        bool whole; // the header section is, yet we were not asked about it: there is only one
+        int status;
+        const char *sentence;
+    } rows[] = {
+        {"Content-Length", CONN_HEADERS, true, 400, "Content-Length is not a number"},
+        {"code is 431", CONN_HEADERS, false, 431, "the header section is too large"},
+        {"chunk", CONN_BODY, false, 400, bad_chunks},
+    };
+    size_t row = 0, n = sizeof rows / sizeof *rows;
+    while (row < n && !strstr(line, rows[row].words)) row++;
+    if (row == n) return;
+    struct conn *found = NULL;
+    list_each (it, &d->conns) {
+        struct conn *c = list_item(it, struct conn, node);
+        if (c->phase != rows[row].phase || !c->x) continue;
+        if (c->phase == CONN_BODY && !exchange_is_chunked(c->x)) continue;
+        if (rows[row].whole &&
+            !MHD_get_connection_info(c->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE))
+            continue;
+        if (found) return;
+        found = c;
+    }
+    if (found) end_with_error(found, rows[row].status, rows[row].sentence);
+}
+
+// -- the sweep --
+
+static void too_slow(struct conn *c, const char *sentence)
+{
+    c->door->stats.too_slow += !c->ended;
+    end_with_error(c, 408, sentence);
 }
 
 static int64_t body_allowed_us(const struct conn *c)
@@ -207,10 +258,10 @@ static void check_deadline(struct conn *c, int64_t now_us)
     int64_t spent = now_us - c->since_us;
     switch (c->phase) {
     case CONN_HEADERS:
-        if (spent > d->header_us) too_slow(c, "header section", d->header_us);
+        if (spent > d->header_us) too_slow(c, "the header section took too long");
         break;
     case CONN_BODY:
-        if (c->x && spent > body_allowed_us(c)) too_slow(c, "body", d->body_us);
+        if (c->x && spent > body_allowed_us(c)) too_slow(c, "the body took too long");
         break;
     case CONN_STREAM:
         if (spent <= d->write_us || !c->x || !exchange_is_stuck(c->x)) break;

@@ -36,6 +36,7 @@ struct conn {
     int64_t since_us;  // the phase began, or of CONN_STREAM: bytes went out
     struct exchange *x;
     bool linger; // closing while the caller may still be sending
+    bool ended;  // answered past the library
 };
 
 struct door_stats {
@@ -64,6 +65,8 @@ struct door {
     struct list conns, dirty, lingers;
     uint32_t n_conn, n_exchange;
     uint64_t n_sweep;
+    uint64_t n_callback; // calls of the library into us
+    uint32_t idle_runs;  // runs of it, one after the other, that ended in none and asked for more
     struct pollfd *watched; // (max_connections)
     struct conn **watchers;
     struct door_stats stats;

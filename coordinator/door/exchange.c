@@ -21,6 +21,7 @@ void *exchange_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
 {
     struct door *d = cls;
     struct conn *c = conn_of(mhd);
+    d->n_callback++;
     struct exchange *x = c ? calloc(1, sizeof *x) : NULL;
     if (!x) return NULL; // exchange_access closes the connection
     char path[GATE_URI_MAX + 1];
@@ -85,6 +86,7 @@ static ssize_t read_events(void *cls, uint64_t pos, char *to, size_t max)
 {
     struct exchange *x = cls;
     (void)pos;
+    x->door->n_callback++;
     if (x->dead) return MHD_CONTENT_READER_END_WITH_ERROR;
     size_t n = x->out.len - x->out_at;
     if (n == 0 && x->ended) return MHD_CONTENT_READER_END_OF_STREAM;
@@ -314,6 +316,7 @@ static enum MHD_Result first_call(struct exchange *x, const char *method, const 
     bool broken = err != OK;
     if (!err) err = admit(x, &f, method);
     x->raw_uri = NULL;
+    x->chunked = f.body_bytes == GATE_CHUNKED;
     x->phase = EXCHANGE_BODY;
     conn_set(x->conn, CONN_BODY);
     if (!err) return MHD_YES;
@@ -356,7 +359,9 @@ enum MHD_Result exchange_access(void *cls, struct MHD_Connection *mhd, const cha
                                 size_t *upload_size, void **context)
 {
     struct exchange *x = *context;
-    (void)cls, (void)mhd, (void)url;
+    struct door *d = cls;
+    (void)mhd, (void)url;
+    d->n_callback++;
     if (!x || x->dead) return MHD_NO;
     switch (x->phase) {
     case EXCHANGE_NEW:
@@ -386,7 +391,9 @@ void exchange_completed(void *cls, struct MHD_Connection *mhd, void **context,
                         enum MHD_RequestTerminationCode why)
 {
     struct exchange *x = *context;
-    (void)cls, (void)mhd, (void)why;
+    struct door *d = cls;
+    (void)mhd, (void)why;
+    d->n_callback++;
     if (!x) return;
     struct conn *c = x->conn;
     drop_work(x);
@@ -395,7 +402,7 @@ void exchange_completed(void *cls, struct MHD_Connection *mhd, void **context,
     list_remove(&x->dirty);
     c->x = NULL;
     conn_set(c, CONN_IDLE);
-    x->door->n_exchange--;
+    d->n_exchange--;
     buf_fini(&x->body);
     buf_fini(&x->answer);
     buf_fini(&x->out);
@@ -468,6 +475,11 @@ void exchange_abort(struct exchange *x)
 uint64_t exchange_body_bytes(const struct exchange *x)
 {
     return x->body.len;
+}
+
+bool exchange_is_chunked(const struct exchange *x)
+{
+    return x->chunked;
 }
 
 bool exchange_is_stuck(const struct exchange *x)

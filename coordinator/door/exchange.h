@@ -27,7 +27,7 @@ struct exchange {
     size_t raw_len;
     char *path; // decoded, without the query
     const char *origin; // allowed one, or NULL
-    bool head;
+    bool head, chunked;
     const struct route *route;
     const char *rest; // of the path, behind a route that ends in '/'
     uint64_t tenant;
@@ -67,5 +67,6 @@ void exchange_flush(struct exchange *x);
 void exchange_tick(struct exchange *x, int64_t now_us);
 void exchange_abort(struct exchange *x);
 uint64_t exchange_body_bytes(const struct exchange *x);
+bool exchange_is_chunked(const struct exchange *x);
 // Streaming, with bytes that nobody takes.
 bool exchange_is_stuck(const struct exchange *x);

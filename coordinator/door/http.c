@@ -15,6 +15,7 @@
 enum {
     MEMORY_PER_CONNECTION = 64 << 10, // header section, and the library's part of answers
     RUNS_PER_TURN = 16,
+    IDLE_RUNS_MAX = 1000,
     BACKLOG = 1024,
 };
 
@@ -110,10 +111,10 @@ static err_t open_socket(const struct door_config *c, int *out, struct err_text 
 
 static void on_library_log(void *cls, const char *fmt, va_list ap)
 {
-    (void)cls;
     char line[256];
     vsnprintf(line, sizeof line, fmt, ap);
     line[strcspn(line, "\n")] = 0;
+    conn_library_says(cls, line);
     log_debug("http: %s", line);
 }
 
@@ -136,7 +137,7 @@ static err_t start_library(struct door *d, const struct door_config *c, int fd,
     else tls[0].option = MHD_OPTION_END;
     d->mhd = MHD_start_daemon(
         flags, 0, conn_policy, d, exchange_access, d,
-        MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL,
+        MHD_OPTION_EXTERNAL_LOGGER, on_library_log, d,
         MHD_OPTION_ARRAY, tls,
         MHD_OPTION_LISTEN_SOCKET, fd,
         MHD_OPTION_URI_LOG_CALLBACK, exchange_uri, d,
@@ -157,13 +158,17 @@ static err_t start_library(struct door *d, const struct door_config *c, int fd,
 
 static void run_library(struct door *d)
 {
-    MHD_UNSIGNED_LONG_LONG wait = 1;
-    for (int i = 0; i < RUNS_PER_TURN; i++) {
+    d->ready = true;
+    for (int i = 0; i < RUNS_PER_TURN && d->ready; i++) {
+        uint64_t before = d->n_callback;
+        MHD_UNSIGNED_LONG_LONG wait = 1;
         MHD_run(d->mhd);
-        wait = 1;
-        if (MHD_get_timeout(d->mhd, &wait) != MHD_YES || wait > 0) break;
+        d->ready = MHD_get_timeout(d->mhd, &wait) == MHD_YES && wait == 0;
+        d->idle_runs = d->ready && d->n_callback == before ? d->idle_runs + 1 : 0;
     }
-    d->ready = wait == 0;
+    if (d->idle_runs < IDLE_RUNS_MAX) return;
+    conn_drop_stuck(d);
+    d->idle_runs = 0;
 }
 
 static void flush_dirty(struct door *d)

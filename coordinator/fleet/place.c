@@ -29,20 +29,9 @@ struct cut {
     uint32_t worker, from, to;
 };
 
-// Measurements differ a little every time. In steps of 12 % alike machines stay alike, so a restart
-// gives the same plan and nothing has to be loaded again.
-static double coarse(double v, double unmeasured)
+static double figure(double v, double unmeasured)
 {
-    if (!(v > 0) || isinf(v)) v = unmeasured;
-    return pow(10, round(log10(v) * 20) / 20);
-}
-
-static uint64_t coarse_bytes(uint64_t v)
-{
-    uint64_t step = 1;
-    while (v / step >= 64)
-        step *= 2;
-    return v / step * step;
+    return v > 0 && !isinf(v) ? v : unmeasured;
 }
 
 static void fill_device(const struct place_worker *w, struct cluster_device *d)
@@ -51,10 +40,10 @@ static void fill_device(const struct place_worker *w, struct cluster_device *d)
         .kind = w->has_cpu ? CLUSTER_CPU : CLUSTER_CUDA,
         .threads = w->has_cpu ? (int32_t)(w->threads ? w->threads : 1) : 0,
         .mem_bytes = w->mem_bytes > w->mem_free_bytes ? w->mem_bytes : w->mem_free_bytes,
-        .mem_free_bytes = coarse_bytes(w->mem_free_bytes),
-        .read_bytes_per_s = coarse(w->read_bytes_per_s, UNMEASURED_READ),
-        .int8_ops_per_s = coarse(w->int8_ops_per_s, UNMEASURED_INT8),
-        .f32_flops_per_s = coarse(w->f32_flops_per_s, UNMEASURED_F32),
+        .mem_free_bytes = w->mem_free_bytes,
+        .read_bytes_per_s = figure(w->read_bytes_per_s, UNMEASURED_READ),
+        .int8_ops_per_s = figure(w->int8_ops_per_s, UNMEASURED_INT8),
+        .f32_flops_per_s = figure(w->f32_flops_per_s, UNMEASURED_F32),
     };
     // Names of a cluster file are shorter than those of workers; the number keeps them apart.
     if (strlen(w->name) < sizeof d->name)
@@ -83,12 +72,61 @@ static void share_host_memory(struct placing *p)
         d[i].mem_free_bytes = share[i];
 }
 
+static bool is_near(double a, double b, double tolerance)
+{
+    return a <= b * tolerance && b <= a * tolerance;
+}
+
+static bool are_alike(const struct cluster_device *a, const struct cluster_device *b)
+{
+    const double speed = 1.15, memory = 1.05;
+    return a->kind == b->kind && is_near(a->read_bytes_per_s, b->read_bytes_per_s, speed) &&
+           is_near(a->int8_ops_per_s, b->int8_ops_per_s, speed) &&
+           is_near(a->f32_flops_per_s, b->f32_flops_per_s, speed) &&
+           is_near((double)a->mem_free_bytes, (double)b->mem_free_bytes, memory) &&
+           is_near((double)a->mem_bytes, (double)b->mem_bytes, memory);
+}
+
+static uint64_t lesser(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+// Measurements differ a little every time. Machines that are alike are taken for equal (to the
+// first of them, with the least memory), so that the order of the stages, and with it who holds
+// what, does not hang on noise; and equal machines are cheap to plan for.
+static void level_figures(struct placing *p)
+{
+    struct cluster_device *d = p->cluster.devices;
+    uint32_t first[CLUSTER_DEVICES_MAX];
+    for (uint32_t i = 0; i < p->n; i++) {
+        uint32_t k = 0;
+        while (k < i && (first[k] != k || !are_alike(&d[i], &d[k])))
+            k++;
+        first[i] = k;
+    }
+    for (uint32_t i = 0; i < p->n; i++) {
+        struct cluster_device *f = &d[first[i]];
+        f->mem_free_bytes = lesser(f->mem_free_bytes, d[i].mem_free_bytes);
+        f->mem_bytes = lesser(f->mem_bytes, d[i].mem_bytes);
+    }
+    for (uint32_t i = 0; i < p->n; i++) {
+        const struct cluster_device *f = &d[first[i]];
+        d[i].read_bytes_per_s = f->read_bytes_per_s;
+        d[i].int8_ops_per_s = f->int8_ops_per_s;
+        d[i].f32_flops_per_s = f->f32_flops_per_s;
+        d[i].mem_free_bytes = f->mem_free_bytes;
+        d[i].mem_bytes = f->mem_bytes;
+    }
+}
+
 static void fill_cluster(struct placing *p)
 {
     p->cluster.n_device = (int32_t)p->n;
     for (uint32_t i = 0; i < p->n; i++)
         fill_device(&p->workers[i], &p->cluster.devices[i]);
     share_host_memory(p);
+    level_figures(p);
     for (uint32_t i = 0; i < p->n; i++)
         for (uint32_t k = 0; k < p->n; k++)
             p->cluster.links[i][k] = strcmp(p->workers[i].host, p->workers[k].host) == 0

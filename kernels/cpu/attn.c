@@ -253,8 +253,8 @@ static void merge_item(void *arg, int32_t item, int32_t thread)
     const struct attn_call *ac = arg;
     struct cpu_scratch *t = ac->c->scratch[thread];
     const int32_t vs = v_stride_of(ac->a->kv.head_dim), i = item / ac->a->kv.n_head_kv;
-    const struct attn_share s = {.run = &ac->a->runs[i], .part = ac->c->part_at[i],
-                                 .head_kv = item % ac->a->kv.n_head_kv};
+    const struct attn_share s = {
+        .run = &ac->a->runs[i], .part = ac->c->part_at[i], .head_kv = item % ac->a->kv.n_head_kv};
     for (int32_t r = 0; r < run_rows(ac, s.run); r++) {
         float m = -__builtin_inff(), l = 0.0f;
         memset(t->o, 0, (size_t)vs * sizeof(float));

@@ -30,14 +30,14 @@ static uint64_t cpu_progress(struct kernels *k)
     return pool_progress(cpu_of(k)->pool);
 }
 
-#define CPU_OPS(isa) \
-    { \
-        .name = "cpu " isa, .close = cpu_close, .weight_bytes = quant_weight_bytes, \
-        .weight_pack = quant_weight_pack, .kv_page_bytes = attn_kv_page_bytes, \
-        .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run, .rope_table = rope_table, \
-        .rope = rope_turn, .kv_store = attn_kv_store, .attention = attn_run_all, .glu = act_glu, \
-        .add = act_add, .scale = act_scale, .softcap = act_softcap, .argmax = sample_argmax, \
-        .logsumexp = sample_logsumexp, .progress = cpu_progress, \
+#define CPU_OPS(isa)                                                                               \
+    {                                                                                              \
+        .name = "cpu " isa, .close = cpu_close, .weight_bytes = quant_weight_bytes,                \
+        .weight_pack = quant_weight_pack, .kv_page_bytes = attn_kv_page_bytes,                     \
+        .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run, .rope_table = rope_table,    \
+        .rope = rope_turn, .kv_store = attn_kv_store, .attention = attn_run_all, .glu = act_glu,   \
+        .add = act_add, .scale = act_scale, .softcap = act_softcap, .argmax = sample_argmax,       \
+        .logsumexp = sample_logsumexp, .progress = cpu_progress,                                   \
     }
 
 // Best first.
@@ -139,7 +139,9 @@ static bool take_memory(struct cpu *c)
     c->part_sum = zeroed(n_tok * chunks * sizeof *c->part_sum);
     c->part_max = zeroed(n_tok * chunks * sizeof *c->part_max);
     c->scratch = zeroed((size_t)l->n_threads * sizeof *c->scratch);
-    if (!c->item_at || !c->part_at || !c->part_attn || !c->freq || !c->part_sum || !c->part_max || !c->scratch) return false;
+    if (!c->item_at || !c->part_at || !c->part_attn || !c->freq || !c->part_sum || !c->part_max ||
+        !c->scratch)
+        return false;
     if (l->precision == PRECISION_FAST) {
         c->xq = zeroed(n_tok * ((size_t)l->max_cols / BLOCK_COLS + 1) * XQ_BYTES);
         if (!c->xq) return false;

@@ -76,8 +76,8 @@ void gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
               const struct gemm_job *jobs, int32_t n_job)
 {
     struct cpu *c = cpu_of(k);
-    struct gemm_call g = {.c = c, .x = x, .n_tok = n_tok, .cols = cols, .jobs = jobs,
-                          .n_job = n_job};
+    struct gemm_call g = {
+        .c = c, .x = x, .n_tok = n_tok, .cols = cols, .jobs = jobs, .n_job = n_job};
     BUG_ON(n_tok < 0 || n_tok > c->lim.max_tok || cols > c->lim.max_cols);
     BUG_ON(n_job > GEMM_JOBS_MAX);
     if (n_tok == 0) return;

@@ -22,13 +22,13 @@ struct leaf_gemm {
     int64_t panel_bytes;
     int32_t cols, rows;
     int32_t panel_from, panel_to;
-    int32_t n_tok;      // of this tile, at most TILE_TOK
-    const uint8_t *xq;  // the quantised tile (fast)
-    const float *x;     // (n_tok, cols) (float)
-    const float *bias;  // (rows) or NULL
-    float *y;           // row 0 of the tile, column 0
+    int32_t n_tok;     // of this tile, at most TILE_TOK
+    const uint8_t *xq; // the quantised tile (fast)
+    const float *x;    // (n_tok, cols) (float)
+    const float *bias; // (rows) or NULL
+    float *y;          // row 0 of the tile, column 0
     int64_t ldy;
-    float *scratch;     // LEAF_GEMM_FLOATS
+    float *scratch; // LEAF_GEMM_FLOATS
 };
 enum { LEAF_GEMM_FLOATS = TILE_TOK * 2 * PANEL_ROWS + 2 * BLOCK_COLS * PANEL_ROWS };
 
@@ -36,12 +36,12 @@ enum { LEAF_GEMM_FLOATS = TILE_TOK * 2 * PANEL_ROWS + 2 * BLOCK_COLS * PANEL_ROW
 // the segment, counted from its beginning; empty ranges are allowed.
 struct leaf_attn {
     enum dtype kv_dtype;
-    int32_t head_dim, v_stride;      // elements
+    int32_t head_dim, v_stride; // elements
     int32_t n_row;
-    const float *q[ATTN_ROWS];       // (head_dim)
+    const float *q[ATTN_ROWS]; // (head_dim)
     int32_t lo[ATTN_ROWS], hi[ATTN_ROWS];
-    const void *k[SEG_TOK / 16];     // keys of 16 positions: two groups (head_dim, 8)
-    const void *v[SEG_TOK / 16];     // values of 16 positions: (16, v_stride)
+    const void *k[SEG_TOK / 16]; // keys of 16 positions: two groups (head_dim, 8)
+    const void *v[SEG_TOK / 16]; // values of 16 positions: (16, v_stride)
     float scale, softcap;
     // Running softmax of each row: maximum, sum, unnormalised output (v_stride).
     float *m[ATTN_ROWS], *l[ATTN_ROWS], *o[ATTN_ROWS];

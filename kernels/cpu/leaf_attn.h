@@ -17,23 +17,23 @@ LEAF_INLINE void leaf_scores_of(enum dtype t, int R, int G, const struct leaf_at
 {
     const int32_t hd = a->head_dim;
     v8 s[8];
-LEAF_UNROLL(8)
+    LEAF_UNROLL(8)
     for (int i = 0; i < R * G; i++)
         s[i] = v8_set(0.0f);
     for (int32_t d = 0; d < hd; d++) {
         v8 k[4];
-LEAF_UNROLL(4)
+        LEAF_UNROLL(4)
         for (int g = 0; g < G; g++)
             k[g] = leaf_load_kv(t, a->k[g16 + g / 2], 8 * ((int64_t)(g % 2) * hd + d));
-LEAF_UNROLL(4)
+        LEAF_UNROLL(4)
         for (int r = 0; r < R; r++) {
             v8 q = v8_set(a->q[r][d]);
-LEAF_UNROLL(4)
+            LEAF_UNROLL(4)
             for (int g = 0; g < G; g++)
                 s[r * G + g] = v8_fma(q, k[g], s[r * G + g]);
         }
     }
-LEAF_UNROLL(8)
+    LEAF_UNROLL(8)
     for (int i = 0; i < R * G; i++)
         v8_store(out + i / G * SEG_TOK + 16 * g16 + 8 * (i % G), s[i]);
 }
@@ -50,10 +50,18 @@ LEAF_INLINE void leaf_scores(enum dtype t, const struct leaf_attn *a, int32_t fr
             leaf_scores_of(t, 2, 4, a, g, out);
     for (; g < end; g++)
         switch (a->n_row) {
-        case 1: leaf_scores_of(t, 1, 2, a, g, out); break;
-        case 2: leaf_scores_of(t, 2, 2, a, g, out); break;
-        case 3: leaf_scores_of(t, 3, 2, a, g, out); break;
-        default: leaf_scores_of(t, 4, 2, a, g, out); break;
+        case 1:
+            leaf_scores_of(t, 1, 2, a, g, out);
+            break;
+        case 2:
+            leaf_scores_of(t, 2, 2, a, g, out);
+            break;
+        case 3:
+            leaf_scores_of(t, 3, 2, a, g, out);
+            break;
+        default:
+            leaf_scores_of(t, 4, 2, a, g, out);
+            break;
         }
 }
 
@@ -92,7 +100,7 @@ LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_att
 {
     const int32_t vs = a->v_stride;
     v8 s[8];
-LEAF_UNROLL(8)
+    LEAF_UNROLL(8)
     for (int i = 0; i < R * D; i++)
         s[i] = v8_load(o + i / D * vs + 8 * (d0 + i % D));
     for (int32_t i = from; i < to;) {
@@ -101,19 +109,19 @@ LEAF_UNROLL(8)
         int64_t at = (int64_t)(i % 16) * vs + 8 * d0;
         for (; i < end; i++, at += vs) {
             v8 v[8];
-LEAF_UNROLL(8)
+            LEAF_UNROLL(8)
             for (int d = 0; d < D; d++)
                 v[d] = leaf_load_kv(t, page, at + 8 * d);
-LEAF_UNROLL(4)
+            LEAF_UNROLL(4)
             for (int r = 0; r < R; r++) {
                 v8 w = v8_set(p[r * SEG_TOK + i]);
-LEAF_UNROLL(8)
+                LEAF_UNROLL(8)
                 for (int d = 0; d < D; d++)
                     s[r * D + d] = v8_fma(w, v[d], s[r * D + d]);
             }
         }
     }
-LEAF_UNROLL(8)
+    LEAF_UNROLL(8)
     for (int i = 0; i < R * D; i++)
         v8_store(o + i / D * vs + 8 * (d0 + i % D), s[i]);
 }
@@ -144,10 +152,18 @@ LEAF_INLINE void leaf_weigh(enum dtype t, const struct leaf_attn *a, const float
         leaf_weigh_rows(t, 1, 8, a, p + r * SEG_TOK, a->lo[r], a->hi[r] < lo ? a->hi[r] : lo,
                         o + r * a->v_stride);
     switch (a->n_row) {
-    case 1: leaf_weigh_rows(t, 1, 8, a, p, lo, hi, o); break;
-    case 2: leaf_weigh_rows(t, 2, 4, a, p, lo, hi, o); break;
-    case 3: leaf_weigh_rows(t, 3, 2, a, p, lo, hi, o); break;
-    default: leaf_weigh_rows(t, 4, 2, a, p, lo, hi, o); break;
+    case 1:
+        leaf_weigh_rows(t, 1, 8, a, p, lo, hi, o);
+        break;
+    case 2:
+        leaf_weigh_rows(t, 2, 4, a, p, lo, hi, o);
+        break;
+    case 3:
+        leaf_weigh_rows(t, 3, 2, a, p, lo, hi, o);
+        break;
+    default:
+        leaf_weigh_rows(t, 4, 2, a, p, lo, hi, o);
+        break;
     }
     for (int32_t r = 0; r < a->n_row; r++)
         leaf_weigh_rows(t, 1, 8, a, p + r * SEG_TOK, a->lo[r] > hi ? a->lo[r] : hi, a->hi[r],

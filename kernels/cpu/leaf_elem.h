@@ -125,10 +125,11 @@ static float leaf_spin_f32(int64_t n)
     for (int i = 0; i < 8; i++)
         a[i] = v8_set((float)i);
     const v8 x = v8_set(0.999f), y = v8_set(0.001f);
-    for (int64_t k = 0; k < n; k += 64)
-LEAF_UNROLL(8)
+    for (int64_t k = 0; k < n; k += 64) {
+        LEAF_UNROLL(8)
         for (int i = 0; i < 8; i++)
             a[i] = v8_fma(a[i], x, y);
+    }
     v8 s = a[0];
     for (int i = 1; i < 8; i++)
         s = v8_add(s, a[i]);

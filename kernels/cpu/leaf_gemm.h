@@ -23,13 +23,13 @@ LEAF_INLINE void leaf_unpack_bits(enum dtype t, const uint8_t *p, q32 w[8])
 {
     const uint32_t bits = packed_info(t).bits;
     if (bits == 8) {
-LEAF_UNROLL(8)
+        LEAF_UNROLL(8)
         for (int j = 0; j < 8; j++)
             w[j] = q32_load(p + 32 * j);
         return;
     }
     const uint8_t *q = p + (bits - 4) * 32;
-LEAF_UNROLL(4)
+    LEAF_UNROLL(4)
     for (int l = 0; l < 4; l++) {
         q32 v = q32_load(q + 32 * l);
         w[l] = q32_field(v, 0, 15);
@@ -37,13 +37,13 @@ LEAF_UNROLL(4)
     }
     if (bits == 5) {
         q32 h = q32_load(p);
-LEAF_UNROLL(8)
+        LEAF_UNROLL(8)
         for (int j = 0; j < 8; j++)
             w[j] = q32_or(w[j], q32_field(h, 4 - j, 16));
     }
     if (bits == 6) {
         q32 h[2] = {q32_load(p), q32_load(p + 32)};
-LEAF_UNROLL(8)
+        LEAF_UNROLL(8)
         for (int j = 0; j < 8; j++)
             w[j] = q32_or(w[j], q32_field(h[j / 4], 4 - 2 * (j % 4), 48));
     }
@@ -131,7 +131,7 @@ enum { PREFETCH_BYTES = 1536 };
 LEAF_INLINE void leaf_prefetch(enum dtype ty, const uint8_t *block)
 {
     uintptr_t at = (uintptr_t)block + PREFETCH_BYTES;
-LEAF_UNROLL(5)
+    LEAF_UNROLL(5)
     for (uint32_t i = 0; i < packed_info(ty).block; i += 64)
         __builtin_prefetch((const void *)(at + i));
 }
@@ -148,7 +148,7 @@ LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t
         leaf_unpack(ty, w, b, &blk);
         leaf_prefetch(ty, w + packed_block_at(ty, b));
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
-LEAF_UNROLL(2)
+        LEAF_UNROLL(2)
         for (int t = 0; t < n; t++)
             acc[t] = leaf_block_dot(ty, &blk, xb, n, t, acc[t]);
     }
@@ -175,28 +175,96 @@ LEAF_INLINE void leaf_fast_many(enum dtype ty, const struct leaf_gemm *g, int32_
         leaf_put(g, panel, t, v8_load(acc + 8 * t));
 }
 
+// Two panels against the tile, four rows of x at a time; n_tok >= 4.
+LEAF_INLINE void leaf_fast_pair(enum dtype ty, const struct leaf_gemm *g, int32_t panel)
+{
+    const uint8_t *w = g->w + panel * g->panel_bytes;
+    const int32_t n = g->n_tok;
+    float *acc = g->scratch;
+    for (int32_t t = 0; t < 2 * n; t++)
+        v8_store(acc + 8 * t, v8_set(0.0f));
+    for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
+        struct leaf_block blk[2];
+        leaf_unpack(ty, w, b, &blk[0]);
+        leaf_unpack(ty, w + g->panel_bytes, b, &blk[1]);
+        const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
+        const float *d = (const float *)(const void *)(xb + 32 * n), *s = d + n;
+        int32_t t = 0;
+        for (; t + 4 <= n; t += 4) {
+            v8i i[8];
+            if (packed_info(ty).bits == 5)
+                dot_quad_u5(blk[0].w, blk[1].w, (const int8_t *)xb + 32 * t, i);
+            else
+                dot_quad_u4(blk[0].w, blk[1].w, (const int8_t *)xb + 32 * t, i);
+            LEAF_UNROLL(4)
+            for (int j = 0; j < 4; j++) {
+                float *o = acc + 16 * (t + j);
+                v8 dx = v8_set(d[t + j]), sx = v8_set(s[t + j]);
+                v8 y = v8_fma(v8_of_int(i[2 * j]), v8_mul(blk[0].d, dx), v8_load(o));
+                v8_store(o, v8_fma(blk[0].m, sx, y));
+                y = v8_fma(v8_of_int(i[2 * j + 1]), v8_mul(blk[1].d, dx), v8_load(o + 8));
+                v8_store(o + 8, v8_fma(blk[1].m, sx, y));
+            }
+        }
+        for (; t < n; t++)
+            for (int p = 0; p < 2; p++) {
+                float *o = acc + 16 * t + 8 * p;
+                v8_store(o, leaf_block_dot(ty, &blk[p], xb, n, t, v8_load(o)));
+            }
+    }
+    for (int32_t t = 0; t < 2 * n; t++)
+        leaf_put(g, panel + t % 2, t / 2, v8_load(acc + 8 * t));
+}
+
 LEAF_INLINE void leaf_fast(enum dtype ty, const struct leaf_gemm *g)
 {
-    for (int32_t p = g->panel_from; p < g->panel_to; p++)
+    int32_t p = g->panel_from;
+    if (ty != DT_Q8_0 && ty != DT_Q6_K && g->n_tok >= 4)
+        for (; p + 2 <= g->panel_to; p += 2)
+            leaf_fast_pair(ty, g, p);
+    for (; p < g->panel_to; p++)
         switch (g->n_tok) {
-        case 1: leaf_fast_few(ty, g, p, 1); break;
-        case 2: leaf_fast_few(ty, g, p, 2); break;
-        default: leaf_fast_many(ty, g, p); break;
+        case 1:
+            leaf_fast_few(ty, g, p, 1);
+            break;
+        case 2:
+            leaf_fast_few(ty, g, p, 2);
+            break;
+        default:
+            leaf_fast_many(ty, g, p);
+            break;
         }
 }
 
 static void leaf_gemm_fast(const struct leaf_gemm *g)
 {
     switch (g->dtype) {
-    case DT_Q4_0: leaf_fast(DT_Q4_0, g); break;
-    case DT_Q4_1: leaf_fast(DT_Q4_1, g); break;
-    case DT_Q5_0: leaf_fast(DT_Q5_0, g); break;
-    case DT_Q5_1: leaf_fast(DT_Q5_1, g); break;
-    case DT_Q8_0: leaf_fast(DT_Q8_0, g); break;
-    case DT_Q4_K: leaf_fast(DT_Q4_K, g); break;
-    case DT_Q5_K: leaf_fast(DT_Q5_K, g); break;
-    case DT_Q6_K: leaf_fast(DT_Q6_K, g); break;
-    default: BUG("type without a fast product");
+    case DT_Q4_0:
+        leaf_fast(DT_Q4_0, g);
+        break;
+    case DT_Q4_1:
+        leaf_fast(DT_Q4_1, g);
+        break;
+    case DT_Q5_0:
+        leaf_fast(DT_Q5_0, g);
+        break;
+    case DT_Q5_1:
+        leaf_fast(DT_Q5_1, g);
+        break;
+    case DT_Q8_0:
+        leaf_fast(DT_Q8_0, g);
+        break;
+    case DT_Q4_K:
+        leaf_fast(DT_Q4_K, g);
+        break;
+    case DT_Q5_K:
+        leaf_fast(DT_Q5_K, g);
+        break;
+    case DT_Q6_K:
+        leaf_fast(DT_Q6_K, g);
+        break;
+    default:
+        BUG("type without a fast product");
     }
 }
 
@@ -229,9 +297,9 @@ LEAF_INLINE void leaf_values_of(enum dtype t, const uint8_t *panel, int32_t b, i
             d6[h] = v8_mul(blk.d, k6_scale_of(blk.k6, h));
             m6[h] = v8_mul(d6[h], v8_set(-32.0f));
         }
-LEAF_UNROLL(8)
-    for (int j = 0; j < 8; j++)
-LEAF_UNROLL(4)
+    LEAF_UNROLL(8)
+    for (int j = 0; j < 8; j++) {
+        LEAF_UNROLL(4)
         for (int i = 0; i < 4; i++) {
             float *o = out + 8 * (4 * j + i);
             if (t == DT_Q8_0)
@@ -241,23 +309,47 @@ LEAF_UNROLL(4)
             else
                 v8_store(o, v8_fma(q32_column_u8(blk.w[j], i), blk.d, blk.m));
         }
+    }
 }
 
 static void leaf_values(enum dtype t, const uint8_t *panel, int32_t b, int32_t n_col, float *out)
 {
     switch (t) {
-    case DT_F32: leaf_values_of(DT_F32, panel, b, n_col, out); break;
-    case DT_F16: leaf_values_of(DT_F16, panel, b, n_col, out); break;
-    case DT_BF16: leaf_values_of(DT_BF16, panel, b, n_col, out); break;
-    case DT_Q4_0: leaf_values_of(DT_Q4_0, panel, b, n_col, out); break;
-    case DT_Q4_1: leaf_values_of(DT_Q4_1, panel, b, n_col, out); break;
-    case DT_Q5_0: leaf_values_of(DT_Q5_0, panel, b, n_col, out); break;
-    case DT_Q5_1: leaf_values_of(DT_Q5_1, panel, b, n_col, out); break;
-    case DT_Q8_0: leaf_values_of(DT_Q8_0, panel, b, n_col, out); break;
-    case DT_Q4_K: leaf_values_of(DT_Q4_K, panel, b, n_col, out); break;
-    case DT_Q5_K: leaf_values_of(DT_Q5_K, panel, b, n_col, out); break;
-    case DT_Q6_K: leaf_values_of(DT_Q6_K, panel, b, n_col, out); break;
-    default: BUG("type without values");
+    case DT_F32:
+        leaf_values_of(DT_F32, panel, b, n_col, out);
+        break;
+    case DT_F16:
+        leaf_values_of(DT_F16, panel, b, n_col, out);
+        break;
+    case DT_BF16:
+        leaf_values_of(DT_BF16, panel, b, n_col, out);
+        break;
+    case DT_Q4_0:
+        leaf_values_of(DT_Q4_0, panel, b, n_col, out);
+        break;
+    case DT_Q4_1:
+        leaf_values_of(DT_Q4_1, panel, b, n_col, out);
+        break;
+    case DT_Q5_0:
+        leaf_values_of(DT_Q5_0, panel, b, n_col, out);
+        break;
+    case DT_Q5_1:
+        leaf_values_of(DT_Q5_1, panel, b, n_col, out);
+        break;
+    case DT_Q8_0:
+        leaf_values_of(DT_Q8_0, panel, b, n_col, out);
+        break;
+    case DT_Q4_K:
+        leaf_values_of(DT_Q4_K, panel, b, n_col, out);
+        break;
+    case DT_Q5_K:
+        leaf_values_of(DT_Q5_K, panel, b, n_col, out);
+        break;
+    case DT_Q6_K:
+        leaf_values_of(DT_Q6_K, panel, b, n_col, out);
+        break;
+    default:
+        BUG("type without values");
     }
 }
 
@@ -266,23 +358,23 @@ LEAF_INLINE void leaf_float_micro(int T, int P, int32_t n_col, const float *w, c
                                   int64_t ldx, float *acc)
 {
     v8 a[8];
-LEAF_UNROLL(8)
+    LEAF_UNROLL(8)
     for (int i = 0; i < T * P; i++)
         a[i] = v8_load(acc + 8 * (i / P * 2 + i % P));
     for (int32_t c = 0; c < n_col; c++) {
         v8 wc[2];
-LEAF_UNROLL(2)
+        LEAF_UNROLL(2)
         for (int p = 0; p < P; p++)
             wc[p] = v8_load(w + 8 * (p * BLOCK_COLS + c));
-LEAF_UNROLL(4)
+        LEAF_UNROLL(4)
         for (int t = 0; t < T; t++) {
             v8 xc = v8_set(x[t * ldx + c]);
-LEAF_UNROLL(2)
+            LEAF_UNROLL(2)
             for (int p = 0; p < P; p++)
                 a[t * P + p] = v8_fma(wc[p], xc, a[t * P + p]);
         }
     }
-LEAF_UNROLL(8)
+    LEAF_UNROLL(8)
     for (int i = 0; i < T * P; i++)
         v8_store(acc + 8 * (i / P * 2 + i % P), a[i]);
 }
@@ -336,9 +428,15 @@ static void leaf_gemm_float(const struct leaf_gemm *g)
     if (g->n_tok == 1)
         for (; packed_info(g->dtype).is_float && p + 4 <= g->panel_to; p += 4)
             switch (g->dtype) {
-            case DT_F32: leaf_float_one(DT_F32, g, p); break;
-            case DT_F16: leaf_float_one(DT_F16, g, p); break;
-            default: leaf_float_one(DT_BF16, g, p); break;
+            case DT_F32:
+                leaf_float_one(DT_F32, g, p);
+                break;
+            case DT_F16:
+                leaf_float_one(DT_F16, g, p);
+                break;
+            default:
+                leaf_float_one(DT_BF16, g, p);
+                break;
             }
     for (; p + 2 <= g->panel_to; p += 2)
         leaf_float_panels(g, p, 2);

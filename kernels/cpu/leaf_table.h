@@ -11,25 +11,25 @@ static uint64_t leaf_read(const void *p, int64_t bytes)
     return vec_read(p, bytes);
 }
 
-#define LEAF_TABLE(isa) \
-    const struct leaf_isa leaf_##isa = { \
-        .name = "cpu " #isa, \
-        .quantise = leaf_quantise, \
-        .gemm_fast = leaf_gemm_fast, \
-        .gemm_float = leaf_gemm_float, \
-        .row = leaf_row, \
-        .attn = leaf_attn_segment, \
-        .attn_merge = leaf_merge, \
-        .kv_put = leaf_kv_put, \
-        .rms_norm = leaf_rms_norm, \
-        .rope = leaf_rope, \
-        .glu = leaf_glu, \
-        .add = leaf_add, \
-        .scale = leaf_scale, \
-        .softcap = leaf_softcap, \
-        .max = leaf_max, \
-        .sum_exp = leaf_sum_exp, \
-        .spin_f32 = leaf_spin_f32, \
-        .spin_int8 = leaf_spin_int8, \
-        .read = leaf_read, \
+#define LEAF_TABLE(isa)                                                                            \
+    const struct leaf_isa leaf_##isa = {                                                           \
+        .name = "cpu " #isa,                                                                       \
+        .quantise = leaf_quantise,                                                                 \
+        .gemm_fast = leaf_gemm_fast,                                                               \
+        .gemm_float = leaf_gemm_float,                                                             \
+        .row = leaf_row,                                                                           \
+        .attn = leaf_attn_segment,                                                                 \
+        .attn_merge = leaf_merge,                                                                  \
+        .kv_put = leaf_kv_put,                                                                     \
+        .rms_norm = leaf_rms_norm,                                                                 \
+        .rope = leaf_rope,                                                                         \
+        .glu = leaf_glu,                                                                           \
+        .add = leaf_add,                                                                           \
+        .scale = leaf_scale,                                                                       \
+        .softcap = leaf_softcap,                                                                   \
+        .max = leaf_max,                                                                           \
+        .sum_exp = leaf_sum_exp,                                                                   \
+        .spin_f32 = leaf_spin_f32,                                                                 \
+        .spin_int8 = leaf_spin_int8,                                                               \
+        .read = leaf_read,                                                                         \
     }

@@ -34,18 +34,30 @@ struct packed_info {
 static inline struct packed_info packed_info(enum dtype t)
 {
     switch (t) {
-    case DT_F32: return (struct packed_info){true, true, 0, 0, 32, 0};
-    case DT_F16: return (struct packed_info){true, true, 0, 0, 16, 0};
-    case DT_BF16: return (struct packed_info){true, true, 0, 0, 16, 0};
-    case DT_Q4_0: return (struct packed_info){true, false, 1, 0, 144, 4};
-    case DT_Q4_1: return (struct packed_info){true, false, 1, 0, 160, 4};
-    case DT_Q5_0: return (struct packed_info){true, false, 1, 0, 176, 5};
-    case DT_Q5_1: return (struct packed_info){true, false, 1, 0, 192, 5};
-    case DT_Q8_0: return (struct packed_info){true, false, 1, 0, 272, 8};
-    case DT_Q4_K: return (struct packed_info){true, false, 8, 32, 144, 4};
-    case DT_Q5_K: return (struct packed_info){true, false, 8, 32, 176, 5};
-    case DT_Q6_K: return (struct packed_info){true, false, 8, 16, 208, 6};
-    default: return (struct packed_info){0};
+    case DT_F32:
+        return (struct packed_info){true, true, 0, 0, 32, 0};
+    case DT_F16:
+        return (struct packed_info){true, true, 0, 0, 16, 0};
+    case DT_BF16:
+        return (struct packed_info){true, true, 0, 0, 16, 0};
+    case DT_Q4_0:
+        return (struct packed_info){true, false, 1, 0, 144, 4};
+    case DT_Q4_1:
+        return (struct packed_info){true, false, 1, 0, 160, 4};
+    case DT_Q5_0:
+        return (struct packed_info){true, false, 1, 0, 176, 5};
+    case DT_Q5_1:
+        return (struct packed_info){true, false, 1, 0, 192, 5};
+    case DT_Q8_0:
+        return (struct packed_info){true, false, 1, 0, 272, 8};
+    case DT_Q4_K:
+        return (struct packed_info){true, false, 8, 32, 144, 4};
+    case DT_Q5_K:
+        return (struct packed_info){true, false, 8, 32, 176, 5};
+    case DT_Q6_K:
+        return (struct packed_info){true, false, 8, 16, 208, 6};
+    default:
+        return (struct packed_info){0};
     }
 }
 

@@ -27,7 +27,9 @@ static void values_of(enum dtype t, const uint8_t *p, int sub, uint8_t q[32])
         }
         break;
     }
-    case DT_Q8_0: memcpy(q, p + 2, 32); break;
+    case DT_Q8_0:
+        memcpy(q, p + 2, 32);
+        break;
     case DT_Q4_K:
     case DT_Q5_K: {
         const uint8_t *lo = p + (t == DT_Q4_K ? 16 : 48) + 32 * (sub / 2);

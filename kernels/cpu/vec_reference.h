@@ -203,8 +203,8 @@ VEC v8i dot_k6(const q32 w[8], k6s s, const int8_t *x, int32_t neg_sums)
     (void)neg_sums;
     v8i r = {{0}};
     for (int j = 0; j < 8; j++)
-        VEC_EACH for (int k = 0; k < 4; k++)
-            r.i[i] += s.s[i][j / 4] * (w[j].b[4 * i + k] - 32) * x[4 * j + k];
+        VEC_EACH for (int k = 0; k < 4; k++) r.i[i] +=
+            s.s[i][j / 4] * (w[j].b[4 * i + k] - 32) * x[4 * j + k];
     return r;
 }
 

@@ -22,9 +22,14 @@ static void *need(size_t bytes)
 
 static struct kernels *open_with(int threads, enum precision p)
 {
-    struct kernels_limits l = {.n_threads = threads, .precision = p, .max_tok = 512,
-                               .max_cols = 8192, .max_rows = 1 << 20, .max_head = 64,
-                               .max_head_dim = 256, .max_ctx = 8192};
+    struct kernels_limits l = {.n_threads = threads,
+                               .precision = p,
+                               .max_tok = 512,
+                               .max_cols = 8192,
+                               .max_rows = 1 << 20,
+                               .max_head = 64,
+                               .max_head_dim = 256,
+                               .max_ctx = 8192};
     struct kernels *k;
     if (kernels_open_cpu(NULL, &l, &k, NULL)) exit(2);
     return k;
@@ -99,90 +104,120 @@ struct shape {
     int dim, ffn, vocab, layers, heads, kv, hd;
 };
 
-// One token's worth of kernels at depth `ctx`, weights of every layer distinct.
-static void bench_step(int threads, const struct shape *s, int m, int ctx)
+// One token's worth of kernels, or a prompt's, at a depth; weights of every layer distinct.
+struct step {
+    const struct shape *s;
+    struct kernels *k;
+    int m;
+    struct view (*w)[7], head; // q k v out gate up down
+    double bytes;
+    float *x, *h, *q, *key, *v, *a, *logits, *norm, *cos_sin;
+    int32_t *pages, *pos;
+    struct attn_run run;
+    struct attn_args attn;
+    struct rope rope;
+    double attn_us, glu_us, head_us;
+};
+
+static void step_open(struct step *t, int ctx)
 {
-    struct kernels *k = open_with(threads, PRECISION_FAST);
-    const struct kernels_ops *o = k->ops;
-    int qd = s->heads * s->hd, kd = s->kv * s->hd;
-    struct view(*w)[7] = calloc((size_t)s->layers, sizeof *w);
-    struct view head = weight(k, s->head_t, s->vocab, s->dim);
-    double bytes = (double)o->weight_bytes(k, s->head_t, s->vocab, s->dim);
+    const struct shape *s = t->s;
+    const struct kernels_ops *o = t->k->ops;
+    const int qd = s->heads * s->hd, kd = s->kv * s->hd, n_page = (ctx + t->m) / 64 + 1;
     const int shapes[7][2] = {{qd, s->dim},     {kd, s->dim},     {kd, s->dim},    {s->dim, qd},
                               {s->ffn, s->dim}, {s->ffn, s->dim}, {s->dim, s->ffn}};
+    t->w = need((size_t)s->layers * sizeof *t->w);
+    t->head = weight(t->k, s->head_t, s->vocab, s->dim);
+    t->bytes = (double)o->weight_bytes(t->k, s->head_t, s->vocab, s->dim);
     for (int l = 0; l < s->layers; l++)
         for (int j = 0; j < 7; j++) {
-            w[l][j] = weight(k, s->t, shapes[j][0], shapes[j][1]);
-            bytes += (double)o->weight_bytes(k, s->t, shapes[j][0], shapes[j][1]);
+            t->w[l][j] = weight(t->k, s->t, shapes[j][0], shapes[j][1]);
+            t->bytes += (double)o->weight_bytes(t->k, s->t, shapes[j][0], shapes[j][1]);
         }
-    size_t widest = (size_t)(m * (s->ffn > qd ? s->ffn : qd)) * sizeof(float);
-    float *x = need(widest), *h = need(widest), *q = need(widest), *kk = need(widest),
-          *v = need(widest), *a = need(widest), *logits = need((size_t)s->vocab * sizeof(float)),
-          *norm = need(widest), *cs = need(widest);
-    struct kv_view kv = {.page_tok = 64, .n_head_kv = s->kv, .head_dim = s->hd, .dtype = DT_F16};
-    kv.page_bytes = (int64_t)o->kv_page_bytes(k, 64, s->kv, s->hd, DT_F16);
-    int n_page = (ctx + m) / 64 + 1;
-    kv.data = need((size_t)(n_page * kv.page_bytes));
-    int32_t *pages = need((size_t)n_page * 4), *pos = need((size_t)m * 4);
+    float **all[] = {&t->x, &t->h, &t->q, &t->key, &t->v, &t->a, &t->norm, &t->cos_sin};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        *all[i] = need((size_t)(t->m * (s->ffn > qd ? s->ffn : qd)) * sizeof(float));
+    t->logits = need((size_t)s->vocab * sizeof(float));
+    t->pages = need((size_t)n_page * 4);
+    t->pos = need((size_t)t->m * 4);
     for (int i = 0; i < n_page; i++)
-        pages[i] = i;
-    for (int i = 0; i < m; i++)
-        pos[i] = ctx + i;
-    struct attn_run run = {0, m, ctx, pages};
-    struct rope rope = {.kind = ROPE_NEOX, .n_rot = s->hd, .theta = 10000, .freq_scale = 1,
-                        .attn_factor = 1};
-    struct attn_args aa = {.q = q, .out = a, .n_head = s->heads, .kv = kv, .runs = &run, .n_run = 1,
-                           .scale = 0.1f};
-    int32_t id;
-    double t[32], part[4] = {0};
-    for (int it = 0; it < 12; it++) {
-        int64_t t0 = clock_now_us(), t1;
-        o->rope_table(k, &rope, pos, m, cs);
-        for (int l = 0; l < s->layers; l++) {
-            struct view *lw = w[l];
-            o->rms_norm(k, x, norm, m, s->dim, 1e-5f, h);
-            struct gemm_job qkv[3] = {{&lw[0], NULL, q, qd}, {&lw[1], NULL, kk, kd},
-                                      {&lw[2], NULL, v, kd}};
-            o->gemm(k, h, m, s->dim, qkv, 3);
-            t1 = clock_now_us();
-            o->rope(k, &rope, cs, m, s->heads, s->hd, q);
-            o->rope(k, &rope, cs, m, s->kv, s->hd, kk);
-            o->kv_store(k, &kv, &run, 1, kk, v);
-            o->attention(k, &aa);
-            part[0] += (double)(clock_now_us() - t1);
-            struct gemm_job out = {&lw[3], NULL, h, s->dim};
-            o->gemm(k, a, m, qd, &out, 1);
-            o->add(k, x, h, (int64_t)m * s->dim);
-            o->rms_norm(k, x, norm, m, s->dim, 1e-5f, h);
-            struct gemm_job gu[2] = {{&lw[4], NULL, q, s->ffn}, {&lw[5], NULL, kk, s->ffn}};
-            o->gemm(k, h, m, s->dim, gu, 2);
-            t1 = clock_now_us();
-            o->glu(k, GLU_SILU, q, kk, (int64_t)m * s->ffn, q);
-            part[1] += (double)(clock_now_us() - t1);
-            struct gemm_job down = {&lw[6], NULL, h, s->dim};
-            o->gemm(k, q, m, s->ffn, &down, 1);
-            o->add(k, x, h, (int64_t)m * s->dim);
-            memset(x, 0, widest);
-        }
-        t1 = clock_now_us();
-        struct gemm_job hj = {&head, NULL, logits, s->vocab};
-        o->gemm(k, x, 1, s->dim, &hj, 1);
-        o->argmax(k, logits, 1, s->vocab, &id);
-        part[2] += (double)(clock_now_us() - t1);
-        t[it] = (double)(clock_now_us() - t0);
+        t->pages[i] = i;
+    for (int i = 0; i < t->m; i++)
+        t->pos[i] = ctx + i;
+    t->run = (struct attn_run){0, t->m, ctx, t->pages};
+    t->attn = (struct attn_args){
+        .q = t->q, .out = t->a, .n_head = s->heads, .runs = &t->run, .n_run = 1, .scale = 0.1f};
+    t->attn.kv =
+        (struct kv_view){.page_tok = 64, .n_head_kv = s->kv, .head_dim = s->hd, .dtype = DT_F16};
+    t->attn.kv.page_bytes = (int64_t)o->kv_page_bytes(t->k, 64, s->kv, s->hd, DT_F16);
+    t->attn.kv.data = need((size_t)(n_page * t->attn.kv.page_bytes));
+    t->rope = (struct rope){
+        .kind = ROPE_NEOX, .n_rot = s->hd, .theta = 10000, .freq_scale = 1, .attn_factor = 1};
+}
+
+static void step_layer(struct step *t, struct view *w)
+{
+    const struct shape *s = t->s;
+    const struct kernels_ops *o = t->k->ops;
+    const int m = t->m, qd = s->heads * s->hd, kd = s->kv * s->hd;
+    o->rms_norm(t->k, t->x, t->norm, m, s->dim, 1e-5f, t->h);
+    struct gemm_job qkv[3] = {
+        {&w[0], NULL, t->q, qd}, {&w[1], NULL, t->key, kd}, {&w[2], NULL, t->v, kd}};
+    o->gemm(t->k, t->h, m, s->dim, qkv, 3);
+    int64_t from = clock_now_us();
+    o->rope(t->k, &t->rope, t->cos_sin, m, s->heads, s->hd, t->q);
+    o->rope(t->k, &t->rope, t->cos_sin, m, s->kv, s->hd, t->key);
+    o->kv_store(t->k, &t->attn.kv, &t->run, 1, t->key, t->v);
+    o->attention(t->k, &t->attn);
+    t->attn_us += (double)(clock_now_us() - from);
+    struct gemm_job out = {&w[3], NULL, t->h, s->dim};
+    o->gemm(t->k, t->a, m, qd, &out, 1);
+    o->add(t->k, t->x, t->h, (int64_t)m * s->dim);
+    o->rms_norm(t->k, t->x, t->norm, m, s->dim, 1e-5f, t->h);
+    struct gemm_job up[2] = {{&w[4], NULL, t->q, s->ffn}, {&w[5], NULL, t->key, s->ffn}};
+    o->gemm(t->k, t->h, m, s->dim, up, 2);
+    from = clock_now_us();
+    o->glu(t->k, GLU_SILU, t->q, t->key, (int64_t)m * s->ffn, t->q);
+    t->glu_us += (double)(clock_now_us() - from);
+    struct gemm_job down = {&w[6], NULL, t->h, s->dim};
+    o->gemm(t->k, t->q, m, s->ffn, &down, 1);
+    o->add(t->k, t->x, t->h, (int64_t)m * s->dim);
+    memset(t->x, 0, (size_t)(m * s->dim) * sizeof(float)); // keeps the numbers finite
+}
+
+static void bench_step(int threads, const struct shape *s, int m, int ctx)
+{
+    enum { PASSES = 12 };
+    struct step t = {.s = s, .k = open_with(threads, PRECISION_FAST), .m = m};
+    const struct kernels_ops *o = t.k->ops;
+    double us[PASSES];
+    step_open(&t, ctx);
+    for (int i = 0; i < PASSES; i++) {
+        int32_t id;
+        int64_t from = clock_now_us(), head_from;
+        o->rope_table(t.k, &t.rope, t.pos, m, t.cos_sin);
+        for (int l = 0; l < s->layers; l++)
+            step_layer(&t, t.w[l]);
+        head_from = clock_now_us();
+        struct gemm_job head = {&t.head, NULL, t.logits, s->vocab};
+        o->gemm(t.k, t.x, 1, s->dim, &head, 1);
+        o->argmax(t.k, t.logits, 1, s->vocab, &id);
+        us[i] = (double)(clock_now_us() - from);
+        t.head_us += (double)(clock_now_us() - head_from);
     }
-    qsort(t, 12, sizeof *t, by_value);
-    printf("%-22s %d threads, m %3d at %4d: %8.0f us, %6.1f tok/s, %5.1f GB/s "
-           "(attention %.0f, glu %.0f, head %.0f us)\n",
-           s->name, threads, m, ctx, t[6], m * 1e6 / t[6], bytes / t[6] / 1e3, part[0] / 12,
-           part[1] / 12, part[2] / 12);
-    for (int l = 0; l < s->layers; l++)
-        for (int j = 0; j < 7; j++)
-            free(w[l][j].data);
-    void *all[] = {w, head.data, x, h, q, kk, v, a, logits, norm, cs, kv.data, pages, pos};
+    qsort(us, PASSES, sizeof *us, by_value);
+    double mid = us[PASSES / 2];
+    printf("%-20s %d threads, %3d rows at %4d: %8.0f us (best %.0f), %6.1f tok/s, %4.1f GB/s; "
+           "attention %.0f, glu %.0f, head %.0f us\n",
+           s->name, threads, m, ctx, mid, us[0], m * 1e6 / mid, t.bytes / mid / 1e3,
+           t.attn_us / PASSES, t.glu_us / PASSES, t.head_us / PASSES);
+    for (int i = 0; i < s->layers * 7; i++)
+        free(t.w[i / 7][i % 7].data);
+    void *all[] = {t.w, t.head.data, t.x,    t.h,       t.q,     t.key, t.v,
+                   t.a, t.logits,    t.norm, t.cos_sin, t.pages, t.pos, t.attn.kv.data};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
-    o->close(k);
+    o->close(t.k);
 }
 
 int main(int argc, char **argv)

@@ -106,7 +106,8 @@ class Cluster:
             except AssertionError as e:
                 problems.append(e)
         self.stop_coordinator()
-        if kind is None and not problems:
+        failed = problems or (kind and not (kind is SystemExit and not value.code))
+        if not failed:
             shutil.rmtree(self.dir)
         else:
             print(f"logs are in {self.dir}")

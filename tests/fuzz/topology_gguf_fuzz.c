@@ -168,17 +168,17 @@ static void find_fields(struct fields *f)
     skip(f, 4);
     field(f, 4);
     uint64_t n_tensor = field(f, 8), n_kv = field(f, 8);
-    for (uint64_t i = 0; i < n_kv && f->pos < f->size; i++) {
+    for (uint64_t i = 0; i < n_kv && f->n < FIELDS_MAX && f->pos < f->size; i++) {
         skip(f, field(f, 8));
         uint64_t type = field(f, 4), n = 1;
         if (type == GGUF_ARR) {
             type = field(f, 4);
             n = field(f, 8);
         }
-        for (uint64_t k = 0; k < n && f->pos < f->size; k++)
+        for (uint64_t k = 0; k < n && k < FIELDS_MAX && f->pos < f->size; k++)
             value(f, type);
     }
-    for (uint64_t i = 0; i < n_tensor && f->pos < f->size; i++) {
+    for (uint64_t i = 0; i < n_tensor && f->n < FIELDS_MAX && f->pos < f->size; i++) {
         skip(f, field(f, 8));
         uint64_t n_dim = field(f, 4);
         for (uint64_t k = 0; k < n_dim && k < 8; k++)

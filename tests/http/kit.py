@@ -165,8 +165,8 @@ class Door:
             s.sendall(data)
             if shut:
                 s.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+        except OSError:
+            pass  # closed early: the answer is there to be read
         f = s.makefile("rb")
         try:
             while True:

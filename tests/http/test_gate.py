@@ -15,52 +15,48 @@ HOST = b"Host: localhost"
 TYPE = b"Content-Type: application/json"
 LENGTH = b"Content-Length: %d" % len(BODY)
 
-# name, bytes, whether the refusal is ours (JSON) or the library's own page. Each is followed by a
-# pipelined request that must not be answered.
+# Each is followed by a pipelined request that must not be answered.
 SMUGGLING = [
-    ("two_content_length_same", post([HOST, TYPE, LENGTH, LENGTH]), True),
-    ("two_content_length_different", post([HOST, TYPE, LENGTH, b"Content-Length: 3"]), True),
+    ("two_content_length_same", post([HOST, TYPE, LENGTH, LENGTH])),
+    ("two_content_length_different", post([HOST, TYPE, LENGTH, b"Content-Length: 3"])),
     ("length_and_chunked", post([HOST, TYPE, LENGTH, b"Transfer-Encoding: chunked"],
-                                b"0\r\n\r\n"), True),
-    ("xchunked", post([HOST, TYPE, b"Transfer-Encoding: xchunked"]), True),
-    ("chunked_identity", post([HOST, TYPE, b"Transfer-Encoding: chunked, identity"]), True),
+                                b"0\r\n\r\n")),
+    ("xchunked", post([HOST, TYPE, b"Transfer-Encoding: xchunked"])),
+    ("chunked_identity", post([HOST, TYPE, b"Transfer-Encoding: chunked, identity"])),
     ("chunked_twice", post([HOST, TYPE, b"Transfer-Encoding: chunked",
-                            b"Transfer-Encoding: chunked"], b"0\r\n\r\n"), True),
+                            b"Transfer-Encoding: chunked"], b"0\r\n\r\n")),
     ("chunked_http_1_0", post([HOST, TYPE, b"Transfer-Encoding: chunked"], b"0\r\n\r\n",
-                              b"POST /v1/chat/completions HTTP/1.0"), True),
-    ("space_before_colon", post([HOST, TYPE, b"Content-Length : %d" % len(BODY)]), True),
-    ("length_plus", post([HOST, TYPE, b"Content-Length: +5"]), False),
-    ("length_hex", post([HOST, TYPE, b"Content-Length: 0x5"]), False),
-    ("length_list", post([HOST, TYPE, b"Content-Length: 5,5"]), False),
-    ("length_negative", post([HOST, TYPE, b"Content-Length: -1"]), False),
-    ("length_empty", post([HOST, TYPE, b"Content-Length:"]), False),
-    ("length_2_64", post([HOST, TYPE, b"Content-Length: 18446744073709551616"]), False),
-    ("length_2_63", post([HOST, TYPE, b"Content-Length: 9223372036854775808"]), True),
-    ("folded_length", post([HOST, TYPE, b"Content-Length: %d\r\n x" % len(BODY)]), True),
-    ("folded_length_into_token", post([HOST, TYPE, b"Content-Length: 4\r\n e"]), True),
-    ("bare_lf_before_length", post([HOST, TYPE, b"X: y\nContent-Length: %d" % len(BODY)]), True),
-    ("nul_hides_length", post([HOST, TYPE, b"X: y\0\r\nContent-Length: 5"]), True),
+                              b"POST /v1/chat/completions HTTP/1.0")),
+    ("space_before_colon", post([HOST, TYPE, b"Content-Length : %d" % len(BODY)])),
+    ("length_plus", post([HOST, TYPE, b"Content-Length: +5"])),
+    ("length_hex", post([HOST, TYPE, b"Content-Length: 0x5"])),
+    ("length_list", post([HOST, TYPE, b"Content-Length: 5,5"])),
+    ("length_negative", post([HOST, TYPE, b"Content-Length: -1"])),
+    ("length_empty", post([HOST, TYPE, b"Content-Length:"])),
+    ("length_2_64", post([HOST, TYPE, b"Content-Length: 18446744073709551616"])),
+    ("length_2_63", post([HOST, TYPE, b"Content-Length: 9223372036854775808"])),
+    ("folded_length", post([HOST, TYPE, b"Content-Length: %d\r\n x" % len(BODY)])),
+    ("folded_length_into_token", post([HOST, TYPE, b"Content-Length: 4\r\n e"])),
+    ("bare_lf_before_length", post([HOST, TYPE, b"X: y\nContent-Length: %d" % len(BODY)])),
+    ("nul_hides_length", post([HOST, TYPE, b"X: y\0\r\nContent-Length: 5"])),
 ]
 
 CHUNKS = [
     ("negative", b"-5\r\nhello\r\n0\r\n\r\n"),
     ("hex_prefix", b"0x3\r\nabc\r\n0\r\n\r\n"),
     ("overflow", b"10000000000000000\r\nabc\r\n0\r\n\r\n"),
-    ("size_max", b"FFFFFFFFFFFFFFFF\r\nabc\r\n0\r\n\r\n"),
     ("no_crlf_after_data", b"3\r\nabcX0\r\n\r\n"),
     ("not_hex", b"zz\r\nabc\r\n0\r\n\r\n"),
     ("extension_1MB", b"3;" + b"e" * (1 << 20) + b"\r\nabc\r\n0\r\n\r\n"),
 ]
 
-for _name, _data, _json in SMUGGLING:
-    def _run(door, data=_data, is_json=_json):
+for _name, _data in SMUGGLING:
+    def _run(door, data=_data):
         answers, closed = door.raw(data + NEXT)
         eq(len(answers), 1, "answers")
         assert closed, "connection stays open"
-        assert answers[0].status in (400, 413), answers[0].status
         eq(answers[0].headers.get("connection", "").lower(), "close", "connection")
-        if is_json:
-            answers[0].refused(400)
+        answers[0].refused(400)
     case("H15_smuggling_" + _name)(_run)
 
 for _name, _chunks in CHUNKS:
@@ -71,6 +67,14 @@ for _name, _chunks in CHUNKS:
         eq(len([a for a in answers if a.status == 200]), 0, "answered the next request")
         assert len(answers) <= 1, "more than one answer"
     case("H15_chunk_" + _name)(_run)
+
+
+@case("H15_chunk_size_beyond_the_end")
+def _(door):
+    # A body that is never whole: what follows is part of it. The deadline for bodies ends it.
+    data = post([HOST, TYPE, b"Transfer-Encoding: chunked"], b"FFFFFFFFFFFFFFFF\r\nabc\r\n0\r\n")
+    answers, _ = door.raw(data + b"\r\n" + NEXT, timeout=1)
+    eq(answers, [], "answers")
 
 
 @case("H15_chunked_well_formed")
@@ -90,7 +94,6 @@ HEADERS = [
     ("name_with_paren", [HOST, b"X(Y: z", TYPE, LENGTH], 400),
     ("name_with_high_byte", [HOST, b"X\xe9: z", TYPE, LENGTH], 400),
     ("name_with_control", [HOST, b"X\x01: z", TYPE, LENGTH], 400),
-    ("name_with_nul", [HOST, b"X\0Y: z", TYPE, LENGTH], 400),
     ("empty_name", [HOST, b": z", TYPE, LENGTH], 400),
     ("value_with_control", [HOST, b"X: a\x01b", TYPE, LENGTH], 400),
     ("value_with_del", [HOST, b"X: a\x7fb", TYPE, LENGTH], 400),
@@ -157,6 +160,7 @@ LINES = [
     ("space_in_path", b"GET /li vez HTTP/1.1\r\nHost: localhost\r\n\r\n", (400,)),
     ("trailing_space", b"GET /livez HTTP/1.1 \r\nHost: localhost\r\n\r\n", (400,)),
     ("bad_method", b"G@T /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", (400,)),
+    ("nul_in_name", b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX\0Y: z\r\n\r\n", (400,)),
     ("no_colon", b"GET /livez HTTP/1.1\r\nHost: localhost\r\nnothing\r\n\r\n", (400,)),
     ("header_64k", b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 65536 + b"\r\n\r\n",
      (431, 413)),
@@ -166,8 +170,8 @@ LINES = [
 ]
 
 for _name, _data, _statuses in LINES:
-    def _run(door, data=_data, statuses=_statuses):
-        answers, closed = door.raw(data, timeout=2, shut=_name == "tls_hello")
+    def _run(door, name=_name, data=_data, statuses=_statuses):
+        answers, closed = door.raw(data, timeout=2, shut=name == "tls_hello")
         assert closed, "still open after 2 s"
         assert len(answers) <= 1, "more than one answer"
         if answers:

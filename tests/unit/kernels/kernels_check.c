@@ -2,10 +2,12 @@
 // double arithmetic, and against itself: the same bits however the work is cut, and the same bits
 // on every instruction set (the digest line of two machines can be compared).
 //
-//     kernels_check [ISA...]      prints a table; exit status 1 if a check failed
+//     kernels_check [-t THREADS] [ISA...]    prints what failed; exit status 1 if a check did
 //
+// KERNELS_CHECK_ALL=1 prints every check with its error and what is allowed.
 // Needs no test framework, so that it runs as a static program under an emulator.
 #include "kernels/kernels.h"
+#include "tests/unit/kernels/blocks.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -19,6 +21,7 @@ static const char *isa_name;
 // The reference is slow and made from the same bodies as the others: fewer cuts, one thread. That
 // its bits are theirs is checked by the digest.
 static bool is_brief;
+static int most_threads = 3;
 
 static void verdict(const char *op, const char *what, double err, double allowed)
 {
@@ -41,130 +44,16 @@ static void digest_add(const void *p, size_t bytes) // FNV-1a
         digest = (digest ^ ((const uint8_t *)p)[i]) * 0x100000001b3;
 }
 
-static uint64_t rng_state; // set by every check, so that its data is its own
-static void rng_seed(uint64_t n)
-{
-    rng_state = 88172645463325252u + n;
-}
-static uint32_t rng(void) // xorshift64*
-{
-    rng_state ^= rng_state >> 12;
-    rng_state ^= rng_state << 25;
-    rng_state ^= rng_state >> 27;
-    return (uint32_t)(rng_state * 0x2545f4914f6cdd1d >> 32);
-}
-static float rng_float(void) // about normal, exact in 16 fraction bits
-{
-    int32_t s = 0;
-    for (int i = 0; i < 4; i++)
-        s += (int32_t)(rng() & 0xffff) - 0x8000;
-    return (float)s / 0x8000;
-}
-static float *floats(int64_t n)
-{
-    float *p = malloc((size_t)n * sizeof *p);
-    for (int64_t i = 0; p && i < n; i++)
-        p[i] = rng_float();
-    if (!p) exit(2);
-    return p;
-}
-
-// -- weights: random valid blocks and, independently of the kernels, what they mean --
-
-static const enum dtype types[] = {DT_F32,  DT_F16,  DT_BF16, DT_Q8_0, DT_Q4_0, DT_Q4_1,
-                                   DT_Q5_0, DT_Q5_1, DT_Q4_K, DT_Q5_K, DT_Q6_K};
-enum { N_TYPE = sizeof types / sizeof *types };
-
-static void put_half(uint8_t *p, float f)
-{
-    uint16_t h = dtype_f32_to_f16(f);
-    memcpy(p, &h, 2);
-}
-static double half_at(const uint8_t *p)
-{
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return (double)dtype_f16_to_f32(h);
-}
-
-static uint8_t *random_weight(enum dtype t, int64_t rows, int64_t cols)
-{
-    const struct dtype_info *d = dtype_info(t);
-    uint64_t row = dtype_row_bytes(t, (uint64_t)cols), n = (uint64_t)rows * row;
-    uint8_t *w = malloc(n);
-    if (!w) exit(2);
-    for (uint64_t i = 0; i < n; i++)
-        w[i] = (uint8_t)rng();
-    for (uint64_t i = 0; i < n; i += d->bytes) {
-        float a = rng_float(), b = rng_float();
-        uint32_t bits;
-        memcpy(&bits, &a, 4);
-        switch (t) {
-        case DT_F32: memcpy(w + i, &a, 4); break;
-        case DT_F16: put_half(w + i, a); break;
-        case DT_BF16: memcpy(w + i, (uint8_t *)&bits + 2, 2); break;
-        case DT_Q6_K: put_half(w + i + 208, a * 0.001f); break;
-        case DT_Q4_K:
-        case DT_Q5_K:
-            put_half(w + i, a * 0.001f);
-            put_half(w + i + 2, b * 0.01f);
-            break;
-        default:
-            put_half(w + i, a * 0.1f);
-            if (t == DT_Q4_1 || t == DT_Q5_1) put_half(w + i + 2, b);
-            break;
-        }
-    }
-    return w;
-}
-
-static double k_value(enum dtype t, const uint8_t *p, int e)
-{
-    int j = e / 32, l = e % 32;
-    if (t == DT_Q6_K) {
-        int h = e / 128, r = e % 128, k = r / 32, m = r % 32;
-        int lo = p[64 * h + 32 * (k % 2) + m], hi = p[128 + 32 * h + m];
-        int q = (k < 2 ? lo & 15 : lo >> 4) | (hi >> 2 * k & 3) << 4;
-        return half_at(p + 208) * (int8_t)p[192 + e / 16] * (q - 32);
-    }
-    const uint8_t *s = p + 4;
-    int sc = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4;
-    int mn = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4;
-    int b = p[(t == DT_Q5_K ? 48 : 16) + 32 * (j / 2) + l], q = j % 2 ? b >> 4 : b & 15;
-    if (t == DT_Q5_K) q |= (p[16 + l] >> j & 1) << 4;
-    return half_at(p) * sc * q - half_at(p + 2) * mn;
-}
-
-static double value_of(enum dtype t, const uint8_t *row, int64_t c)
-{
-    const struct dtype_info *d = dtype_info(t);
-    const uint8_t *p = row + c / d->block * d->bytes;
-    int e = (int)(c % d->block), hi = e >= 16;
-    float f;
-    uint32_t u = 0;
-    switch (t) {
-    case DT_F32: memcpy(&f, p, 4); return (double)f;
-    case DT_F16: return half_at(p);
-    case DT_BF16: memcpy((uint8_t *)&u + 2, p, 2); memcpy(&f, &u, 4); return (double)f;
-    case DT_Q8_0: return half_at(p) * (int8_t)p[2 + e];
-    case DT_Q4_0: return half_at(p) * ((hi ? p[2 + e - 16] >> 4 : p[2 + e] & 15) - 8);
-    case DT_Q4_1: return half_at(p) * (hi ? p[4 + e - 16] >> 4 : p[4 + e] & 15) + half_at(p + 2);
-    case DT_Q5_0:
-    case DT_Q5_1: {
-        const uint8_t *h = p + (t == DT_Q5_0 ? 2 : 4);
-        int q = (hi ? h[4 + e - 16] >> 4 : h[4 + e] & 15) | (h[e / 8] >> e % 8 & 1) << 4;
-        return t == DT_Q5_0 ? half_at(p) * (q - 16) : half_at(p) * q + half_at(p + 2);
-    }
-    default: return k_value(t, p, e);
-    }
-}
-
 // -- opening --
 
-static const struct kernels_limits base_limits = {.n_threads = 1, .precision = PRECISION_FAST,
-                                                  .max_tok = 384, .max_cols = 2048,
-                                                  .max_rows = 40000, .max_head = 16,
-                                                  .max_head_dim = 256, .max_ctx = 4096};
+static const struct kernels_limits base_limits = {.n_threads = 1,
+                                                  .precision = PRECISION_FAST,
+                                                  .max_tok = 384,
+                                                  .max_cols = 2048,
+                                                  .max_rows = 40000,
+                                                  .max_head = 16,
+                                                  .max_head_dim = 256,
+                                                  .max_ctx = 4096};
 
 static struct kernels *open_isa(int n_threads, enum precision p)
 {
@@ -189,8 +78,8 @@ static struct view pack(struct kernels *k, enum dtype t, const uint8_t *src, int
     if (!bytes || !v.data) exit(2);
     uint64_t row = dtype_row_bytes(t, (uint64_t)cols);
     for (int64_t from = 0; from < rows; from += 64)
-        k->ops->weight_pack(k, src + (uint64_t)from * row, from, rows - from < 64 ? rows - from : 64,
-                            &v);
+        k->ops->weight_pack(k, src + (uint64_t)from * row, from,
+                            rows - from < 64 ? rows - from : 64, &v);
     return v;
 }
 
@@ -267,7 +156,7 @@ static void check_gemm_type(enum dtype t, enum precision p)
     uint8_t *src = random_weight(t, G_ROWS, cols);
     float *x = floats(G_TOK * cols), *bias = floats(G_ROWS), *want = floats(G_TOK * G_ROWS);
     char what[64];
-    for (int n = 1; n <= (is_brief ? 1 : 3); n++) {
+    for (int n = 1; n <= (is_brief ? 1 : most_threads); n++) {
         struct kernels *k = open_isa(n, p);
         struct view w = pack(k, t, src, G_ROWS, cols);
         if (n == 1) {
@@ -393,8 +282,8 @@ static void attn_in_chunks(struct kernels *k, const struct attn_case *c, const s
                            int chunk, float *out)
 {
     const int sizes[2] = {chunk, 2 * chunk + 1}, hd = c->hd;
-    struct kv_view kv = {.page_tok = c->page_tok, .n_head_kv = c->n_kv, .head_dim = hd,
-                         .dtype = c->kv};
+    struct kv_view kv = {
+        .page_tok = c->page_tok, .n_head_kv = c->n_kv, .head_dim = hd, .dtype = c->kv};
     kv.page_bytes = (int64_t)k->ops->kv_page_bytes(k, c->page_tok, c->n_kv, hd, c->kv);
     kv.data = aligned_alloc(64, (size_t)kv.page_bytes * A_PAGES);
     float *q = floats(A_TOK * c->n_head * hd), *o = floats(A_TOK * c->n_head * hd);
@@ -420,9 +309,15 @@ static void attn_in_chunks(struct kernels *k, const struct attn_case *c, const s
                    (size_t)(n * c->n_kv * hd) * 4);
             rows += n;
         }
-        struct attn_args a = {.q = q, .out = o, .n_head = c->n_head, .kv = kv, .runs = runs,
-                              .n_run = n_run, .scale = (float)(1 / sqrt(hd)),
-                              .softcap = c->softcap, .window = c->window};
+        struct attn_args a = {.q = q,
+                              .out = o,
+                              .n_head = c->n_head,
+                              .kv = kv,
+                              .runs = runs,
+                              .n_run = n_run,
+                              .scale = (float)(1 / sqrt(hd)),
+                              .softcap = c->softcap,
+                              .window = c->window};
         k->ops->kv_store(k, &kv, runs, n_run, key, value);
         k->ops->attention(k, &a);
         for (int r = 0; r < n_run; r++) {
@@ -443,12 +338,14 @@ static void check_attention(const struct attn_case *c)
 {
     const int n = A_TOK * c->n_head * c->hd, chunks[] = {1, 7, 64, A_TOK};
     rng_seed((uint64_t)c->hd);
-    struct attn_data d = {.q = floats(n), .k = floats(A_TOK * c->n_kv * c->hd),
-                          .v = floats(A_TOK * c->n_kv * c->hd), .out = floats(n)};
+    struct attn_data d = {.q = floats(n),
+                          .k = floats(A_TOK * c->n_kv * c->hd),
+                          .v = floats(A_TOK * c->n_kv * c->hd),
+                          .out = floats(n)};
     float *out = floats(n);
     bool has_truth = false;
     char what[64];
-    for (int t = 1; t <= (is_brief ? 1 : 3); t++) {
+    for (int t = 1; t <= (is_brief ? 1 : most_threads); t++) {
         struct kernels *k = open_isa(t, PRECISION_FAST);
         for (size_t i = is_brief ? 2 : 0; i < sizeof chunks / sizeof *chunks; i++) {
             snprintf(what, sizeof what, "%s hd %d page %d, chunks of %d", dtype_info(c->kv)->name,
@@ -521,8 +418,12 @@ static void check_rope(struct kernels *k, enum rope_kind kind, int n_rot, bool w
         factors[i] = 1.0f + (float)i / 4;
     for (int i = 0; i < TOK; i++)
         pos[i] = i * 1009;
-    struct rope r = {.kind = kind, .n_rot = n_rot, .theta = 10000, .freq_scale = 0.5,
-                     .attn_factor = 1.25, .freq_factors = with_factors ? factors : NULL};
+    struct rope r = {.kind = kind,
+                     .n_rot = n_rot,
+                     .theta = 10000,
+                     .freq_scale = 0.5,
+                     .attn_factor = 1.25,
+                     .freq_factors = with_factors ? factors : NULL};
     memcpy(y, x, sizeof(float) * TOK * HEADS * HD);
     k->ops->rope_table(k, &r, pos, TOK, table);
     k->ops->rope(k, &r, table, TOK, HEADS, HD, y);
@@ -531,7 +432,8 @@ static void check_rope(struct kernels *k, enum rope_kind kind, int n_rot, bool w
             double want = (double)x[i * HD + j];
             if (j < n_rot) {
                 int p = kind == ROPE_NEOX ? j % (n_rot / 2) : j / 2;
-                int a = kind == ROPE_NEOX ? p : 2 * p, b = kind == ROPE_NEOX ? p + n_rot / 2 : a + 1;
+                int a = kind == ROPE_NEOX ? p : 2 * p,
+                    b = kind == ROPE_NEOX ? p + n_rot / 2 : a + 1;
                 double f = pow(10000, -2.0 * p / n_rot) / (with_factors ? (double)factors[p] : 1);
                 double w = pos[i / HEADS] * 0.5 * f, u = (double)x[i * HD + a],
                        v = (double)x[i * HD + b];
@@ -681,8 +583,9 @@ static void check_limits(void)
     const struct kernels_ops *o = k->ops;
     uint64_t sum = o->weight_bytes(k, DT_I32, 8, 32) + o->weight_bytes(k, DT_Q4_K, 8, 32) +
                    o->weight_bytes(k, DT_F32, 0, 32) + o->weight_bytes(k, DT_F32, 8, 1 << 20) +
-                   o->kv_page_bytes(k, 24, 1, 64, DT_F16) + o->kv_page_bytes(k, 512, 1, 64, DT_F16) +
-                   o->kv_page_bytes(k, 16, 1, 64, DT_I8) + o->kv_page_bytes(k, 16, 1, 9999, DT_F16);
+                   o->kv_page_bytes(k, 24, 1, 64, DT_F16) +
+                   o->kv_page_bytes(k, 512, 1, 64, DT_F16) + o->kv_page_bytes(k, 16, 1, 64, DT_I8) +
+                   o->kv_page_bytes(k, 16, 1, 9999, DT_F16);
     verdict("limits", "sizes refused", (double)sum, 0);
     uint64_t before = o->progress(k);
     float x[8] = {0};
@@ -706,7 +609,7 @@ static uint64_t check_isa(const char *isa)
     }
     for (int i = 0; i < N_ATTN; i++)
         check_attention(&attn_cases[i]);
-    for (int n = 1; n <= (is_brief ? 1 : 3); n++) {
+    for (int n = 1; n <= (is_brief ? 1 : most_threads); n++) {
         struct kernels *k = open_isa(n, PRECISION_FAST);
         const uint64_t before = digest;
         rng_seed(1);
@@ -753,6 +656,11 @@ static int check_all(const char *const *names, int n)
 int main(int argc, char **argv)
 {
     static const char *const all[] = {"reference", "avx2", "neon"};
-    return argc > 1 ? check_all((const char *const *)argv + 1, argc - 1) : check_all(all, 3);
+    int i = 1;
+    if (argc > 2 && !strcmp(argv[1], "-t")) {
+        most_threads = atoi(argv[2]);
+        i = 3;
+    }
+    return argc > i ? check_all((const char *const *)argv + i, argc - i) : check_all(all, 3);
 }
 #endif

@@ -19,14 +19,14 @@ base=$(ls proto/base/*.c | grep -v /json.c)
 flags="-std=gnu11 -D_GNU_SOURCE -I. -ffp-contract=off -fno-math-errno -O2 -static"
 kernels=$(ls kernels/*.c kernels/cpu/*.c 2>/dev/null | grep -v _avx2.c)
 $CROSS $flags tests/unit/kernels/kernels_check.c $kernels $base -lm -lpthread -o "$dir/check"
-"$QEMU" "$dir/check" neon | tee "$dir/neon"
+"$QEMU" "$dir/check" -t 2 neon | tee "$dir/neon"
 
 native=$(ls kernels/*.c kernels/cpu/*.c 2>/dev/null | grep -v -e _avx2.c -e _neon.c)
 if [ "$(uname -m)" = x86_64 ]; then
     cc $flags -O3 -mavx2 -mfma -mf16c -c kernels/cpu/leaf_avx2.c -o "$dir/avx2.o"
     cc $flags tests/unit/kernels/kernels_check.c $native "$dir/avx2.o" $base -lm -lpthread \
         -o "$dir/native"
-    "$dir/native" avx2 | tee "$dir/avx2"
+    "$dir/native" -t 1 avx2 | tee "$dir/avx2"
     if [ "$(sed -n 's/.*digest //p' "$dir/neon")" != "$(sed -n 's/.*digest //p' "$dir/avx2")" ]; then
         echo "neon and avx2 give different bits"
         exit 1

@@ -458,7 +458,7 @@ static int plain_connect(void)
                             .sin_port = htons((uint16_t)link_tls_listener_port(listener)),
                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) != 0) fail_msg("%s", strerror(errno));
     return fd;
 }
 
@@ -555,7 +555,7 @@ static void test_self_signed(void **state)
         rc = is_open ? gnutls_record_recv(session, scrap, sizeof scrap) : gnutls_handshake(session);
         if (rc == 0 && !is_open) is_open = true, rc = GNUTLS_E_AGAIN;
         link_tls_accept(listener, &s);
-        assert_null(s);
+        if (s) fail_msg("let in as %s, %d", s->peer, s->is_authenticated);
     }
     assert_int_equal(rc, GNUTLS_E_FATAL_ALERT_RECEIVED);
     gnutls_deinit(session);

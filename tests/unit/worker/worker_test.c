@@ -207,7 +207,7 @@ static void prepared(struct crew *c, uint64_t epoch)
     assert_memory_equal(&p->settings, &want, sizeof want);
     assert_true(p->weight_bytes > 0 && p->kv_bytes > 0 && p->work_bytes > 0);
     c->n_address = p->n_address;
-    memcpy(c->address, p->address, p->n_address);
+    if (p->n_address) memcpy(c->address, p->address, p->n_address);
 }
 
 // PLAN, PREPARED, CONNECT, LINKED for all stages.
