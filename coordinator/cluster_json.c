@@ -1,4 +1,5 @@
 #include "coordinator/cluster_json.h"
+#include <math.h>
 #include <string.h>
 
 enum { REQUESTS_MAX = 256 };
@@ -245,10 +246,12 @@ static void write_totals(const struct cluster_json *c, struct buf *b)
     num(b, "tokens_per_s", metrics_tokens_per_s(c->view.metrics, c->now_us)), buf_char(b, ',');
     whole(b, "running", s.n_running), buf_char(b, ',');
     whole(b, "waiting", s.n_waiting), buf_char(b, ',');
-    whole(b, "generated_tokens", s.generated_tokens), buf_char(b, ',');
+    whole(b, "generated_tokens", c->view.metrics->generated), buf_char(b, ',');
     whole(b, "prompt_tokens", s.prompt_tokens), buf_char(b, ',');
     whole(b, "steps", s.steps), buf_char(b, ',');
     whole(b, "preemptions", s.preemptions), buf_char(b, ',');
+    num(b, "result_age_s", c->view.result_us ? (double)(c->now_us - c->view.result_us) / 1e6 : NAN),
+        buf_char(b, ',');
     whole(b, "worker_deaths", fleet_stats_get(c->view.fleet).deaths), buf_char(b, ',');
     num(b, "prefix_hit_share",
         s.prefix_queries ? (double)s.prefix_hits / (double)s.prefix_queries : 0);

@@ -22,7 +22,8 @@
 //   "requests": [{"id", "phase": "queued|prefill|decode", "n_choice", "n_prompt", "n_prefilled",
 //                 "n_cached", "n_generated", "age_s"}],     the oldest 256; no text, ever
 //   "totals": {"tokens_per_s": over the last 10 s, "running", "waiting", "generated_tokens",
-//              "prompt_tokens", "steps", "preemptions", "worker_deaths", "prefix_hit_share"}
+//              "prompt_tokens", "steps", "preemptions", "worker_deaths", "prefix_hit_share",
+//              "result_age_s": since a step last came back, null before the first}
 // }
 #pragma once
 #include "coordinator/metrics.h"

@@ -1,3 +1,4 @@
+#include "coordinator/canary.h"
 #include "coordinator/coordinator_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
@@ -12,6 +13,7 @@ enum {
     QUEUE_USUAL = 256,
     GRACE_MS_USUAL = 10000,
     DRAIN_MS_USUAL = 30000,
+    CANARY_MS_USUAL = 10000,
     TOKEN_TEXT_MAX = 256,
     EXACT = 1, // PRECISION_EXACT of kernels.h, whose includes end at the workers
 };
@@ -120,6 +122,7 @@ static err_t settle(struct coordinator *c, struct err_text *why)
     g->queue_max = or_usual(g->queue_max, QUEUE_USUAL);
     g->grace_ms = or_usual(g->grace_ms, GRACE_MS_USUAL);
     g->drain_ms = or_usual(g->drain_ms, DRAIN_MS_USUAL);
+    g->canary_ms = or_usual(g->canary_ms, CANARY_MS_USUAL);
     *w = (struct place_want){
         .model = c->model,
         .n_stage = or_usual(g->n_stage, g->n_expect),
@@ -280,6 +283,7 @@ static void on_timer(uv_timer_t *t)
     struct coordinator *c = t->data;
     int64_t now = clock_now_us();
     int stop = atomic_load(c->stop);
+    canary_tick(c, now);
     if (is_hopeless(c)) {
         c->result = fleet_lane(c->fleet)->why_code;
         uv_stop(&c->loop);

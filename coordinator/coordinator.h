@@ -27,8 +27,9 @@ struct coordinator_config {
     uint32_t kv_dtype;  // enum dtype; 0: F16 (F32 when exact)
     uint32_t road;      // enum road; 0: local if all stages share the process, else UCX
     bool no_prefix_cache, no_chain;
-    uint32_t grace_ms; // how long running requests wait for a placement to come back; 0: 10 s
-    uint32_t drain_ms; // SIGTERM: how long streams may finish; 0: 30 s
+    uint32_t grace_ms;  // how long running requests wait for a placement to come back; 0: 10 s
+    uint32_t drain_ms;  // SIGTERM: how long streams may finish; 0: 30 s
+    uint32_t canary_ms; // nothing ran for so long: one token of our own goes through; 0: 10 s
 };
 
 // ERR_MODEL, ERR_CONFIG, ERR_SYSTEM.

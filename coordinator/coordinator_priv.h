@@ -43,6 +43,8 @@ struct coordinator {
 
     bool is_serving; // between on_serve and on_suspend
     bool is_draining;
+    bool has_canary;        // canary.c's request is under way
+    int64_t result_us;      // last result, or when serving began
     struct err_text reason; // of engine_state
     int32_t n_vocab;
 

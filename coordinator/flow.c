@@ -5,6 +5,7 @@
 // Listeners may finish, cancel and submit from inside their callbacks. So events are copied out of
 // the scheduler before anyone is told, and whoever causes more of them while telling goes on only
 // appends; the outermost teller tells them all.
+#include "coordinator/canary.h"
 #include "coordinator/coordinator_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
@@ -33,6 +34,7 @@ static void tell_token(struct coordinator *c, struct flow_live *live, const stru
 {
     struct choice *choice = e->choice;
     int64_t now = clock_now_us(), *last = &live->last_token_us[choice->index];
+    if (live->listener == &canary_listener) return;
     if (*last) metrics_observe(&c->metrics, METRICS_ITL, (double)(now - *last) / 1e6);
     *last = now;
     live->n_move = 0;
@@ -54,7 +56,8 @@ static void tell_finish(struct coordinator *c, struct flow_live *live, const str
     }
     if (e->request_done) {
         r->engine = NULL;
-        metrics_request(&c->metrics, r, live->failed ? FINISH_ERROR : choice->finish);
+        if (l != &canary_listener)
+            metrics_request(&c->metrics, r, live->failed ? FINISH_ERROR : choice->finish);
     }
     if (!live->failed)
         l->on_finish(r, choice, e->request_done);
@@ -123,9 +126,12 @@ static void go_on(struct coordinator *c)
 static err_t on_result(void *arg, const struct step_result *r, struct err_text *why)
 {
     struct coordinator *c = arg;
-    err_t err = sched_commit(c->sched, r, c->n_vocab, clock_now_us(), why);
-    if (err == OK) go_on(c);
-    return err;
+    int64_t now = clock_now_us();
+    err_t err = sched_commit(c->sched, r, c->n_vocab, now, why);
+    if (err) return err;
+    c->result_us = now;
+    go_on(c);
+    return OK;
 }
 
 static void on_serve(void *arg, const struct place *p, uint64_t epoch)
@@ -151,6 +157,7 @@ static void on_serve(void *arg, const struct place *p, uint64_t epoch)
         return;
     }
     c->is_serving = true;
+    c->result_us = clock_now_us();
     go_on(c);
 }
 

@@ -178,8 +178,7 @@ static void write_sched(struct writer *w)
            usage);
     single(w, "vllm:prompt_tokens_total", "counter", "Prompt tokens computed.",
            (double)s.prompt_tokens);
-    single(w, "vllm:generation_tokens_total", "counter", "Tokens generated.",
-           (double)s.generated_tokens);
+    single(w, "vllm:generation_tokens_total", "counter", "Tokens generated.", (double)m->generated);
     single(w, "vllm:num_preemptions_total", "counter", "Sequences sent back to the queue.",
            (double)s.preemptions);
     single(w, "vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up.",
@@ -187,6 +186,9 @@ static void write_sched(struct writer *w)
     single(w, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found.",
            (double)s.prefix_hits);
     write_finished(w);
+    if (w->v->result_us)
+        single(w, "canary_age_seconds", "gauge", "Since a step last came back, a caller's or ours.",
+               (double)(clock_now_us() - w->v->result_us) / 1e6);
     single(w, "trireme_steps_total", "counter", "Steps sent.", (double)s.steps);
     single(w, "trireme_steps_in_flight", "gauge", "Steps on their way.", s.in_flight);
     single(w, "trireme_kv_pages_cached", "gauge", "KV pages kept for their prefix only.",

@@ -53,5 +53,6 @@ struct metrics_view {
     const struct sched *sched;
     const struct fleet *fleet;
     const char *model;
+    int64_t result_us; // last result; 0: none
 };
 void metrics_write(const struct metrics_view *v, struct buf *out);

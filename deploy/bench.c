@@ -66,8 +66,8 @@ void bench_close(struct bench *b)
 }
 
 // One step of `n` equal rows: row i extends slot i at `pos` by n_tok ids. Binds slots at pos 0.
-static err_t run_rows(struct bench *b, struct step_row *rows, uint32_t n, struct step_result *result,
-                      struct err_text *why)
+static err_t run_rows(struct bench *b, struct step_row *rows, uint32_t n,
+                      struct step_result *result, struct err_text *why)
 {
     uint32_t per_slot = (b->ctx + PAGE_TOK - 1) / PAGE_TOK;
     struct step_bind *binds = arena_take_n(&b->arena, n, sizeof *binds);
@@ -90,8 +90,12 @@ static err_t run_rows(struct bench *b, struct step_row *rows, uint32_t n, struct
             pages[p] = r->slot * per_slot + r->page_from + p;
         r->pages = pages;
     }
-    struct step st = {.epoch = 1, .number = ++b->step, .binds = binds, .n_bind = n_bind,
-                      .rows = rows, .n_row = n};
+    struct step st = {.epoch = 1,
+                      .number = ++b->step,
+                      .binds = binds,
+                      .n_bind = n_bind,
+                      .rows = rows,
+                      .n_row = n};
     err_t err = stage_check(b->stage, &st, why);
     if (!err) err = stage_run(b->stage, &st, b->x, NULL, &b->arena, result);
     return err;
@@ -102,7 +106,11 @@ static err_t prefill(struct bench *b, uint32_t slot, const int32_t *ids, uint32_
 {
     for (uint32_t pos = 0; pos < n;) {
         uint32_t take = n - pos < b->max_tok ? n - pos : b->max_tok;
-        struct step_row row = {.slot = slot, .pos = pos, .n_tok = take, .ids = ids + pos, .next_id = -1,
+        struct step_row row = {.slot = slot,
+                               .pos = pos,
+                               .n_tok = take,
+                               .ids = ids + pos,
+                               .next_id = -1,
                                .flags = pos + take == n ? ROW_SAMPLE : 0};
         struct step_result result;
         arena_reset(&b->arena);
@@ -113,13 +121,14 @@ static err_t prefill(struct bench *b, uint32_t slot, const int32_t *ids, uint32_
     return OK;
 }
 
-static err_t decode(struct bench *b, uint32_t batch, uint32_t pos, int32_t *ids, struct err_text *why)
+static err_t decode(struct bench *b, uint32_t batch, uint32_t pos, int32_t *ids,
+                    struct err_text *why)
 {
     struct step_row rows[STEP_ROWS_MAX] = {0};
     struct step_result result;
     for (uint32_t i = 0; i < batch; i++)
-        rows[i] = (struct step_row){.slot = i, .pos = pos, .n_tok = 1, .ids = &ids[i], .next_id = -1,
-                                    .flags = ROW_SAMPLE};
+        rows[i] = (struct step_row){
+            .slot = i, .pos = pos, .n_tok = 1, .ids = &ids[i], .next_id = -1, .flags = ROW_SAMPLE};
     arena_reset(&b->arena);
     err_t err = run_rows(b, rows, batch, &result, why);
     for (uint32_t i = 0; !err && i < result.n_item && i < batch; i++)
@@ -182,7 +191,10 @@ static err_t score_window(struct bench *b, int32_t *ids, uint32_t window, double
 {
     for (uint32_t pos = 0; pos < window;) {
         uint32_t take = window - pos < b->max_tok ? window - pos : b->max_tok;
-        struct step_row row = {.slot = 0, .pos = pos, .n_tok = take, .ids = ids + pos,
+        struct step_row row = {.slot = 0,
+                               .pos = pos,
+                               .n_tok = take,
+                               .ids = ids + pos,
                                .flags = ROW_SCORE,
                                .next_id = pos + take < window ? ids[pos + take] : -1};
         struct step_result result;
@@ -207,10 +219,12 @@ err_t bench_perplexity(struct bench *b, const char *file, uint32_t window, uint3
     struct ids ids = {0};
     err_t err = read_file(file, &text, why);
     if (!err) err = tokenizer_open(b->model->gguf, &tok, why);
-    if (!err && tokenizer_encode(tok, text.data, text.len, TOKENIZER_BOS, NULL, 0, SIZE_MAX / 8, &ids))
+    if (!err &&
+        tokenizer_encode(tok, text.data, text.len, TOKENIZER_BOS, NULL, 0, SIZE_MAX / 8, &ids))
         err = err_say(why, ERR_MEMORY, "%s: cannot be tokenised", file);
     if (!err && ids.n < window)
-        err = err_say(why, ERR_CONFIG, "%s: %zu tokens, at least %u are needed", file, ids.n, window);
+        err =
+            err_say(why, ERR_CONFIG, "%s: %zu tokens, at least %u are needed", file, ids.n, window);
     double nll = 0;
     uint32_t n = 0;
     for (size_t w = 0; !err && (w + 1) * window <= ids.n && (!windows || w < windows); w++) {

@@ -10,11 +10,11 @@ struct bench {
     struct stage *stage;
     struct kernels_peaks peaks;
     struct arena arena;
-    float *x;            // (max_tok, dim)
+    float *x; // (max_tok, dim)
     uint32_t n_threads, max_tok, n_slot, ctx;
     uint32_t precision, kv_dtype;
     const char *isa;
-    uint64_t step;       // number of the last step
+    uint64_t step;         // number of the last step
     uint64_t matrix_elems; // multiply-adds of one token through all layers
     uint64_t head_elems;   // and through the output matrix
     uint64_t decode_bytes; // weight bytes one decode step reads
@@ -34,7 +34,7 @@ void bench_close(struct bench *b);
 err_t bench_run(struct bench *b, uint32_t batch, uint32_t n_prompt, uint32_t n_decode,
                 struct bench_row *out, struct err_text *why);
 // Perplexity of a text in windows of `window` tokens, of which the second half is scored (so every
-// scored token has at least window/2 of context); the first token of a window is BOS where the model
-// wants one. `windows`: how many at most, 0: all.
+// scored token has at least window/2 of context); the first token of a window is BOS where the
+// model wants one. `windows`: how many at most, 0: all.
 err_t bench_perplexity(struct bench *b, const char *file, uint32_t window, uint32_t windows,
                        double *perplexity, uint32_t *n_scored, struct err_text *why);

@@ -53,11 +53,11 @@ static void print_head(const struct bench_args *a)
         return;
     }
     printf("%s (%s), %u threads, %s; measured: read %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n",
-           b->model->shape.name, b->model->shape.arch, b->n_threads, b->precision ? "exact" : "fast",
-           b->peaks.read_bytes_per_s * 1e-9, b->peaks.int8_ops_per_s * 1e-9,
-           b->peaks.f32_flops_per_s * 1e-9);
-    printf("%6s %14s %16s %14s %18s\n", "batch", "prompt tok/s", b->precision ? "of f32 peak" : "of int8 peak",
-           "decode tok/s", "of read bandwidth");
+           b->model->shape.name, b->model->shape.arch, b->n_threads,
+           b->precision ? "exact" : "fast", b->peaks.read_bytes_per_s * 1e-9,
+           b->peaks.int8_ops_per_s * 1e-9, b->peaks.f32_flops_per_s * 1e-9);
+    printf("%6s %14s %16s %14s %18s\n", "batch", "prompt tok/s",
+           b->precision ? "of f32 peak" : "of int8 peak", "decode tok/s", "of read bandwidth");
 }
 
 static void print_row(const struct bench_args *a, const struct bench_row *r, bool first)
@@ -113,17 +113,19 @@ int cmd_bench(int argc, char **argv)
         {"batch", OPT_STR, &a.batches, "LIST", "batch sizes (1,4,16)", 0, 0},
         {"prompt", OPT_U32, &a.n_prompt, "N", "prompt tokens (512)", 1, 1 << 20},
         {"tokens", OPT_U32, &a.n_decode, "N", "decoded tokens (64)", 1, 1 << 20},
-        {"precision", OPT_CHOICE, &a.b.precision, "fast|exact", "8-bit or float activations (fast)", 0, 0},
+        {"precision", OPT_CHOICE, &a.b.precision, "fast|exact", "8-bit or float activations (fast)",
+         0, 0},
         {"kv", OPT_CHOICE, &a.kv_choice, "auto|f16|f32", "type of keys and values (auto)", 0, 0},
         {"isa", OPT_STR, &a.b.isa, "NAME", "kernels: reference, avx2, neon (best)", 0, 0},
-        {"perplexity", OPT_STR, &a.perplexity, "FILE", "perplexity of a text instead of speed", 0, 0},
+        {"perplexity", OPT_STR, &a.perplexity, "FILE", "perplexity of a text instead of speed", 0,
+         0},
         {"window", OPT_U32, &a.window, "N", "its window in tokens (512)", 4, 8192},
         {"windows", OPT_U32, &a.windows, "N", "windows at most (all)", 1, 1 << 20},
         {0},
     };
     const struct opt_spec spec = {"bench MODEL [options]",
-                                  "Measures prompt and decode speed beside this machine's limits.", opts,
-                                  1, 1};
+                                  "Measures prompt and decode speed beside this machine's limits.",
+                                  opts, 1, 1};
     int code = opts_parse(&spec, argc, argv, args);
     if (code < 0 && (code = parse_batches(a.batches, batches, &n_batch)) == 0) code = -1;
     if (code >= 0) return code;

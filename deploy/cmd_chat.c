@@ -29,10 +29,10 @@ static void on_event(struct chat *c, const char *json, size_t len)
     if (!json_read(json, len, &a, &j, NULL, NULL)) {
         const struct json *choices = json_get(j, "choices");
         const struct json *failed = json_get(json_get(j, "error"), "message");
-        if (failed && failed->kind == J_STR)
-            err_say(&c->error, ERR_CAPACITY, "%s", failed->str.s);
+        if (failed && failed->kind == J_STR) err_say(&c->error, ERR_CAPACITY, "%s", failed->str.s);
         if (choices && choices->kind == J_ARR && choices->arr.n > 0) {
-            const struct json *text = json_get(json_get(&choices->arr.items[0], "delta"), "content");
+            const struct json *text =
+                json_get(json_get(&choices->arr.items[0], "delta"), "content");
             if (text && text->kind == J_STR) {
                 buf_add(&c->answer, text->str.s, text->str.len);
                 fwrite(text->str.s, 1, text->str.len, stdout);
@@ -86,8 +86,8 @@ static err_t turn(struct chat *c, const char *text, struct err_text *why)
     buf_clear(&c->line);
     buf_clear(&c->answer);
     c->done = false;
-    err_t err = buf_ok(&body) ? client_request(&c->client, "/v1/chat/completions", body.data, on_piece,
-                                               c, why)
+    err_t err = buf_ok(&body) ? client_request(&c->client, "/v1/chat/completions", body.data,
+                                               on_piece, c, why)
                               : err_say(why, ERR_MEMORY, "out of memory");
     printf("\n");
     if (!err && c->error.s[0]) err = err_say(why, ERR_CAPACITY, "%s", c->error.s);
@@ -131,8 +131,8 @@ int cmd_chat(int argc, char **argv)
         {0},
     };
     const struct opt_spec spec = {"chat [PROMPT] [options]",
-                                  "Talks to a running server; without PROMPT, line by line.", opts, 0,
-                                  1};
+                                  "Talks to a running server; without PROMPT, line by line.", opts,
+                                  0, 1};
     int code = opts_parse(&spec, argc, argv, args);
     if (code >= 0) return code;
     struct err_text why = {0};

@@ -1,4 +1,5 @@
-// trireme plan: how MODEL would be split over a cluster, what it costs, and why. Reads headers only.
+// trireme plan: how MODEL would be split over a cluster, what it costs, and why. Reads headers
+// only.
 #include "deploy/cmd.h"
 #include "deploy/here.h"
 #include "deploy/opts.h"
@@ -36,7 +37,9 @@ static void json_plan(struct buf *b, const struct cluster *c, const struct plan 
         const struct plan_stage *s = &p->stages[i];
         buf_str(b, i ? ",{\"device\":" : "{\"device\":");
         buf_json_str(b, c->devices[s->device].name, strlen(c->devices[s->device].name));
-        buf_printf(b, ",\"layers\":[%d,%d],\"decode_us\":%.1f,\"prefill_us\":%.1f,\"hop_us\":%.1f,\"memory\":",
+        buf_printf(b,
+                   ",\"layers\":[%d,%d],\"decode_us\":%.1f,\"prefill_us\":%.1f,\"hop_us\":%.1f,"
+                   "\"memory\":",
                    s->layer_from, s->layer_to, s->decode_us, s->prefill_us, s->hop_us);
         json_memory(b, &s->memory);
         buf_char(b, '}');
@@ -77,22 +80,27 @@ int cmd_plan(int argc, char **argv)
     const char *args[1];
     const struct opt opts[] = {
         {"cluster", OPT_STR, &a.cluster_file, "FILE", "cluster file (this machine alone)", 0, 0},
-        {"goal", OPT_CHOICE, &a.goal, "latency|throughput|fit", "what the plan is best at (latency)", 0, 0},
-        {"stages", OPT_U32, &a.stages, "N", "exactly N stages (whatever is best)", 1, CLUSTER_DEVICES_MAX},
-        {"ctx", OPT_U32, &a.ctx, "N", "tokens of one sequence (model's, at most 8192)", 16, 1 << 24},
+        {"goal", OPT_CHOICE, &a.goal, "latency|throughput|fit",
+         "what the plan is best at (latency)", 0, 0},
+        {"stages", OPT_U32, &a.stages, "N", "exactly N stages (whatever is best)", 1,
+         CLUSTER_DEVICES_MAX},
+        {"ctx", OPT_U32, &a.ctx, "N", "tokens of one sequence (model's, at most 8192)", 16,
+         1 << 24},
         {"batch", OPT_U32, &a.batch, "N", "sequences at once (1)", 1, 1024},
         {"json", OPT_FLAG, &a.json, NULL, "print JSON", 0, 0},
         {0},
     };
     const struct opt_spec spec = {"plan MODEL [options]",
-                                  "Shows how MODEL would be split over a cluster, and why.", opts, 1, 1};
+                                  "Shows how MODEL would be split over a cluster, and why.", opts,
+                                  1, 1};
     int code = opts_parse(&spec, argc, argv, args);
     if (code >= 0) return code;
     struct err_text why = {0};
     struct model *m = NULL;
     struct cluster *c = NULL;
     err_t err = model_open(args[0], &m, &why);
-    if (!err) err = a.cluster_file ? cluster_load(a.cluster_file, &c, &why) : here_cluster(&c, &why);
+    if (!err)
+        err = a.cluster_file ? cluster_load(a.cluster_file, &c, &why) : here_cluster(&c, &why);
     if (!err) err = make(&a, m, c, &why);
     free(c);
     if (m) model_close(m);

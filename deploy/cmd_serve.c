@@ -150,7 +150,8 @@ static err_t read_keys(struct serve *s, struct err_text *why)
     if (err) return err;
     int n = 0;
     char *save;
-    for (char *line = strtok_r(s->key_text, "\r\n", &save); line; line = strtok_r(NULL, "\r\n", &save)) {
+    for (char *line = strtok_r(s->key_text, "\r\n", &save); line;
+         line = strtok_r(NULL, "\r\n", &save)) {
         if (!*line || *line == '#') continue;
         if (n == 64) return err_say(why, ERR_CONFIG, "%s: more than 64 keys", s->api_key_file);
         s->keys[n++] = line;
@@ -191,7 +192,8 @@ static err_t prepare(struct serve *s, struct err_text *why)
     c->door.tls_key_pem = s->key_pem_text;
     if (!err && s->cluster_file) err = read_cluster(s, why);
     // Nothing said of workers: one in this process.
-    if (!s->n_local && !s->has_workers_option && !c->join_listen && !s->cluster_file) s->n_local = 1;
+    if (!s->n_local && !s->has_workers_option && !c->join_listen && !s->cluster_file)
+        s->n_local = 1;
     if (s->n_local && s->has_workers_option)
         return err_say(why, ERR_CONFIG, "--local and --workers exclude each other");
     uint32_t own = s->n_local + s->n_worker;
@@ -249,38 +251,54 @@ int cmd_serve(int argc, char **argv)
     const char *args[1];
     const struct opt opts[] = {
         {"listen", OPT_STR, &c->door.listen, "ADDR:PORT", "HTTP address (127.0.0.1:30000)", 0, 0},
-        {"workers", OPT_U32, &s.n_worker, "N", "start N local worker processes; 0: none, they dial in", 0, 64},
-        {"local", OPT_U32, &s.n_local, "N", "workers as threads of this process (1, if nothing else)", 1, LOCAL_MAX},
-        {"cluster", OPT_STR, &s.cluster_file, "FILE", "wait for the workers of this cluster file", 0, 0},
-        {"join-listen", OPT_STR, &c->join_listen, "ADDR:PORT", "where workers dial in (127.0.0.1, any port)", 0, 0},
+        {"workers", OPT_U32, &s.n_worker, "N",
+         "start N local worker processes; 0: none, they dial in", 0, 64},
+        {"local", OPT_U32, &s.n_local, "N",
+         "workers as threads of this process (1, if nothing else)", 1, LOCAL_MAX},
+        {"cluster", OPT_STR, &s.cluster_file, "FILE", "wait for the workers of this cluster file",
+         0, 0},
+        {"join-listen", OPT_STR, &c->join_listen, "ADDR:PORT",
+         "where workers dial in (127.0.0.1, any port)", 0, 0},
         {"expect", OPT_U32, &c->n_expect, "N", "workers to wait for before the first plan", 1, 64},
-        {"stages", OPT_U32, &c->n_stage, "N", "stages to split the layers into (as many as workers)", 1, 64},
-        {"ctx", OPT_U32, &c->ctx, "N", "tokens of one sequence (model's, at most 8192)", 16, 1 << 24},
+        {"stages", OPT_U32, &c->n_stage, "N",
+         "stages to split the layers into (as many as workers)", 1, 64},
+        {"ctx", OPT_U32, &c->ctx, "N", "tokens of one sequence (model's, at most 8192)", 16,
+         1 << 24},
         {"kv-tokens", OPT_SIZE, &c->kv_tokens, "N", "tokens of KV cache in all (4 x ctx)", 0, 0},
-        {"threads", OPT_U32, &s.n_threads, "N", "compute threads of each worker (the cores divided)", 1, 1024},
+        {"threads", OPT_U32, &s.n_threads, "N",
+         "compute threads of each worker (the cores divided)", 1, 1024},
         {"slots", OPT_U32, &c->n_slot, "N", "sequences at once (32)", 1, 1024},
         {"queue", OPT_U32, &c->queue_max, "N", "choices that may wait (256)", 1, 1 << 20},
-        {"step-tokens", OPT_U32, &c->max_tok, "N", "tokens of one step: prefill chunk (256)", 1, 8192},
-        {"precision", OPT_CHOICE, &c->precision, "fast|exact", "8-bit or float activations (fast)", 0, 0},
+        {"step-tokens", OPT_U32, &c->max_tok, "N", "tokens of one step: prefill chunk (256)", 1,
+         8192},
+        {"precision", OPT_CHOICE, &c->precision, "fast|exact", "8-bit or float activations (fast)",
+         0, 0},
         {"kv", OPT_CHOICE, &s.kv_choice, "auto|f16|f32", "type of keys and values (auto)", 0, 0},
-        {"road", OPT_CHOICE, &s.road_choice, "auto|local|ucx", "data road between stages (auto)", 0, 0},
-        {"transports", OPT_STR, &s.transports, "LIST", "UCX transports of local workers, e.g. tcp,self", 0, 0},
+        {"road", OPT_CHOICE, &s.road_choice, "auto|local|ucx", "data road between stages (auto)", 0,
+         0},
+        {"transports", OPT_STR, &s.transports, "LIST",
+         "UCX transports of local workers, e.g. tcp,self", 0, 0},
         {"isa", OPT_STR, &s.isa, "NAME", "kernels of the worker in this process", 0, 0},
-        {"no-prefix-cache", OPT_FLAG, &c->no_prefix_cache, NULL, "compute shared prompts again", 0, 0},
-        {"no-chain", OPT_FLAG, &c->no_chain, NULL, "send a step only when the one before returned", 0, 0},
+        {"no-prefix-cache", OPT_FLAG, &c->no_prefix_cache, NULL, "compute shared prompts again", 0,
+         0},
+        {"no-chain", OPT_FLAG, &c->no_chain, NULL, "send a step only when the one before returned",
+         0, 0},
         {"alias", OPT_STRS, &s.aliases, "NAME", "further model name for callers; repeatable", 0, 0},
-        {"api-key-file", OPT_STR, &s.api_key_file, "FILE", "API keys, one a line (mode 0600)", 0, 0},
+        {"api-key-file", OPT_STR, &s.api_key_file, "FILE", "API keys, one a line (mode 0600)", 0,
+         0},
         {"tls-cert", OPT_STR, &s.tls_cert, "FILE", "certificate chain of the HTTP address", 0, 0},
         {"tls-key", OPT_STR, &s.tls_key, "FILE", "its private key (mode 0600)", 0, 0},
         {"host", OPT_STRS, &s.hosts, "NAME", "further name allowed in Host; repeatable", 0, 0},
         {"origin", OPT_STRS, &s.origins, "ORIGIN", "web origin allowed by CORS; repeatable", 0, 0},
         {"state", OPT_STR, &c->state_dir, "DIR", "state folder (~/.local/state/trireme)", 0, 0},
-        {"grace", OPT_U32, &c->grace_ms, "MS", "how long requests wait for lost workers (10000)", 1, 3600000},
+        {"grace", OPT_U32, &c->grace_ms, "MS", "how long requests wait for lost workers (10000)", 1,
+         3600000},
         {"verbose", OPT_FLAG, &s.verbose, NULL, "more log lines", 0, 0},
         {0},
     };
     const struct opt_spec spec = {"serve MODEL [options]",
-                                  "Serves MODEL (a .gguf file) as an OpenAI-compatible API.", opts, 1, 1};
+                                  "Serves MODEL (a .gguf file) as an OpenAI-compatible API.", opts,
+                                  1, 1};
     int code = opts_parse(&spec, argc, argv, args);
     if (code >= 0) return code;
     s.model = args[0];

@@ -70,7 +70,8 @@ static void draw_head(const struct json *j)
            *str(j, "reason") ? ", " : "", str(j, "reason"), num(j, "epoch"), num(j, "uptime_s"));
     printf("model %s (%s), %.0f layers, context %.0f\n", str(model, "id"), str(model, "arch"),
            num(model, "n_layer"), num(model, "ctx"));
-    printf("%.1f tokens/s   %.0f running, %.0f waiting   %.0f tokens generated, %.0f%% of prompt tokens "
+    printf("%.1f tokens/s   %.0f running, %.0f waiting   %.0f tokens generated, %.0f%% of prompt "
+           "tokens "
            "cached\n",
            num(totals, "tokens_per_s"), num(totals, "running"), num(totals, "waiting"),
            num(totals, "generated_tokens"), num(totals, "prefix_hit_share") * 100);
@@ -83,12 +84,14 @@ static void draw_stage(const struct json *s, size_t i)
     size_t n = items(s, "layers", &layers);
     bytes(planned, sizeof planned, sum_bytes(json_get(s, "planned")));
     bytes(used, sizeof used, sum_bytes(json_get(s, "used")));
-    double from = n == 2 ? json_number(&layers[0], 0) : 0, to = n == 2 ? json_number(&layers[1], 0) : 0;
-    printf("  stage %zu  %-14s layers %3.0f..%-3.0f %s%s  memory %s planned, %s used   busy %.0f%%   "
-           "%.2f ms a step\n",
-           i, str(s, "worker"), from, to - 1, flag(s, "embed") ? "+embed " : "",
-           flag(s, "head") ? "+head" : "", planned, used, num(s, "busy_share") * 100,
-           num(s, "step_ms"));
+    double from = n == 2 ? json_number(&layers[0], 0) : 0,
+           to = n == 2 ? json_number(&layers[1], 0) : 0;
+    printf(
+        "  stage %zu  %-14s layers %3.0f..%-3.0f %s%s  memory %s planned, %s used   busy %.0f%%   "
+        "%.2f ms a step\n",
+        i, str(s, "worker"), from, to - 1, flag(s, "embed") ? "+embed " : "",
+        flag(s, "head") ? "+head" : "", planned, used, num(s, "busy_share") * 100,
+        num(s, "step_ms"));
 }
 
 static void draw_lanes(const struct json *j)
@@ -97,8 +100,9 @@ static void draw_lanes(const struct json *j)
     size_t n_lane = items(j, "lanes", &lanes);
     for (size_t i = 0; i < n_lane; i++) {
         size_t n = items(&lanes[i], "stages", &stages);
-        printf("\nlane %zu: %s, %zu of %.0f stages, road %s, plan %.12s\n", i, str(&lanes[i], "state"), n,
-               num(&lanes[i], "n_stage_wanted"), str(&lanes[i], "road"), str(&lanes[i], "plan"));
+        printf("\nlane %zu: %s, %zu of %.0f stages, road %s, plan %.12s\n", i,
+               str(&lanes[i], "state"), n, num(&lanes[i], "n_stage_wanted"), str(&lanes[i], "road"),
+               str(&lanes[i], "plan"));
         for (size_t k = 0; k < n; k++)
             draw_stage(&stages[k], k);
     }
@@ -143,9 +147,9 @@ static void draw_requests(const struct json *j)
     printf("\nrequests\n");
     for (size_t i = 0; i < n && i < 20; i++) {
         const struct json *r = &requests[i];
-        printf("  %-34s %-8s prompt %.0f of %.0f (%.0f cached), %.0f generated, %.1f s\n", str(r, "id"),
-               str(r, "phase"), num(r, "n_prefilled"), num(r, "n_prompt"), num(r, "n_cached"),
-               num(r, "n_generated"), num(r, "age_s"));
+        printf("  %-34s %-8s prompt %.0f of %.0f (%.0f cached), %.0f generated, %.1f s\n",
+               str(r, "id"), str(r, "phase"), num(r, "n_prefilled"), num(r, "n_prompt"),
+               num(r, "n_cached"), num(r, "n_generated"), num(r, "age_s"));
     }
     if (n > 20) printf("  and %zu more\n", n - 20);
 }

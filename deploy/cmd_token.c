@@ -12,7 +12,8 @@ int cmd_token(int argc, char **argv)
     const char *state = NULL, *out = NULL, *args[1];
     const struct opt opts[] = {
         {"state", OPT_STR, &state, "DIR", "the coordinator's state folder", 0, 0},
-        {"out", OPT_STR, &out, "FILE", "write the token to FILE (mode 0600), not to the terminal", 0, 0},
+        {"out", OPT_STR, &out, "FILE", "write the token to FILE (mode 0600), not to the terminal",
+         0, 0},
         {0},
     };
     const struct opt_spec spec = {"token new [options]",

@@ -77,21 +77,25 @@ int cmd_worker(int argc, char **argv)
     bool no_measure = false, verbose = false;
     const struct opt opts[] = {
         {"join", OPT_STR, &j.address, "HOST:PORT", "the coordinator's join address", 0, 0},
-        {"token-file", OPT_STR, &token_file, "FILE", "join token (trireme token new); needed once", 0, 0},
+        {"token-file", OPT_STR, &token_file, "FILE", "join token (trireme token new); needed once",
+         0, 0},
         {"model", OPT_STRS, &models, "PATH", "model file, or folder of them; repeatable", 0, 0},
         {"name", OPT_STR, &j.name, "NAME", "this worker's name (the host's)", 0, 0},
-        {"state", OPT_STR, &j.state_dir, "DIR", "state folder (~/.local/state/trireme/worker)", 0, 0},
+        {"state", OPT_STR, &j.state_dir, "DIR", "state folder (~/.local/state/trireme/worker)", 0,
+         0},
         {"threads", OPT_U32, &threads, "N", "compute threads (all cores)", 1, 1024},
         {"mem", OPT_SIZE, &c.mem_max_bytes, "BYTES", "memory it may use (what is free)", 0, 0},
         {"isa", OPT_STR, &c.isa, "NAME", "kernels: reference, avx2, neon (best)", 0, 0},
         {"transports", OPT_STR, &c.transports, "LIST", "UCX transports of the data road", 0, 0},
-        {"devices", OPT_STR, &c.devices, "LIST", "trusted network devices of the data road (lo)", 0, 0},
+        {"devices", OPT_STR, &c.devices, "LIST", "trusted network devices of the data road (lo)", 0,
+         0},
         {"no-measure", OPT_FLAG, &no_measure, NULL, "do not measure this machine's peaks", 0, 0},
         {"verbose", OPT_FLAG, &verbose, NULL, "more log lines", 0, 0},
         {0},
     };
-    const struct opt_spec spec = {"worker --join HOST:PORT --token-file FILE --model PATH [options]",
-                                  "Joins a coordinator and computes part of its model.", opts, 0, 0};
+    const struct opt_spec spec = {
+        "worker --join HOST:PORT --token-file FILE --model PATH [options]",
+        "Joins a coordinator and computes part of its model.", opts, 0, 0};
     int code = opts_parse(&spec, argc, argv, NULL);
     if (code >= 0) return code;
     if (!j.address || !models.n) {

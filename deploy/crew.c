@@ -24,8 +24,8 @@ enum { CREW_MAX = 64, BACKOFF_FIRST_MS = 500, BACKOFF_MAX_MS = 8000 };
 struct member {
     char name[64];
     char state[4096];
-    pid_t pid;            // 0: not running
-    int64_t start_at_us;  // when to start it (again)
+    pid_t pid;           // 0: not running
+    int64_t start_at_us; // when to start it (again)
     int64_t started_us;
     int backoff_ms;
 };
@@ -56,17 +56,17 @@ static void member_exec(struct crew *c, struct member *m, const char *token)
     char join[32], threads[16];
     snprintf(join, sizeof join, "127.0.0.1:%d", c->c.join_port);
     snprintf(threads, sizeof threads, "%u", c->c.n_threads);
-    const char *argv[24] = {"trireme", "worker",  "--join",  join,      "--token-file", token,
-                            "--name",  m->name,   "--state", m->state,  "--model",      c->model,
-                            "--threads", threads, NULL};
+    const char *argv[24] = {"trireme", "worker", "--join",    join,      "--token-file",
+                            token,     "--name", m->name,     "--state", m->state,
+                            "--model", c->model, "--threads", threads,   NULL};
     int n = 14;
     if (c->transports) {
         argv[n++] = "--transports";
         argv[n++] = c->transports;
     }
     argv[n] = NULL;
-    // A server that is killed takes its workers with it; Ctrl-C reaches the server alone, which lets
-    // its streams finish before it ends them.
+    // A server that is killed takes its workers with it; Ctrl-C reaches the server alone, which
+    // lets its streams finish before it ends them.
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     setpgid(0, 0);
     sigset_t none;
@@ -99,7 +99,8 @@ static void member_ended(struct member *m, int status)
 {
     int64_t now = clock_now_us();
     if (WIFSIGNALED(status))
-        log_warn("worker %s pid %d was killed by signal %d", m->name, (int)m->pid, WTERMSIG(status));
+        log_warn("worker %s pid %d was killed by signal %d", m->name, (int)m->pid,
+                 WTERMSIG(status));
     else
         log_warn("worker %s pid %d ended with code %d", m->name, (int)m->pid, WEXITSTATUS(status));
     // One that ran for a while starts again soon; one that dies at once waits longer each time.

@@ -10,10 +10,10 @@ struct crew;
 
 struct crew_config {
     uint32_t n_worker;
-    int join_port;         // where they dial in, on loopback
-    const char *state_dir; // of the coordinator; each worker's own is workers/NAME under it
-    const char *model;     // path
-    uint32_t n_threads;    // of each worker; 0: this machine's cores divided among them
+    int join_port;          // where they dial in, on loopback
+    const char *state_dir;  // of the coordinator; each worker's own is workers/NAME under it
+    const char *model;      // path
+    uint32_t n_threads;     // of each worker; 0: this machine's cores divided among them
     const char *transports; // of the data road, NULL: default
 };
 

@@ -5,11 +5,11 @@
 #include "proto/link/link.h"
 
 struct join {
-    const char *address;   // "host:port"
+    const char *address; // "host:port"
     const char *state_dir;
-    const char *token;     // text, or NULL
+    const char *token; // text, or NULL
     const char *name;
-    struct identity *id;   // opened at the first dial
+    struct identity *id; // opened at the first dial
 };
 
 // Blocks for at most some seconds while it enrols; later dials return at once.

@@ -76,7 +76,8 @@ static bool take(const struct opt *o, const char *value)
         return true;
     }
     case OPT_U32:
-        if (!parse_size(value, &v) || v < o->min || v > (o->max ? o->max : UINT32_MAX)) return false;
+        if (!parse_size(value, &v) || v < o->min || v > (o->max ? o->max : UINT32_MAX))
+            return false;
         *(uint32_t *)o->to = (uint32_t)v;
         return true;
     case OPT_SIZE:

@@ -23,14 +23,14 @@ struct opt {
     const char *name; // without the dashes
     enum opt_kind kind;
     void *to;
-    const char *arg;  // word shown for the value in the help; OPT_CHOICE: the choices
+    const char *arg; // word shown for the value in the help; OPT_CHOICE: the choices
     const char *help;
     uint32_t min, max; // OPT_U32; max 0: no limit
 };
 
 struct opt_spec {
-    const char *usage;   // "serve MODEL [options]"
-    const char *about;   // one sentence
+    const char *usage;      // "serve MODEL [options]"
+    const char *about;      // one sentence
     const struct opt *opts; // ends with name NULL
     int min_args, max_args; // positional arguments
 };

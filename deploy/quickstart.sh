@@ -96,10 +96,10 @@ else
 fi
 
 say "5/5 a question"
-question="Why do rowers in a trireme need a drummer?"
+question="What is the capital of Japan? Answer in one sentence."
 echo "you: $question"
 printf 'model: '
-build/trireme chat "$question" --url "$url" --max-tokens 120
+build/trireme chat "$question" --url "$url" --greedy --max-tokens 120
 echo
 build/trireme status --url "$url"
 

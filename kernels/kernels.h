@@ -33,14 +33,14 @@ struct view {
 enum precision { PRECISION_FAST, PRECISION_EXACT };
 
 struct kernels_limits {
-    int32_t n_threads;    // of the pool, the caller included; >= 1
+    int32_t n_threads; // of the pool, the caller included; >= 1
     enum precision precision;
-    int32_t max_tok;      // rows in one call
-    int32_t max_cols;     // widest gemm input
-    int32_t max_rows;     // tallest gemm weight (vocabulary)
-    int32_t max_head;     // query heads
+    int32_t max_tok;  // rows in one call
+    int32_t max_cols; // widest gemm input
+    int32_t max_rows; // tallest gemm weight (vocabulary)
+    int32_t max_head; // query heads
     int32_t max_head_dim;
-    int32_t max_ctx;      // tokens a query may look back
+    int32_t max_ctx; // tokens a query may look back
 };
 
 // One product of a gemm call: y[n_tok, rows] = x[n_tok, cols] * w[rows, cols]^T (+ bias).
@@ -74,23 +74,23 @@ struct attn_run {
 // Keys and values of one layer: an array of pages, each holding page_tok tokens of all KV heads.
 // What is inside a page is the backend's business; kv_page_bytes says how large one is.
 struct kv_view {
-    void *data;        // page p begins at data + p * page_bytes
+    void *data; // page p begins at data + p * page_bytes
     int64_t page_bytes;
-    int32_t page_tok;  // power of two, 16..256
+    int32_t page_tok;            // power of two, 16..256
     int32_t n_head_kv, head_dim; // keys and values alike
-    enum dtype dtype;  // DT_F32 or DT_F16
+    enum dtype dtype;            // DT_F32 or DT_F16
 };
 
 struct attn_args {
-    const float *q;  // (n_tok, n_head, head_dim)
-    float *out;      // (n_tok, n_head, head_dim); must not alias q
-    int32_t n_head;  // multiple of kv.n_head_kv; head h reads KV head h / (n_head / n_head_kv)
+    const float *q; // (n_tok, n_head, head_dim)
+    float *out;     // (n_tok, n_head, head_dim); must not alias q
+    int32_t n_head; // multiple of kv.n_head_kv; head h reads KV head h / (n_head / n_head_kv)
     struct kv_view kv;
     const struct attn_run *runs;
     int32_t n_run;
-    float scale;     // of q.k, before soft-cap
-    float softcap;   // s = softcap * tanh(s / softcap); 0: none
-    int32_t window;  // a query at p sees keys in (p - window, p]; 0: all of [0, p]
+    float scale;    // of q.k, before soft-cap
+    float softcap;  // s = softcap * tanh(s / softcap); 0: none
+    int32_t window; // a query at p sees keys in (p - window, p]; 0: all of [0, p]
 };
 
 enum glu_kind { GLU_SILU, GLU_GELU_TANH };
@@ -140,8 +140,8 @@ struct kernels_ops {
     // (Milakov and Gimelshein 2018) over tiles of absolute positions.
     void (*attention)(struct kernels *k, const struct attn_args *a);
     // out[i] = act(gate[i]) * up[i]; out may be gate or up. Shazeer 2020.
-    void (*glu)(struct kernels *k, enum glu_kind kind, const float *gate, const float *up, int64_t n,
-                float *out);
+    void (*glu)(struct kernels *k, enum glu_kind kind, const float *gate, const float *up,
+                int64_t n, float *out);
     // x[i] += y[i]
     void (*add)(struct kernels *k, float *x, const float *y, int64_t n);
     // x[i] *= s

@@ -21,19 +21,19 @@ enum {
 
 const struct cluster_link cluster_same_host = {.latency_us = 5, .bytes_per_s = 4e9};
 
-// ---- the file as YAML gives it. Numbers are all read as doubles: the library takes -5 and 1.5 for
-// unsigned integers without a word, and people write 128e9.
+// ---- the file as YAML gives it. Numbers come as text: the library takes "-5" for an unsigned
+// integer and "10 GB" for the number 10 without a word.
 
 struct file_device {
     char *name, *host;
     enum cluster_kind kind;
     bool unified;
-    double threads, mem_bytes, mem_free_bytes, read_bytes_per_s, int8_ops_per_s, f32_flops_per_s;
+    char *threads, *mem_bytes, *mem_free_bytes; // absent: NULL
+    char *read_bytes_per_s, *int8_ops_per_s, *f32_flops_per_s;
 };
 
 struct file_link {
-    char *from, *to;
-    double latency_us, bytes_per_s;
+    char *from, *to, *latency_us, *bytes_per_s;
 };
 
 struct file {
@@ -42,28 +42,31 @@ struct file {
     uint32_t n_device, n_link;
 };
 
-enum { KEEP = CYAML_FLAG_DEFAULT, MAY = CYAML_FLAG_OPTIONAL, PTR = CYAML_FLAG_POINTER };
+enum { PTR = CYAML_FLAG_POINTER, MAY = CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL };
 
+// As a boolean the library takes any word but a few for true.
+static const cyaml_strval_t truths[] = {{"false", 0}, {"true", 1}, {"no", 0}, {"yes", 1}};
 static const cyaml_strval_t kinds[] = {{"cpu", CLUSTER_CPU}, {"cuda", CLUSTER_CUDA}};
 
 static const cyaml_schema_field_t device_fields[] = {
     CYAML_FIELD_STRING_PTR("name", PTR, struct file_device, name, 1, 31),
     CYAML_FIELD_STRING_PTR("host", PTR, struct file_device, host, 1, 63),
     CYAML_FIELD_ENUM("kind", CYAML_FLAG_STRICT, struct file_device, kind, kinds, 2),
-    CYAML_FIELD_BOOL("unified", MAY, struct file_device, unified),
-    CYAML_FIELD_FLOAT("threads", MAY, struct file_device, threads),
-    CYAML_FIELD_FLOAT("mem_bytes", KEEP, struct file_device, mem_bytes),
-    CYAML_FIELD_FLOAT("mem_free_bytes", MAY, struct file_device, mem_free_bytes),
-    CYAML_FIELD_FLOAT("read_bytes_per_s", KEEP, struct file_device, read_bytes_per_s),
-    CYAML_FIELD_FLOAT("int8_ops_per_s", MAY, struct file_device, int8_ops_per_s),
-    CYAML_FIELD_FLOAT("f32_flops_per_s", KEEP, struct file_device, f32_flops_per_s),
+    CYAML_FIELD_ENUM("unified", CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct file_device,
+                     unified, truths, 4),
+    CYAML_FIELD_STRING_PTR("threads", MAY, struct file_device, threads, 1, 40),
+    CYAML_FIELD_STRING_PTR("mem_bytes", PTR, struct file_device, mem_bytes, 1, 40),
+    CYAML_FIELD_STRING_PTR("mem_free_bytes", MAY, struct file_device, mem_free_bytes, 1, 40),
+    CYAML_FIELD_STRING_PTR("read_bytes_per_s", PTR, struct file_device, read_bytes_per_s, 1, 40),
+    CYAML_FIELD_STRING_PTR("int8_ops_per_s", MAY, struct file_device, int8_ops_per_s, 1, 40),
+    CYAML_FIELD_STRING_PTR("f32_flops_per_s", PTR, struct file_device, f32_flops_per_s, 1, 40),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_field_t link_fields[] = {
     CYAML_FIELD_STRING_PTR("from", PTR, struct file_link, from, 1, 31),
     CYAML_FIELD_STRING_PTR("to", PTR, struct file_link, to, 1, 31),
-    CYAML_FIELD_FLOAT("latency_us", KEEP, struct file_link, latency_us),
-    CYAML_FIELD_FLOAT("bytes_per_s", KEEP, struct file_link, bytes_per_s),
+    CYAML_FIELD_STRING_PTR("latency_us", PTR, struct file_link, latency_us, 1, 40),
+    CYAML_FIELD_STRING_PTR("bytes_per_s", PTR, struct file_link, bytes_per_s, 1, 40),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t device_value = {
@@ -78,7 +81,7 @@ static const cyaml_schema_field_t file_fields[] = {
      .count_size = sizeof(uint32_t),
      .count_offset = offsetof(struct file, n_device)},
     {.key = "links",
-     .value = {CYAML_VALUE_SEQUENCE(PTR | MAY, struct file_link, &link_value, 0, LINKS_MAX)},
+     .value = {CYAML_VALUE_SEQUENCE(MAY, struct file_link, &link_value, 0, LINKS_MAX)},
      .data_offset = offsetof(struct file, links),
      .count_size = sizeof(uint32_t),
      .count_offset = offsetof(struct file, n_link)},
@@ -212,34 +215,72 @@ int32_t cluster_find(const struct cluster *c, const char *name)
 
 // ---- reading
 
-// Whole numbers that a double holds exactly.
-static err_t check_whole(const char *who, const char *what, double v, struct err_text *why)
+// The whole text, in decimal; absent: `otherwise`. `who` is "device 'a'" or "link a to b".
+static err_t take_number(const char *who, const char *what, const char *text, double otherwise,
+                         double *out, struct err_text *why)
 {
-    if (v >= 0 && v <= 0x1p50 && v == floor(v)) return OK;
-    return err_say(why, ERR_CONFIG,
-                   "device '%.31s': %s is %.9g, allowed whole numbers from 0 to 2^50", who, what,
-                   v);
+    char *end = NULL;
+    if (!text) {
+        *out = otherwise;
+        return OK;
+    }
+    double v = strtod(text, &end);
+    if (*end || text[strspn(text, "0123456789+-.eE")])
+        return err_say(why, ERR_CONFIG, "%s: %s is '%s', allowed are numbers such as 12 or 1.2e9",
+                       who, what, text);
+    *out = v + 0.0; // no negative zero
+    return OK;
+}
+
+static err_t take_whole(const char *who, const char *what, const char *text, double otherwise,
+                        double *out, struct err_text *why)
+{
+    double v;
+    err_t e = take_number(who, what, text, otherwise, &v, why);
+    if (e) return e;
+    if (!(v >= 0 && v <= 0x1p50 && v == floor(v)))
+        return err_say(why, ERR_CONFIG, "%s: %s is %.9g, allowed whole numbers from 0 to 2^50", who,
+                       what, v);
+    *out = v;
+    return OK;
 }
 
 static err_t take_device(const struct file_device *f, struct cluster_device *d,
                          struct err_text *why)
 {
-    double free_bytes = f->mem_free_bytes == 0 ? f->mem_bytes : f->mem_free_bytes;
-    err_t e = check_number(f->name, "threads", f->threads, 0, THREADS_MAX, why);
-    if (!e) e = check_whole(f->name, "threads", f->threads, why);
-    if (!e) e = check_whole(f->name, "mem_bytes", f->mem_bytes, why);
-    if (!e) e = check_whole(f->name, "mem_free_bytes", free_bytes, why);
+    char who[48];
+    double threads, mem, left;
+    snprintf(who, sizeof who, "device '%.31s'", f->name);
+    err_t e = take_whole(who, "threads", f->threads, 0, &threads, why);
+    if (!e) e = check_number(f->name, "threads", threads, 0, THREADS_MAX, why);
+    if (!e) e = take_whole(who, "mem_bytes", f->mem_bytes, 0, &mem, why);
+    if (!e) e = take_whole(who, "mem_free_bytes", f->mem_free_bytes, mem, &left, why);
+    if (!e)
+        e = take_number(who, "read_bytes_per_s", f->read_bytes_per_s, 0, &d->read_bytes_per_s, why);
+    if (!e) e = take_number(who, "int8_ops_per_s", f->int8_ops_per_s, 0, &d->int8_ops_per_s, why);
+    if (!e)
+        e = take_number(who, "f32_flops_per_s", f->f32_flops_per_s, 0, &d->f32_flops_per_s, why);
     if (e) return e;
     snprintf(d->name, sizeof d->name, "%s", f->name);
     snprintf(d->host, sizeof d->host, "%s", f->host);
     d->kind = f->kind;
-    d->threads = (int32_t)f->threads;
-    d->mem_bytes = (uint64_t)f->mem_bytes;
-    d->mem_free_bytes = (uint64_t)free_bytes;
+    d->threads = (int32_t)threads;
+    d->mem_bytes = (uint64_t)mem;
+    d->mem_free_bytes = (uint64_t)left;
     d->unified = f->unified;
-    d->read_bytes_per_s = f->read_bytes_per_s;
-    d->int8_ops_per_s = f->int8_ops_per_s;
-    d->f32_flops_per_s = f->f32_flops_per_s;
+    return OK;
+}
+
+static err_t take_link(const struct file_link *f, struct cluster_link *out, struct err_text *why)
+{
+    char who[80];
+    struct cluster_link l;
+    snprintf(who, sizeof who, "link %.31s to %.31s", f->from, f->to);
+    err_t e = take_number(who, "latency_us", f->latency_us, 0, &l.latency_us, why);
+    if (!e) e = take_number(who, "bytes_per_s", f->bytes_per_s, 0, &l.bytes_per_s, why);
+    if (!e) e = check_link(&l, f->from, f->to, why);
+    if (e) return e;
+    *out = l.bytes_per_s == 0 ? (struct cluster_link){0, 0} : l; // none has no latency either
     return OK;
 }
 
@@ -268,8 +309,7 @@ static err_t take_links(const struct file *f, struct cluster *c, struct spot *sp
         if (a == b || how[a][b] == GIVEN)
             return err_say(why, ERR_CONFIG, "link %.31s to %.31s: %s", l->from, l->to,
                            a == b ? "allowed between two devices" : "is there twice, allowed once");
-        c->links[a][b] = (struct cluster_link){l->latency_us, l->bytes_per_s};
-        err_t e = check_link(&c->links[a][b], l->from, l->to, why);
+        err_t e = take_link(l, &c->links[a][b], why);
         if (e) return e;
         how[a][b] = GIVEN;
         if (how[b][a] == GIVEN) continue;

@@ -14,9 +14,11 @@ struct cluster_device {
     char name[32]; // unique
     char host[64]; // devices of one host are neighbours
     enum cluster_kind kind;
-    int32_t threads;         // of a CPU device; 0 of others
-    uint64_t mem_bytes;      // all of it
-    uint64_t mem_free_bytes; // what a worker may count on now, <= mem_bytes
+    int32_t threads;    // of a CPU device; 0 of others
+    uint64_t mem_bytes; // all of it
+    // What this device's worker may count on now, 1 to mem_bytes. Devices that share a memory each
+    // have their own part of it.
+    uint64_t mem_free_bytes;
     bool unified;            // CPU and GPU share the memory: running out freezes the machine
     double read_bytes_per_s; // weights streaming through the device
     double int8_ops_per_s;   // multiply and add counted as two; 0: quantised weights run at f32

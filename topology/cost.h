@@ -13,7 +13,8 @@ struct cost_part {
     uint64_t n_float; // elements of the other matrices
 };
 
-// The model as the formulas see it. Filled from a model by cost_of_model, or by hand in simulations.
+// The model as the formulas see it. Filled from a model by cost_of_model, or by hand in
+// simulations.
 struct cost_model {
     uint8_t hash[32];
     char name[96];

@@ -20,13 +20,13 @@ struct model_shape {
     int32_t n_layer, dim, ffn_dim, n_vocab, ctx_train;
     int32_t n_head, n_head_kv, head_dim;
     float norm_eps;
-    float attn_scale;    // of q.k
-    float embed_scale;   // 1 unless the architecture scales embeddings (gemma: sqrt(dim))
-    float attn_softcap, logit_softcap; // 0: none
-    int32_t window;      // sliding window of local layers, 0: none
+    float attn_scale;  // of q.k
+    float embed_scale; // 1 unless the architecture scales embeddings (gemma: sqrt(dim))
+    float attn_softcap, logit_softcap;  // 0: none
+    int32_t window;                     // sliding window of local layers, 0: none
     uint8_t is_local[MODEL_LAYERS_MAX]; // layer uses window and rope_local
     struct model_rope rope, rope_local;
-    bool tied_head;      // the output matrix is the embedding matrix
+    bool tied_head; // the output matrix is the embedding matrix
 };
 
 // Where a tensor belongs when layers are split over workers.
@@ -42,8 +42,8 @@ struct model_tensor {
 };
 
 struct model {
-    const char *path;  // real path
-    uint8_t hash[32];  // same on every machine that has the same file
+    const char *path; // real path
+    uint8_t hash[32]; // same on every machine that has the same file
     struct model_shape shape;
     struct model_tensor *tensors;
     int32_t n_tensor;

@@ -34,14 +34,14 @@ struct plan {
     enum plan_goal goal;
     int32_t n_stage;
     struct plan_stage stages[CLUSTER_DEVICES_MAX];
-    double decode_us;         // a decode step from first stage to last, hops included
-    double bottleneck_us;     // its longest stage or busy link
-    double prefill_us;        // the same of a prefill step
-    double stream_tok_s;      // of each request of a batch, one batch in flight
-    double total_tok_s;       // of all, with as many batches in flight as keep every stage busy
-    double prefill_tok_s;     // prompt tokens, chunks following each other through the stages
-    bool order_as_listed;     // too many different devices to try all orders: took the given one
-    uint8_t hash[32];         // SHA-256 of the assignment, the ask and the model's hash
+    double decode_us;     // a decode step from first stage to last, hops included
+    double bottleneck_us; // its longest stage or busy link
+    double prefill_us;    // the same of a prefill step
+    double stream_tok_s;  // of each request of a batch, one batch in flight
+    double total_tok_s;   // of all, with as many batches in flight as keep every stage busy
+    double prefill_tok_s; // prompt tokens, chunks following each other through the stages
+    bool order_as_listed; // too many different devices to try all orders: took the given one
+    uint8_t hash[32];     // SHA-256 of the assignment, the ask and the model's hash
 };
 
 // ERR_CAPACITY if no placement exists: the sentence says what is short and by how many bytes.

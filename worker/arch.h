@@ -32,10 +32,10 @@ enum slot {
     SLOT_FFN_DOWN,       // (dim, ffn_dim)
     SLOT_FFN_POST_NORM,  // (dim)
     // of the model
-    SLOT_EMBED,          // (n_vocab, dim)
-    SLOT_FINAL_NORM,     // (dim)
-    SLOT_HEAD,           // (n_vocab, dim), absent when the head is tied to SLOT_EMBED
-    SLOT_ROPE_FREQS,     // (n_rot / 2) divisors of the rotation frequencies
+    SLOT_EMBED,      // (n_vocab, dim)
+    SLOT_FINAL_NORM, // (dim)
+    SLOT_HEAD,       // (n_vocab, dim), absent when the head is tied to SLOT_EMBED
+    SLOT_ROPE_FREQS, // (n_rot / 2) divisors of the rotation frequencies
     SLOT_COUNT
 };
 

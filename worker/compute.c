@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum {
-    NAP_MS = 100,          // the loop's counter moves at least this often, also when idle
+    NAP_MS = 100,            // the loop's counter moves at least this often, also when idle
     BLAME_WAIT_US = 1000000, // see wait_for_the_cause
     SPARE_LETTERS = 64,
 };
@@ -214,7 +214,8 @@ static void *compute_main(void *arg)
     struct err_text why = {0};
     err_t e = compute_prepare(c, &why);
     if (!e) e = compute_link(c, &why);
-    while (!e) e = next_step(c, &why);
+    while (!e)
+        e = next_step(c, &why);
     if (err_is_link(e) && e != ERR_LINK_PROTOCOL) e = wait_for_the_cause(c, e);
     post_end(c, e, &why);
     atomic_store(&c->running, NULL);
@@ -235,7 +236,8 @@ static err_t init(struct compute *c, struct err_text *why)
     for (size_t i = 0; i < 4; i++) {
         err_t e = mailbox_init(all[i], why);
         if (!e) continue;
-        while (i-- > 0) mailbox_fini(all[i]);
+        while (i-- > 0)
+            mailbox_fini(all[i]);
         return e;
     }
     return OK;
@@ -243,17 +245,22 @@ static err_t init(struct compute *c, struct err_text *why)
 
 static void drop_letters(struct compute *c)
 {
-    for (struct list *l; (l = mailbox_pop(&c->in));) compute_parcel_free(parcel_of(l));
-    for (struct list *l; (l = mailbox_pop(&c->spent_in));) compute_parcel_free(parcel_of(l));
-    for (struct list *l; (l = mailbox_pop(&c->out));) letter_free(letter_of(l));
-    for (struct list *l; (l = mailbox_pop(&c->spent_out));) letter_free(letter_of(l));
+    for (struct list *l; (l = mailbox_pop(&c->in));)
+        compute_parcel_free(parcel_of(l));
+    for (struct list *l; (l = mailbox_pop(&c->spent_in));)
+        compute_parcel_free(parcel_of(l));
+    for (struct list *l; (l = mailbox_pop(&c->out));)
+        letter_free(letter_of(l));
+    for (struct list *l; (l = mailbox_pop(&c->spent_out));)
+        letter_free(letter_of(l));
 }
 
 static void fini(struct compute *c)
 {
     drop_letters(c);
     struct mailbox *all[] = {&c->in, &c->out, &c->spent_in, &c->spent_out};
-    for (size_t i = 0; i < 4; i++) mailbox_fini(all[i]);
+    for (size_t i = 0; i < 4; i++)
+        mailbox_fini(all[i]);
     arena_fini(&c->arena);
     free(c->x);
     free(c->chained);

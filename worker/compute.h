@@ -1,6 +1,6 @@
 // compute: one epoch of a worker on a thread of its own. It loads the plan's stage, opens the data
-// port, links to its peers and runs steps in order, until it fails or is asked to stop; then it ends
-// and the stage can be taken over by the next epoch.
+// port, links to its peers and runs steps in order, until it fails or is asked to stop; then it
+// ends and the stage can be taken over by the next epoch.
 //
 //   LOAD --PREPARED--> (CONNECT) --LINKED--> (STEP) run, RESULT ... --> end: LETTER_ENDED
 //     any failure: FAILED, then the end; a stop: straight to the end
@@ -24,8 +24,8 @@ struct compute_held {
 void compute_held_free(struct compute_held *h);
 
 struct compute_config {
-    struct msg_plan plan;   // `model` is not kept
-    const char *model_path; // copied; where the plan's model lies
+    struct msg_plan plan;     // `model` is not kept
+    const char *model_path;   // copied; where the plan's model lies
     struct compute_held held; // taken over, also on error
     int32_t n_threads;
     const char *isa, *transports, *devices; // outlive the epoch

@@ -62,11 +62,12 @@ static err_t check_memory(const struct compute *c, const struct stage_config *st
     if (stage->embed) sizes->work_bytes += frame;
     const uint64_t sum = sizes->weight_bytes + sizes->kv_bytes + sizes->work_bytes;
     if (sum <= c->config.mem_max_bytes) return OK;
-    return err_say(why, ERR_MEMORY,
-                   "stage %u does not fit: weights %.1f + KV %.1f + work %.1f = %.1f MiB, available "
-                   "are %.1f MiB",
-                   c->config.plan.stage, mib(sizes->weight_bytes), mib(sizes->kv_bytes),
-                   mib(sizes->work_bytes), mib(sum), mib(c->config.mem_max_bytes));
+    return err_say(
+        why, ERR_MEMORY,
+        "stage %u does not fit: weights %.1f + KV %.1f + work %.1f = %.1f MiB, available "
+        "are %.1f MiB",
+        c->config.plan.stage, mib(sizes->weight_bytes), mib(sizes->kv_bytes),
+        mib(sizes->work_bytes), mib(sum), mib(c->config.mem_max_bytes));
 }
 
 // -- loading --
@@ -188,14 +189,14 @@ static err_t connect_peers(struct compute *c, const struct msg_connect *m, struc
 }
 
 // A peer that has not come as far answers late or never; that is for status only and no reason to
-// fail. While we measure, the port answers the pings of the stage before us, so no ring of waits can
-// close.
+// fail. While we measure, the port answers the pings of the stage before us, so no ring of waits
+// can close.
 static void measure(struct compute *c, struct msg_linked *out)
 {
     if (!c->port || compute_is_last(c)) return;
     double latency_us = 0, bytes_per_s = 0;
-    err_t e = port_measure(c->port, c->config.plan.stage + 1, MEASURE_MS, &latency_us,
-                           &bytes_per_s);
+    err_t e =
+        port_measure(c->port, c->config.plan.stage + 1, MEASURE_MS, &latency_us, &bytes_per_s);
     if (e) {
         log_warn("epoch %llu: cannot measure the link to stage %u: %s",
                  (unsigned long long)c->config.plan.epoch, c->config.plan.stage + 1, err_name(e));

@@ -12,8 +12,8 @@ static struct compute_wait wait_for(const struct compute *c, uint32_t n_tok, con
     const int64_t now = clock_now_us();
     return (struct compute_wait){
         .spin_until_us = now + COMPUTE_SPIN_US,
-        .deadline_us = now + COMPUTE_STEP_WAIT_US +
-                       (int64_t)(c->step_bytes / SLOW_BYTES_PER_US * n_tok),
+        .deadline_us =
+            now + COMPUTE_STEP_WAIT_US + (int64_t)(c->step_bytes / SLOW_BYTES_PER_US * n_tok),
         .what = what,
     };
 }
@@ -39,8 +39,8 @@ static err_t send_frame(struct compute *c, uint32_t stage, const struct frame *f
         err_t e = port_send(c->port, stage, f);
         if (e == OK) return OK;
         if (e != ERR_AGAIN)
-            return err_say(why, e, "cannot send step %llu to stage %u",
-                           (unsigned long long)f->step, stage);
+            return err_say(why, e, "cannot send step %llu to stage %u", (unsigned long long)f->step,
+                           stage);
         e = compute_progress(c, why);
         if (!e) e = compute_rest(c, &wait, why);
         if (e) return e;
@@ -189,8 +189,7 @@ static err_t pass_on(struct compute *c, const struct step *st, float *x, struct 
     return send_frame(c, c->config.plan.stage + 1, &f, n_tok, why);
 }
 
-static err_t report(struct compute *c, struct step_result *r, int64_t took_us,
-                    struct err_text *why)
+static err_t report(struct compute *c, struct step_result *r, int64_t took_us, struct err_text *why)
 {
     err_t e = give_ids(c, r, why);
     if (e) return e;
@@ -206,8 +205,9 @@ static err_t run(struct compute *c, const struct step *st, float *x, struct err_
     const int64_t from = clock_now_us();
     arena_reset(&c->arena);
     err_t e = stage_run(c->held.stage, st, x, c->chained, &c->arena, &result);
-    if (e) return err_say(why, e, "step %llu: no memory for its result",
-                          (unsigned long long)st->number);
+    if (e)
+        return err_say(why, e, "step %llu: no memory for its result",
+                       (unsigned long long)st->number);
     const int64_t took_us = clock_now_us() - from;
     atomic_fetch_add(&c->busy_us, (uint64_t)took_us);
     return compute_is_last(c) ? report(c, &result, took_us, why) : pass_on(c, st, x, why);

@@ -48,9 +48,9 @@ err_t head_check_bind(const struct head *h, const struct step_bind *b, struct er
     const struct sampling *s = &b->sampling;
     const bool ok = in_range(s->temperature, 0, 2) && in_range(s->top_p, 0, 1) && s->top_p > 0 &&
                     in_range(s->min_p, 0, 1) && in_range(s->presence, -2, 2) &&
-                    in_range(s->frequency, -2, 2) && s->repetition > 0 &&
-                    isfinite(s->repetition) && s->top_k >= 0 && s->n_logprobs >= -1 &&
-                    s->n_logprobs <= STEP_LOGPROBS_MAX && s->n_bias <= STEP_BIAS_MAX;
+                    in_range(s->frequency, -2, 2) && s->repetition > 0 && isfinite(s->repetition) &&
+                    s->top_k >= 0 && s->n_logprobs >= -1 && s->n_logprobs <= STEP_LOGPROBS_MAX &&
+                    s->n_bias <= STEP_BIAS_MAX;
     if (!ok) return err_say(why, ERR_LINK_PROTOCOL, "step: bad sampling for slot %u", b->slot);
     if (b->n_history > h->settings->ctx)
         return err_say(why, ERR_LINK_PROTOCOL, "step: history of %u tokens, context is %u",
@@ -140,12 +140,13 @@ static err_t sample(struct head *h, const struct step *st, const struct head_wan
     double lse = 0;
     h->k->ops->logsumexp(h->k, logits, 1, n_vocab, &lse);
     item->logprob = (float)((double)logits[item->id] - lse);
-    const uint32_t n = (uint32_t)s->sampling.n_logprobs, n_top =
-        n < (uint32_t)n_vocab ? n : (uint32_t)n_vocab;
+    const uint32_t n = (uint32_t)s->sampling.n_logprobs,
+                   n_top = n < (uint32_t)n_vocab ? n : (uint32_t)n_vocab;
     struct token_prob *top = arena_take_n(arena, n_top, sizeof *top);
     if (!top) return ERR_MEMORY;
     sample_top(logits, n_vocab, n_top, top);
-    for (uint32_t i = 0; i < n_top; i++) top[i].logprob = (float)((double)top[i].logprob - lse);
+    for (uint32_t i = 0; i < n_top; i++)
+        top[i].logprob = (float)((double)top[i].logprob - lse);
     item->top = top;
     item->n_top = n_top;
     return OK;

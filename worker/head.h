@@ -1,5 +1,5 @@
-// head: the end of the last stage: final norm, output matrix for the rows that need it, sampling and
-// scoring. Holds what a slot needs for that between steps.
+// head: the end of the last stage: final norm, output matrix for the rows that need it, sampling
+// and scoring. Holds what a slot needs for that between steps.
 #pragma once
 #include "kernels/kernels.h"
 #include "proto/base/arena.h"
@@ -12,8 +12,8 @@ enum { HEAD_BLOCK = 32 }; // logits rows computed at once
 struct head_slot {
     struct sampling sampling; // bias points into the head's own memory
     uint32_t n_prompt;
-    bool counts;              // penalties are in use
-    uint64_t drawn_step;      // step that drew drawn_id; 0: none
+    bool counts;         // penalties are in use
+    uint64_t drawn_step; // step that drew drawn_id; 0: none
     int32_t drawn_id;
 };
 

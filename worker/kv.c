@@ -14,7 +14,8 @@ static err_t in_range(const char *name, uint32_t value, uint32_t min, uint32_t m
                       struct err_text *why)
 {
     if (value >= min && value <= max) return OK;
-    return err_say(why, ERR_CONFIG, "setting %s is %u, allowed are %u to %u", name, value, min, max);
+    return err_say(why, ERR_CONFIG, "setting %s is %u, allowed are %u to %u", name, value, min,
+                   max);
 }
 
 err_t kv_check_settings(const struct plan_settings *s, struct err_text *why)
@@ -137,7 +138,8 @@ struct attn_run kv_extend(struct kv *kv, const struct step_row *r, int32_t tok_f
 {
     struct kv_slot *s = &kv->slots[r->slot];
     int32_t *table = kv->tables + (uint64_t)r->slot * kv->n_table;
-    for (uint32_t i = 0; i < r->n_page; i++) table[r->page_from + i] = (int32_t)r->pages[i];
+    for (uint32_t i = 0; i < r->n_page; i++)
+        table[r->page_from + i] = (int32_t)r->pages[i];
     if (r->page_from + r->n_page > s->n_page) s->n_page = r->page_from + r->n_page;
     s->has_rows = true;
     s->next_pos = r->pos + r->n_tok;

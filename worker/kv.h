@@ -13,14 +13,14 @@ struct kv_slot {
 };
 
 struct kv {
-    struct mem pages;        // (n_layer, n_page) pages of page_bytes
+    struct mem pages; // (n_layer, n_page) pages of page_bytes
     uint64_t page_bytes;
     uint32_t n_layer, n_page, page_tok;
     uint32_t n_slot, n_table; // entries of one slot's page table
     int32_t n_head_kv, head_dim;
     enum dtype dtype;
-    struct kv_slot *slots;   // (n_slot)
-    int32_t *tables;         // (n_slot, n_table)
+    struct kv_slot *slots; // (n_slot)
+    int32_t *tables;       // (n_slot, n_table)
 };
 
 struct kv_config {
@@ -30,8 +30,8 @@ struct kv_config {
     uint64_t page_bytes; // of one layer, from the backend
 };
 
-// Settings of a plan that this build can hold: counts in range, page size a power of two. A sentence
-// names the setting. ERR_CONFIG.
+// Settings of a plan that this build can hold: counts in range, page size a power of two. A
+// sentence names the setting. ERR_CONFIG.
 err_t kv_check_settings(const struct plan_settings *s, struct err_text *why);
 uint64_t kv_bytes(const struct kv_config *c);
 // The tables live in the caller's work space: carved twice, first to count.

@@ -7,8 +7,8 @@
 
 enum { PASS_GLOBAL, PASS_LOCAL, PASS_ROPES }; // which rotation a layer uses
 
-// One step's rows on their way through this stage's layers. All buffers belong to the stage and hold
-// max_tok rows.
+// One step's rows on their way through this stage's layers. All buffers belong to the stage and
+// hold max_tok rows.
 struct pass {
     struct kernels *k;
     const struct arch *arch;

@@ -21,7 +21,8 @@ err_t mem_take(uint64_t bytes, int flags, const char *what, struct mem *out, str
     if (flags & MEM_TOUCH) {
         volatile char *c = p;
         const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-        for (uint64_t i = 0; i < bytes; i += page) c[i] = 0;
+        for (uint64_t i = 0; i < bytes; i += page)
+            c[i] = 0;
     }
     *out = (struct mem){.data = p, .bytes = bytes};
     return OK;

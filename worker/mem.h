@@ -10,7 +10,8 @@ struct mem {
 };
 
 // MEM_TOUCH makes the system back every page now, so that a later write cannot be the one that runs
-// out of memory; without it pages cost nothing until they are used. ERR_MEMORY: `what` and the size.
+// out of memory; without it pages cost nothing until they are used. ERR_MEMORY: `what` and the
+// size.
 enum { MEM_TOUCH = 1 };
 err_t mem_take(uint64_t bytes, int flags, const char *what, struct mem *out, struct err_text *why);
 // A struct of zeros is fine; leaves one.

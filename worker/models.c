@@ -82,7 +82,8 @@ err_t models_scan(const char *const *paths, struct models *out, struct err_text 
 
 void models_free(struct models *m)
 {
-    for (uint32_t i = 0; i < m->n; i++) free(m->files[i].path);
+    for (uint32_t i = 0; i < m->n; i++)
+        free(m->files[i].path);
     m->n = 0;
 }
 

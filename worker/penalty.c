@@ -5,7 +5,8 @@
 static uint32_t capacity(uint32_t ctx)
 {
     uint32_t cap = 64;
-    while (cap < 3 * (uint64_t)ctx) cap *= 2; // never full with 2 * ctx ids
+    while (cap < 3 * (uint64_t)ctx)
+        cap *= 2; // never full with 2 * ctx ids
     return cap;
 }
 
@@ -45,7 +46,8 @@ void penalty_add(struct penalty *p, uint32_t slot, int32_t id, bool is_generated
     struct penalty_entry *t = table_of(p, slot);
     const uint32_t key = (uint32_t)id + 1;
     uint32_t at = key * 0x9E3779B1u & (p->cap - 1);
-    while (t[at].key && t[at].key != key) at = (at + 1) & (p->cap - 1);
+    while (t[at].key && t[at].key != key)
+        at = (at + 1) & (p->cap - 1);
     if (!t[at].key) {
         BUG_ON(p->n_used[slot] + 1 >= p->cap);
         t[at].key = key;

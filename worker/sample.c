@@ -89,7 +89,8 @@ static int32_t gather(const float *logits, int32_t n_vocab, const struct samplin
 static double sum_weights(const struct sample_cand *c, int32_t n)
 {
     double sum = 0;
-    for (int32_t i = 0; i < n; i++) sum += c[i].weight;
+    for (int32_t i = 0; i < n; i++)
+        sum += c[i].weight;
     return sum;
 }
 
@@ -115,7 +116,8 @@ static void sift_down(struct sample_cand *c, int32_t at, int32_t n)
 // Most likely first. Heap sort: in place, no worst case, and no allocation as in qsort.
 static void sort(struct sample_cand *c, int32_t n)
 {
-    for (int32_t i = n / 2 - 1; i >= 0; i--) sift_down(c, i, n);
+    for (int32_t i = n / 2 - 1; i >= 0; i--)
+        sift_down(c, i, n);
     for (int32_t end = n - 1; end > 0; end--) {
         const struct sample_cand last = c[end];
         c[end] = c[0];
@@ -130,7 +132,8 @@ static int32_t bin_of(const struct sample_cand *c, float best, float per_t)
 }
 
 // Keeps whole bins of nearly equal logits, best first, until they hold k ids (k > 0) or `mass`: a
-// few ids instead of the vocabulary are left to sort. All that top-k or top-p can keep is among them.
+// few ids instead of the vocabulary are left to sort. All that top-k or top-p can keep is among
+// them.
 static int32_t keep_best(struct sample_cand *c, int32_t n, const struct sampling *s, int32_t k,
                          double mass)
 {
@@ -210,7 +213,8 @@ void sample_top(const float *logits, int32_t n_vocab, uint32_t n, struct token_p
     for (int32_t i = 0; i < n_vocab && n; i++) {
         if (have == n && !(logits[i] > out[n - 1].logprob)) continue;
         uint32_t at = have < n ? have++ : n - 1;
-        for (; at > 0 && logits[i] > out[at - 1].logprob; at--) out[at] = out[at - 1];
+        for (; at > 0 && logits[i] > out[at - 1].logprob; at--)
+            out[at] = out[at - 1];
         out[at] = (struct token_prob){.id = i, .logprob = logits[i]};
     }
 }
@@ -247,7 +251,8 @@ uint64_t sample_digest(const float *logits, int32_t n_vocab)
     for (; i + 8 <= n_vocab; i += 8) {
         uint64_t word[4];
         memcpy(word, logits + i, 32);
-        for (int j = 0; j < 4; j++) lane[j] = mix(lane[j], word[j]);
+        for (int j = 0; j < 4; j++)
+            lane[j] = mix(lane[j], word[j]);
     }
     for (; i < n_vocab; i++) {
         uint32_t last;
@@ -255,6 +260,7 @@ uint64_t sample_digest(const float *logits, int32_t n_vocab)
         lane[0] = mix(lane[0], last);
     }
     uint64_t h = (uint64_t)n_vocab;
-    for (int j = 0; j < 4; j++) h = mix(h, lane[j]);
+    for (int j = 0; j < 4; j++)
+        h = mix(h, lane[j]);
     return h ? h : 1;
 }

@@ -1,9 +1,10 @@
-// sample: from a row of logits to an id, as struct sampling says (proto/wire/step.h). Pure functions
-// of the row, the settings, the position and work space; no clock, no state, nothing allocated.
+// sample: from a row of logits to an id, as struct sampling says (proto/wire/step.h). Pure
+// functions of the row, the settings, the position and work space; no clock, no state, nothing
+// allocated.
 //
-// Reproducible: sums run in the order of ids or of rank, ties go to the lower id, exp is our own, and
-// the random numbers are counter-based (Salmon et al. 2011): a function of seed, choice and position
-// only. So a choice draws the same ids alone, in a batch, and after a recovery.
+// Reproducible: sums run in the order of ids or of rank, ties go to the lower id, exp is our own,
+// and the random numbers are counter-based (Salmon et al. 2011): a function of seed, choice and
+// position only. So a choice draws the same ids alone, in a batch, and after a recovery.
 #pragma once
 #include "proto/wire/step.h"
 

@@ -376,7 +376,8 @@ err_t stage_check(const struct stage *s, const struct step *st, struct err_text 
 uint32_t stage_n_tok(const struct step *st)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < st->n_row; i++) n += st->rows[i].n_tok;
+    for (uint32_t i = 0; i < st->n_row; i++)
+        n += st->rows[i].n_tok;
     return n;
 }
 
@@ -416,8 +417,7 @@ static void run_layers(struct stage *s)
     const bool has_local = p->shape->window > 0;
     p->k->ops->rope_table(p->k, &p->rope[PASS_GLOBAL], s->pos, p->n_tok, p->cos_sin[PASS_GLOBAL]);
     if (has_local)
-        p->k->ops->rope_table(p->k, &p->rope[PASS_LOCAL], s->pos, p->n_tok,
-                              p->cos_sin[PASS_LOCAL]);
+        p->k->ops->rope_table(p->k, &p->rope[PASS_LOCAL], s->pos, p->n_tok, p->cos_sin[PASS_LOCAL]);
     const int32_t n = (int32_t)(s->config.layer_to - s->config.layer_from);
     for (int32_t i = 0; i < n; i++) {
         const struct part *w = &s->weights.parts[i];

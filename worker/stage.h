@@ -1,6 +1,6 @@
-// stage: one contiguous range of a model's layers, loaded and ready to run steps: weights, KV pages,
-// work space. Reads the plan, knows nothing of links: the caller brings activations in and takes
-// them out, so tests and `trireme bench` drive it directly.
+// stage: one contiguous range of a model's layers, loaded and ready to run steps: weights, KV
+// pages, work space. Reads the plan, knows nothing of links: the caller brings activations in and
+// takes them out, so tests and `trireme bench` drive it directly.
 #pragma once
 #include "kernels/kernels.h"
 #include "proto/wire/wire.h"
@@ -11,7 +11,7 @@ struct stage;
 
 // How loading gets on, seen from another thread.
 struct stage_load {
-    atomic_bool cancel;         // set it: stage_open ends soon with ERR_CANCELLED
+    atomic_bool cancel;           // set it: stage_open ends soon with ERR_CANCELLED
     atomic_uint_least64_t pieces; // moves while weights are read
 };
 

@@ -31,7 +31,8 @@ static int32_t part_id(const struct stage_config *c, const int32_t *others, int3
     return i < n_layer ? (int32_t)c->layer_from + i : others[i - n_layer];
 }
 
-// Lays out one part's tensors; with base NULL it only counts. Vectors stay F32, matrices are packed.
+// Lays out one part's tensors; with base NULL it only counts. Vectors stay F32, matrices are
+// packed.
 static err_t layout(const struct stage_config *c, struct kernels *k, struct part *p, char *base,
                     uint64_t *bytes, struct err_text *why)
 {
@@ -52,8 +53,8 @@ static err_t layout(const struct stage_config *c, struct kernels *k, struct part
             need = 0;
         }
         if (need == 0)
-            return err_say(why, ERR_MODEL, "tensor %s: no kernel for %s of this shape (%s)", t->name,
-                           dtype_info(t->dtype)->name, c->model->path);
+            return err_say(why, ERR_MODEL, "tensor %s: no kernel for %s of this shape (%s)",
+                           t->name, dtype_info(t->dtype)->name, c->model->path);
         v.data = mem_carve(&carver, need, 1);
         p->w[s] = v;
     }
@@ -152,8 +153,7 @@ static err_t read_all(struct reader *r, void *dst, uint64_t bytes, uint64_t offs
     return OK;
 }
 
-static err_t load_piece(struct reader *r, const struct piece *p, void *buffer,
-                        struct err_text *why)
+static err_t load_piece(struct reader *r, const struct piece *p, void *buffer, struct err_text *why)
 {
     const struct model_tensor *t = p->tensor;
     const uint64_t per_row = row_bytes(t), bytes = per_row * (uint64_t)p->n_row;
@@ -204,9 +204,11 @@ static err_t read_pieces(struct reader *r, struct err_text *why)
     pthread_t threads[LOAD_THREADS_MAX];
     int32_t n = 0, wish = r->config->n_threads - 1;
     if (wish > LOAD_THREADS_MAX) wish = LOAD_THREADS_MAX;
-    while (n < wish && !pthread_create(&threads[n], NULL, reader_main, r)) n++;
+    while (n < wish && !pthread_create(&threads[n], NULL, reader_main, r))
+        n++;
     reader_main(r);
-    for (int32_t i = 0; i < n; i++) pthread_join(threads[i], NULL);
+    for (int32_t i = 0; i < n; i++)
+        pthread_join(threads[i], NULL);
     if (r->err && why) *why = r->why;
     return r->err;
 }
@@ -242,8 +244,8 @@ static bool take_over(struct weights *from, int32_t id, struct part *out)
     return false;
 }
 
-// Moves or lays out every part; the new ones' pieces go on the reader's list. Everything that is not
-// taken over is freed before memory for new parts is asked for.
+// Moves or lays out every part; the new ones' pieces go on the reader's list. Everything that is
+// not taken over is freed before memory for new parts is asked for.
 static err_t gather_parts(struct reader *r, struct weights *reuse, struct weights *w,
                           struct err_text *why)
 {
@@ -293,7 +295,8 @@ err_t weights_load(const struct stage_config *c, struct kernels *k, struct weigh
 
 void weights_free(struct weights *w)
 {
-    for (int32_t i = 0; i < w->n_part; i++) mem_give(&w->parts[i].mem);
+    for (int32_t i = 0; i < w->n_part; i++)
+        mem_give(&w->parts[i].mem);
     free(w->parts);
     *w = (struct weights){0};
 }

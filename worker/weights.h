@@ -10,9 +10,9 @@
 #include "worker/stage.h"
 
 struct part {
-    int32_t id;                   // layer number or PART_...
+    int32_t id; // layer number or PART_...
     struct mem mem;
-    struct view w[SLOT_COUNT];    // data NULL: this part has no such tensor
+    struct view w[SLOT_COUNT]; // data NULL: this part has no such tensor
 };
 
 struct weights {

@@ -45,8 +45,12 @@ static err_t copy_config(struct worker *w, const struct worker_config *c, struct
 // The backend opened once at the least size: it says what it is called, or why it cannot be.
 static err_t find_isa(struct worker *w, struct err_text *why)
 {
-    const struct kernels_limits least = {.n_threads = 1, .max_tok = 1, .max_cols = 256,
-                                         .max_rows = 256, .max_head = 1, .max_head_dim = 64,
+    const struct kernels_limits least = {.n_threads = 1,
+                                         .max_tok = 1,
+                                         .max_cols = 256,
+                                         .max_rows = 256,
+                                         .max_head = 1,
+                                         .max_head_dim = 64,
                                          .max_ctx = 64};
     struct kernels *k;
     err_t e = kernels_open_cpu(w->config.isa, &least, &k, why);

@@ -17,20 +17,20 @@
 struct worker;
 
 struct worker_config {
-    const char *name;           // [a-z0-9-]{1,63}
-    const char *const *models;  // model files or folders with .gguf files, NULL-terminated
-    int32_t n_threads;          // 0: all cores of the affinity mask
-    uint64_t mem_max_bytes;     // 0: what the machine has free at start
-    const char *isa;            // kernels_open_cpu's isa, NULL: best
+    const char *name;                 // [a-z0-9-]{1,63}
+    const char *const *models;        // model files or folders with .gguf files, NULL-terminated
+    int32_t n_threads;                // 0: all cores of the affinity mask
+    uint64_t mem_max_bytes;           // 0: what the machine has free at start
+    const char *isa;                  // kernels_open_cpu's isa, NULL: best
     const char *transports, *devices; // of the UCX port, NULL: port.h's defaults
-    bool measure;               // measure peaks (about 0.5 s, before HELLO); else report 0
+    bool measure;                     // measure peaks (about 0.5 s, before HELLO); else report 0
     // Connects to the coordinator; called again after a lost link. ERR_END: do not try again.
     err_t (*dial)(void *arg, struct link **out, struct err_text *why);
     void *dial_arg;
 };
 
 err_t worker_open(const struct worker_config *c, struct worker **out, struct err_text *why);
-// The control thread's loop: returns when *stop becomes nonzero (checked at least every 100 ms), when
-// dial says ERR_END, or when the coordinator refused for good.
+// The control thread's loop: returns when *stop becomes nonzero (checked at least every 100 ms),
+// when dial says ERR_END, or when the coordinator refused for good.
 err_t worker_run(struct worker *w, atomic_int *stop, struct err_text *why);
 void worker_close(struct worker *w);

@@ -24,22 +24,22 @@ struct worker {
     // the conversation; link NULL: dialling
     struct link *link;
     bool is_welcome;
-    int64_t heard_us;  // last message, or the dial
-    int64_t beat_us;   // next heartbeat
-    int64_t dial_us;   // next dial
+    int64_t heard_us; // last message, or the dial
+    int64_t beat_us;  // next heartbeat
+    int64_t dial_us;  // next dial
     int64_t backoff_us;
-    uint32_t random;   // jitter
+    uint32_t random;               // jitter
     struct compute_parcel *parcel; // the message being read
     struct buf out;
-    uint64_t epoch;    // newest plan of this connection, 0: none
+    uint64_t epoch; // newest plan of this connection, 0: none
 
     // the role
-    struct compute *compute;      // of `running`; NULL: none
+    struct compute *compute; // of `running`; NULL: none
     struct msg_plan running;
-    bool is_stopping;             // asked to; its end is awaited
-    struct compute_held held;     // what the last epoch left, while there is no compute
-    struct compute_parcel *plan;  // a PLAN that waits for that end; NULL: none
-    bool is_refused;              // for good
+    bool is_stopping;            // asked to; its end is awaited
+    struct compute_held held;    // what the last epoch left, while there is no compute
+    struct compute_parcel *plan; // a PLAN that waits for that end; NULL: none
+    bool is_refused;             // for good
     err_t refuse_code;
     struct err_text refuse_why;
 };

@@ -18,8 +18,8 @@ void api_admin_livez(struct exchange *x)
 void api_admin_readyz(struct exchange *x)
 {
     static const char *const words[] = {
-        [ENGINE_LOADING] = "loading",       [ENGINE_READY] = "ok",
-        [ENGINE_DEGRADED] = "degraded",     [ENGINE_NO_CAPACITY] = "no_capacity",
+        [ENGINE_LOADING] = "loading",   [ENGINE_READY] = "ok",
+        [ENGINE_DEGRADED] = "degraded", [ENGINE_NO_CAPACITY] = "no_capacity",
         [ENGINE_DRAINING] = "draining",
     };
     struct engine *e = x->door->engine;
@@ -30,8 +30,10 @@ void api_admin_readyz(struct exchange *x)
     buf_printf(&out, "{\"status\":\"%s\"", words[state]);
     if (state != ENGINE_READY) {
         buf_str(&out, ",\"reason\":");
-        if (reason) buf_json_str(&out, reason, strlen(reason));
-        else buf_str(&out, "null");
+        if (reason)
+            buf_json_str(&out, reason, strlen(reason));
+        else
+            buf_str(&out, "null");
         x->no.retry_after_s = 5;
     }
     buf_char(&out, '}');

@@ -15,8 +15,9 @@ static err_t read_tools(struct prepare *p, struct refusal *no)
     const struct json *tools = p->p.tools, *choice = p->p.tool_choice;
     bool none = json_is(choice, "none");
     if (json_is(choice, "required") || (choice && choice->kind == J_OBJ))
-        return refusal_field(no, "tool_choice", "'tool_choice' can be 'none' or 'auto'; forcing a "
-                                                "call is not supported yet");
+        return refusal_field(no, "tool_choice",
+                             "'tool_choice' can be 'none' or 'auto'; forcing a "
+                             "call is not supported yet");
     if (choice && !none && !json_is(choice, "auto"))
         return refusal_field(no, "tool_choice", "'tool_choice' must be 'none' or 'auto'");
     if (!tools || tools->arr.n == 0) return OK;
@@ -45,8 +46,9 @@ static err_t read_kwargs(struct prepare *p, struct refusal *no)
     for (size_t i = 0; i < sizeof efforts / sizeof *efforts; i++)
         known |= json_is(effort, efforts[i]);
     if (!known)
-        return refusal_field(no, "reasoning_effort",
-                             "'reasoning_effort' must be none, minimal, low, medium, high or xhigh");
+        return refusal_field(
+            no, "reasoning_effort",
+            "'reasoning_effort' must be none, minimal, low, medium, high or xhigh");
     if (json_get(given, "reasoning_effort")) return OK;
     size_t n = given ? given->obj.n : 0;
     struct json *all = arena_take(&p->scratch, sizeof *all);
@@ -61,8 +63,7 @@ static err_t read_kwargs(struct prepare *p, struct refusal *no)
 
 static err_t chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
 {
-    err_t err =
-        messages_read(p->p.messages, p->p.merge_roles, &p->scratch, &p->messages, no);
+    err_t err = messages_read(p->p.messages, p->p.merge_roles, &p->scratch, &p->messages, no);
     if (!err) err = read_tools(p, no);
     if (!err) err = read_kwargs(p, no);
     if (err) return err;

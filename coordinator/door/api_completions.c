@@ -21,7 +21,8 @@ static err_t check_ids(const struct prepare *p, const struct json *list, struct 
     for (size_t i = 0; i < list->arr.n; i++) {
         const struct json *id = &list->arr.items[i];
         if (id->kind == J_INT && id->i >= 0 && id->i < p->in->n_vocab) continue;
-        return refusal_field(no, "prompt", "'prompt' must hold token ids from 0 to %d (element %zu)",
+        return refusal_field(no, "prompt",
+                             "'prompt' must hold token ids from 0 to %d (element %zu)",
                              p->in->n_vocab - 1, i);
     }
     return OK;
@@ -59,11 +60,13 @@ static err_t add_text(const struct prepare *p, struct prepared *out, const struc
                       struct refusal *no)
 {
     struct ids ids = {0};
-    err_t err = tokenizer_encode(p->in->model->tokenizer, text->str.s, text->str.len,
-                                 TOKENIZER_BOS | TOKENIZER_SPECIAL, NULL, 0, text->str.len + 64,
-                                 &ids);
-    if (err) err = refusal_set(no, 500, "internal_error", "the prompt could not be tokenised");
-    else err = prepare_add(p, out, &ids, text, no);
+    err_t err =
+        tokenizer_encode(p->in->model->tokenizer, text->str.s, text->str.len,
+                         TOKENIZER_BOS | TOKENIZER_SPECIAL, NULL, 0, text->str.len + 64, &ids);
+    if (err)
+        err = refusal_set(no, 500, "internal_error", "the prompt could not be tokenised");
+    else
+        err = prepare_add(p, out, &ids, text, no);
     ids_fini(&ids);
     return err;
 }

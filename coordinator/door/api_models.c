@@ -40,11 +40,15 @@ void api_models_list(struct exchange *x)
         put_entry(&out, m, last = m->aliases[i], is_loaded(e));
     }
     buf_str(&out, "],\"has_more\":false,\"first_id\":");
-    if (m) buf_json_str(&out, m->id, strlen(m->id));
-    else buf_str(&out, "null");
+    if (m)
+        buf_json_str(&out, m->id, strlen(m->id));
+    else
+        buf_str(&out, "null");
     buf_str(&out, ",\"last_id\":");
-    if (last) buf_json_str(&out, last, strlen(last));
-    else buf_str(&out, "null");
+    if (last)
+        buf_json_str(&out, last, strlen(last));
+    else
+        buf_str(&out, "null");
     buf_char(&out, '}');
     exchange_json(x, 200, &out);
 }

@@ -16,7 +16,8 @@ static void digest_of(const char *key, size_t len, uint8_t out[32])
 err_t auth_open(struct auth *a, const char *const *keys, struct err_text *why)
 {
     size_t n = 0;
-    while (keys && keys[n]) n++;
+    while (keys && keys[n])
+        n++;
     uint8_t(*digests)[32] = n ? calloc(n, sizeof *digests) : NULL;
     if (n && !digests) return err_say(why, ERR_MEMORY, "no memory for API keys");
     for (size_t i = 0; i < n; i++) {
@@ -46,7 +47,8 @@ static size_t significant(const struct auth_addr *x)
 static size_t slot_of(const struct auth_addr *x)
 {
     uint32_t h = 2166136261u; // FNV-1a
-    for (size_t i = 0; i < significant(x); i++) h = (h ^ x->b[i]) * 16777619u;
+    for (size_t i = 0; i < significant(x); i++)
+        h = (h ^ x->b[i]) * 16777619u;
     return h % AUTH_ADDRESSES;
 }
 
@@ -77,7 +79,8 @@ static bool matches(const struct auth *a, const char *key, uint64_t *tenant)
     bool any = false;
     for (size_t i = 0; i < a->n; i++) {
         volatile uint8_t diff = 0;
-        for (size_t j = 0; j < sizeof d; j++) diff |= (uint8_t)(d[j] ^ a->digests[i][j]);
+        for (size_t j = 0; j < sizeof d; j++)
+            diff |= (uint8_t)(d[j] ^ a->digests[i][j]);
         any |= diff == 0;
     }
     if (any) memcpy(tenant, d, sizeof *tenant);

@@ -14,6 +14,13 @@ struct call {
     struct refusal no;    // if not
 };
 
+static void leave_pool(struct door *d)
+{
+    uv_mutex_lock(&d->pool_lock);
+    if (--d->n_pool == 0) uv_cond_signal(&d->pool_idle);
+    uv_mutex_unlock(&d->pool_lock);
+}
+
 static void on_pool(uv_work_t *w)
 {
     struct call *c = w->data;
@@ -21,6 +28,7 @@ static void on_pool(uv_work_t *w)
     c->in.len = c->body.len;
     c->err = prepare_run(&c->in, &c->made, &c->no);
     buf_fini(&c->body);
+    leave_pool(c->door);
 }
 
 static void wake(void *owner)
@@ -112,7 +120,11 @@ static void call_run(struct exchange *x, const struct api *api)
         c->body = x->body;
         x->body = (struct buf){.max = x->body.max};
     }
+    uv_mutex_lock(&d->pool_lock);
+    d->n_pool++;
+    uv_mutex_unlock(&d->pool_lock);
     if (!c || uv_queue_work(d->loop, &c->work, on_pool, on_loop) != 0) {
+        leave_pool(d);
         if (c) buf_fini(&c->body);
         free(c);
         refusal_set(&x->no, 500, "internal_error", "out of memory");
@@ -127,7 +139,14 @@ void call_abandon(struct call *c)
 {
     c->x = NULL;
     // Fails, harmlessly, when the pool is already at it.
-    uv_cancel((uv_req_t *)&c->work);
+    if (uv_cancel((uv_req_t *)&c->work) == 0) leave_pool(c->door);
+}
+
+void call_wait_all(struct door *d)
+{
+    uv_mutex_lock(&d->pool_lock);
+    while (d->n_pool > 0) uv_cond_wait(&d->pool_idle, &d->pool_lock);
+    uv_mutex_unlock(&d->pool_lock);
 }
 
 void call_chat(struct exchange *x)

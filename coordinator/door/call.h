@@ -8,3 +8,5 @@ void call_chat(struct exchange *x);
 void call_completions(struct exchange *x);
 // The exchange is gone: the pool finishes for nobody.
 void call_abandon(struct call *c);
+// Waits until no job looks at the engine's model any more; there must be no new ones.
+void call_wait_all(struct door *d);

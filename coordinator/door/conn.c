@@ -37,7 +37,8 @@ enum MHD_Result conn_policy(void *cls, const struct sockaddr *sa, socklen_t len)
     d->n_callback++;
     struct auth_addr a = addr_of(sa);
     uint32_t same = 0;
-    list_each (it, &d->conns) {
+    list_each(it, &d->conns)
+    {
         const struct conn *c = list_item(it, struct conn, node);
         same += !a.loopback && memcmp(c->addr.b, a.b, sizeof a.b) == 0;
     }
@@ -97,17 +98,19 @@ static void linger_end(struct lingerer *l)
 static void sweep_lingers(struct door *d, int64_t now_us)
 {
     char sink[65536];
-    list_each (it, &d->lingers) {
+    list_each(it, &d->lingers)
+    {
         struct lingerer *l = list_item(it, struct lingerer, node);
         ssize_t n = 1;
-        for (int i = 0; i < 64 && n > 0; i++) n = recv(l->fd, sink, sizeof sink, MSG_DONTWAIT);
+        for (int i = 0; i < 64 && n > 0; i++)
+            n = recv(l->fd, sink, sizeof sink, MSG_DONTWAIT);
         if (n == 0 || now_us > l->until_us) linger_end(l);
     }
 }
 
 void conn_drop_lingers(struct door *d)
 {
-    list_each (it, &d->lingers) linger_end(list_item(it, struct lingerer, node));
+    list_each(it, &d->lingers) linger_end(list_item(it, struct lingerer, node));
 }
 
 void conn_notify(void *cls, struct MHD_Connection *mhd, void **socket_context,
@@ -201,7 +204,8 @@ static const char bad_chunks[] = "the chunked encoding is malformed";
 
 void conn_drop_stuck(struct door *d)
 {
-    list_each (it, &d->conns) {
+    list_each(it, &d->conns)
+    {
         struct conn *c = list_item(it, struct conn, node);
         if (c->phase == CONN_BODY && c->x && exchange_is_chunked(c->x))
             end_with_error(c, 400, bad_chunks);
@@ -222,10 +226,12 @@ void conn_library_says(struct door *d, const char *line)
         {"chunk", CONN_BODY, false, 400, bad_chunks},
     };
     size_t row = 0, n = sizeof rows / sizeof *rows;
-    while (row < n && !strstr(line, rows[row].words)) row++;
+    while (row < n && !strstr(line, rows[row].words))
+        row++;
     if (row == n) return;
     struct conn *found = NULL;
-    list_each (it, &d->conns) {
+    list_each(it, &d->conns)
+    {
         struct conn *c = list_item(it, struct conn, node);
         if (c->phase != rows[row].phase || !c->x) continue;
         if (c->phase == CONN_BODY && !exchange_is_chunked(c->x)) continue;
@@ -274,8 +280,10 @@ static void check_deadline(struct conn *c, int64_t now_us)
         shutdown(c->fd, SHUT_RDWR);
         break;
     case CONN_IDLE:
-        if (spent > (int64_t)CONN_IDLE_MS * 1000) shutdown(c->fd, SHUT_RDWR);
-        else if (d->n_sweep % 8 == 0 && has_begun(c, spent)) conn_set(c, CONN_HEADERS);
+        if (spent > (int64_t)CONN_IDLE_MS * 1000)
+            shutdown(c->fd, SHUT_RDWR);
+        else if (d->n_sweep % 8 == 0 && has_begun(c, spent))
+            conn_set(c, CONN_HEADERS);
         break;
     case CONN_WORK:
         break;
@@ -286,7 +294,8 @@ static void check_deadline(struct conn *c, int64_t now_us)
 static void check_hang_ups(struct door *d)
 {
     nfds_t n = 0;
-    list_each (it, &d->conns) {
+    list_each(it, &d->conns)
+    {
         struct conn *c = list_item(it, struct conn, node);
         if ((c->phase != CONN_WORK && c->phase != CONN_STREAM) || !c->x) continue;
         if (n == d->max_connections) break;
@@ -305,7 +314,8 @@ bool conn_sweep(struct door *d, int64_t now_us)
 {
     d->n_sweep++;
     check_hang_ups(d);
-    list_each (it, &d->conns) {
+    list_each(it, &d->conns)
+    {
         struct conn *c = list_item(it, struct conn, node);
         if (c->x) exchange_tick(c->x, now_us);
         check_deadline(c, now_us);

@@ -25,8 +25,8 @@ void conn_drop_lingers(struct door *d);
 // libmicrohttpd 0.9.75 turns round and round over a chunk size line that fills its buffer. Ends
 // the connections that can be the cause.
 void conn_drop_stuck(struct door *d);
-// The library answers some faults by itself: with pages of HTML, for a malformed Content-Length with
-// two header sections. It logs before it does: called with that line, sends a proper error in its
-// place when there is no doubt whose request it is. What is left to it: a header line without a
+// The library answers some faults by itself: with pages of HTML, for a malformed Content-Length
+// with two header sections. It logs before it does: called with that line, sends a proper error in
+// its place when there is no doubt whose request it is. What is left to it: a header line without a
 // colon, a wrong version, and the rest when several callers are in the same state.
 void conn_library_says(struct door *d, const char *line);

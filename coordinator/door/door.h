@@ -33,7 +33,7 @@ struct conn {
     int fd;
     struct auth_addr addr;
     enum conn_phase phase;
-    int64_t since_us;  // the phase began, or of CONN_STREAM: bytes went out
+    int64_t since_us; // the phase began, or of CONN_STREAM: bytes went out
     struct exchange *x;
     bool linger; // closing while the caller may still be sending
     bool ended;  // answered past the library
@@ -53,7 +53,10 @@ struct door {
     uv_idle_t busy; // makes the loop come round at once
     uv_timer_t sweep;
     uint32_t n_handle; // not closed yet
-    uint32_t n_job;    // on the pool
+    uint32_t n_job;    // given to the pool, not back on the loop yet
+    uv_mutex_t pool_lock;
+    uv_cond_t pool_idle;
+    uint32_t n_pool;   // under pool_lock: jobs that may still look at the engine's model
     bool ready, draining, closing;
     int port;
     struct auth auth;

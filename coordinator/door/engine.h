@@ -9,16 +9,22 @@
 struct engine;
 
 // What can be told of readiness; the words of GET /readyz.
-enum engine_state { ENGINE_LOADING, ENGINE_READY, ENGINE_DEGRADED, ENGINE_NO_CAPACITY, ENGINE_DRAINING };
+enum engine_state {
+    ENGINE_LOADING,
+    ENGINE_READY,
+    ENGINE_DEGRADED,
+    ENGINE_NO_CAPACITY,
+    ENGINE_DRAINING
+};
 
 struct engine_model {
-    const char *id;       // the name callers use
+    const char *id;             // the name callers use
     const char *const *aliases; // NULL-terminated
     int64_t created_s;
     uint32_t ctx;
     const struct tokenizer *tokenizer;
     const struct template *template; // NULL: the model has none (base model): chat is refused
-    const char *bos, *eos; // text of these tokens for the template, "" if none
+    const char *bos, *eos;           // text of these tokens for the template, "" if none
     const int32_t *end_ids;
     uint32_t n_end;
 };

@@ -443,8 +443,8 @@ void exchange_flush(struct exchange *x)
     if (x->reply) flush_reply(x);
     list_remove(&x->dirty);
     if (x->out.len - x->out_at > EXCHANGE_OUT_MAX || !buf_ok(&x->out)) exchange_abort(x);
-    bool news = x->dead || x->ended || x->out.len > x->out_at ||
-                (x->phase == EXCHANGE_WORK && x->status);
+    bool news =
+        x->dead || x->ended || x->out.len > x->out_at || (x->phase == EXCHANGE_WORK && x->status);
     if (!x->suspended || !news) return;
     x->suspended = false;
     MHD_resume_connection(x->mhd);
@@ -468,8 +468,10 @@ void exchange_abort(struct exchange *x)
     if (x->dead) return;
     x->dead = true;
     drop_work(x);
-    if (x->suspended) exchange_wake(x);
-    else shutdown(x->conn->fd, SHUT_RDWR);
+    if (x->suspended)
+        exchange_wake(x);
+    else
+        shutdown(x->conn->fd, SHUT_RDWR);
 }
 
 uint64_t exchange_body_bytes(const struct exchange *x)

@@ -25,7 +25,7 @@ struct exchange {
     // request
     const char *raw_uri; // the library's; valid until the first call
     size_t raw_len;
-    char *path; // decoded, without the query
+    char *path;         // decoded, without the query
     const char *origin; // allowed one, or NULL
     bool head, chunked;
     const struct route *route;

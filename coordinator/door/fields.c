@@ -6,15 +6,25 @@
 #define K(kind) (1u << (kind))
 #define AT(member) offsetof(struct params, member)
 #define TREE(field_name, api, allowed, member)                                                     \
-    {.name = field_name, .apis = api, .kinds = allowed, .store = STORE_TREE, .offset = AT(member)}
+    {                                                                                              \
+        .name = field_name, .apis = api, .kinds = allowed, .store = STORE_TREE,                    \
+        .offset = AT(member)                                                                       \
+    }
 #define FLAG(field_name, api, member)                                                              \
-    {.name = field_name, .apis = api, .kinds = K(J_BOOL), .store = STORE_BOOL, .offset = AT(member)}
+    {                                                                                              \
+        .name = field_name, .apis = api, .kinds = K(J_BOOL), .store = STORE_BOOL,                  \
+        .offset = AT(member)                                                                       \
+    }
 #define INT(field_name, api, member, low, high)                                                    \
-    {.name = field_name, .apis = api, .kinds = K(J_INT), .store = STORE_INT,                       \
-     .offset = AT(member), .min = low, .max = high}
+    {                                                                                              \
+        .name = field_name, .apis = api, .kinds = K(J_INT), .store = STORE_INT,                    \
+        .offset = AT(member), .min = low, .max = high                                              \
+    }
 #define NUM(field_name, member, low, high)                                                         \
-    {.name = field_name, .apis = FIELD_BOTH, .kinds = K(J_INT) | K(J_REAL), .store = STORE_NUM,    \
-     .offset = AT(member), .min = low, .max = high}
+    {                                                                                              \
+        .name = field_name, .apis = FIELD_BOTH, .kinds = K(J_INT) | K(J_REAL), .store = STORE_NUM, \
+        .offset = AT(member), .min = low, .max = high                                              \
+    }
 
 static const struct field stream_options[] = {
     FLAG("include_usage", FIELD_BOTH, include_usage),
@@ -28,23 +38,43 @@ static const struct field table[] = {
     TREE("messages", FIELD_CHAT, K(J_ARR), messages),
     TREE("prompt", FIELD_COMPLETIONS, K(J_STR) | K(J_ARR), prompt),
     FLAG("stream", FIELD_BOTH, stream),
-    {.name = "stream_options", .apis = FIELD_BOTH, .kinds = K(J_OBJ), .store = STORE_OBJECT,
-     .sub = stream_options, .n_sub = sizeof stream_options / sizeof *stream_options},
+    {.name = "stream_options",
+     .apis = FIELD_BOTH,
+     .kinds = K(J_OBJ),
+     .store = STORE_OBJECT,
+     .sub = stream_options,
+     .n_sub = sizeof stream_options / sizeof *stream_options},
     INT("max_tokens", FIELD_BOTH, max_tokens, 1, INT32_MAX),
     INT("max_completion_tokens", FIELD_CHAT, max_completion_tokens, 1, INT32_MAX),
     NUM("temperature", temperature, 0, 2),
-    {.name = "top_p", .apis = FIELD_BOTH, .kinds = K(J_INT) | K(J_REAL), .store = STORE_NUM,
-     .offset = AT(top_p), .min = 0, .max = 1, .above_min = true},
+    {.name = "top_p",
+     .apis = FIELD_BOTH,
+     .kinds = K(J_INT) | K(J_REAL),
+     .store = STORE_NUM,
+     .offset = AT(top_p),
+     .min = 0,
+     .max = 1,
+     .above_min = true},
     NUM("min_p", min_p, 0, 1),
     INT("top_k", FIELD_BOTH, top_k, -1, INT32_MAX),
     NUM("presence_penalty", presence, -2, 2),
     NUM("frequency_penalty", frequency, -2, 2),
-    {.name = "repetition_penalty", .apis = FIELD_BOTH, .kinds = K(J_INT) | K(J_REAL),
-     .store = STORE_NUM, .offset = AT(repetition), .min = 0, .max = 10, .above_min = true},
+    {.name = "repetition_penalty",
+     .apis = FIELD_BOTH,
+     .kinds = K(J_INT) | K(J_REAL),
+     .store = STORE_NUM,
+     .offset = AT(repetition),
+     .min = 0,
+     .max = 10,
+     .above_min = true},
     INT("n", FIELD_BOTH, n, 1, 8),
     INT("best_of", FIELD_COMPLETIONS, best_of, 1, 8),
-    {.name = "seed", .apis = FIELD_BOTH, .kinds = K(J_INT), .store = STORE_INT,
-     .offset = AT(seed), .has = AT(has_seed)},
+    {.name = "seed",
+     .apis = FIELD_BOTH,
+     .kinds = K(J_INT),
+     .store = STORE_INT,
+     .offset = AT(seed),
+     .has = AT(has_seed)},
     TREE("stop", FIELD_BOTH, K(J_STR) | K(J_ARR), stop),
     TREE("logit_bias", FIELD_BOTH, K(J_OBJ), logit_bias),
     TREE("logprobs", FIELD_CHAT, K(J_BOOL), logprobs),
@@ -73,7 +103,7 @@ const struct field *fields_table(size_t *n)
 // "a number above 0 and at most 1", "an integer from 1 to 8", "a string or an array"
 static void say_allowed(const struct field *f, char *s, size_t cap)
 {
-    static const char *const words[] = {"null",    "a boolean", "an integer", "a number",
+    static const char *const words[] = {"null",     "a boolean", "an integer", "a number",
                                         "a string", "an array",  "an object"};
     size_t at = 0;
     s[0] = 0;

@@ -27,10 +27,10 @@ struct field {
     unsigned apis;  // FIELD_*
     unsigned kinds; // 1 << enum json_kind, each that is allowed
     enum field_store store;
-    size_t offset;   // in struct params; of STORE_OBJECT: unused
-    double min, max; // of STORE_INT and STORE_NUM; equal: any value
-    bool above_min;  // min itself is not allowed
-    size_t has;      // offset of a bool that is set when the field is given; 0: none
+    size_t offset;           // in struct params; of STORE_OBJECT: unused
+    double min, max;         // of STORE_INT and STORE_NUM; equal: any value
+    bool above_min;          // min itself is not allowed
+    size_t has;              // offset of a bool that is set when the field is given; 0: none
     const struct field *sub; // STORE_OBJECT: the fields inside
     size_t n_sub;
 };

@@ -67,8 +67,7 @@ struct counts {
 static err_t take_header(const struct gate_header *h, struct counts *n, struct gate_facts *f,
                          struct refusal *no)
 {
-    if (h->name_len == 0)
-        return refusal_set(no, 400, "bad_request", "a header has no name");
+    if (h->name_len == 0) return refusal_set(no, 400, "bad_request", "a header has no name");
     for (size_t i = 0; i < h->name_len; i++)
         if (!is_token((unsigned char)h->name[i]))
             return refusal_set(no, 400, "bad_request", "a header name holds the byte 0x%02x",
@@ -77,8 +76,7 @@ static err_t take_header(const struct gate_header *h, struct counts *n, struct g
         return refusal_set(no, 400, "bad_request", "header '%.*s' holds a control byte",
                            (int)(h->name_len > 64 ? 64 : h->name_len), h->name);
     if (names(h, "Content-Length")) {
-        if (n->length++)
-            return refusal_set(no, 400, "bad_request", "more than one Content-Length");
+        if (n->length++) return refusal_set(no, 400, "bad_request", "more than one Content-Length");
         return read_length(h, &f->body_bytes, no);
     }
     if (names(h, "Transfer-Encoding")) {

@@ -33,9 +33,9 @@ enum { GATE_CHUNKED = -1 };
 
 struct gate_facts {
     const char *host, *authorization, *api_key, *content_type, *origin; // NULL: absent
-    bool twice;          // Authorization or x-api-key more than once
-    int64_t body_bytes;  // 0: none; GATE_CHUNKED: unknown
-    bool encoded;        // Content-Encoding other than identity
+    bool twice;         // Authorization or x-api-key more than once
+    int64_t body_bytes; // 0: none; GATE_CHUNKED: unknown
+    bool encoded;       // Content-Encoding other than identity
 };
 
 // ERR_INVALID with the refusal (400, 405, 414, 417, 431, 501, 505).

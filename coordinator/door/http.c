@@ -1,4 +1,5 @@
 #include "coordinator/door/http.h"
+#include "coordinator/door/call.h"
 #include "coordinator/door/conn.h"
 #include "coordinator/door/exchange.h"
 #include "proto/base/clock.h"
@@ -36,7 +37,7 @@ static err_t split_listen(const char *listen, struct listen_addr *out, struct er
     if (bracket) len -= 2;
     size_t digits = colon ? strspn(colon + 1, "0123456789") : 0;
     if (!colon || len == 0 || len >= sizeof out->host || digits == 0 || digits > 5 ||
-        colon[1 + digits] != 0 || (!bracket && memchr(host, ':', len)))
+        colon[1 + digits] != 0 || strtoul(colon + 1, NULL, 10) > 65535 || (!bracket && memchr(host, ':', len)))
         return err_say(why, ERR_CONFIG, "'%s' is no address to listen at: HOST:PORT is", listen);
     memcpy(out->host, host, len);
     out->host[len] = 0;
@@ -129,25 +130,24 @@ static err_t start_library(struct door *d, const struct door_config *c, int fd,
                            struct err_text *why)
 {
     unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
-    struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(uintptr_t)c->tls_cert_pem},
-                                   {MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)(uintptr_t)c->tls_key_pem},
-                                   {MHD_OPTION_END, 0, NULL}};
+    struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(uintptr_t)c->tls_cert_pem},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)(uintptr_t)c->tls_key_pem},
+        {MHD_OPTION_END, 0, NULL}};
     d->tls = c->tls_cert_pem && c->tls_key_pem;
-    if (d->tls) flags |= MHD_USE_TLS;
-    else tls[0].option = MHD_OPTION_END;
+    if (d->tls)
+        flags |= MHD_USE_TLS;
+    else
+        tls[0].option = MHD_OPTION_END;
     d->mhd = MHD_start_daemon(
-        flags, 0, conn_policy, d, exchange_access, d,
-        MHD_OPTION_EXTERNAL_LOGGER, on_library_log, d,
-        MHD_OPTION_ARRAY, tls,
-        MHD_OPTION_LISTEN_SOCKET, fd,
-        MHD_OPTION_URI_LOG_CALLBACK, exchange_uri, d,
-        MHD_OPTION_NOTIFY_COMPLETED, exchange_completed, d,
-        MHD_OPTION_NOTIFY_CONNECTION, conn_notify, d,
-        MHD_OPTION_UNESCAPE_CALLBACK, no_unescape, NULL,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_PER_CONNECTION,
+        flags, 0, conn_policy, d, exchange_access, d, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, d,
+        MHD_OPTION_ARRAY, tls, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_URI_LOG_CALLBACK,
+        exchange_uri, d, MHD_OPTION_NOTIFY_COMPLETED, exchange_completed, d,
+        MHD_OPTION_NOTIFY_CONNECTION, conn_notify, d, MHD_OPTION_UNESCAPE_CALLBACK, no_unescape,
+        NULL, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_PER_CONNECTION,
         // One more than we admit: the refusing is ours.
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)d->max_connections + 1,
-        MHD_OPTION_STRICT_FOR_CLIENT, 0, // a missing Host is refused by the gate, as JSON
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)d->max_connections + 1, MHD_OPTION_STRICT_FOR_CLIENT,
+        0, // a missing Host is refused by the gate, as JSON
         MHD_OPTION_END);
     if (d->mhd) return OK;
     return err_say(why, d->tls ? ERR_CONFIG : ERR_SYSTEM, "the HTTP library did not start%s",
@@ -179,7 +179,8 @@ static void flush_dirty(struct door *d)
     now = d->dirty;
     now.next->prev = now.prev->next = &now;
     list_init(&d->dirty);
-    while (!list_empty(&now)) exchange_flush(list_item(now.next, struct exchange, dirty));
+    while (!list_empty(&now))
+        exchange_flush(list_item(now.next, struct exchange, dirty));
     d->ready = true;
 }
 
@@ -194,8 +195,10 @@ static void pump(uv_prepare_t *h)
     flush_dirty(d);
     if (d->ready) run_library(d);
     bool again = d->ready || !list_empty(&d->dirty);
-    if (again) uv_idle_start(&d->busy, on_busy);
-    else uv_idle_stop(&d->busy);
+    if (again)
+        uv_idle_start(&d->busy, on_busy);
+    else
+        uv_idle_stop(&d->busy);
 }
 
 static void on_poll(uv_poll_t *h, int status, int events)
@@ -252,7 +255,11 @@ static struct door *door_new(uv_loop_t *loop, const struct door_config *c, struc
     list_init(&d->lingers);
     d->watched = calloc(d->max_connections, sizeof *d->watched);
     d->watchers = calloc(d->max_connections, sizeof *d->watchers);
-    if (d->watched && d->watchers) return d;
+    bool lock = uv_mutex_init(&d->pool_lock) == 0;
+    bool cond = lock && uv_cond_init(&d->pool_idle) == 0;
+    if (d->watched && d->watchers && cond) return d;
+    if (cond) uv_cond_destroy(&d->pool_idle);
+    if (lock) uv_mutex_destroy(&d->pool_lock);
     free(d->watched);
     free(d->watchers);
     free(d);
@@ -262,6 +269,8 @@ static struct door *door_new(uv_loop_t *loop, const struct door_config *c, struc
 static void door_free(struct door *d)
 {
     auth_close(&d->auth);
+    uv_cond_destroy(&d->pool_idle);
+    uv_mutex_destroy(&d->pool_lock);
     free(d->watched);
     free(d->watchers);
     free(d);
@@ -327,7 +336,8 @@ static void on_closed(uv_handle_t *h)
 void door_close(struct door *d)
 {
     d->closing = true;
-    list_each (it, &d->conns) {
+    list_each(it, &d->conns)
+    {
         struct conn *c = list_item(it, struct conn, node);
         if (c->x) exchange_abort(c->x);
     }
@@ -337,6 +347,7 @@ void door_close(struct door *d)
     uv_poll_stop(&d->poll);
     MHD_stop_daemon(d->mhd);
     conn_drop_lingers(d);
+    call_wait_all(d);
     uv_close((uv_handle_t *)&d->poll, on_closed);
     uv_close((uv_handle_t *)&d->prepare, on_closed);
     uv_close((uv_handle_t *)&d->busy, on_closed);

@@ -8,15 +8,15 @@
 struct door;
 
 struct door_config {
-    const char *listen;          // "127.0.0.1:30000", "[::1]:0"; port 0 picks one
-    const char *const *api_keys; // NULL-terminated, or NULL: none asked (loopback only)
+    const char *listen;                     // "127.0.0.1:30000", "[::1]:0"; port 0 picks one
+    const char *const *api_keys;            // NULL-terminated, or NULL: none asked (loopback only)
     const char *tls_cert_pem, *tls_key_pem; // file contents, or NULL: plain HTTP (loopback only)
-    const char *const *hosts;    // further names allowed in Host, NULL-terminated; loopback names
-                                 // and the listen address always are
-    const char *const *origins;  // CORS allow-list, or NULL: no CORS headers at all
-    size_t max_body_bytes;       // 0: 8 MiB
-    uint32_t max_connections;    // 0: 1024
-    uint32_t max_per_address;    // 0: 64 (loopback is exempt)
+    const char *const *hosts;   // further names allowed in Host, NULL-terminated; loopback names
+                                // and the listen address always are
+    const char *const *origins; // CORS allow-list, or NULL: no CORS headers at all
+    size_t max_body_bytes;      // 0: 8 MiB
+    uint32_t max_connections;   // 0: 1024
+    uint32_t max_per_address;   // 0: 64 (loopback is exempt)
     uint32_t header_ms, body_ms, write_ms; // deadlines; 0: 10 s, 30 s, 60 s
 };
 
@@ -27,4 +27,6 @@ int door_port(const struct door *d);
 // Stops accepting; existing streams go on. Then door_close when door_n_active is 0 or time is up.
 void door_drain(struct door *d);
 uint32_t door_n_active(const struct door *d);
+// The engine is not called, nor its model looked at, after this returns; the loop must run once
+// more to free the rest. May wait for a tokenisation that is under way.
 void door_close(struct door *d);

@@ -47,9 +47,9 @@ static err_t refuse_part(struct reading *r, const struct json *part, size_t j)
         return refusal_field(r->no, param, "'%s' must be an object with a 'type'", param);
     const struct json *url = json_get(json_get(part, "image_url"), "url");
     bool remote = url && url->kind == J_STR && strncmp(url->str.s, "data:", 5) != 0;
-    err_t err = refusal_field(r->no, param, remote
-                                  ? "'%s' of type '%.40s': remote media are never fetched"
-                                  : "'%s' has type '%.40s'; this model takes 'text' only",
+    err_t err = refusal_field(r->no, param,
+                              remote ? "'%s' of type '%.40s': remote media are never fetched"
+                                     : "'%s' has type '%.40s'; this model takes 'text' only",
                               param, type->str.s);
     if (remote) r->no->code = "remote_media_not_allowed";
     return err;
@@ -160,8 +160,8 @@ static err_t read_calls(struct reading *r, const struct json *calls, struct json
     list.arr.items = arena_take_n(r->arena, calls->arr.n, sizeof(struct json));
     if (!list.arr.items) return no_memory(r);
     for (; list.arr.n < calls->arr.n; list.arr.n++) {
-        err_t err = read_call(r, &calls->arr.items[list.arr.n], list.arr.n,
-                              &list.arr.items[list.arr.n]);
+        err_t err =
+            read_call(r, &calls->arr.items[list.arr.n], list.arr.n, &list.arr.items[list.arr.n]);
         if (err) return err;
     }
     *out = list;
@@ -243,9 +243,9 @@ static err_t read_message(struct reading *r, const struct json *m, struct json *
     err_t err = read_role(r, m, &role);
     if (err) return err;
     bool assistant = strcmp(role, "assistant") == 0;
-    bool may_lack = assistant && (given(json_get(m, "tool_calls")) ||
-                                  given(json_get(m, "reasoning_content")) ||
-                                  given(json_get(m, "reasoning")) || given(json_get(m, "refusal")));
+    bool may_lack =
+        assistant && (given(json_get(m, "tool_calls")) || given(json_get(m, "reasoning_content")) ||
+                      given(json_get(m, "reasoning")) || given(json_get(m, "refusal")));
     err = read_content(r, m, may_lack, &content);
     if (!err) err = read_str(r, m, "name", &name);
     if (err) return err;
@@ -254,8 +254,10 @@ static err_t read_message(struct reading *r, const struct json *m, struct json *
     put(&to, "role", text(role, strlen(role)));
     put(&to, "content", content);
     if (name) put(&to, "name", *name);
-    if (assistant) err = read_assistant(r, m, &to);
-    else if (strcmp(role, "tool") == 0) err = read_tool(r, m, &to);
+    if (assistant)
+        err = read_assistant(r, m, &to);
+    else if (strcmp(role, "tool") == 0)
+        err = read_tool(r, m, &to);
     if (!err) *out = to;
     return err;
 }

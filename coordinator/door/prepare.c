@@ -15,7 +15,8 @@ void prepare_id(const char *prefix, char out[PREPARE_ID_MAX])
     size_t n = strlen(prefix);
     BUG_ON(n + sizeof r >= PREPARE_ID_MAX);
     memcpy(out, prefix, n);
-    for (size_t i = 0; i < sizeof r; i++) out[n + i] = letters[r[i] % 62];
+    for (size_t i = 0; i < sizeof r; i++)
+        out[n + i] = letters[r[i] % 62];
     out[n + sizeof r] = 0;
 }
 
@@ -150,8 +151,8 @@ static err_t bound_tokens(const struct prepare *p, size_t n_prompt, uint32_t *ou
 {
     const struct params *q = &p->p;
     uint32_t ctx = p->in->model->ctx;
-    uint64_t asked = (uint64_t)(q->max_completion_tokens ? q->max_completion_tokens
-                                                         : q->max_tokens);
+    uint64_t asked =
+        (uint64_t)(q->max_completion_tokens ? q->max_completion_tokens : q->max_tokens);
     uint64_t budget = 4 * (uint64_t)ctx, n = (uint64_t)q->n;
     if (n_prompt + (asked ? asked : 1) > ctx)
         return refusal_overflow(no, ctx, n_prompt, asked ? asked : 1);
@@ -222,8 +223,7 @@ err_t prepare_add(const struct prepare *p, struct prepared *out, const struct id
                   const struct json *text, struct refusal *no)
 {
     uint32_t max_tokens = 0;
-    if (ids->n == 0)
-        return refusal_field(no, p->in->api->prompt_field, "the prompt is empty");
+    if (ids->n == 0) return refusal_field(no, p->in->api->prompt_field, "the prompt is empty");
     err_t err = bound_tokens(p, ids->n, &max_tokens, no);
     if (err) return err;
     struct prepared_prompt *slot = &out->prompts[out->n_prompt];
@@ -247,13 +247,16 @@ err_t prepare_run(const struct prepare_in *in, struct prepared *out, struct refu
     err_t err = prepare_read(&p, &made, no);
     if (!err) err = in->api->encode(&p, &made, no);
     prepare_close(&p);
-    if (err) prepare_fini(&made);
-    else *out = made;
+    if (err)
+        prepare_fini(&made);
+    else
+        *out = made;
     return err;
 }
 
 void prepare_fini(struct prepared *p)
 {
-    for (uint32_t i = 0; i < p->n_prompt; i++) request_free(p->prompts[i].req);
+    for (uint32_t i = 0; i < p->n_prompt; i++)
+        request_free(p->prompts[i].req);
     arena_fini(&p->arena);
 }

@@ -9,8 +9,8 @@
 struct api;
 
 enum {
-    PREPARE_CHOICES_MAX = 128,      // prompts * n of one body
-    PREPARE_TREE_BYTES = 96 << 20,  // budget of the body's tree and what is derived from it
+    PREPARE_CHOICES_MAX = 128,     // prompts * n of one body
+    PREPARE_TREE_BYTES = 96 << 20, // budget of the body's tree and what is derived from it
     PREPARE_ID_MAX = 40,
 };
 
@@ -36,8 +36,8 @@ struct prepare {
 
 // One prompt and its request. Several of them only for /v1/completions.
 struct prepared_prompt {
-    struct request *req;  // NULL once the engine's listener owns it
-    const char *text;     // echo: the prompt as sent; NULL: it was sent as ids
+    struct request *req; // NULL once the engine's listener owns it
+    const char *text;    // echo: the prompt as sent; NULL: it was sent as ids
     size_t text_len;
 };
 

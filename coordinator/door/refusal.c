@@ -83,10 +83,14 @@ void refusal_json(struct buf *out, const struct refusal *no)
     buf_str(out, "{\"error\":{\"message\":");
     buf_json_str(out, no->text.s, strlen(no->text.s));
     buf_printf(out, ",\"type\":\"%s\",\"param\":", no->type);
-    if (no->param[0]) buf_json_str(out, no->param, strlen(no->param));
-    else buf_str(out, "null");
-    if (no->code) buf_printf(out, ",\"code\":\"%s\"", no->code);
-    else buf_str(out, ",\"code\":null");
+    if (no->param[0])
+        buf_json_str(out, no->param, strlen(no->param));
+    else
+        buf_str(out, "null");
+    if (no->code)
+        buf_printf(out, ",\"code\":\"%s\"", no->code);
+    else
+        buf_str(out, ",\"code\":null");
     if (no->n_ctx)
         buf_printf(out, ",\"n_prompt_tokens\":%u,\"n_ctx\":%u", no->n_prompt_tokens, no->n_ctx);
     buf_str(out, "}}");

@@ -5,10 +5,10 @@
 #include "proto/base/buf.h"
 
 struct refusal {
-    int status;           // HTTP status; 0: nothing was refused
-    const char *type;     // static
-    const char *code;     // static; NULL: null
-    char param[96];       // "": null
+    int status;       // HTTP status; 0: nothing was refused
+    const char *type; // static
+    const char *code; // static; NULL: null
+    char param[96];   // "": null
     struct err_text text;
     uint32_t retry_after_s;          // 0: no Retry-After
     uint32_t n_prompt_tokens, n_ctx; // of a context overflow; n_ctx 0: not told

@@ -41,8 +41,7 @@ static void init_choice(struct reply *r, uint32_t i)
     struct reply_choice *c = &r->choices[i];
     *c = (struct reply_choice){.reply = r, .index = i, .prompt = i / r->p.n_choice};
     // A chat answer starts a text; a completion goes on with one.
-    stream_init(&c->stream, r->p.model->tokenizer, r->p.stops, r->p.n_stop,
-                r->p.api == &api_chat);
+    stream_init(&c->stream, r->p.model->tokenizer, r->p.stops, r->p.n_stop, r->p.api == &api_chat);
 }
 
 struct reply *reply_new(struct engine *e, struct prepared *p, void (*wake)(void *), void *owner)
@@ -63,7 +62,8 @@ struct reply *reply_new(struct engine *e, struct prepared *p, void (*wake)(void 
     r->created_s = time(NULL);
     r->wake = wake;
     r->owner = owner;
-    for (uint32_t i = 0; i < r->n_choice; i++) init_choice(r, i);
+    for (uint32_t i = 0; i < r->n_choice; i++)
+        init_choice(r, i);
     for (uint32_t i = 0; i < p->n_prompt; i++) {
         struct request *req = p->prompts[i].req;
         r->requests[i] = (struct reply_request){
@@ -92,7 +92,8 @@ static void release(struct reply *r)
         free(c->tokens);
         free(c->top);
     }
-    for (uint32_t i = 0; i < r->p.n_prompt; i++) free(r->requests[i].scores);
+    for (uint32_t i = 0; i < r->p.n_prompt; i++)
+        free(r->requests[i].scores);
     buf_fini(&r->head);
     buf_fini(&r->tail);
     free(r->choices);
@@ -123,8 +124,10 @@ void reply_free(struct reply *r)
 {
     r->wake = NULL;
     cancel_all(r);
-    if (r->n_out == 0) release(r);
-    else r->orphan = true;
+    if (r->n_out == 0)
+        release(r);
+    else
+        r->orphan = true;
 }
 
 static void wake(struct reply *r)
@@ -150,7 +153,8 @@ err_t reply_start(struct reply *r, struct refusal *no)
         struct reply_request *q = &r->requests[i];
         if (r->p.echo && r->p.n_logprobs >= 0) {
             q->scores = malloc(q->n_prompt * sizeof *q->scores);
-            for (uint32_t k = 0; q->scores && k < q->n_prompt; k++) q->scores[k] = NAN;
+            for (uint32_t k = 0; q->scores && k < q->n_prompt; k++)
+                q->scores[k] = NAN;
         }
         struct err_text why = {.s = ""};
         uint32_t retry_after_s = 0;
@@ -184,7 +188,8 @@ static bool is_end(const struct request *req, int32_t id)
 static uint32_t n_chars(const char *s, size_t len)
 {
     uint32_t n = 0;
-    for (size_t i = 0; i < len; i++) n += ((unsigned char)s[i] & 0xc0) != 0x80;
+    for (size_t i = 0; i < len; i++)
+        n += ((unsigned char)s[i] & 0xc0) != 0x80;
     return n;
 }
 
@@ -192,7 +197,8 @@ static bool grow(void **at, size_t *cap, size_t need, size_t size)
 {
     if (need <= *cap) return true;
     size_t more = *cap ? *cap * 2 : 16;
-    while (more < need) more *= 2;
+    while (more < need)
+        more *= 2;
     void *p = realloc(*at, more * size);
     if (!p) return false;
     *at = p;
@@ -253,8 +259,8 @@ static bool take_token(struct reply_request *q, struct reply_choice *c,
                    (unsigned long long)item->digest);
     if (is_end(q->req, item->id)) return true;
     if (r->p.n_logprobs >= 0) {
-        uint32_t n = item->n_top < (uint32_t)r->p.n_logprobs ? item->n_top
-                                                             : (uint32_t)r->p.n_logprobs;
+        uint32_t n =
+            item->n_top < (uint32_t)r->p.n_logprobs ? item->n_top : (uint32_t)r->p.n_logprobs;
         if (!add_token(c, item->id, item->logprob, item->top, n)) return false;
     }
     int stop = stream_push(&c->stream, item->id, &c->text);
@@ -317,9 +323,12 @@ static void on_finish(struct request *req, struct choice *ch, bool is_last)
     if (heard && (why == FINISH_STOP || why == FINISH_LENGTH)) end_choice(q, ch);
     if (is_last) give_back(q);
     if (!heard) return;
-    if (why == FINISH_ERROR) fail(r, ERR_DEVICE, NULL, 0);
-    else if (why == FINISH_CANCELLED) fail(r, ERR_CANCELLED, NULL, 0);
-    else wake(r);
+    if (why == FINISH_ERROR)
+        fail(r, ERR_DEVICE, NULL, 0);
+    else if (why == FINISH_CANCELLED)
+        fail(r, ERR_CANCELLED, NULL, 0);
+    else
+        wake(r);
 }
 
 static void on_error(struct request *req, err_t code, const char *sentence, uint32_t retry_after_s)
@@ -345,7 +354,8 @@ static void put_usage(const struct reply *r, struct buf *out)
         prompt += r->requests[i].n_prompt;
         cached += r->requests[i].n_cached;
     }
-    for (uint32_t i = 0; i < r->n_choice; i++) made += r->choices[i].n_generated;
+    for (uint32_t i = 0; i < r->n_choice; i++)
+        made += r->choices[i].n_generated;
     buf_printf(out,
                "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
                "\"prompt_tokens_details\":{\"cached_tokens\":%llu},"
@@ -363,7 +373,8 @@ static double per_second(uint64_t n, int64_t us)
 static void put_timings(const struct reply *r, struct buf *out)
 {
     uint64_t made = 0;
-    for (uint32_t i = 0; i < r->n_choice; i++) made += r->choices[i].n_generated;
+    for (uint32_t i = 0; i < r->n_choice; i++)
+        made += r->choices[i].n_generated;
     const struct reply_request *q = &r->requests[0];
     int64_t start = r->admitted_us ? r->admitted_us : r->arrived_us;
     int64_t prefill = r->first_us > start ? r->first_us - start : 0;
@@ -387,8 +398,10 @@ static void put_chunk(const struct reply *r, const struct reply_choice *c, put_c
     put(r, c, out);
     if (r->p.continuous_usage || timings) {
         buf_str(out, "],");
-        if (r->p.continuous_usage) put_usage(r, out);
-        else if (r->p.include_usage) buf_str(out, "\"usage\":null");
+        if (r->p.continuous_usage)
+            put_usage(r, out);
+        else if (r->p.include_usage)
+            buf_str(out, "\"usage\":null");
         if (timings) {
             if (r->p.continuous_usage || r->p.include_usage) buf_char(out, ',');
             put_timings(r, out);
@@ -425,7 +438,8 @@ void reply_flush(struct reply *r, struct buf *out)
         return;
     }
     uint32_t open = 0;
-    for (uint32_t i = 0; i < r->n_choice; i++) open += !r->choices[i].closed;
+    for (uint32_t i = 0; i < r->n_choice; i++)
+        open += !r->choices[i].closed;
     for (uint32_t i = 0; i < r->n_choice; i++) {
         struct reply_choice *c = &r->choices[i];
         if (c->closed) continue;

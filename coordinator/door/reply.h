@@ -11,17 +11,17 @@
 // A generated (or echoed) token with its probabilities.
 struct reply_token {
     int32_t id;
-    float logprob;    // NaN: none (first token of a text)
-    uint32_t text_at; // characters before it in this choice's text
+    float logprob;       // NaN: none (first token of a text)
+    uint32_t text_at;    // characters before it in this choice's text
     uint32_t top, n_top; // in reply_choice.top
 };
 
 struct reply_choice {
     struct reply *reply;
-    uint32_t index; // in the answer
+    uint32_t index;  // in the answer
     uint32_t prompt; // of the call
     struct stream stream;
-    struct buf text;   // streaming: not sent yet; else everything
+    struct buf text;            // streaming: not sent yet; else everything
     struct reply_token *tokens; // only if log probabilities are asked for; like text
     struct token_prob *top;
     size_t n_token, cap_token, n_top, cap_top;
@@ -30,7 +30,7 @@ struct reply_choice {
     uint32_t n_generated;
     const char *stop; // the stop string that ended it
     size_t stop_len;
-    enum finish finish; // FINISH_NONE while it runs
+    enum finish finish;          // FINISH_NONE while it runs
     bool opened, echoed, closed; // first and last chunks were written
 };
 
@@ -50,11 +50,11 @@ struct reply {
     struct reply_request *requests; // (p.n_prompt)
     struct reply_choice *choices;   // (n_choice)
     uint32_t n_choice, n_finished;
-    uint32_t n_out; // requests at the engine
+    uint32_t n_out;        // requests at the engine
     struct buf head, tail; // of each chunk, around the choices
     struct refusal failed; // status 0: not
-    bool ended;  // the last chunk was written
-    bool orphan; // freed when the last request comes back
+    bool ended;            // the last chunk was written
+    bool orphan;           // freed when the last request comes back
     int64_t arrived_us, admitted_us, first_us, finished_us; // of the first request
     void (*wake)(void *owner);
     void *owner;

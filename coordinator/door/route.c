@@ -27,8 +27,8 @@ const struct route *route_find(const char *path, bool is_post, const struct rout
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         const struct route *r = &routes[i];
         size_t len = strlen(r->path);
-        bool below = len > 1 && r->path[len - 1] == '/' && strncmp(path, r->path, len) == 0 &&
-                     path[len];
+        bool below =
+            len > 1 && r->path[len - 1] == '/' && strncmp(path, r->path, len) == 0 && path[len];
         if (!below && strcmp(path, r->path) != 0) continue;
         *any = r;
         *rest = path + len;

@@ -14,8 +14,8 @@ enum route_access {
 };
 
 struct route {
-    const char *path;    // ending in '/': everything below it
-    bool is_post;        // else GET and HEAD
+    const char *path; // ending in '/': everything below it
+    bool is_post;     // else GET and HEAD
     enum route_access access;
     void (*run)(struct exchange *x); // the body is whole; must answer, or arrange for it
 };

@@ -7,8 +7,10 @@ static _Noreturn void stop_va(struct jinja_stop *s, err_t err, int line, const c
 {
     char text[240];
     vsnprintf(text, sizeof text, fmt, ap);
-    if (line) s->err = err_say(s->why, err, "template line %d: %s", line, text);
-    else s->err = err_say(s->why, err, "template: %s", text);
+    if (line)
+        s->err = err_say(s->why, err, "template line %d: %s", line, text);
+    else
+        s->err = err_say(s->why, err, "template: %s", text);
     longjmp(s->jump, 1);
 }
 

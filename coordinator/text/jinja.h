@@ -82,7 +82,7 @@ extern const struct jinja_marks jinja_str_marks_all;
 // Immutable text. Either flat (p) or a rope of parts; a rope becomes flat when its bytes are looked
 // at. Concatenation and slicing copy nothing.
 struct jinja_str {
-    size_t len; // bytes of UTF-8
+    size_t len;    // bytes of UTF-8
     const char *p; // NULL: a rope
     union {
         struct {
@@ -137,7 +137,7 @@ enum { JINJA_PARAMS_MAX = 5 };
 struct jinja_builtin {
     const char *name;
     jinja_fn *fn;
-    int n_need;   // parameters that must be given; -1: takes the arguments as they come
+    int n_need; // parameters that must be given; -1: takes the arguments as they come
     unsigned on;
     const char *params[JINJA_PARAMS_MAX];
 };
@@ -146,16 +146,55 @@ struct jinja_builtin {
 
 enum jinja_op {
     // expressions
-    JINJA_CONST, JINJA_NAME, JINJA_ATTR, JINJA_ITEM, JINJA_SLICE, JINJA_CALL, JINJA_FILTER,
-    JINJA_TEST, JINJA_NOT, JINJA_NEG, JINJA_POS, JINJA_ADD, JINJA_SUB, JINJA_MUL, JINJA_DIV,
-    JINJA_FLOORDIV, JINJA_MOD, JINJA_POW, JINJA_CONCAT, JINJA_AND, JINJA_OR, JINJA_COMPARE,
-    JINJA_COND, JINJA_MAKE_LIST, JINJA_MAKE_TUPLE, JINJA_MAKE_DICT,
+    JINJA_CONST,
+    JINJA_NAME,
+    JINJA_ATTR,
+    JINJA_ITEM,
+    JINJA_SLICE,
+    JINJA_CALL,
+    JINJA_FILTER,
+    JINJA_TEST,
+    JINJA_NOT,
+    JINJA_NEG,
+    JINJA_POS,
+    JINJA_ADD,
+    JINJA_SUB,
+    JINJA_MUL,
+    JINJA_DIV,
+    JINJA_FLOORDIV,
+    JINJA_MOD,
+    JINJA_POW,
+    JINJA_CONCAT,
+    JINJA_AND,
+    JINJA_OR,
+    JINJA_COMPARE,
+    JINJA_COND,
+    JINJA_MAKE_LIST,
+    JINJA_MAKE_TUPLE,
+    JINJA_MAKE_DICT,
     // comparisons, in `ids` of JINJA_COMPARE
-    JINJA_EQ, JINJA_NE, JINJA_LT, JINJA_LE, JINJA_GT, JINJA_GE, JINJA_IN, JINJA_NOT_IN,
+    JINJA_EQ,
+    JINJA_NE,
+    JINJA_LT,
+    JINJA_LE,
+    JINJA_GT,
+    JINJA_GE,
+    JINJA_IN,
+    JINJA_NOT_IN,
     // statements
-    JINJA_DO_TEXT, JINJA_DO_PRINT, JINJA_DO_BODY, JINJA_DO_IF, JINJA_DO_FOR, JINJA_DO_SET,
-    JINJA_DO_SET_BLOCK, JINJA_DO_MACRO, JINJA_DO_CALL, JINJA_DO_FILTER, JINJA_DO_WITH,
-    JINJA_DO_BREAK, JINJA_DO_CONTINUE
+    JINJA_DO_TEXT,
+    JINJA_DO_PRINT,
+    JINJA_DO_BODY,
+    JINJA_DO_IF,
+    JINJA_DO_FOR,
+    JINJA_DO_SET,
+    JINJA_DO_SET_BLOCK,
+    JINJA_DO_MACRO,
+    JINJA_DO_CALL,
+    JINJA_DO_FILTER,
+    JINJA_DO_WITH,
+    JINJA_DO_BREAK,
+    JINJA_DO_CONTINUE
 };
 
 // What a, b, c, kids and ids mean is said where each op is parsed (jinja_parse.c, jinja_expr.c).
@@ -183,8 +222,17 @@ struct jinja_program {
 };
 
 enum jinja_tok {
-    JINJA_T_END, JINJA_T_TEXT, JINJA_T_PRINT, JINJA_T_PRINT_END, JINJA_T_TAG, JINJA_T_TAG_END,
-    JINJA_T_NAME, JINJA_T_STR, JINJA_T_INT, JINJA_T_REAL, JINJA_T_OP
+    JINJA_T_END,
+    JINJA_T_TEXT,
+    JINJA_T_PRINT,
+    JINJA_T_PRINT_END,
+    JINJA_T_TAG,
+    JINJA_T_TAG_END,
+    JINJA_T_NAME,
+    JINJA_T_STR,
+    JINJA_T_INT,
+    JINJA_T_REAL,
+    JINJA_T_OP
 };
 #define JINJA_OP2(a, b) ((a) | (b) << 8) // operators as numbers: '+', JINJA_OP2('*', '*')
 struct jinja_token {
@@ -222,8 +270,8 @@ bool jinja_expr_skip_name(struct jinja_parser *P, const char *name);
 void jinja_expr_want_op(struct jinja_parser *P, int op);
 int jinja_expr_want_name(struct jinja_parser *P); // an identifier; returns its index
 void jinja_expr_enter(struct jinja_parser *P);
-struct jinja_node *jinja_expr(struct jinja_parser *P);             // no bare tuple
-struct jinja_node *jinja_expr_no_cond(struct jinja_parser *P);     // nor an inline if
+struct jinja_node *jinja_expr(struct jinja_parser *P);                       // no bare tuple
+struct jinja_node *jinja_expr_no_cond(struct jinja_parser *P);               // nor an inline if
 struct jinja_node *jinja_expr_tuple(struct jinja_parser *P, bool with_cond); // a, b is a tuple
 struct jinja_node *jinja_expr_primary(struct jinja_parser *P);
 struct jinja_node *jinja_expr_postfix(struct jinja_parser *P, struct jinja_node *n);
@@ -255,7 +303,7 @@ struct jinja {
     struct arena *mem;
     int64_t fuel;
     int frames, calls, line;
-    size_t str_max; // bytes of one string and of the output
+    size_t str_max;              // bytes of one string and of the output
     struct jinja_value *globals; // by name index
     struct jinja_scope *scope;   // NULL: the globals
     struct jinja_capture *capture;
@@ -268,7 +316,7 @@ struct jinja {
         struct {
             const struct jinja_str *s;
             size_t at;
-        } *frames;
+        } * frames;
         size_t cap;
     } walk;
 };
@@ -366,9 +414,9 @@ int jinja_value_order(struct jinja *J, struct jinja_value a, struct jinja_value 
 bool jinja_value_contains(struct jinja *J, struct jinja_value in, struct jinja_value what);
 struct jinja_str *jinja_value_str(struct jinja *J, struct jinja_value v); // str(v)
 void jinja_value_repr(struct jinja_text *t, struct jinja_value v);        // repr(v)
-void jinja_value_real(char out[40], double d);                             // repr of a float
-bool jinja_value_is_number(struct jinja_value v, double *d); // bool, int, float
-bool jinja_value_is_int(struct jinja_value v, int64_t *i);   // bool, int
+void jinja_value_real(char out[40], double d);                            // repr of a float
+bool jinja_value_is_number(struct jinja_value v, double *d);              // bool, int, float
+bool jinja_value_is_int(struct jinja_value v, int64_t *i);                // bool, int
 struct jinja_value jinja_value_new_list(struct jinja *J, size_t n);
 struct jinja_value jinja_value_new_tuple2(struct jinja *J, struct jinja_value a,
                                           struct jinja_value b);

@@ -109,8 +109,8 @@ static struct jinja_value fn_raise(struct jinja *J, struct jinja_value self,
     (void)self;
     struct jinja_str *text = jinja_value_str(J, args->at[0]);
     const struct jinja_str *s = jinja_str_flat(J, text);
-    J->stop.err = err_say(J->stop.why, ERR_INVALID, "%.*s", s->len > 1000 ? 1000 : (int)s->len,
-                          s->p);
+    J->stop.err =
+        err_say(J->stop.why, ERR_INVALID, "%.*s", s->len > 1000 ? 1000 : (int)s->len, s->p);
     longjmp(J->stop.jump, 1);
 }
 

@@ -64,8 +64,7 @@ static struct jinja_value repeat_str(struct jinja *J, struct jinja_str *str, int
 {
     const struct jinja_str *s = jinja_str_flat(J, str);
     struct jinja_text t = {.J = J};
-    if (s->len && times > 0 && (uint64_t)times > J->str_max / s->len)
-        jinja_fail_budget(J, "text");
+    if (s->len && times > 0 && (uint64_t)times > J->str_max / s->len) jinja_fail_budget(J, "text");
     for (int64_t i = 0; s->len && i < times; i++)
         jinja_str_add_str(&t, str);
     return jinja_of_str(jinja_str_done(&t));
@@ -267,9 +266,12 @@ static struct jinja_range slice_range(struct jinja *J, const struct jinja_node *
     int64_t step = at[2], lo = step < 0 ? -1 : 0, hi = step < 0 ? len - 1 : len;
     if (step == 0) jinja_fail(J, "slice step cannot be zero");
     for (int i = 0; i < 2; i++) {
-        if (!given[i]) at[i] = (i == 0) == (step > 0) ? lo : hi;
-        else if (at[i] < 0) at[i] = at[i] + len < lo ? lo : at[i] + len;
-        else if (at[i] > hi) at[i] = hi;
+        if (!given[i])
+            at[i] = (i == 0) == (step > 0) ? lo : hi;
+        else if (at[i] < 0)
+            at[i] = at[i] + len < lo ? lo : at[i] + len;
+        else if (at[i] > hi)
+            at[i] = hi;
     }
     struct jinja_range r = {.from = at[0], .step = step};
     int64_t span = step > 0 ? at[1] - at[0] : at[0] - at[1];

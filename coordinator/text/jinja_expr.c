@@ -257,8 +257,10 @@ static struct jinja_node *string(struct jinja_parser *P)
     while (jinja_expr_peek(P)->type == JINJA_T_STR) {
         const struct jinja_token *t = jinja_expr_peek(P);
         for (size_t i = 0; i < t->len;) {
-            if (t->p[i] != '\\') out[n++] = t->p[i++];
-            else i += 1 + unescape(P, t->p + i + 1, t->len - i - 1, out, &n);
+            if (t->p[i] != '\\')
+                out[n++] = t->p[i++];
+            else
+                i += 1 + unescape(P, t->p + i + 1, t->len - i - 1, out, &n);
         }
         jinja_expr_next(P);
     }
@@ -292,9 +294,12 @@ static struct jinja_node *name_or_constant(struct jinja_parser *P)
         const char *name;
         struct jinja_value value;
     } words[] = {
-        {"true", {.kind = JINJA_BOOL, .b = true}},   {"True", {.kind = JINJA_BOOL, .b = true}},
-        {"false", {.kind = JINJA_BOOL, .b = false}}, {"False", {.kind = JINJA_BOOL, .b = false}},
-        {"none", {.kind = JINJA_NONE}},              {"None", {.kind = JINJA_NONE}},
+        {"true", {.kind = JINJA_BOOL, .b = true}},
+        {"True", {.kind = JINJA_BOOL, .b = true}},
+        {"false", {.kind = JINJA_BOOL, .b = false}},
+        {"False", {.kind = JINJA_BOOL, .b = false}},
+        {"none", {.kind = JINJA_NONE}},
+        {"None", {.kind = JINJA_NONE}},
     };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (!jinja_expr_is_name(P, words[i].name)) continue;
@@ -337,8 +342,10 @@ struct jinja_node *jinja_expr_primary(struct jinja_parser *P)
     if (jinja_expr_is_op(P, '{')) return list_or_dict(P, true);
     if (!jinja_expr_skip_op(P, '(')) jinja_expr_fail(P, "value expected");
     struct jinja_node *n;
-    if (jinja_expr_is_op(P, ')')) n = jinja_expr_node(P, JINJA_MAKE_TUPLE);
-    else n = jinja_expr_tuple(P, true);
+    if (jinja_expr_is_op(P, ')'))
+        n = jinja_expr_node(P, JINJA_MAKE_TUPLE);
+    else
+        n = jinja_expr_tuple(P, true);
     jinja_expr_want_op(P, ')');
     return n;
 }
@@ -422,9 +429,12 @@ static struct jinja_node *subscript(struct jinja_parser *P, struct jinja_node *o
 struct jinja_node *jinja_expr_postfix(struct jinja_parser *P, struct jinja_node *n)
 {
     for (;;) {
-        if (jinja_expr_is_op(P, '.') || jinja_expr_is_op(P, '[')) n = subscript(P, n);
-        else if (jinja_expr_is_op(P, '(')) n = call(P, n);
-        else return n;
+        if (jinja_expr_is_op(P, '.') || jinja_expr_is_op(P, '['))
+            n = subscript(P, n);
+        else if (jinja_expr_is_op(P, '('))
+            n = call(P, n);
+        else
+            return n;
     }
 }
 
@@ -445,19 +455,21 @@ static struct jinja_node *test(struct jinja_parser *P, struct jinja_node *of)
     n->fn = jinja_test_find(t->p, t->len);
     if (!n->fn) unknown(P, "test", t);
     t = jinja_expr_peek(P);
-    bool operand = t->type == JINJA_T_STR || t->type == JINJA_T_INT || t->type == JINJA_T_REAL ||
-                   jinja_expr_is_op(P, '[') || jinja_expr_is_op(P, '{') ||
-                   (t->type == JINJA_T_NAME && !token_is_name(t, "else") &&
-                    !token_is_name(t, "or") && !token_is_name(t, "and") &&
-                    !token_is_name(t, "is") && !token_is_name(t, "if") &&
-                    !token_is_name(t, "in") && !token_is_name(t, "not"));
-    if (jinja_expr_is_op(P, '(')) arguments(P, n);
-    else if (operand) jinja_expr_add_kid(P, n, jinja_expr_postfix(P, jinja_expr_primary(P)));
+    bool operand =
+        t->type == JINJA_T_STR || t->type == JINJA_T_INT || t->type == JINJA_T_REAL ||
+        jinja_expr_is_op(P, '[') || jinja_expr_is_op(P, '{') ||
+        (t->type == JINJA_T_NAME && !token_is_name(t, "else") && !token_is_name(t, "or") &&
+         !token_is_name(t, "and") && !token_is_name(t, "is") && !token_is_name(t, "if") &&
+         !token_is_name(t, "in") && !token_is_name(t, "not"));
+    if (jinja_expr_is_op(P, '('))
+        arguments(P, n);
+    else if (operand)
+        jinja_expr_add_kid(P, n, jinja_expr_postfix(P, jinja_expr_primary(P)));
     jinja_expr_done(P, n);
     if (!negate) return n;
     struct jinja_node *not = jinja_expr_node(P, JINJA_NOT);
-    not->a = n;
-    return jinja_expr_done(P, not);
+    not ->a = n;
+    return jinja_expr_done(P, not );
 }
 
 // JINJA_FILTER: a | fn(kids); a is NULL for the text of a block.
@@ -478,10 +490,14 @@ struct jinja_node *jinja_expr_filters(struct jinja_parser *P, struct jinja_node 
 {
     if (at_name) n = filter(P, n);
     for (;;) {
-        if (jinja_expr_skip_op(P, '|')) n = filter(P, n);
-        else if (n && jinja_expr_skip_name(P, "is")) n = test(P, n);
-        else if (n && jinja_expr_is_op(P, '(')) n = call(P, n);
-        else return n;
+        if (jinja_expr_skip_op(P, '|'))
+            n = filter(P, n);
+        else if (n && jinja_expr_skip_name(P, "is"))
+            n = test(P, n);
+        else if (n && jinja_expr_is_op(P, '('))
+            n = call(P, n);
+        else
+            return n;
     }
 }
 
@@ -555,9 +571,12 @@ static struct jinja_node *sum(struct jinja_parser *P)
 {
     struct jinja_node *n = concat(P);
     for (;;) {
-        if (jinja_expr_skip_op(P, '+')) n = binary(P, JINJA_ADD, n, concat(P));
-        else if (jinja_expr_skip_op(P, '-')) n = binary(P, JINJA_SUB, n, concat(P));
-        else return n;
+        if (jinja_expr_skip_op(P, '+'))
+            n = binary(P, JINJA_ADD, n, concat(P));
+        else if (jinja_expr_skip_op(P, '-'))
+            n = binary(P, JINJA_SUB, n, concat(P));
+        else
+            return n;
     }
 }
 
@@ -567,9 +586,12 @@ static enum jinja_op compare_op(struct jinja_parser *P)
     static const struct {
         int text;
         enum jinja_op op;
-    } ops[] = {{JINJA_OP2('=', '='), JINJA_EQ}, {JINJA_OP2('!', '='), JINJA_NE},
-               {JINJA_OP2('<', '='), JINJA_LE}, {JINJA_OP2('>', '='), JINJA_GE},
-               {'<', JINJA_LT},                 {'>', JINJA_GT}};
+    } ops[] = {{JINJA_OP2('=', '='), JINJA_EQ},
+               {JINJA_OP2('!', '='), JINJA_NE},
+               {JINJA_OP2('<', '='), JINJA_LE},
+               {JINJA_OP2('>', '='), JINJA_GE},
+               {'<', JINJA_LT},
+               {'>', JINJA_GT}};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
         if (jinja_expr_skip_op(P, ops[i].text)) return ops[i].op;
     if (jinja_expr_skip_name(P, "in")) return JINJA_IN;

@@ -6,14 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FILTER(name) \
-    static struct jinja_value filter_##name(struct jinja *J, struct jinja_value v, \
+#define FILTER(name)                                                                               \
+    static struct jinja_value filter_##name(struct jinja *J, struct jinja_value v,                 \
                                             const struct jinja_args *args)
 
 FILTER(default)
 {
-    bool replace = v.kind == JINJA_UNDEF ||
-                   (jinja_value_truth(J, args->at[1]) && !jinja_value_truth(J, v));
+    bool replace =
+        v.kind == JINJA_UNDEF || (jinja_value_truth(J, args->at[1]) && !jinja_value_truth(J, v));
     if (!replace) return v;
     return jinja_given(args->at[0]) ? args->at[0] : jinja_of_str(jinja_str_new(J, "", 0, NULL));
 }
@@ -92,7 +92,8 @@ FILTER(indent)
     if (args->at[0].kind == JINJA_STR) {
         by = args->at[0].s;
     } else {
-        static const char spaces[] = "                                                                ";
+        static const char spaces[] =
+            "                                                                ";
         int64_t width = jinja_call_int(J, args->at[0], 4);
         if (width < 0 || width >= (int64_t)sizeof spaces) jinja_fail(J, "indent() is too wide");
         by = jinja_str_new(J, spaces, (size_t)width, NULL);

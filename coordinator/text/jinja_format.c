@@ -44,19 +44,26 @@ static void format_int(char *out, size_t size, const struct spec *s, int64_t i)
 {
     uint64_t u = i < 0 ? -(uint64_t)i : (uint64_t)i;
     const char *sign = i < 0 ? "-" : s->sign == '+' ? "+" : s->sign == ' ' ? " " : "";
-    if (s->type == 'x') snprintf(out, size, "%s%s%llx", sign, s->alt ? "0x" : "", (unsigned long long)u);
-    else if (s->type == 'X') snprintf(out, size, "%s%s%llX", sign, s->alt ? "0X" : "", (unsigned long long)u);
-    else snprintf(out, size, "%s%llu", sign, (unsigned long long)u);
+    if (s->type == 'x')
+        snprintf(out, size, "%s%s%llx", sign, s->alt ? "0x" : "", (unsigned long long)u);
+    else if (s->type == 'X')
+        snprintf(out, size, "%s%s%llX", sign, s->alt ? "0X" : "", (unsigned long long)u);
+    else
+        snprintf(out, size, "%s%llu", sign, (unsigned long long)u);
 }
 
 static void format_real(char *out, size_t size, const struct spec *s, double d)
 {
     const char *sign = d >= 0 && s->sign ? (s->sign == '+' ? "+" : " ") : "";
     int prec = s->prec < 0 ? 6 : s->prec;
-    if (s->type == 'e') snprintf(out, size, "%s%.*e", sign, prec, d);
-    else if (s->type == 'g') snprintf(out, size, "%s%.*g", sign, prec, d);
-    else if (s->type == '%') snprintf(out, size, "%s%.*f%%", sign, prec, d * 100);
-    else snprintf(out, size, "%s%.*f", sign, prec, d);
+    if (s->type == 'e')
+        snprintf(out, size, "%s%.*e", sign, prec, d);
+    else if (s->type == 'g')
+        snprintf(out, size, "%s%.*g", sign, prec, d);
+    else if (s->type == '%')
+        snprintf(out, size, "%s%.*f%%", sign, prec, d * 100);
+    else
+        snprintf(out, size, "%s%.*f", sign, prec, d);
 }
 
 static void put_value(struct jinja_text *t, const struct spec *s, struct jinja_value v)
@@ -72,8 +79,10 @@ static void put_value(struct jinja_text *t, const struct spec *s, struct jinja_v
         if (!jinja_value_is_number(v, &d))
             jinja_fail(J, "a number is needed, not '%s'", jinja_value_type(v));
         if (whole && !jinja_value_is_int(v, &i)) jinja_fail(J, "number is out of range");
-        if (whole) format_int(text, sizeof text, s, i);
-        else format_real(text, sizeof text, s, d);
+        if (whole)
+            format_int(text, sizeof text, s, i);
+        else
+            format_real(text, sizeof text, s, d);
         jinja_str_add_c(&body, text);
     } else if (s->type == 'r') {
         jinja_value_repr(&body, v);
@@ -111,10 +120,14 @@ static size_t percent_spec(struct jinja *J, const char *p, size_t at, size_t len
     *s = (struct spec){.fill = ' ', .prec = -1, .align = '>'};
     bool zero = false;
     for (; at < len && strchr("-+ #0", p[at]) && p[at]; at++) {
-        if (p[at] == '-') s->align = '<';
-        else if (p[at] == '0') zero = true;
-        else if (p[at] == '#') s->alt = true;
-        else if (s->sign != '+') s->sign = p[at];
+        if (p[at] == '-')
+            s->align = '<';
+        else if (p[at] == '0')
+            zero = true;
+        else if (p[at] == '#')
+            s->alt = true;
+        else if (s->sign != '+')
+            s->sign = p[at];
     }
     at = read_size(J, p, at, len, s);
     if (at >= len || !strchr("sdiufFegxXr", p[at]) || !p[at])
@@ -181,8 +194,10 @@ static struct jinja_value field(struct jinja *J, const struct jinja_args *args, 
                                 size_t len, int *next)
 {
     int index = 0;
-    if (len == 0) index = (*next)++;
-    else if (read_int(J, p, 0, len, &index) != len) index = -1;
+    if (len == 0)
+        index = (*next)++;
+    else if (read_int(J, p, 0, len, &index) != len)
+        index = -1;
     if (index >= 0 && index < args->n) return args->at[index];
     for (int k = 0; index < 0 && k < args->n_kw; k++)
         if (args->kw[k]->len == len && memcmp(args->kw[k]->p, p, len) == 0)

@@ -49,8 +49,10 @@ static void dump_str(struct dump *d, struct jinja_str *str)
         if (esc || c < 0x20 || (d->ascii && c >= 0x7f)) {
             jinja_str_add(&d->text, s->p + done, at - done, input);
             done = end;
-            if (esc) jinja_str_add(&d->text, (char[]){'\\', to[esc - from]}, 2, input);
-            else escape_unicode(d, c, input);
+            if (esc)
+                jinja_str_add(&d->text, (char[]){'\\', to[esc - from]}, 2, input);
+            else
+                escape_unicode(d, c, input);
         }
         at = end;
     }
@@ -87,11 +89,16 @@ static void dump_key(struct dump *d, struct jinja_value key)
         dump_str(d, key.s);
         return;
     }
-    if (key.kind == JINJA_INT) snprintf(number, sizeof number, "%lld", (long long)key.i);
-    else if (key.kind == JINJA_REAL) jinja_value_real(number, key.d);
-    else if (key.kind == JINJA_BOOL) snprintf(number, sizeof number, key.b ? "true" : "false");
-    else if (key.kind == JINJA_NONE) snprintf(number, sizeof number, "null");
-    else jinja_fail(J, "tojson: keys of type '%s' are not possible", jinja_value_type(key));
+    if (key.kind == JINJA_INT)
+        snprintf(number, sizeof number, "%lld", (long long)key.i);
+    else if (key.kind == JINJA_REAL)
+        jinja_value_real(number, key.d);
+    else if (key.kind == JINJA_BOOL)
+        snprintf(number, sizeof number, key.b ? "true" : "false");
+    else if (key.kind == JINJA_NONE)
+        snprintf(number, sizeof number, "null");
+    else
+        jinja_fail(J, "tojson: keys of type '%s' are not possible", jinja_value_type(key));
     jinja_str_add_c(&d->text, "\"");
     jinja_str_add_c(&d->text, number);
     jinja_str_add_c(&d->text, "\"");
@@ -134,8 +141,10 @@ static void dump_real(struct dump *d, double v)
 {
     char text[40];
     jinja_value_real(text, v);
-    const char *name = v != v ? "NaN" : text[0] == 'i' ? "Infinity" : text[1] == 'i' ? "-Infinity"
-                                                                                      : text;
+    const char *name = v != v           ? "NaN"
+                       : text[0] == 'i' ? "Infinity"
+                       : text[1] == 'i' ? "-Infinity"
+                                        : text;
     jinja_str_add_c(&d->text, name);
 }
 

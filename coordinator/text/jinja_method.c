@@ -4,8 +4,8 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define METHOD(name) \
-    static struct jinja_value method_##name(struct jinja *J, struct jinja_value self, \
+#define METHOD(name)                                                                               \
+    static struct jinja_value method_##name(struct jinja *J, struct jinja_value self,              \
                                             const struct jinja_args *args)
 
 // --- strip ------------------------------------------------------------------------------------
@@ -156,8 +156,10 @@ static struct jinja_value split_any(struct jinja *J, struct jinja_value self,
     }
     struct jinja_str *sep = jinja_call_str(J, args->at[0]);
     if (sep->len == 0) jinja_fail(J, "empty separator");
-    if (from_right && max >= 0) rsplit_at(J, self.s, sep, max, &out);
-    else split_at(J, self.s, sep, max, &out);
+    if (from_right && max >= 0)
+        rsplit_at(J, self.s, sep, max, &out);
+    else
+        split_at(J, self.s, sep, max, &out);
     return out.list;
 }
 
@@ -201,7 +203,8 @@ static bool has_at_end(struct jinja *J, struct jinja_str *str, struct jinja_str 
 static struct jinja_value any_at_end(struct jinja *J, struct jinja_value self,
                                      struct jinja_value what, bool end)
 {
-    if (what.kind != JINJA_TUPLE) return jinja_bool(has_at_end(J, self.s, jinja_call_str(J, what), end));
+    if (what.kind != JINJA_TUPLE)
+        return jinja_bool(has_at_end(J, self.s, jinja_call_str(J, what), end));
     for (size_t i = 0; i < what.list->n; i++)
         if (has_at_end(J, self.s, jinja_call_str(J, what.list->items[i]), end))
             return jinja_bool(true);
@@ -415,8 +418,9 @@ static struct jinja_value of_entries(struct jinja *J, const struct jinja_dict *d
     struct jinja_value list = jinja_value_new_list(J, d->n);
     for (size_t i = 0; i < d->n; i++) {
         const struct jinja_entry *e = &d->entries[i];
-        list.list->items[i] = !values ? e->key : !keys ? e->value
-                                               : jinja_value_new_tuple2(J, e->key, e->value);
+        list.list->items[i] = !values ? e->key
+                              : !keys ? e->value
+                                      : jinja_value_new_tuple2(J, e->key, e->value);
     }
     return list;
 }
@@ -522,9 +526,9 @@ const struct jinja_builtin *jinja_method_find(enum jinja_kind kind, struct jinja
     };
     // In Python they exist, so they hide a key of that name; the sandbox forbids them.
     static const struct jinja_builtin forbidden[] = {
-        {"clear", NULL, 0, DICT, {NULL}},    {"fromkeys", NULL, 0, DICT, {NULL}},
-        {"pop", NULL, 0, DICT, {NULL}},      {"popitem", NULL, 0, DICT, {NULL}},
-        {"update", NULL, 0, DICT, {NULL}},   {"setdefault", NULL, 0, DICT, {NULL}},
+        {"clear", NULL, 0, DICT, {NULL}},  {"fromkeys", NULL, 0, DICT, {NULL}},
+        {"pop", NULL, 0, DICT, {NULL}},    {"popitem", NULL, 0, DICT, {NULL}},
+        {"update", NULL, 0, DICT, {NULL}}, {"setdefault", NULL, 0, DICT, {NULL}},
         {NULL, NULL, 0, 0, {NULL}},
     };
     *hidden = false;

@@ -31,8 +31,10 @@ static struct jinja_node *parse_if(struct jinja_parser *P)
         tag_done(P);
         jinja_expr_add_kid(P, n, body_until(P, ends));
     } while (jinja_expr_skip_name(P, "elif"));
-    if (jinja_expr_skip_name(P, "else")) n->a = block(P, "endif");
-    else jinja_expr_next(P);
+    if (jinja_expr_skip_name(P, "else"))
+        n->a = block(P, "endif");
+    else
+        jinja_expr_next(P);
     return n;
 }
 
@@ -71,8 +73,10 @@ static struct jinja_node *parse_for(struct jinja_parser *P)
     if (jinja_expr_is_name(P, "recursive")) jinja_expr_fail(P, "recursive loops are not supported");
     tag_done(P);
     n->b = body_until(P, ends);
-    if (jinja_expr_skip_name(P, "else")) n->c = block(P, "endfor");
-    else jinja_expr_next(P);
+    if (jinja_expr_skip_name(P, "else"))
+        n->c = block(P, "endfor");
+    else
+        jinja_expr_next(P);
     return n;
 }
 
@@ -175,16 +179,11 @@ static struct jinja_node *statement(struct jinja_parser *P)
         struct jinja_node *(*parse)(struct jinja_parser *P);
         bool is_open; // its own closing tag is still to come
     } tags[] = {
-        {"if", parse_if, true},
-        {"for", parse_for, true},
-        {"set", parse_set, true},
-        {"macro", parse_macro, true},
-        {"call", parse_call, true},
-        {"filter", parse_filter, true},
-        {"with", parse_with, true},
-        {"generation", parse_generation, true},
-        {"break", parse_break, false},
-        {"continue", parse_continue, false},
+        {"if", parse_if, true},        {"for", parse_for, true},
+        {"set", parse_set, true},      {"macro", parse_macro, true},
+        {"call", parse_call, true},    {"filter", parse_filter, true},
+        {"with", parse_with, true},    {"generation", parse_generation, true},
+        {"break", parse_break, false}, {"continue", parse_continue, false},
     };
     for (size_t i = 0; i < sizeof tags / sizeof *tags; i++) {
         if (!jinja_expr_is_name(P, tags[i].name)) continue;

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-#define FILTER(name) \
-    static struct jinja_value seq_##name(struct jinja *J, struct jinja_value v, \
+#define FILTER(name)                                                                               \
+    static struct jinja_value seq_##name(struct jinja *J, struct jinja_value v,                    \
                                          const struct jinja_args *args)
 
 // A new list with the items of v.
@@ -34,8 +34,8 @@ static struct jinja_value at_path(struct jinja *J, struct jinja_value v, struct 
             number = number && s->p[i] >= '0' && s->p[i] <= '9';
             index = number ? index * 10 + (s->p[i] - '0') : 0;
         }
-        struct jinja_value key = number ? jinja_int(index)
-                                        : jinja_of_str(jinja_str_slice(J, str, at, end));
+        struct jinja_value key =
+            number ? jinja_int(index) : jinja_of_str(jinja_str_slice(J, str, at, end));
         v = jinja_value_item(J, v, key);
     }
     return v;
@@ -259,16 +259,21 @@ FILTER(map)
         rest.n--;
     }
     for (int k = 0; !fn && k < args->n_kw; k++) {
-        if (jinja_str_is(J, args->kw[k], "attribute")) path = args->at[k];
-        else if (jinja_str_is(J, args->kw[k], "default")) otherwise = args->at[k];
-        else jinja_fail(J, "map: unknown argument");
+        if (jinja_str_is(J, args->kw[k], "attribute"))
+            path = args->at[k];
+        else if (jinja_str_is(J, args->kw[k], "default"))
+            otherwise = args->at[k];
+        else
+            jinja_fail(J, "map: unknown argument");
     }
     if (!fn && !jinja_given(path)) jinja_fail(J, "map: a filter or an attribute is needed");
     v = list_of(J, v);
     for (size_t i = 0; i < v.list->n; i++) {
         struct jinja_value *item = &v.list->items[i];
-        if (fn) *item = jinja_call(J, fn, *item, &rest);
-        else *item = at_path(J, *item, path);
+        if (fn)
+            *item = jinja_call(J, fn, *item, &rest);
+        else
+            *item = at_path(J, *item, path);
         if (!fn && item->kind == JINJA_UNDEF && jinja_given(otherwise)) *item = otherwise;
     }
     return v;

@@ -57,8 +57,10 @@ size_t jinja_str_run(const struct jinja_str *s, size_t at, bool *input)
     size_t pos = s->base + at, lo = 0, hi = m->n;
     while (lo < hi) { // first span that ends behind pos
         size_t mid = (lo + hi) / 2;
-        if (m->at[mid].to > pos) hi = mid;
-        else lo = mid + 1;
+        if (m->at[mid].to > pos)
+            hi = mid;
+        else
+            lo = mid + 1;
     }
     size_t end = s->base + s->len;
     if (lo < m->n && m->at[lo].from <= pos) {
@@ -228,8 +230,10 @@ static void print_to_capture(struct jinja *J, struct jinja_str *s)
 void jinja_str_print(struct jinja *J, struct jinja_str *s)
 {
     if (s->len == 0) return;
-    if (J->capture) print_to_capture(J, s);
-    else each_leaf(J, s, leaf_to_output, J->out);
+    if (J->capture)
+        print_to_capture(J, s);
+    else
+        each_leaf(J, s, leaf_to_output, J->out);
 }
 
 // --- looking at bytes -------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 #include <utf8proc.h>
 
-#define TEST(name) \
-    static struct jinja_value test_##name(struct jinja *J, struct jinja_value v, \
+#define TEST(name)                                                                                 \
+    static struct jinja_value test_##name(struct jinja *J, struct jinja_value v,                   \
                                           const struct jinja_args *args)
 #define UNUSED (void)J, (void)args
 

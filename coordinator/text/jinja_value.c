@@ -8,11 +8,11 @@
 const char *jinja_value_type(struct jinja_value v)
 {
     static const char *const names[] = {
-        [JINJA_ABSENT] = "Undefined", [JINJA_UNDEF] = "Undefined",    [JINJA_NONE] = "NoneType",
-        [JINJA_BOOL] = "bool",        [JINJA_INT] = "int",            [JINJA_REAL] = "float",
-        [JINJA_STR] = "str",          [JINJA_LIST] = "list",          [JINJA_TUPLE] = "tuple",
-        [JINJA_RANGE] = "range",      [JINJA_DICT] = "dict",          [JINJA_NAMESPACE] = "Namespace",
-        [JINJA_LOOP] = "LoopContext", [JINJA_MACRO] = "Macro",        [JINJA_BUILTIN] = "function",
+        [JINJA_ABSENT] = "Undefined", [JINJA_UNDEF] = "Undefined", [JINJA_NONE] = "NoneType",
+        [JINJA_BOOL] = "bool",        [JINJA_INT] = "int",         [JINJA_REAL] = "float",
+        [JINJA_STR] = "str",          [JINJA_LIST] = "list",       [JINJA_TUPLE] = "tuple",
+        [JINJA_RANGE] = "range",      [JINJA_DICT] = "dict",       [JINJA_NAMESPACE] = "Namespace",
+        [JINJA_LOOP] = "LoopContext", [JINJA_MACRO] = "Macro",     [JINJA_BUILTIN] = "function",
         [JINJA_METHOD] = "method",
     };
     return names[v.kind];
@@ -20,18 +20,24 @@ const char *jinja_value_type(struct jinja_value v)
 
 bool jinja_value_is_int(struct jinja_value v, int64_t *i)
 {
-    if (v.kind == JINJA_INT) *i = v.i;
-    else if (v.kind == JINJA_BOOL) *i = v.b;
-    else return false;
+    if (v.kind == JINJA_INT)
+        *i = v.i;
+    else if (v.kind == JINJA_BOOL)
+        *i = v.b;
+    else
+        return false;
     return true;
 }
 
 bool jinja_value_is_number(struct jinja_value v, double *d)
 {
     int64_t i = 0;
-    if (v.kind == JINJA_REAL) *d = v.d;
-    else if (jinja_value_is_int(v, &i)) *d = (double)i;
-    else return false;
+    if (v.kind == JINJA_REAL)
+        *d = v.d;
+    else if (jinja_value_is_int(v, &i))
+        *d = (double)i;
+    else
+        return false;
     return true;
 }
 
@@ -95,9 +101,12 @@ bool jinja_value_equal(struct jinja *J, struct jinja_value a, struct jinja_value
     if (a.kind == JINJA_UNDEF || a.kind == JINJA_NONE) return a.kind == b.kind;
     jinja_enter(J);
     bool equal = false;
-    if (is_seq(a) && is_seq(b)) equal = equal_items(J, a, b);
-    else if (a.kind == JINJA_DICT && b.kind == JINJA_DICT) equal = equal_dicts(J, a.dict, b.dict);
-    else if (a.kind == b.kind && a.kind >= JINJA_NAMESPACE) equal = a.dict == b.dict;
+    if (is_seq(a) && is_seq(b))
+        equal = equal_items(J, a, b);
+    else if (a.kind == JINJA_DICT && b.kind == JINJA_DICT)
+        equal = equal_dicts(J, a.dict, b.dict);
+    else if (a.kind == b.kind && a.kind >= JINJA_NAMESPACE)
+        equal = a.dict == b.dict;
     jinja_leave(J);
     return equal;
 }
@@ -183,7 +192,8 @@ struct jinja_value *jinja_value_get(struct jinja *J, const struct jinja_dict *d,
         bool equal;
         if (key.kind == JINJA_STR && e->key.kind == JINJA_STR)
             equal = key.s->len == e->key.s->len && jinja_str_equal(J, key.s, e->key.s);
-        else equal = jinja_value_equal(J, e->key, key);
+        else
+            equal = jinja_value_equal(J, e->key, key);
         if (equal) return &e->value;
     }
     return NULL;
@@ -253,8 +263,7 @@ struct jinja_value jinja_value_at(struct jinja *J, struct jinja_value v, int64_t
 struct jinja_value jinja_value_seq(struct jinja *J, struct jinja_value v)
 {
     if (is_seq(v) || v.kind == JINJA_DICT) return v;
-    if (!jinja_value_iterable(v))
-        jinja_fail(J, "'%s' object is not iterable", jinja_value_type(v));
+    if (!jinja_value_iterable(v)) jinja_fail(J, "'%s' object is not iterable", jinja_value_type(v));
     size_t n = (size_t)jinja_value_len(J, v), at = 0;
     struct jinja_value list = jinja_value_new_list(J, n);
     const struct jinja_str *s = n ? jinja_str_flat(J, v.s) : NULL;
@@ -413,12 +422,16 @@ static void repr_str(struct jinja_text *t, struct jinja_str *str)
         jinja_str_run(s, at, &input);
         if (c == '\n' || c == '\r' || c == '\t')
             snprintf(esc, sizeof esc, "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
-        else if (c == '\\' || c == quote) snprintf(esc, sizeof esc, "\\%c", (char)c);
+        else if (c == '\\' || c == quote)
+            snprintf(esc, sizeof esc, "\\%c", (char)c);
         else if (c < 0x20 || (c >= 0x7f && c <= 0xa0) || c == 0xad)
             snprintf(esc, sizeof esc, "\\x%02x", (unsigned)c);
-        else esc[0] = 0;
-        if (esc[0]) jinja_str_add(t, esc, strlen(esc), input);
-        else jinja_str_add(t, s->p + at, end - at, input);
+        else
+            esc[0] = 0;
+        if (esc[0])
+            jinja_str_add(t, esc, strlen(esc), input);
+        else
+            jinja_str_add(t, s->p + at, end - at, input);
         at = end;
     }
     jinja_str_add(t, &quote, 1, false);
@@ -451,8 +464,10 @@ static void repr_range(struct jinja_text *t, const struct jinja_range *r)
 {
     char text[80];
     long long from = r->from, to = r->from + r->n * r->step, step = r->step;
-    if (step == 1) snprintf(text, sizeof text, "range(%lld, %lld)", from, to);
-    else snprintf(text, sizeof text, "range(%lld, %lld, %lld)", from, to, step);
+    if (step == 1)
+        snprintf(text, sizeof text, "range(%lld, %lld)", from, to);
+    else
+        snprintf(text, sizeof text, "range(%lld, %lld, %lld)", from, to, step);
     jinja_str_add_c(t, text);
 }
 

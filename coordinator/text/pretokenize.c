@@ -1,7 +1,7 @@
 // How text is cut into words before BPE, by tokenizer.ggml.pre name: one or more patterns, each
 // applied to the pieces that the ones before it left; what lies between matches is a word too. The
-// patterns are those of the models' own tokenizer.json files (and of llama.cpp's src/llama-vocab.cpp
-// for names that only exist there).
+// patterns are those of the models' own tokenizer.json files (and of llama.cpp's
+// src/llama-vocab.cpp for names that only exist there).
 #include "coordinator/text/vocab.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -21,27 +21,57 @@ enum { PATTERNS_MAX = 6 };
 #define OTHER " ?[^" S "\\p{L}\\p{N}]+"
 
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+|" OTHER "|[" S "]+(?![^" S "])"
-#define LLAMA3(digits) \
-    TAILS "|" LEAD "\\p{L}+|\\p{N}" digits "|" OTHER "[\\r\\n]*|" SPACES
-#define QWEN35 \
+#define LLAMA3(digits) TAILS "|" LEAD "\\p{L}+|\\p{N}" digits "|" OTHER "[\\r\\n]*|" SPACES
+#define QWEN35                                                                                     \
     TAILS "|" LEAD "[\\p{L}\\p{M}]+|\\p{N}| ?[^" S "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES
 // Words that begin with capitals, then words of capitals.
-#define CASED(tails, digits) \
-    LEAD UPPER "*" LOWER "+" tails "|" LEAD UPPER "+" LOWER "*" tails "|\\p{N}" digits \
-    "|" OTHER "[\\r\\n/]*|" SPACES
-#define DEEPSEEK3 \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|" \
+#define CASED(tails, digits)                                                                       \
+    LEAD UPPER "*" LOWER "+" tails "|" LEAD UPPER "+" LOWER "*" tails "|\\p{N}" digits "|" OTHER   \
+               "[\\r\\n/]*|" SPACES
+#define DEEPSEEK3                                                                                  \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|"                                       \
     "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACES
 #define CJK_WORDS "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
 // The cased letters of the Unicode version that deepseek-llm was made with.
-#define CASED_LETTERS \
-    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅ" \
-    "ὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿ" \
-    "ﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+#define CASED_LETTERS                                                                              \
+    "\\x{41}-\\x{5a}\\x{61}-\\x{7a}\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}"          \
+    "\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}\\x{295}-\\x{2af}\\x{370}-\\x{373}\\x{376}-\\x{377}"        \
+    "\\x{37b}-\\x{37d}\\x{37f}\\x{386}\\x{388}-\\x{38a}\\x{38c}\\x{38e}-\\x{3a1}"                  \
+    "\\x{3a3}-\\x{3f5}\\x{3f7}-\\x{481}\\x{48a}-\\x{52f}\\x{531}-\\x{556}\\x{10a0}-\\x{10c5}"      \
+    "\\x{13a0}-\\x{13f5}\\x{13f8}-\\x{13fd}\\x{1c90}-\\x{1cba}\\x{1cbd}-\\x{1cbf}"                 \
+    "\\x{1d00}-\\x{1d2b}\\x{1d6b}-\\x{1d77}\\x{1d79}-\\x{1d9a}\\x{1e00}-\\x{1f15}"                 \
+    "\\x{1f18}-\\x{1f1d}\\x{1f20}-\\x{1f45}\\x{1f48}-\\x{1f4d}\\x{1f50}-\\x{1f57}\\x{1f59}"        \
+    "\\x{1f5b}\\x{1f5d}\\x{1f5f}-\\x{1f7d}\\x{1f80}-\\x{1fb4}\\x{1fb6}-\\x{1fbc}\\x{1fbe}"         \
+    "\\x{1fc2}-\\x{1fc4}\\x{1fc6}-\\x{1fcc}\\x{1fd0}-\\x{1fd3}\\x{1fd6}-\\x{1fdb}"                 \
+    "\\x{1fe0}-\\x{1fec}\\x{1ff2}-\\x{1ff4}\\x{1ff6}-\\x{1ffc}\\x{2102}\\x{2107}"                  \
+    "\\x{210a}-\\x{2113}\\x{2115}\\x{2119}-\\x{211d}\\x{2124}\\x{2126}\\x{2128}"                   \
+    "\\x{212a}-\\x{212d}\\x{212f}-\\x{2134}\\x{2139}\\x{213c}-\\x{213f}\\x{2145}-\\x{2149}"        \
+    "\\x{214e}\\x{2183}-\\x{2184}\\x{2c00}-\\x{2c7b}\\x{2c7e}-\\x{2ce4}\\x{2ceb}-\\x{2cee}"        \
+    "\\x{2cf2}-\\x{2cf3}\\x{a640}-\\x{a66d}\\x{a680}-\\x{a69b}\\x{a722}-\\x{a76f}"                 \
+    "\\x{a771}-\\x{a787}\\x{a78b}-\\x{a78e}\\x{ab70}-\\x{abbf}\\x{fb00}-\\x{fb06}"                 \
+    "\\x{fb13}-\\x{fb17}\\x{ff21}-\\x{ff3a}\\x{ff41}-\\x{ff5a}\\x{10400}-\\x{1044f}"               \
+    "\\x{104b0}-\\x{104d3}\\x{104d8}-\\x{104fb}\\x{10c80}-\\x{10cb2}\\x{10cc0}-\\x{10cf2}"         \
+    "\\x{118a0}-\\x{118df}\\x{1e900}-\\x{1e943}"
 #define BLOOM " ?[^(" S "|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+"
 
-enum { DEFAULT, GPT_2, DIGITS, LLAMA_3, QWEN_2, QWEN_35, CODER, DEEPSEEK_3, FALCON, BLOOM_1,
-       VIKING, TEKKEN, GPT_4O, SEED, DEEPSEEK_LLM, BAILING };
+enum {
+    DEFAULT,
+    GPT_2,
+    DIGITS,
+    LLAMA_3,
+    QWEN_2,
+    QWEN_35,
+    CODER,
+    DEEPSEEK_3,
+    FALCON,
+    BLOOM_1,
+    VIKING,
+    TEKKEN,
+    GPT_4O,
+    SEED,
+    DEEPSEEK_LLM,
+    BAILING
+};
 
 static const char *const patterns[][PATTERNS_MAX + 1] = {
     [DEFAULT] = {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"},
@@ -58,11 +88,13 @@ static const char *const patterns[][PATTERNS_MAX + 1] = {
     [VIKING] = {BLOOM, "\\p{N}"},
     [TEKKEN] = {CASED("", "")},
     [GPT_4O] = {CASED(TAILS "?", "{1,3}")},
-    [DEEPSEEK_LLM] = {"[\\r\\n]", "[" S "]?[" CASED_LETTERS "]+",
-                      "[" S "]?[!-/:-~！-／：-～‘-‟\\x{3000}-。]+", "[" S "]+$", CJK_WORDS,
-                      "\\p{N}+"},
-    [BAILING] = {"'(?i:[sdmt]|ll|ve|re)|" LEAD "+\\p{L}+|\\p{N}|" OTHER
-                 "+[\\r\\n]*|[" S "]*[\\r\\n]|[" S "]+(?![^" S "])|[" S "]+"},
+    [DEEPSEEK_LLM] =
+        {"[\\r\\n]", "[" S "]?[" CASED_LETTERS "]+",
+         "[" S
+         "]?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+",
+         "[" S "]+$", CJK_WORDS, "\\p{N}+"},
+    [BAILING] = {"'(?i:[sdmt]|ll|ve|re)|" LEAD "+\\p{L}+|\\p{N}|" OTHER "+[\\r\\n]*|[" S
+                 "]*[\\r\\n]|[" S "]+(?![^" S "])|[" S "]+"},
     [SEED] = {TAILS "|" LEAD "\\p{L}+|\\p{N}| ?[^" S "\\p{L}\\p{N}\\r\\n]+|" SPACES},
 };
 

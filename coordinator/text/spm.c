@@ -34,8 +34,8 @@ static err_t put_symbol(struct vocab_sink *s, const struct merge_sym *sym)
     return err;
 }
 
-// SentencePiece makes no difference between a space and U+2581. It turns both into the mark, we turn
-// both into spaces (as vocab.c does with the pieces).
+// SentencePiece makes no difference between a space and U+2581. It turns both into the mark, we
+// turn both into spaces (as vocab.c does with the pieces).
 static void normalise(struct buf *out, const char *text, size_t len, bool space_before)
 {
     buf_clear(out);

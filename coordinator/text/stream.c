@@ -82,8 +82,10 @@ static size_t give(struct buf *out, const char *p, size_t len, bool last)
     while (at < len) {
         size_t n = sequence(p + at, len - at, &whole);
         if (n < whole && n == len - at && !last) break;
-        if (n == whole) buf_add(out, p + at, n);
-        else buf_str(out, "\xef\xbf\xbd");
+        if (n == whole)
+            buf_add(out, p + at, n);
+        else
+            buf_str(out, "\xef\xbf\xbd");
         at += n;
     }
     return at;

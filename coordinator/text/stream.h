@@ -14,9 +14,9 @@ struct stream {
     const struct tokenizer *tok;
     const struct stream_stop *stops;
     int n_stop;
-    bool at_start;   // nothing decoded yet (SPM strips a leading space there)
+    bool at_start;     // nothing decoded yet (SPM strips a leading space there)
     bool include_stop; // keep the matched stop text in the output
-    struct buf held; // bytes not yet given out
+    struct buf held;   // bytes not yet given out
 };
 
 // The stops are borrowed. A prompt continuation (completions) passes at_start false.

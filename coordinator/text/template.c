@@ -25,8 +25,8 @@ static err_t check_source(const char *source, size_t len, struct err_text *why)
     int line = 1;
     for (size_t i = 0; i < len;) {
         utf8proc_int32_t c;
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)source + i,
-                                              (utf8proc_ssize_t)(len - i), &c);
+        utf8proc_ssize_t n =
+            utf8proc_iterate((const utf8proc_uint8_t *)source + i, (utf8proc_ssize_t)(len - i), &c);
         if (n <= 0 || c == 0)
             return err_say(why, ERR_MODEL, "template line %d: not valid UTF-8", line);
         line += c == '\n';
@@ -58,8 +58,10 @@ err_t template_open(const char *source, size_t len, struct template **out, struc
     err = P->stop.err;
     arena_fini(&P->scratch);
     free(P);
-    if (err) template_close(t);
-    else *out = t;
+    if (err)
+        template_close(t);
+    else
+        *out = t;
     return err;
 }
 
@@ -106,8 +108,8 @@ static void set_globals(struct jinja *J, const struct template_input *in)
     J->globals = jinja_take(J, (size_t)J->prog->n_names, sizeof *J->globals);
     J->stack = jinja_take(J, JINJA_STACK, sizeof *J->stack);
     for (int i = 0; i < jinja_call_n_functions; i++)
-        J->globals[i] = (struct jinja_value){.kind = JINJA_BUILTIN,
-                                             .builtin = &jinja_call_functions[i]};
+        J->globals[i] =
+            (struct jinja_value){.kind = JINJA_BUILTIN, .builtin = &jinja_call_functions[i]};
     const struct {
         const char *name;
         struct jinja_value value;
@@ -157,15 +159,17 @@ err_t template_render(const struct template *t, const struct template_input *in,
     J->mem = &r->mem;
     J->now_s = in->now_s;
     J->stop.why = why;
-    J->str_max = TEMPLATE_MEMORY_MAX + 2 * (text_bytes(in->messages) + text_bytes(in->tools) +
-                                            text_bytes(in->kwargs));
+    J->str_max = TEMPLATE_MEMORY_MAX +
+                 2 * (text_bytes(in->messages) + text_bytes(in->tools) + text_bytes(in->kwargs));
     J->out = &r->out;
     r->out.text.max = J->str_max;
     if (setjmp(J->stop.jump) == 0) render(J, in);
     err_t err = J->stop.err;
     r->out.text.max = 0;
-    if (err) template_output_fini(&r->out);
-    else *out = r->out;
+    if (err)
+        template_output_fini(&r->out);
+    else
+        *out = r->out;
     free(J->walk.frames);
     arena_fini(&r->mem);
     free(r);

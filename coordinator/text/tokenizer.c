@@ -146,8 +146,8 @@ const char *tokenizer_piece(const struct tokenizer *t, int32_t id, bool special,
     *len = 0;
     if (id < 0 || id >= t->n_token) return "";
     const struct vocab_token *tok = &t->tokens[id];
-    bool hidden = tok->type == VOCAB_CONTROL || tok->type == VOCAB_UNKNOWN ||
-                  tok->type == VOCAB_UNUSED;
+    bool hidden =
+        tok->type == VOCAB_CONTROL || tok->type == VOCAB_UNKNOWN || tok->type == VOCAB_UNUSED;
     if (hidden && !special) return "";
     *len = tok->len;
     return t->blob + tok->at;

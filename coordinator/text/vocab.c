@@ -80,9 +80,10 @@ size_t vocab_utf8(const char *s, size_t len)
     const unsigned char *u = (const unsigned char *)s;
     if (len == 0) return 0;
     if (u[0] < 0x80) return 1;
-    size_t n = u[0] >= 0xc2 && u[0] < 0xe0 ? 2 : u[0] >= 0xe0 && u[0] < 0xf0 ? 3
-               : u[0] >= 0xf0 && u[0] < 0xf5                                 ? 4
-                                                                             : 0;
+    size_t n = u[0] >= 0xc2 && u[0] < 0xe0   ? 2
+               : u[0] >= 0xe0 && u[0] < 0xf0 ? 3
+               : u[0] >= 0xf0 && u[0] < 0xf5 ? 4
+                                             : 0;
     if (n == 0 || n > len) return 0;
     for (size_t i = 1; i < n; i++)
         if ((u[i] & 0xc0) != 0x80) return 0;
@@ -136,9 +137,10 @@ static size_t decode_marks(const char *s, size_t len, char *out)
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10
-           : c >= 'a' && c <= 'f'                                ? c - 'a' + 10
-                                                                 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
 }
 
 // "<0x0A>"
@@ -217,7 +219,8 @@ static err_t read_token(struct load *l, uint64_t i, size_t *at, bool *plain)
     *plain = tok->type == VOCAB_NORMAL;
     if (tok->type == VOCAB_BYTE && l->t->kind == VOCAB_SPM) {
         if (byte < 0)
-            return err_say(l->why, ERR_MODEL, "tokenizer.ggml.tokens: byte token %llu is not <0xNN>",
+            return err_say(l->why, ERR_MODEL,
+                           "tokenizer.ggml.tokens: byte token %llu is not <0xNN>",
                            (unsigned long long)i);
         out[0] = (char)byte;
         n = 1;
@@ -361,9 +364,10 @@ static err_t check_bytes(struct load *l)
     for (int i = 0; i < 256; i++) {
         if (l->t->bytes[i] < 0) l->t->bytes[i] = l->t->unk;
         if (l->t->bytes[i] < 0 && l->t->kind == VOCAB_SPM)
-            return err_say(l->why, ERR_MODEL,
-                           "tokenizer.ggml.tokens: no token for byte 0x%02X and no unknown_token_id",
-                           (unsigned)i);
+            return err_say(
+                l->why, ERR_MODEL,
+                "tokenizer.ggml.tokens: no token for byte 0x%02X and no unknown_token_id",
+                (unsigned)i);
     }
     return OK;
 }
@@ -477,11 +481,28 @@ static bool spelled(const struct tokenizer *t, int32_t id, const char *s)
 static void find_ends(struct tokenizer *t)
 {
     static const char *const ends[] = {
-        "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>",
-        "<end_of_turn>", "<turn|>", "<|endoftext|>", "<|end_of_text|>", "<|EOT|>", "<EOT>", "_<EOT>",
-        "<eos>", "</s>", "[EOS]", "[EOT]", "<|eos|>", "<end_of_utterance>", "<|end_of_turn|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<end_of_turn>",
+        "<turn|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|EOT|>",
+        "<EOT>",
+        "_<EOT>",
+        "<eos>",
+        "</s>",
+        "[EOS]",
+        "[EOT]",
+        "<|eos|>",
+        "<end_of_utterance>",
+        "<|end_of_turn|>",
         "<|END_OF_TURN_TOKEN|>",
-        "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+        "<｜end▁of▁sentence｜>",
     };
     bool harmony = false;
     for (int32_t i = 0; i < t->n_token; i++) {

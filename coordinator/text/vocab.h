@@ -61,7 +61,7 @@ struct tokenizer {
     bool add_bos, add_eos, add_space, ignore_merges;
     struct vocab_node *nodes;
     int32_t n_node;
-    int32_t first[256]; // children of the root, 0: none
+    int32_t first[256];      // children of the root, 0: none
     struct pretokenize *pre; // BPE
 };
 
@@ -114,17 +114,17 @@ struct merge {
     size_t n_sym, cap_sym;
     struct merge_item {
         int32_t pos, next;
-    } *items;
+    } * items;
     int32_t n_item, free_item;
     size_t cap_item;
     struct merge_list {
         int32_t head, tail; // -1: empty
         uint32_t rank;
-    } *lists;
+    } * lists;
     int32_t n_list;
     size_t cap_list;
     int32_t *list_of_rank; // index + 1
-    uint64_t *heap;        // rank << 32 | pos of pairs out of order; pos UINT32_MAX: look at the list
+    uint64_t *heap; // rank << 32 | pos of pairs out of order; pos UINT32_MAX: look at the list
     size_t n_heap, cap_heap;
 };
 void merge_fini(struct merge *m);

@@ -148,52 +148,6 @@ VEC v8i dot_u4(const q32 w[8], const int8_t *x)
     t = _mm256_add_epi16(t, q32_pairs(w, x, 7));
     return _mm256_madd_epi16(_mm256_add_epi16(s, t), _mm256_set1_epi16(1));
 }
-// One step of dot_quad: columns 4j..4j+3 of two panels against four rows.
-VEC void quad_step(__m256i s[8], const q32 *a, const q32 *b, const int8_t *x, int j)
-{
-    const __m256i wa = q32_load(&a[j]), wb = q32_load(&b[j]);
-#pragma GCC unroll 4
-    for (int t = 0; t < 4; t++) {
-        __m256i v = q32_bcast(x + 32 * t, j);
-        s[2 * t] = _mm256_add_epi16(s[2 * t], _mm256_maddubs_epi16(wa, v));
-        s[2 * t + 1] = _mm256_add_epi16(s[2 * t + 1], _mm256_maddubs_epi16(wb, v));
-    }
-}
-VEC void quad_zero(__m256i s[8])
-{
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        s[i] = _mm256_setzero_si256();
-}
-VEC void dot_quad_u4(const q32 a[8], const q32 b[8], const int8_t *x, v8i out[8])
-{
-    __m256i s[8];
-    quad_zero(s);
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++)
-        quad_step(s, a, b, x, j);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
-}
-VEC void dot_quad_u5(const q32 a[8], const q32 b[8], const int8_t *x, v8i out[8])
-{
-    __m256i s[8];
-    quad_zero(s);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++)
-        quad_step(s, a, b, x, j);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
-    quad_zero(s);
-#pragma GCC unroll 4
-    for (int j = 4; j < 8; j++)
-        quad_step(s, a, b, x, j);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(s[i], _mm256_set1_epi16(1)));
-}
 VEC v8i dot_u5(const q32 w[8], const int8_t *x)
 {
     // 4 * 2 * 31 * 127 = 31496 fits 16 bits
@@ -249,6 +203,53 @@ VEC v8i dot_k6(const q32 w[8], k6s k, const int8_t *x, int32_t neg_sums)
     return _mm256_add_epi32(s, _mm256_add_epi32(a, c));
 }
 
+// -- two panels against four rows: out[2t + p] is panel p and row t; x (4, 32) --
+#define VEC_QUAD 1 // has dot_quad_u4, dot_quad_u5
+
+// Keeps eight sums in registers: gcc would make trees of the terms of all steps and spill them.
+VEC void quad_keep(__m256i s[8])
+{
+    __asm__("" : "+x"(s[0]), "+x"(s[1]), "+x"(s[2]), "+x"(s[3]));
+    __asm__("" : "+x"(s[4]), "+x"(s[5]), "+x"(s[6]), "+x"(s[7]));
+}
+// 16-bit sums of columns 4 * from to 4 * to - 1.
+VEC void quad_sum16(__m256i s[8], const q32 *a, const q32 *b, const int8_t *x, int from, int to)
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        s[i] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int j = from; j < to; j++) {
+        const __m256i wa = q32_load(&a[j]), wb = q32_load(&b[j]);
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            __m256i v = q32_bcast(x + 32 * t, j);
+            s[2 * t] = _mm256_add_epi16(s[2 * t], _mm256_maddubs_epi16(wa, v));
+            s[2 * t + 1] = _mm256_add_epi16(s[2 * t + 1], _mm256_maddubs_epi16(wb, v));
+        }
+        quad_keep(s);
+    }
+}
+VEC void dot_quad_u4(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
+{
+    __m256i s[8];
+    quad_sum16(s, a, b, x, 0, 8);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
+}
+VEC void dot_quad_u5(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
+{
+    __m256i s[8];
+    quad_sum16(s, a, b, x, 0, 4);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
+    quad_sum16(s, a, b, x, 4, 8);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(s[i], _mm256_set1_epi16(1)));
+}
 VEC uint32_t v8_abs_bits_max(v8 a, v8 b, v8 c, v8 d)
 {
     const __m256i m = _mm256_set1_epi32(0x7fffffff);

@@ -88,9 +88,10 @@ void buf_drop(struct buf *b, size_t n)
 static int utf8_seq(const unsigned char *s, size_t left)
 {
     if (s[0] < 0x80) return 1;
-    int n = s[0] >= 0xc2 && s[0] <= 0xdf ? 2 : (s[0] & 0xf0) == 0xe0 ? 3
-            : s[0] >= 0xf0 && s[0] <= 0xf4                           ? 4
-                                                                     : 0;
+    int n = s[0] >= 0xc2 && s[0] <= 0xdf   ? 2
+            : (s[0] & 0xf0) == 0xe0        ? 3
+            : s[0] >= 0xf0 && s[0] <= 0xf4 ? 4
+                                           : 0;
     if (n == 0 || left < (size_t)n) return 0;
     for (int i = 1; i < n; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;

@@ -15,7 +15,7 @@ static inline bool buf_ok(const struct buf *b)
 {
     return !b->broken;
 }
-void buf_fini(struct buf *b); // zero-initialised buffers are valid; leaves it so
+void buf_fini(struct buf *b);  // zero-initialised buffers are valid; leaves it so
 void buf_clear(struct buf *b); // keeps the memory
 bool buf_reserve(struct buf *b, size_t more);
 void buf_add(struct buf *b, const void *p, size_t len);

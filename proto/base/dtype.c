@@ -3,30 +3,22 @@
 #include <string.h>
 
 static const struct dtype_info infos[DT_COUNT] = {
-    [DT_NONE] = {"none", 1, 0, -1, false},
-    [DT_F32] = {"F32", 1, 4, 0, false},
-    [DT_F16] = {"F16", 1, 2, 1, false},
-    [DT_BF16] = {"BF16", 1, 2, 30, false},
-    [DT_I8] = {"I8", 1, 1, 24, false},
-    [DT_I32] = {"I32", 1, 4, 26, false},
-    [DT_U8] = {"U8", 1, 1, -1, false},
-    [DT_Q4_0] = {"Q4_0", 32, 18, 2, true},
-    [DT_Q4_1] = {"Q4_1", 32, 20, 3, true},
-    [DT_Q5_0] = {"Q5_0", 32, 22, 6, true},
-    [DT_Q5_1] = {"Q5_1", 32, 24, 7, true},
-    [DT_Q8_0] = {"Q8_0", 32, 34, 8, true},
-    [DT_Q4_K] = {"Q4_K", 256, 144, 12, true},
-    [DT_Q5_K] = {"Q5_K", 256, 176, 13, true},
+    [DT_NONE] = {"none", 1, 0, -1, false},    [DT_F32] = {"F32", 1, 4, 0, false},
+    [DT_F16] = {"F16", 1, 2, 1, false},       [DT_BF16] = {"BF16", 1, 2, 30, false},
+    [DT_I8] = {"I8", 1, 1, 24, false},        [DT_I32] = {"I32", 1, 4, 26, false},
+    [DT_U8] = {"U8", 1, 1, -1, false},        [DT_Q4_0] = {"Q4_0", 32, 18, 2, true},
+    [DT_Q4_1] = {"Q4_1", 32, 20, 3, true},    [DT_Q5_0] = {"Q5_0", 32, 22, 6, true},
+    [DT_Q5_1] = {"Q5_1", 32, 24, 7, true},    [DT_Q8_0] = {"Q8_0", 32, 34, 8, true},
+    [DT_Q4_K] = {"Q4_K", 256, 144, 12, true}, [DT_Q5_K] = {"Q5_K", 256, 176, 13, true},
     [DT_Q6_K] = {"Q6_K", 256, 210, 14, true},
 };
 
 // Index is the GGML type number; NULL for numbers that were removed.
 static const char *const ggml_names[] = {
-    "F32",     "F16",    "Q4_0",    "Q4_1", NULL,      NULL,    "Q5_0",  "Q5_1",
-    "Q8_0",    "Q8_1",   "Q2_K",    "Q3_K", "Q4_K",    "Q5_K",  "Q6_K",  "Q8_K",
-    "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS",
-    "I8",      "I16",    "I32",     "I64",  "F64",     "IQ1_M", "BF16",  NULL,
-    NULL,      NULL,     "TQ1_0",   "TQ2_0", NULL,     NULL,    NULL,    "MXFP4",
+    "F32",    "F16",   "Q4_0",  "Q4_1",   NULL,    NULL,    "Q5_0",    "Q5_1",   "Q8_0",    "Q8_1",
+    "Q2_K",   "Q3_K",  "Q4_K",  "Q5_K",   "Q6_K",  "Q8_K",  "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S",
+    "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8",    "I16",   "I32",     "I64",    "F64",     "IQ1_M",
+    "BF16",   NULL,    NULL,    NULL,     "TQ1_0", "TQ2_0", NULL,      NULL,     NULL,      "MXFP4",
 };
 
 const struct dtype_info *dtype_info(enum dtype t)
@@ -78,9 +70,9 @@ uint16_t dtype_f32_to_f16(float f)
     memcpy(&u, &f, 4);
     uint16_t sign = (uint16_t)(u >> 16 & 0x8000);
     uint32_t mag = u & 0x7fffffff;
-    if (mag > 0x7f800000) return sign | 0x7e00;       // NaN
-    if (mag >= 0x477ff000) return sign | 0x7c00;      // rounds to infinity
-    if (mag < 0x38800000) {                           // subnormal: round mag * 2^24 to an integer
+    if (mag > 0x7f800000) return sign | 0x7e00;  // NaN
+    if (mag >= 0x477ff000) return sign | 0x7c00; // rounds to infinity
+    if (mag < 0x38800000) {                      // subnormal: round mag * 2^24 to an integer
         float v;
         memcpy(&v, &mag, 4);
         float r = v * 0x1p24f + 0x1p23f; // the addition rounds to nearest even at bit 0

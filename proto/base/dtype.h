@@ -24,10 +24,10 @@ enum dtype {
 };
 
 struct dtype_info {
-    const char *name;   // "Q4_K"
-    uint32_t block;     // elements per block, 1 for plain types
-    uint32_t bytes;     // bytes per block
-    int32_t ggml;       // GGML type number, -1 if GGML has none
+    const char *name; // "Q4_K"
+    uint32_t block;   // elements per block, 1 for plain types
+    uint32_t bytes;   // bytes per block
+    int32_t ggml;     // GGML type number, -1 if GGML has none
     bool is_quantised;
 };
 

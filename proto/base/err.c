@@ -49,9 +49,11 @@ int err_exit_code(err_t e)
 // Length of the valid UTF-8 sequence at s (1-4), or 0 if it is not one. `end` bounds the read.
 static int utf8_len(const unsigned char *s, const unsigned char *end)
 {
-    int n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3
-            : s[0] >= 0xf0 && s[0] < 0xf5                 ? 4
-                                                          : 0;
+    int n = s[0] < 0x80                   ? 1
+            : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
+            : (s[0] & 0xf0) == 0xe0       ? 3
+            : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
+                                          : 0;
     if (n == 0 || end - s < n) return 0;
     for (int i = 1; i < n; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;

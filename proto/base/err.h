@@ -35,11 +35,11 @@ enum {
     ERR_LINK_VERSION = 203,  // peer speaks another protocol version
 
     // node: this process (or its worker role) cannot go on
-    ERR_MEMORY = 300,  // allocation refused or over the budget
-    ERR_SYSTEM = 301,  // the operating system refused a call
-    ERR_MODEL = 302,   // bad model file or a model this build cannot run (exit code 78)
-    ERR_CONFIG = 303,  // bad option or configuration file (exit code 78)
-    ERR_DEVICE = 304,  // accelerator failure
+    ERR_MEMORY = 300, // allocation refused or over the budget
+    ERR_SYSTEM = 301, // the operating system refused a call
+    ERR_MODEL = 302,  // bad model file or a model this build cannot run (exit code 78)
+    ERR_CONFIG = 303, // bad option or configuration file (exit code 78)
+    ERR_DEVICE = 304, // accelerator failure
     ERR_UNSUPPORTED = 305,
 };
 
@@ -65,8 +65,8 @@ struct err_text {
     char s[300];
 };
 
-// Writes the sentence and returns `code`, so that parsers can `return err_say(why, ERR_MODEL, ...)`.
-// `why` may be NULL.
+// Writes the sentence and returns `code`, so that parsers can `return err_say(why, ERR_MODEL,
+// ...)`. `why` may be NULL.
 err_t err_say(struct err_text *why, err_t code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 err_t err_vsay(struct err_text *why, err_t code, const char *fmt, va_list ap);
@@ -77,7 +77,7 @@ int err_exit_code(err_t e);
 // A broken invariant of our own: prints file:line and aborts. Never reachable from outside bytes.
 _Noreturn void bug_at(const char *file, int line, const char *what);
 #define BUG(what) bug_at(__FILE__, __LINE__, what)
-#define BUG_ON(cond) \
-    do { \
-        if (__builtin_expect(!!(cond), 0)) bug_at(__FILE__, __LINE__, #cond); \
+#define BUG_ON(cond)                                                                               \
+    do {                                                                                           \
+        if (__builtin_expect(!!(cond), 0)) bug_at(__FILE__, __LINE__, #cond);                      \
     } while (0)

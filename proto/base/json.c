@@ -13,13 +13,18 @@ static err_t scan_limits(const char *s, size_t len, const char **code, struct er
     for (size_t i = 0; i < len; i++) {
         char c = s[i];
         if (in_str) {
-            if (c == '\\') i++;
-            else if (c == '"') in_str = false;
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_str = false;
             continue;
         }
-        if (c == '"') in_str = true;
-        else if (c == ']' || c == '}') depth -= depth > 0;
-        else if (c == ',') nodes++;
+        if (c == '"')
+            in_str = true;
+        else if (c == ']' || c == '}')
+            depth -= depth > 0;
+        else if (c == ',')
+            nodes++;
         else if (c == '[' || c == '{') {
             nodes++;
             if (++depth > JSON_DEPTH_MAX) {
@@ -59,7 +64,8 @@ static bool convert_object(struct arena *a, json_t *from, struct json *to)
     struct json_member *m = to->obj.members;
     const char *key;
     json_t *value;
-    json_object_foreach (from, key, value) {
+    json_object_foreach(from, key, value)
+    {
         m->key_len = strlen(key);
         m->key = arena_copy_str(a, key, m->key_len);
         if (!m->key || !convert(a, value, &m->value)) return false;

@@ -39,8 +39,8 @@ enum { JSON_DEPTH_MAX = 64, JSON_NODES_MAX = 1 << 20 };
 // Parses one document (nothing but white space may follow). Refuses: depth over JSON_DEPTH_MAX,
 // more than JSON_NODES_MAX values, duplicate keys, invalid UTF-8, lone surrogates, integers outside
 // int64, NaN/Infinity, comments, byte order marks, NUL in strings.
-// ERR_INVALID or ERR_TOO_LARGE with a sentence naming the byte offset; `code` (may be NULL) gets one
-// of "invalid_json" "invalid_utf8" "json_too_deep" "json_too_large" "duplicate_key".
+// ERR_INVALID or ERR_TOO_LARGE with a sentence naming the byte offset; `code` (may be NULL) gets
+// one of "invalid_json" "invalid_utf8" "json_too_deep" "json_too_large" "duplicate_key".
 err_t json_read(const char *text, size_t len, struct arena *arena, const struct json **out,
                 const char **code, struct err_text *why);
 

@@ -8,9 +8,9 @@ struct list {
     struct list *prev, *next;
 };
 
-#define list_item(node, type, member) ((type *)((char *)(node) - offsetof(type, member)))
-#define list_each(it, head) \
-    for (struct list *it = (head)->next, *it##_next = it->next; it != (head); \
+#define list_item(node, type, member) ((type *)((char *)(node)-offsetof(type, member)))
+#define list_each(it, head)                                                                        \
+    for (struct list *it = (head)->next, *it##_next = it->next; it != (head);                      \
          it = it##_next, it##_next = it->next)
 
 static inline void list_init(struct list *l)

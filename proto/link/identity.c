@@ -507,6 +507,7 @@ err_t identity_accept(struct identity *id, const char *certificate_pem, const ch
     if (!e) e = identity_store_write(id->dir, "ca.pem", &ca_text, why);
     if (!e) e = identity_store_write(id->dir, "worker.pem", &cert_text, why);
     if (!e) e = worker_load(id, why);
+    if (e == ERR_NOT_FOUND) e = err_say(why, ERR_LINK_AUTH, "certificate refused: it has expired");
     id->is_enrolled = e == OK;
     if (crt) gnutls_x509_crt_deinit(crt);
     if (ca) gnutls_x509_crt_deinit(ca);

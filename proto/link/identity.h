@@ -28,8 +28,8 @@ void identity_close(struct identity *id);
 enum { IDENTITY_TOKEN_TTL_S = 900 };
 err_t identity_token_new(const char *state_dir, int64_t now_s, struct buf *token,
                          struct err_text *why);
-// Takes (once) the token whose secret this is and signs a certificate for `name` over the PEM public
-// key. ERR_LINK_AUTH: unknown, used or expired.
+// Takes (once) the token whose secret this is and signs a certificate for `name` over the PEM
+// public key. ERR_LINK_AUTH: unknown, used or expired.
 err_t identity_enroll(struct identity *ca, const char *secret, const char *name,
                       const char *public_key_pem, int64_t now_s, struct buf *certificate_pem,
                       struct err_text *why);

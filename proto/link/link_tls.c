@@ -38,6 +38,7 @@ enum {
     DRAIN_BYTES_MAX = 1 << 18,
     HEAD_BYTES = 4,
     SHAKES_MAX = 64,
+    BACKLOG = 512,     // connections the kernel holds while we are busy
     TICK_MS = 100,     // a listener's deadlines
     LOG_WINDOW_S = 10, // at most
     LOG_LINES_MAX = 5, // lines about refused peers in a window
@@ -643,7 +644,7 @@ static int listen_on(const struct addrinfo *a, int *port)
     int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) return -1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, SHAKES_MAX) != 0 ||
+    if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0 ||
         getsockname(fd, (struct sockaddr *)&bound, &len) != 0) {
         int saved = errno;
         close(fd);

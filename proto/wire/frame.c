@@ -222,8 +222,7 @@ err_t frame_unpack(const uint8_t in[FRAME_HEADER_BYTES], const uint8_t key[FRAME
     unsigned kind = (unsigned)f.kind;
     if (kind < FRAME_ACTIVATIONS || kind >= N_KIND || get32(in + 36) != 0)
         return err_say(why, ERR_LINK_PROTOCOL, "frame: unknown kind %u", kind);
-    if (kinds[kind].dtype ? f.dtype != kinds[kind].dtype
-                          : f.dtype != DT_F32 && f.dtype != DT_I32)
+    if (kinds[kind].dtype ? f.dtype != kinds[kind].dtype : f.dtype != DT_F32 && f.dtype != DT_I32)
         return err_say(why, ERR_LINK_PROTOCOL, "frame: kind %u of type %u", kind,
                        (unsigned)f.dtype);
     if (kinds[kind].n_col && f.n_col != kinds[kind].n_col)

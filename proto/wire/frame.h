@@ -15,9 +15,10 @@
 enum { FRAME_HEADER_BYTES = 64, FRAME_KEY_BYTES = 16 };
 
 enum frame_kind {
-    FRAME_ACTIVATIONS = 1, // (n_row tokens, n_col = dim) F32 residual stream after the sender's layers
-    FRAME_IDS = 2,         // (n_row, 2) I32 pairs slot, id drawn in this step: last stage -> first
-    FRAME_PING = 3,        // answered by FRAME_PONG with the same step and payload size 0 or equal
+    FRAME_ACTIVATIONS =
+        1,          // (n_row tokens, n_col = dim) F32 residual stream after the sender's layers
+    FRAME_IDS = 2,  // (n_row, 2) I32 pairs slot, id drawn in this step: last stage -> first
+    FRAME_PING = 3, // answered by FRAME_PONG with the same step and payload size 0 or equal
     FRAME_PONG = 4,
 };
 

@@ -10,9 +10,9 @@
 
 enum {
     STEP_ROWS_MAX = 256,
-    STEP_TOKENS_MAX = 8192,    // rows' tokens together
+    STEP_TOKENS_MAX = 8192, // rows' tokens together
     STEP_SLOTS_MAX = 1024,
-    STEP_PAGES_MAX = 1 << 20,  // highest page number + 1
+    STEP_PAGES_MAX = 1 << 20, // highest page number + 1
     STEP_BIAS_MAX = 1024,
     STEP_LOGPROBS_MAX = 20,
 };
@@ -25,13 +25,13 @@ struct logit_bias {
 // How the last stage turns logits into an id. Order: bias, penalties, temperature, top-k, top-p,
 // min-p, draw. temperature 0 is greedy: lowest id of the largest logit, after bias and penalties.
 struct sampling {
-    float temperature;  // 0..2
-    float top_p;        // (0, 1]; 1: off
-    float min_p;        // [0, 1]; 0: off
-    int32_t top_k;      // 0: off
+    float temperature;         // 0..2
+    float top_p;               // (0, 1]; 1: off
+    float min_p;               // [0, 1]; 0: off
+    int32_t top_k;             // 0: off
     float presence, frequency; // -2..2, over generated tokens (OpenAI)
-    float repetition;   // > 0; 1: off; over prompt and generated tokens (Keskar et al. 2019)
-    uint64_t seed;      // RNG is a pure function of (seed, choice, position of the drawn token)
+    float repetition;          // > 0; 1: off; over prompt and generated tokens (Keskar et al. 2019)
+    uint64_t seed; // RNG is a pure function of (seed, choice, position of the drawn token)
     uint32_t choice;
     int32_t n_logprobs; // -1: none; 0..20: the drawn token's and the n most likely
     bool digest;        // report a 64-bit digest of the raw logits' bits
@@ -71,8 +71,8 @@ struct step_row {
 };
 
 struct step {
-    uint64_t epoch;  // plan epoch
-    uint64_t number; // 1, 2, ... within the epoch
+    uint64_t epoch;                // plan epoch
+    uint64_t number;               // 1, 2, ... within the epoch
     const struct step_bind *binds; // done before the rows
     uint32_t n_bind;
     const struct step_row *rows; // at most one row per slot
@@ -86,12 +86,12 @@ struct token_prob {
 
 // What one row with ROW_SAMPLE or ROW_SCORE gave.
 struct step_item {
-    uint32_t row;  // index in the step
+    uint32_t row; // index in the step
     uint32_t slot;
-    int32_t id;    // drawn id, -1 if the row did not sample
-    float logprob; // of id; only if n_logprobs >= 0
-    bool nonfinite; // logits held NaN or infinity: the drawn id is meaningless
-    uint64_t digest; // 0 unless asked
+    int32_t id;                   // drawn id, -1 if the row did not sample
+    float logprob;                // of id; only if n_logprobs >= 0
+    bool nonfinite;               // logits held NaN or infinity: the drawn id is meaningless
+    uint64_t digest;              // 0 unless asked
     const struct token_prob *top; // (n_top), most likely first
     uint32_t n_top;
     const float *scores; // (n_score) log p of the row's next tokens, ROW_SCORE

@@ -14,10 +14,10 @@ enum {
 };
 
 static const char *const kind_names[] = {
-    [MSG_HELLO] = "hello",         [MSG_WELCOME] = "welcome", [MSG_REFUSE] = "refuse",
+    [MSG_HELLO] = "hello",         [MSG_WELCOME] = "welcome",   [MSG_REFUSE] = "refuse",
     [MSG_PLAN] = "plan",           [MSG_PREPARED] = "prepared", [MSG_CONNECT] = "connect",
-    [MSG_LINKED] = "linked",       [MSG_STEP] = "step",       [MSG_RESULT] = "result",
-    [MSG_HEARTBEAT] = "heartbeat", [MSG_FAILED] = "failed",   [MSG_DRAIN] = "drain",
+    [MSG_LINKED] = "linked",       [MSG_STEP] = "step",         [MSG_RESULT] = "result",
+    [MSG_HEARTBEAT] = "heartbeat", [MSG_FAILED] = "failed",     [MSG_DRAIN] = "drain",
     [MSG_ENROLL] = "enroll",       [MSG_ENROLLED] = "enrolled",
 };
 enum { N_KIND = sizeof kind_names / sizeof *kind_names };
@@ -35,9 +35,9 @@ static int utf8_seq(const unsigned char *s)
     static const struct {
         unsigned char first_lo, first_hi, second_lo, second_hi, len;
     } forms[] = {
-        {0x01, 0x7f, 0, 0, 1},          {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-        {0xe1, 0xec, 0x80, 0xbf, 3},    {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-        {0xf0, 0xf0, 0x90, 0xbf, 4},    {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
+        {0x01, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
     };
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
         if (s[0] < forms[i].first_lo || s[0] > forms[i].first_hi) continue;
@@ -146,8 +146,8 @@ static err_t hello_in(struct wire_in *in, const Trireme__Envelope *env, struct m
               "hello: bad build or host text");
     WIRE_NEED(in, h->held_from <= h->held_to, "hello: held layers %u to %u", h->held_from,
               h->held_to);
-    WIRE_NEED(in, h->held_hash.len || (h->held_from == h->held_to && !h->held_embed &&
-                                       !h->held_head),
+    WIRE_NEED(in,
+              h->held_hash.len || (h->held_from == h->held_to && !h->held_embed && !h->held_head),
               "hello: holds layers of no model");
     struct msg_hello *o = &out->hello;
     *o = (struct msg_hello){

@@ -33,8 +33,20 @@ enum {
 };
 
 enum msg_kind {
-    MSG_HELLO = 1, MSG_WELCOME, MSG_REFUSE, MSG_PLAN, MSG_PREPARED, MSG_CONNECT, MSG_LINKED,
-    MSG_STEP, MSG_RESULT, MSG_HEARTBEAT, MSG_FAILED, MSG_DRAIN, MSG_ENROLL, MSG_ENROLLED
+    MSG_HELLO = 1,
+    MSG_WELCOME,
+    MSG_REFUSE,
+    MSG_PLAN,
+    MSG_PREPARED,
+    MSG_CONNECT,
+    MSG_LINKED,
+    MSG_STEP,
+    MSG_RESULT,
+    MSG_HEARTBEAT,
+    MSG_FAILED,
+    MSG_DRAIN,
+    MSG_ENROLL,
+    MSG_ENROLLED
 };
 
 struct msg_device {
@@ -52,10 +64,10 @@ struct msg_model {
 };
 
 struct msg_hello {
-    uint32_t version;       // WIRE_VERSION
-    const char *build;      // program version
-    const char *name;       // worker's name, [a-z0-9-]{1,63}
-    uint64_t instance;      // random per process start
+    uint32_t version;  // WIRE_VERSION
+    const char *build; // program version
+    const char *name;  // worker's name, [a-z0-9-]{1,63}
+    uint64_t instance; // random per process start
     const char *host;
     uint32_t pid;
     const struct msg_device *devices;
@@ -66,7 +78,7 @@ struct msg_hello {
     uint8_t held_hash[32];
     uint32_t held_from, held_to; // layers; equal: nothing
     bool held_embed, held_head;
-    uint32_t roads; // bit mask of enum road this worker can open
+    uint32_t roads;   // bit mask of enum road this worker can open
     uint64_t process; // same number: same process, ROAD_LOCAL is possible
 };
 
@@ -85,11 +97,11 @@ struct msg_refuse {
 
 // Settings every stage must agree on. A worker returns its effective ones; a difference is refused.
 struct plan_settings {
-    uint32_t ctx;       // tokens of one sequence, at most
+    uint32_t ctx; // tokens of one sequence, at most
     uint32_t page_tok;
     uint32_t n_page;
     uint32_t n_slot;
-    uint32_t max_tok;   // tokens of one step
+    uint32_t max_tok; // tokens of one step
     uint32_t max_rows;
     uint32_t in_flight; // steps on their way at once, at most
     uint32_t kv_dtype;  // enum dtype
@@ -103,10 +115,10 @@ struct msg_plan {
     const char *model; // name, for logs; workers find the file by hash among their own
     uint32_t stage, n_stage;
     uint32_t layer_from, layer_to; // half open
-    bool embed, head;  // embedding lookup / final norm, output matrix and sampling
+    bool embed, head;              // embedding lookup / final norm, output matrix and sampling
     struct plan_settings settings;
-    uint32_t road;     // enum road
-    uint8_t key[16];   // frames of this epoch are authenticated with it
+    uint32_t road;   // enum road
+    uint8_t key[16]; // frames of this epoch are authenticated with it
 };
 
 struct msg_prepared {
@@ -133,14 +145,14 @@ struct msg_linked {
     uint64_t epoch;
     double next_latency_us; // one way, to the next stage (0 if there is none)
     double next_bytes_per_s;
-    const char *transport;  // "local", "ucx shm", "ucx tcp"
+    const char *transport; // "local", "ucx shm", "ucx tcp"
 };
 
 struct msg_heartbeat {
     uint64_t epoch;
-    uint64_t step_done;     // last step finished
-    uint64_t step_now;      // step being computed, 0: idle
-    uint64_t progress;      // moves while the compute loop does
+    uint64_t step_done; // last step finished
+    uint64_t step_now;  // step being computed, 0: idle
+    uint64_t progress;  // moves while the compute loop does
     uint64_t mem_used_bytes, mem_free_bytes;
     uint64_t frame_bytes_out, frame_bytes_in;
     uint64_t busy_us, wait_us; // compute loop, since the plan was accepted
@@ -155,7 +167,7 @@ struct msg_failed {
 
 // First contact of a worker that holds a join token and no certificate yet.
 struct msg_enroll {
-    const char *secret;  // the token's secret part
+    const char *secret; // the token's secret part
     const char *name;
     const char *public_key_pem;
 };

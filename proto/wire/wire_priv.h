@@ -9,9 +9,9 @@ struct wire_in {
 };
 
 // Returns from a converter when the peer broke a rule.
-#define WIRE_NEED(in, cond, ...) \
-    do { \
-        if (!(cond)) return err_say((in)->why, ERR_LINK_PROTOCOL, __VA_ARGS__); \
+#define WIRE_NEED(in, cond, ...)                                                                   \
+    do {                                                                                           \
+        if (!(cond)) return err_say((in)->why, ERR_LINK_PROTOCOL, __VA_ARGS__);                    \
     } while (0)
 
 // Converters out of the unpacked message (whose memory lies in in->arena) and into one that borrows

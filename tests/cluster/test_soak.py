@@ -14,8 +14,8 @@ N = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 
 def usage(pid):
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    field = {line.split(":")[0]: line.split(":")[1].split()[0] for line in status.splitlines() if ":" in line}
-    return (int(field["VmRSS"]) * 1024, len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir())), int(field["Threads"]))
+    field = dict(line.split(":", 1) for line in status.splitlines())
+    return (int(field["VmRSS"].split()[0]) * 1024, len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir())), int(field["Threads"]))
 
 
 def settle(c, pids):

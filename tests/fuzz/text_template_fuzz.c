@@ -8,7 +8,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char conversation[] =
-    "[{\"role\":\"system\",\"content\":\"be <|brief|>\"},{\"role\":\"user\",\"content\":\"h\xc3\xa9llo\"},"
+    "[{\"role\":\"system\",\"content\":\"be "
+    "<|brief|>\"},{\"role\":\"user\",\"content\":\"h\xc3\xa9llo\"},"
     "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"1\",\"type\":\"function\","
     "\"function\":{\"name\":\"f\",\"arguments\":{\"a\":1,\"b\":[1.5,true,null,\"x\"]}}}]},"
     "{\"role\":\"tool\",\"content\":[{\"type\":\"text\",\"text\":\"ok\"}]}]";
@@ -38,8 +39,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (zero && json_read((const char *)zero + 1, size - len - 1, &a, &vars, NULL, &why) != OK)
         vars = NULL;
     if (vars && vars->kind != J_OBJ) vars = NULL;
-    struct template_input in = {.messages = messages, .tools = messages, .kwargs = vars,
-                                .bos_token = "<s>", .eos_token = "</s>", .now_s = 1753533296,
+    struct template_input in = {.messages = messages,
+                                .tools = messages,
+                                .kwargs = vars,
+                                .bos_token = "<s>",
+                                .eos_token = "</s>",
+                                .now_s = 1753533296,
                                 .add_generation_prompt = true};
     if (template_render(t, &in, &out, &why) == OK) check_spans(&out);
     template_output_fini(&out);

@@ -1,6 +1,7 @@
 // First byte 'G': the rest is a GGUF file to open, and to encode a fixed text with if it opens.
-// Otherwise bit 0 chooses a vocabulary, bits 1 and 2 are the flags, the next two bytes a plain span,
-// and the rest is text: its ids must decode to the same bytes, through tokens and through a stream.
+// Otherwise bit 0 chooses a vocabulary, bits 1 and 2 are the flags, the next two bytes a plain
+// span, and the rest is text: its ids must decode to the same bytes, through tokens and through a
+// stream.
 #include "coordinator/text/stream.h"
 #include "tests/unit/text/vocab_file.h"
 
@@ -13,14 +14,16 @@ static void fuzz_model(const uint8_t *data, size_t size)
     struct err_text why;
     struct ids ids = {0};
     if (vocab_file_open_bytes(data, size, &t, &why) != OK) return;
-    tokenizer_encode(t, text, sizeof text - 1, TOKENIZER_BOS | TOKENIZER_SPECIAL, NULL, 0, 1000, &ids);
+    tokenizer_encode(t, text, sizeof text - 1, TOKENIZER_BOS | TOKENIZER_SPECIAL, NULL, 0, 1000,
+                     &ids);
     for (size_t i = 0; i < ids.n; i++)
         if (ids.at[i] < 0 || ids.at[i] >= tokenizer_n_vocab(t)) abort();
     ids_fini(&ids);
     tokenizer_close(t);
 }
 
-static void check_decode(const struct tokenizer *t, const struct ids *ids, const char *text, size_t len)
+static void check_decode(const struct tokenizer *t, const struct ids *ids, const char *text,
+                         size_t len)
 {
     size_t at = 0, n, skip = tokenizer_strips_first_space(t);
     if (tokenizer_strips_first_space(t)) return; // spaces are added, U+2581 becomes one
@@ -34,7 +37,10 @@ static void check_decode(const struct tokenizer *t, const struct ids *ids, const
 
 static void check_stream(const struct tokenizer *t, const struct ids *ids)
 {
-    static const struct stream_stop stops[] = {{"the", 3}, {"\xc3\xa9" "a", 3}};
+    static const struct stream_stop stops[] = {{"the", 3},
+                                               {"\xc3\xa9"
+                                                "a",
+                                                3}};
     struct stream s;
     struct buf out = {0};
     stream_init(&s, t, stops, 2, true);
@@ -73,7 +79,9 @@ static void fuzz_text(const uint8_t *data, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 3) return 0;
-    if (data[0] == 'G') fuzz_model(data + 1, size - 1);
-    else fuzz_text(data, size);
+    if (data[0] == 'G')
+        fuzz_model(data + 1, size - 1);
+    else
+        fuzz_text(data, size);
     return 0;
 }

@@ -15,10 +15,10 @@
 
 #include <math.h>
 
-static const double FAST_RMS_MAX = 0.15;   // logit error with 8-bit activations, fixtures' README
-static const double FAST_KL_MAX = 3e-3;    // mean over all tokens
-static const double EXACT_TOP_MAX = 2e-2;  // real models' best logits
-static const double EXACT_MARGIN = 0.02;   // a smaller margin may turn either way
+static const double FAST_RMS_MAX = 0.15;  // logit error with 8-bit activations, fixtures' README
+static const double FAST_KL_MAX = 3e-3;   // mean over all tokens
+static const double EXACT_TOP_MAX = 2e-2; // real models' best logits
+static const double EXACT_MARGIN = 0.02;  // a smaller margin may turn either way
 enum { TOP_STEPS = 16, GREEDY_MAX = 256, CHUNK = 64, CTX_SPARE = 300 };
 
 static struct lane_options options = {.n_stage = 1, .n_slot = 4, .n_threads = 1, .max_tok = 256};
@@ -44,8 +44,12 @@ static bool prompt_logits(struct lane *l, uint32_t slot, const int32_t *ids, uin
     const size_t row = (size_t)l->model->shape.n_vocab;
     for (uint32_t pos = 0; pos < n; pos += chunk) {
         const uint32_t take = n - pos < chunk ? n - pos : chunk;
-        struct step_row r = {.slot = slot, .pos = pos, .n_tok = take, .ids = ids + pos,
-                             .flags = ROW_SCORE, .next_id = -1};
+        struct step_row r = {.slot = slot,
+                             .pos = pos,
+                             .n_tok = take,
+                             .ids = ids + pos,
+                             .flags = ROW_SCORE,
+                             .next_id = -1};
         struct step_result result;
         if (!lane_rows(l, &r, 1, &result) || l->n_logits != take) return false;
         memcpy(out + pos * row, l->logits, take * row * sizeof *out);
@@ -63,7 +67,9 @@ static bool generate(struct lane *l, const int32_t *prompt, uint32_t n_prompt, u
         uint32_t take = is_prompt ? n_prompt - pos : 1;
         if (take > l->settings.max_tok) take = l->settings.max_tok;
         const bool samples = pos + take >= n_prompt;
-        struct step_row r = {.pos = pos, .n_tok = take, .next_id = -1,
+        struct step_row r = {.pos = pos,
+                             .n_tok = take,
+                             .next_id = -1,
                              .ids = is_prompt ? prompt + pos : &ids[i - 1],
                              .flags = samples ? ROW_SAMPLE : 0};
         struct step_result result;
@@ -82,8 +88,8 @@ static bool generate(struct lane *l, const int32_t *prompt, uint32_t n_prompt, u
 
 // The same prompt token by token, in odd chunks, and in a batch beside others must give the same
 // bits; so must any split into stages.
-static int check_invariance(const struct model *m, const struct lane_options *o,
-                            const int32_t *ids, uint32_t n, const float *want)
+static int check_invariance(const struct model *m, const struct lane_options *o, const int32_t *ids,
+                            uint32_t n, const float *want)
 {
     const size_t row = (size_t)m->shape.n_vocab, bytes = n * row * sizeof(float);
     static const uint32_t chunks[] = {1, 7, 64};
@@ -106,9 +112,12 @@ static int check_invariance(const struct model *m, const struct lane_options *o,
             for (uint32_t k = 0; k < 4; k++) {
                 const uint32_t take = k == 2 ? 1 : k + 1;
                 const uint32_t at = k == 2 ? pos : pos * take;
-                rows[k] = (struct step_row){.slot = k, .pos = at, .n_tok = take,
+                rows[k] = (struct step_row){.slot = k,
+                                            .pos = at,
+                                            .n_tok = take,
                                             .ids = ids + (k == 2 ? pos : pos % (n - 4)),
-                                            .flags = k == 2 ? ROW_SAMPLE : 0, .next_id = -1};
+                                            .flags = k == 2 ? ROW_SAMPLE : 0,
+                                            .next_id = -1};
             }
             struct step_result result;
             if (!lane_rows(&l, rows, 4, &result) || l.n_logits != 1 ||
@@ -171,11 +180,12 @@ static int check_prompt(struct lane *l, const struct st_file *golden, const char
     compare(&d, got, logits.data, n, l->model->shape.n_vocab);
     if (!generate(l, ids.data, n, n_new, drawn, NULL, NULL)) ok = false;
     uint32_t same = 0;
-    while (same < n_new && drawn[same] == ((const int32_t *)greedy.data)[same]) same++;
+    while (same < n_new && drawn[same] == ((const int32_t *)greedy.data)[same])
+        same++;
     const double rms = sqrt(d.sum2 / (double)d.n);
-    printf("     %s: logits differ by at most %.2e (rms %.2e), top-1 %llu of %llu, greedy %u of %u\n",
-           prompt, d.max, rms, (unsigned long long)d.n_top1, (unsigned long long)d.n_row, same,
-           n_new);
+    printf(
+        "     %s: logits differ by at most %.2e (rms %.2e), top-1 %llu of %llu, greedy %u of %u\n",
+        prompt, d.max, rms, (unsigned long long)d.n_top1, (unsigned long long)d.n_row, same, n_new);
     int bad = ok ? 0 : fail("generation failed", prompt);
     if (is_exact && (d.max > tolerance || isnan(d.max))) bad += fail("logits differ", prompt);
     if (is_exact && same < n_new) bad += fail("greedy differs", prompt);
@@ -259,9 +269,9 @@ static int check_case(struct lane *l, const json_t *c, int32_t *ids, uint32_t n_
     if (!generate(l, ids, n_prompt, n, got, see_top, &top)) return fail("run failed", "case");
     const double seconds = (double)(clock_now_us() - t0) * 1e-6;
     uint32_t same = 0;
-    while (same < n && got[same] == want[same]) same++;
-    const double margin =
-        same < n ? json_number_value(json_array_get(margins, same)) : INFINITY;
+    while (same < n && got[same] == want[same])
+        same++;
+    const double margin = same < n ? json_number_value(json_array_get(margins, same)) : INFINITY;
     printf("     prompt %4u: greedy %2u of %u%s, best logits within %.2e, %.1f s\n", n_prompt, same,
            n, same < n ? " (margin below the limit)" : "", top.max, seconds);
     if (top.max > *worst) *worst = top.max;
@@ -300,7 +310,8 @@ static double nll_of(const float *logits, int32_t n, int32_t id)
     double max = logits[0], sum = 0;
     for (int32_t i = 1; i < n; i++)
         if (logits[i] > max) max = logits[i];
-    for (int32_t i = 0; i < n; i++) sum += exp((double)logits[i] - max);
+    for (int32_t i = 0; i < n; i++)
+        sum += exp((double)logits[i] - max);
     return max + log(sum) - (double)logits[id];
 }
 
@@ -311,8 +322,8 @@ static int add_kl(struct lane *exact, struct lane *fast, const int32_t *ids, uin
     const int32_t n_vocab = exact->model->shape.n_vocab;
     for (uint32_t pos = 0; pos < n; pos += CHUNK) {
         const uint32_t take = n - pos < CHUNK ? n - pos : CHUNK;
-        struct step_row r = {.pos = pos, .n_tok = take, .ids = ids + pos, .flags = ROW_SCORE,
-                             .next_id = -1};
+        struct step_row r = {
+            .pos = pos, .n_tok = take, .ids = ids + pos, .flags = ROW_SCORE, .next_id = -1};
         struct step_result result;
         if (!lane_rows(exact, &r, 1, &result) || !lane_rows(fast, &r, 1, &result))
             return fail("run failed", "kl");
@@ -335,8 +346,7 @@ static uint32_t longest_prompt(const json_t *cases)
 {
     uint32_t longest = 0;
     for (size_t i = 0; i < json_array_size(cases); i++) {
-        const size_t n =
-            json_array_size(json_object_get(json_array_get(cases, i), "prompt_ids"));
+        const size_t n = json_array_size(json_object_get(json_array_get(cases, i), "prompt_ids"));
         if (n > longest) longest = (uint32_t)n;
     }
     return longest;
@@ -373,8 +383,8 @@ static int run_cases(const struct model *m, const json_t *cases)
         const double ppl_fast = exp(sum.nll_fast / (double)sum.n_nll);
         printf("     %llu tokens: mean KL %.2e (limit %.0e), top-1 %.2f %%, perplexity %.4f exact, "
                "%.4f fast\n",
-               (unsigned long long)sum.n, kl, FAST_KL_MAX,
-               100 * (double)sum.n_top1 / (double)sum.n, ppl, ppl_fast);
+               (unsigned long long)sum.n, kl, FAST_KL_MAX, 100 * (double)sum.n_top1 / (double)sum.n,
+               ppl, ppl_fast);
         if (!(kl <= FAST_KL_MAX)) bad += fail("fast strays from exact", "kl");
         lane_close(&fast);
     }

@@ -46,7 +46,8 @@ static inline void lane_tap(void *arg, uint32_t row, uint32_t tok, const float *
 
 static inline void lane_close(struct lane *l)
 {
-    for (uint32_t i = 0; i < l->n_stage; i++) stage_close(l->stages[i]);
+    for (uint32_t i = 0; i < l->n_stage; i++)
+        stage_close(l->stages[i]);
     free(l->x);
     free(l->logits);
     arena_fini(&l->arena);
@@ -59,16 +60,25 @@ static inline bool lane_open(struct lane *l, const struct model *m, const struct
     const uint32_t per_slot = (o->ctx + PAGE_TOK - 1) / PAGE_TOK, n = (uint32_t)m->shape.n_layer;
     *l = (struct lane){.model = m, .n_stage = o->n_stage < n ? o->n_stage : n};
     arena_init(&l->arena, 0);
-    l->settings = (struct plan_settings){
-        .ctx = o->ctx, .page_tok = PAGE_TOK, .n_page = per_slot * o->n_slot, .n_slot = o->n_slot,
-        .max_tok = o->max_tok, .max_rows = o->n_slot, .in_flight = 1, .kv_dtype = o->kv_dtype,
-        .precision = o->precision};
+    l->settings = (struct plan_settings){.ctx = o->ctx,
+                                         .page_tok = PAGE_TOK,
+                                         .n_page = per_slot * o->n_slot,
+                                         .n_slot = o->n_slot,
+                                         .max_tok = o->max_tok,
+                                         .max_rows = o->n_slot,
+                                         .in_flight = 1,
+                                         .kv_dtype = o->kv_dtype,
+                                         .precision = o->precision};
     l->x = calloc((size_t)o->max_tok * (size_t)m->shape.dim, sizeof *l->x);
     for (uint32_t i = 0; i < l->n_stage; i++) {
-        const struct stage_config c = {
-            .model = m, .layer_from = n * i / l->n_stage, .layer_to = n * (i + 1) / l->n_stage,
-            .embed = i == 0, .head = i + 1 == l->n_stage, .settings = l->settings,
-            .n_threads = o->n_threads, .isa = o->isa};
+        const struct stage_config c = {.model = m,
+                                       .layer_from = n * i / l->n_stage,
+                                       .layer_to = n * (i + 1) / l->n_stage,
+                                       .embed = i == 0,
+                                       .head = i + 1 == l->n_stage,
+                                       .settings = l->settings,
+                                       .n_threads = o->n_threads,
+                                       .isa = o->isa};
         struct err_text why = {0};
         if (stage_open(&c, NULL, &l->stages[i], &why)) {
             fprintf(stderr, "stage %u: %s\n", i, why.s);
@@ -80,9 +90,9 @@ static inline bool lane_open(struct lane *l, const struct model *m, const struct
     return true;
 }
 
-// Runs rows, whose pages are filled in here: backwards and with the slots' pages interleaved, so that
-// no test passes because pages lie in order. Rows at position 0 bind their slot to greedy sampling.
-// Pointers in result live until the next call.
+// Runs rows, whose pages are filled in here: backwards and with the slots' pages interleaved, so
+// that no test passes because pages lie in order. Rows at position 0 bind their slot to greedy
+// sampling. Pointers in result live until the next call.
 static inline bool lane_rows(struct lane *l, struct step_row *rows, uint32_t n_row,
                              struct step_result *result)
 {
@@ -91,7 +101,8 @@ static inline bool lane_rows(struct lane *l, struct step_row *rows, uint32_t n_r
     arena_reset(&l->arena);
     l->n_logits = 0;
     struct step_bind *binds = arena_take_n(&l->arena, n_row, sizeof *binds);
-    struct step st = {.epoch = 1, .number = ++l->step, .binds = binds, .rows = rows, .n_row = n_row};
+    struct step st = {
+        .epoch = 1, .number = ++l->step, .binds = binds, .rows = rows, .n_row = n_row};
     for (uint32_t i = 0; i < n_row; i++) {
         struct step_row *r = &rows[i];
         if (r->pos == 0)

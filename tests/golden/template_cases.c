@@ -67,7 +67,8 @@ static bool run_case(const char *dir, const struct template *t, const struct jso
     err_t err = template_render(t, &in, &out, &why);
     const struct json *text = json_get(c, "expected"), *error = json_get(c, "expected_error");
     bool ok;
-    if (error) ok = err == ERR_INVALID && strcmp(why.s, str_of(error)) == 0;
+    if (error)
+        ok = err == ERR_INVALID && strcmp(why.s, str_of(error)) == 0;
     else
         ok = err == OK && text && out.text.len == text->str.len &&
              memcmp(text->str.s, out.text.data ? out.text.data : "", out.text.len) == 0;
@@ -94,8 +95,10 @@ static bool run_dir(const char *dir)
     const struct json *list = json_get(root, "cases");
     for (size_t i = 0; list && i < list->arr.n; i++, total++)
         passed += run_case(dir, t, root, &list->arr.items[i], passed == total);
-    if (list) printf("%s: %zu/%zu\n", dir, passed, total);
-    else printf("%s: %s\n", dir, why.s);
+    if (list)
+        printf("%s: %zu/%zu\n", dir, passed, total);
+    else
+        printf("%s: %s\n", dir, why.s);
     template_close(t);
     arena_fini(&a);
     buf_fini(&source);

@@ -77,14 +77,18 @@ static bool check_decode(const struct tokenizer *t, const json_t *c, bool tell)
 static void run_lines(const struct tokenizer *t, struct buf *cases, size_t *passed, size_t *total)
 {
     char *save = NULL;
-    for (char *line = strtok_r(cases->data, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+    for (char *line = strtok_r(cases->data, "\n", &save); line;
+         line = strtok_r(NULL, "\n", &save)) {
         json_error_t e;
         json_t *c = json_loads(line, JSON_ALLOW_NUL, &e);
         bool tell = *passed == *total;
         ++*total;
-        if (!c) printf("  %s\n", e.text);
-        else if (json_object_get(c, "text")) *passed += check_encode(t, c, tell);
-        else *passed += check_decode(t, c, tell);
+        if (!c)
+            printf("  %s\n", e.text);
+        else if (json_object_get(c, "text"))
+            *passed += check_encode(t, c, tell);
+        else
+            *passed += check_decode(t, c, tell);
         json_decref(c);
     }
 }
@@ -104,10 +108,13 @@ static bool run_dir(const char *dir, const char *vocab)
     if (!err) err = tokenizer_open(g, &t, &why);
     int64_t ms = (clock_now_us() - from) / 1000;
     if (g) gguf_close(g);
-    if (!err && !read_file(cases_path, &cases)) err = err_say(&why, ERR_NOT_FOUND, "no cases.jsonl");
+    if (!err && !read_file(cases_path, &cases))
+        err = err_say(&why, ERR_NOT_FOUND, "no cases.jsonl");
     if (!err) run_lines(t, &cases, &passed, &total);
-    if (err) printf("%s: %s\n", dir, why.s);
-    else printf("%s: %zu/%zu (opened in %lld ms)\n", dir, passed, total, (long long)ms);
+    if (err)
+        printf("%s: %s\n", dir, why.s);
+    else
+        printf("%s: %zu/%zu (opened in %lld ms)\n", dir, passed, total, (long long)ms);
     tokenizer_close(t);
     buf_fini(&cases);
     return total > 0 && passed == total;

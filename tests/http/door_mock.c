@@ -134,7 +134,8 @@ int main(int argc, char **argv)
     o.door.api_keys = o.keys;
     o.door.hosts = o.hosts;
     o.mock.aliases = o.aliases;
-    for (int i = 1; i + 1 < argc; i += 2) take_option(&o, argv[i], argv[i + 1]);
+    for (int i = 1; i + 1 < argc; i += 2)
+        take_option(&o, argv[i], argv[i + 1]);
     o.door.origins = o.origins[0] ? o.origins : NULL;
     log_set_who("door_mock");
     uv_loop_init(&p.loop);

@@ -110,8 +110,7 @@ static void list_add_remove(void **state)
     list_push_back(&head, &n[2].l);
     list_push_front(&head, &n[0].l);
     int want = 0;
-    list_each (it, &head)
-        assert_int_equal(list_item(it, struct node, l)->v, want++);
+    list_each(it, &head) assert_int_equal(list_item(it, struct node, l)->v, want++);
     assert_int_equal(want, 3);
     list_remove(&n[1].l);
     list_remove(&n[1].l);

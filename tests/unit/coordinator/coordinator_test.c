@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <stdio.h>
 
+#include "coordinator/canary.h"
 #include "coordinator/coordinator_priv.h"
 #include "proto/base/json.h"
 #include "tests/unit/fleet/rower.h"
@@ -540,6 +541,41 @@ static void test_hopeless(void **state)
     scene_close(s);
 }
 
+static void on_canary_timer(uv_timer_t *t)
+{
+    canary_tick(t->data, clock_now_us());
+}
+
+// Nobody asks for anything, and the only worker that answers is one that cannot compute.
+static void test_canary(void **state)
+{
+    (void)state;
+    struct scene *s = scene_open(2, 1);
+    s->config.canary_ms = 100;
+    scene_start(s);
+    UNTIL(s, 5, state_of(s) == ENGINE_READY);
+    uv_timer_t timer;
+    uv_timer_init(&s->c->loop, &timer);
+    timer.data = s->c;
+    uv_timer_start(&timer, on_canary_timer, 10, 10);
+    uint64_t before = fleet_stats_get(s->c->fleet).results;
+    UNTIL(s, 2, fleet_stats_get(s->c->fleet).results >= before + 3);
+    assert_int_equal(s->c->metrics.generated, 0); // it is not a caller
+    const struct lane *l = fleet_lane(s->c->fleet);
+    uint32_t serving = l->place.stages[0].worker;
+    const char *name = fleet_worker(s->c->fleet, serving)->hello.name;
+    for (int i = 0; i < 2; i++)
+        if (strcmp(s->rowers[i].name, name) == 0) atomic_store(&s->rowers[i].fault, ROWER_STALL);
+    int64_t begun = clock_now_us();
+    UNTIL(s, 12, fleet_stats_get(s->c->fleet).deaths == 1);
+    print_message("a worker that cannot compute was found after %.1f s\n",
+                  (double)(clock_now_us() - begun) / 1e6);
+    UNTIL(s, 2, state_of(s) == ENGINE_READY);
+    uv_close((uv_handle_t *)&timer, NULL);
+    uv_run(&s->c->loop, UV_RUN_NOWAIT);
+    scene_close(s);
+}
+
 static void test_bad_configuration(void **state)
 {
     (void)state;
@@ -647,6 +683,7 @@ int main(void)
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_close_with_work),
         cmocka_unit_test(test_hopeless),
+        cmocka_unit_test(test_canary),
         cmocka_unit_test(test_bad_configuration),
         cmocka_unit_test(test_status),
     };

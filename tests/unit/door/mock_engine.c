@@ -57,7 +57,8 @@ static void forget(struct mock *m, struct running *x)
     list_remove(&x->node);
     m->n_running--;
     m->kv_used -= x->r->n_prompt;
-    for (uint32_t i = 0; i < x->r->n_choice; i++) m->kv_used -= x->r->choices[i].n_generated;
+    for (uint32_t i = 0; i < x->r->n_choice; i++)
+        m->kv_used -= x->r->choices[i].n_generated;
     free(x);
     if (m->n_running == 0) {
         uv_idle_stop(&m->idle);
@@ -82,7 +83,8 @@ static void fail(struct mock *m, struct running *x)
 {
     struct request *r = x->r;
     const struct engine_listener *l = x->l;
-    for (uint32_t i = 0; i < r->n_choice; i++) r->choices[i].state = CHOICE_DONE;
+    for (uint32_t i = 0; i < r->n_choice; i++)
+        r->choices[i].state = CHOICE_DONE;
     forget(m, x);
     l->on_error(r, ERR_LINK, "worker 2 was lost and could not be replaced", 4);
 }
@@ -147,12 +149,14 @@ static void prefill(struct running *x, int64_t now)
     r->n_prefilled = r->n_prompt;
     if (r->score_prompt) {
         float *s = calloc(r->n_prompt, sizeof *s);
-        for (uint32_t i = 1; s && i < r->n_prompt; i++) s[i] = -(float)i;
+        for (uint32_t i = 1; s && i < r->n_prompt; i++)
+            s[i] = -(float)i;
         if (s && r->n_prompt > 1) x->l->on_scores(r, s + 1, 1, r->n_prompt - 1);
         free(s);
     }
     r->first_token_us = now;
-    for (uint32_t i = 0; i < r->n_choice; i++) r->choices[i].state = CHOICE_DECODE;
+    for (uint32_t i = 0; i < r->n_choice; i++)
+        r->choices[i].state = CHOICE_DECODE;
 }
 
 static void step_request(struct mock *m, struct running *x, int64_t now)
@@ -180,7 +184,7 @@ static void step_request(struct mock *m, struct running *x, int64_t now)
 static void step(struct mock *m)
 {
     int64_t now = clock_now_us();
-    list_each (it, &m->running) step_request(m, list_item(it, struct running, node), now);
+    list_each(it, &m->running) step_request(m, list_item(it, struct running, node), now);
 }
 
 static void on_idle(uv_idle_t *h)
@@ -221,7 +225,8 @@ static err_t submit(struct engine *e, struct request *r, const struct engine_lis
 
 static struct running *find(struct mock *m, const struct request *r)
 {
-    list_each (it, &m->running) {
+    list_each(it, &m->running)
+    {
         struct running *x = list_item(it, struct running, node);
         if (x->r == r) return x;
     }
@@ -293,7 +298,8 @@ static err_t read_template(struct mock *m, const char *path, struct err_text *wh
     size_t n;
     FILE *f = fopen(path, "r");
     if (!f) return err_say(why, ERR_SYSTEM, "cannot read %s", path);
-    while ((n = fread(part, 1, sizeof part, f)) > 0) buf_add(&source, part, n);
+    while ((n = fread(part, 1, sizeof part, f)) > 0)
+        buf_add(&source, part, n);
     fclose(f);
     err_t err = template_open(source.data ? source.data : "", source.len, &m->template, why);
     buf_fini(&source);
@@ -333,8 +339,9 @@ err_t mock_engine_open(uv_loop_t *loop, const struct mock_config *c, struct engi
     err_t err = gguf_open(c->vocab, &m->gguf, why);
     if (!err) err = tokenizer_open(m->gguf, &m->tokenizer, why);
     if (!err && c->chat_template) err = read_template(m, c->chat_template, why);
-    if (!err) err = tokenizer_encode(m->tokenizer, MOCK_TEXT, strlen(MOCK_TEXT), 0, NULL, 0, 4096,
-                                     &m->text);
+    if (!err)
+        err = tokenizer_encode(m->tokenizer, MOCK_TEXT, strlen(MOCK_TEXT), 0, NULL, 0, 4096,
+                               &m->text);
     if (err) {
         template_close(m->template);
         tokenizer_close(m->tokenizer);

@@ -8,7 +8,9 @@
 #include <uv.h>
 
 #define MOCK_TEXT                                                                                  \
-    "The quick brown fox jumps over the lazy dog. \xc3\x9cn\xc3\xaf" "c\xc3\xb6" "d\xc3\xa9, "     \
+    "The quick brown fox jumps over the lazy dog. \xc3\x9cn\xc3\xaf"                               \
+    "c\xc3\xb6"                                                                                    \
+    "d\xc3\xa9, "                                                                                  \
     "\xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e \xf0\x9f\x99\x82\xf0\x9f\x9a\x80 \"quoted\" \\ done.\n"
 
 enum {
@@ -24,13 +26,13 @@ enum {
 };
 
 struct mock_config {
-    const char *vocab;     // .gguf with a vocabulary
+    const char *vocab;         // .gguf with a vocabulary
     const char *chat_template; // file; NULL: a base model
     const char *const *aliases;
-    uint32_t ctx;          // 0: 4096
-    uint32_t per_turn;     // tokens of each choice in one turn of the loop; 0: 1
-    uint32_t step_us;      // pause between turns; 0: none
-    uint32_t queue_max;    // requests at once; 0: 4096
+    uint32_t ctx;       // 0: 4096
+    uint32_t per_turn;  // tokens of each choice in one turn of the loop; 0: 1
+    uint32_t step_us;   // pause between turns; 0: none
+    uint32_t queue_max; // requests at once; 0: 4096
 };
 
 err_t mock_engine_open(uv_loop_t *loop, const struct mock_config *c, struct engine **out,

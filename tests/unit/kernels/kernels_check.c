@@ -85,7 +85,7 @@ static struct view pack(struct kernels *k, enum dtype t, const uint8_t *src, int
 
 // -- gemm and embed --
 
-enum { G_ROWS = 77, G_TOK = 128 };
+enum { G_ROWS = 69, G_TOK = 128 };
 static const int gemm_toks[] = {1, 2, 3, 4, 5, 8, 16, 33, 128};
 
 static void check_gemm_values(enum dtype t, const uint8_t *src, int64_t cols, const float *x,

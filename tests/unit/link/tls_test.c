@@ -504,6 +504,8 @@ static void shake_by_hand(const char *priority, int *rc)
         *rc = gnutls_handshake(session);
         link_tls_accept(listener, &s);
     }
+    if (*rc == 0 && !s) s = accept_within(1000);
+    assert_true(*rc != 0 || (s && !s->is_authenticated));
     gnutls_deinit(session);
     gnutls_certificate_free_credentials(cred);
     close(fd);
@@ -524,12 +526,14 @@ static void test_old_tls(void **state)
 static void test_self_signed(void **state)
 {
     (void)state;
+    struct err_text why;
     gnutls_x509_privkey_t key;
     gnutls_x509_crt_t crt;
-    gnutls_certificate_credentials_t cred;
-    gnutls_session_t session;
+    gnutls_datum_t pem, text;
+    identity_close(join("ca", coordinator, "selfie")); // for its folder
+    assert_int_equal(gnutls_load_file(in_base("selfie/worker.key"), &text), 0);
     gnutls_x509_privkey_init(&key);
-    gnutls_x509_privkey_generate(key, GNUTLS_PK_EDDSA_ED25519, 256, 0);
+    assert_int_equal(gnutls_x509_privkey_import(key, &text, GNUTLS_X509_FMT_PEM), 0);
     gnutls_x509_crt_init(&crt);
     gnutls_x509_crt_set_version(crt, 3);
     gnutls_x509_crt_set_serial(crt, "\1", 1);
@@ -539,30 +543,16 @@ static void test_self_signed(void **state)
     gnutls_x509_crt_set_key(crt, key);
     gnutls_x509_crt_set_key_purpose_oid(crt, GNUTLS_KP_TLS_WWW_CLIENT, 0);
     assert_int_equal(gnutls_x509_crt_sign2(crt, crt, key, GNUTLS_DIG_SHA512, 0), 0);
-    gnutls_certificate_allocate_credentials(&cred);
-    gnutls_certificate_set_x509_key(cred, &crt, 1, key);
-    gnutls_init(&session, GNUTLS_CLIENT | GNUTLS_NONBLOCK | GNUTLS_FORCE_CLIENT_CERT);
-    gnutls_priority_set_direct(session, "NORMAL:-VERS-ALL:+VERS-TLS1.3", NULL);
-    gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, cred);
-    int fd = plain_connect();
-    fcntl(fd, F_SETFL, O_NONBLOCK);
-    gnutls_transport_set_int(session, fd);
-    struct link *s = NULL;
-    char scrap[16];
-    ssize_t rc = GNUTLS_E_AGAIN;
-    bool is_open = false;
-    for (int64_t until = after_ms(3000); rc == GNUTLS_E_AGAIN && clock_now_us() < until;) {
-        rc = is_open ? gnutls_record_recv(session, scrap, sizeof scrap) : gnutls_handshake(session);
-        if (rc == 0 && !is_open) is_open = true, rc = GNUTLS_E_AGAIN;
-        link_tls_accept(listener, &s);
-        if (s) fail_msg("let in as %s, %d", s->peer, s->is_authenticated);
-    }
-    assert_int_equal(rc, GNUTLS_E_FATAL_ALERT_RECEIVED);
-    gnutls_deinit(session);
-    gnutls_certificate_free_credentials(cred);
+    assert_int_equal(gnutls_x509_crt_export2(crt, GNUTLS_X509_FMT_PEM, &pem), 0);
+    assert_int_equal(identity_write_file(in_base("selfie/worker.pem"), pem.data, pem.size, &why),
+                     OK);
+    struct identity *w = open_worker("selfie", NULL);
+    refused(w, "refused us");
+    identity_close(w);
+    gnutls_free(pem.data);
+    gnutls_free(text.data);
     gnutls_x509_crt_deinit(crt);
     gnutls_x509_privkey_deinit(key);
-    close(fd);
 }
 
 // -- bad manners --
@@ -572,9 +562,10 @@ static void test_silent_and_many(void **state)
     (void)state;
     int fds[70];
     struct link *c, *s;
-    for (int i = 0; i < 70; i++)
+    for (int i = 0; i < 70; i++) {
         fds[i] = plain_connect();
-    assert_null(accept_within(100));
+        if (i % 10 == 9) assert_null(accept_within(20));
+    }
     // The first ones had to give way, the others hold their places; honest peers come through.
     for (int i = 0; i < 6; i++)
         assert_true(is_closed(fds[i]));
@@ -652,8 +643,9 @@ static void rude_meet(struct rude *r)
     fcntl(r->fd, F_SETFL, O_NONBLOCK);
     gnutls_transport_set_int(r->session, r->fd);
     r->server = NULL;
+    bool is_done = false;
     for (int64_t until = after_ms(3000); !r->server && clock_now_us() < until;) {
-        gnutls_handshake(r->session);
+        if (!is_done) is_done = gnutls_handshake(r->session) == 0;
         link_tls_accept(listener, &r->server);
     }
     assert_non_null(r->server);
@@ -679,8 +671,10 @@ static void test_rude_lengths(void **state)
     } cases[] = {
         {"\x00\x10\x00\x01", 4, false, ERR_LINK_PROTOCOL}, // one over the limit
         {"\xff\xff\xff\xff", 4, false, ERR_LINK_PROTOCOL},
-        {"\x00\x00", 2, true, ERR_LINK},           // ends inside a head
-        {"\x00\x00\x00\x09""abc", 7, true, ERR_LINK}, // and inside a message
+        {"\x00\x00", 2, true, ERR_LINK}, // ends inside a head
+        {"\x00\x00\x00\x09"
+         "abc",
+         7, true, ERR_LINK}, // and inside a message
         {"", 0, true, ERR_END},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

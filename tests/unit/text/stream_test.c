@@ -173,9 +173,12 @@ static void test_spm_first_space(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_holds_back_utf8),     cmocka_unit_test(test_broken_utf8),
-        cmocka_unit_test(test_stop_over_tokens),    cmocka_unit_test(test_earliest_stop_wins),
-        cmocka_unit_test(test_overlapping_partial), cmocka_unit_test(test_control_tokens_are_silent),
+        cmocka_unit_test(test_holds_back_utf8),
+        cmocka_unit_test(test_broken_utf8),
+        cmocka_unit_test(test_stop_over_tokens),
+        cmocka_unit_test(test_earliest_stop_wins),
+        cmocka_unit_test(test_overlapping_partial),
+        cmocka_unit_test(test_control_tokens_are_silent),
         cmocka_unit_test(test_spm_first_space),
     };
     return cmocka_run_group_tests(tests, open_both, close_both);

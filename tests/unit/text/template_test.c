@@ -34,8 +34,11 @@ static struct result render(const char *source, size_t len)
     arena_init(&a, 0);
     assert_int_equal(json_read(variables, strlen(variables), &a, &vars, NULL, &r.why), OK);
     assert_int_equal(json_read(history, strlen(history), &a, &messages, NULL, &r.why), OK);
-    struct template_input in = {.messages = messages, .kwargs = vars, .bos_token = "<s>",
-                                .eos_token = "</s>", .now_s = 1753533296};
+    struct template_input in = {.messages = messages,
+                                .kwargs = vars,
+                                .bos_token = "<s>",
+                                .eos_token = "</s>",
+                                .now_s = 1753533296};
     r.err = template_open(source, len, &t, &r.why);
     if (!r.err) r.err = template_render(t, &in, &r.out, &r.why);
     template_close(t);
@@ -65,15 +68,18 @@ static void test_expressions(void **state)
 {
     (void)state;
     static const struct text_case cases[] = {
-        {"{{ 1+2*3 }} {{ n//2 }} {{ n/2 }} {{ neg%3 }} {{ neg//2 }} {{ -7 % 3.5 }}", "7 2 2.5 2 -4 0.0"},
+        {"{{ 1+2*3 }} {{ n//2 }} {{ n/2 }} {{ neg%3 }} {{ neg//2 }} {{ -7 % 3.5 }}",
+         "7 2 2.5 2 -4 0.0"},
         {"{{ 2**10 }} {{ 2**-1 }} {{ 2**3**2 }} {{ -2**2 }}", "1024 0.5 64 4"},
         {"{{ 'a'*3 }} {{ 2*'ab' }} {{ [1]*3 }}", "aaa abab [1, 1, 1]"},
         {"{{ 1 ~ 2 + 3 if z else 1 ~ none ~ t }}", "1NoneTrue"},
-        {"{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 4 not in l }} {{ not 1 == 2 }}", "True False True True"},
+        {"{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 4 not in l }} {{ not 1 == 2 }}",
+         "True False True True"},
         {"{{ true == 1 }} {{ 1 == 1.0 }} {{ (1,2) == [1,2] }}", "True True False"},
-        {"{{ uni[1:3] }}{{ uni[::-1] }}{{ uni|length }}{{ s[100] }}", "\xe6\x9c\xac\xe8\xaa\x9e"
-                                                                     "\xe8\xaa\x9e\xe6\x9c\xac\xe6\x97\xa5"
-                                                                     "3"},
+        {"{{ uni[1:3] }}{{ uni[::-1] }}{{ uni|length }}{{ s[100] }}",
+         "\xe6\x9c\xac\xe8\xaa\x9e"
+         "\xe8\xaa\x9e\xe6\x9c\xac\xe6\x97\xa5"
+         "3"},
         {"{{ l[1:] }} {{ l[::2] }} {{ l[-2:] }} {{ l[::-1] }} {{ l[5:] }}",
          "[1, 2] [3, 2] [1, 2] [2, 1, 3] []"},
         {"{{ f }} {{ big }} {{ 0.1+0.2 }} {{ 1e100 }} {{ 1.0 }}",
@@ -82,10 +88,12 @@ static void test_expressions(void **state)
          "[True, None, 1.0, \"it's\", 'q\"', 'a\\nb'] (1,) {'a': []}"},
         {"{{ d.items() }} {{ d['items'] }} {{ d.a.x[0] }} {{ d.get('q', 'w') }}",
          "[('b', 1), ('a', {'x': [1, 2]}), ('items', 'I')] I 1 w"},
-        {"{{ nope }}|{{ nope|default('D') }}|{{ ''|d('E', true) }}|{{ z.x }}|{{ 1 if z }}", "|D|E||"},
+        {"{{ nope }}|{{ nope|default('D') }}|{{ ''|d('E', true) }}|{{ z.x }}|{{ 1 if z }}",
+         "|D|E||"},
         {"{{ '%s-%03d-%.1f%%' % ('a', 7, 2.25) }} {{ '{1}{0:>4}'.format('x', 2) }}",
          "a-007-2.2% 2   x"},
-        {"{{ '\\u00e9\\x41\\101\\q' }} {{ 'a' 'b' }} {{ 1_000 }}", "\xc3\xa9" "AA\\q ab 1000"},
+        {"{{ '\\u00e9\\x41\\101\\q' }} {{ 'a' 'b' }} {{ 1_000 }}", "\xc3\xa9"
+                                                                   "AA\\q ab 1000"},
         {"{{ n is number and n is odd and n is not string and n is divisibleby 5 }}", "True"},
         {"{{ d is mapping }} {{ s is sequence }} {{ n is iterable }} {{ nope is defined }}",
          "True True False False"},
@@ -99,18 +107,22 @@ static void test_methods_and_filters(void **state)
 {
     (void)state;
     static const struct text_case cases[] = {
-        {"{{ s|trim|upper }} {{ s.split('l', 1) }} {{ ' a  b '.split() }} {{ s.rsplit('l', 1)[0] }}",
+        {"{{ s|trim|upper }} {{ s.split('l', 1) }} {{ ' a  b '.split() }} {{ s.rsplit('l', 1)[0] "
+         "}}",
          "HELLO, W\xc3\x96RLD ['He', 'lo, W\xc3\xb6rld  '] ['a', 'b'] Hello, W\xc3\xb6r"},
         {"{{ 'a,b,c'.rsplit(',', 1) }} {{ 'abc'.find('c') }} {{ 'aXbX'.replace('X', '--', 1) }}",
          "['a,b', 'c'] 2 a--bX"},
-        {"{{ s.startswith('He') }} {{ s.endswith(('x', '  ')) }} {{ 'xaxx'.strip('x') }}", "True True a"},
-        {"{{ \"it's a-b\"|title }} {{ \"it's\".title() }} {{ 'ABC'|capitalize }}", "It's A-B It'S Abc"},
+        {"{{ s.startswith('He') }} {{ s.endswith(('x', '  ')) }} {{ 'xaxx'.strip('x') }}",
+         "True True a"},
+        {"{{ \"it's a-b\"|title }} {{ \"it's\".title() }} {{ 'ABC'|capitalize }}",
+         "It's A-B It'S Abc"},
         {"{{ ls|sort }} {{ l|sort(reverse=true) }} {{ d|dictsort|map('first')|join(',') }}",
          "['A', 'b', 'c'] [3, 2, 1] a,b,items"},
         {"{{ l|select('odd')|list }} {{ l|reject('gt', 1)|list }} {{ l|sum }} {{ l|max }}",
          "[3, 1] [1] 6 3"},
         {"{{ messages|map(attribute='role')|join('+') }} "
-         "{{ messages|selectattr('role', 'equalto', 'user')|list|length }}", "user+assistant 1"},
+         "{{ messages|selectattr('role', 'equalto', 'user')|list|length }}",
+         "user+assistant 1"},
         {"{{ [1,1,2]|unique|list }} {{ [1,2,3]|batch(2)|list }} {{ 'abc'|reverse }}",
          "[1, 2] [[1, 2], [3]] cba"},
         {"{{ multi|indent(2) }}", "a\n  b\n\n  c"},
@@ -133,17 +145,23 @@ static void test_statements(void **state)
         {"{% for i in l if i > 1 %}{{ loop.length }}{{ i }}{% else %}none{% endfor %}", "2322"},
         {"{% for i in [] %}x{% else %}empty{% endfor %}", "empty"},
         {"{% for k, v in d.items() %}{{ k }}{% if loop.first %}{% continue %}{% endif %}"
-         "{% break %}{% endfor %}", "ba"},
-        {"{% for i in l %}{{ loop.previtem }}<{{ loop.nextitem }}{{ loop.cycle('x', 'y') }}{% endfor %}",
+         "{% break %}{% endfor %}",
+         "ba"},
+        {"{% for i in l %}{{ loop.previtem }}<{{ loop.nextitem }}{{ loop.cycle('x', 'y') }}{% "
+         "endfor %}",
          "<1x3<2y1<x"},
         {"{% set x = 1 %}{% for i in l %}{{ x }}{% set x = i %}{% endfor %}{{ x }}", "1111"},
-        {"{% set ns = namespace(x=0) %}{% for i in l %}{% set ns.x = ns.x + i %}{% endfor %}{{ ns.x }}",
+        {"{% set ns = namespace(x=0) %}{% for i in l %}{% set ns.x = ns.x + i %}{% endfor %}{{ "
+         "ns.x }}",
          "6"},
         {"{% macro m(a, b=2) %}[{{ a }}{{ b }}]{% endmacro %}{{ m(1) }}{{ m(1, b=3) }}{{ m() }}",
          "[12][13][2]"},
-        {"{% macro r(n) %}{{ n }}{% if n %}{{ r(n-1) }}{% endif %}{% endmacro %}{{ r(3) }}", "3210"},
-        {"{% macro w() %}({{ caller(5) }}){% endmacro %}{% call(x) w() %}in{{ x }}{% endcall %}", "(in5)"},
-        {"{% set x | upper %}a{{ n }}b{% endset %}{{ x }}{% filter trim %} y {% endfilter %}", "A5By"},
+        {"{% macro r(n) %}{{ n }}{% if n %}{{ r(n-1) }}{% endif %}{% endmacro %}{{ r(3) }}",
+         "3210"},
+        {"{% macro w() %}({{ caller(5) }}){% endmacro %}{% call(x) w() %}in{{ x }}{% endcall %}",
+         "(in5)"},
+        {"{% set x | upper %}a{{ n }}b{% endset %}{{ x }}{% filter trim %} y {% endfilter %}",
+         "A5By"},
         {"{% with a=1, b=n %}{{ a }}{{ b }}{% endwith %}{{ a }}", "15"},
         {"{% set a, b = 1, 2 %}{{ b }}{{ a }}", "21"},
         {"{% raw %}{{ x }}{% if %}{% endraw %}z{# gone #}", "{{ x }}{% if %}z"},
@@ -221,14 +239,17 @@ static void test_budgets(void **state)
         "{% for i in range(10**4) %}{% for j in range(10**4) %}x{% endfor %}{% endfor %}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{{ 'a'*10**9 }}",
-        "{% set n = namespace(s='a') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
-        "{% set n = namespace(s=[1]) %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
+        "{% set n = namespace(s='a') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor "
+        "%}",
+        "{% set n = namespace(s=[1]) %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor "
+        "%}",
         "{% set n = namespace(x=[]) %}{% for i in range(10**5) %}{% set n.x = [n.x] %}{% endfor %}"
         "{{ n.x }}",
         "{% set n = namespace(x=1) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
         "{{ n.x|tojson }}",
         "{% set a = 'a'*10**7 %}{% for i in range(10**6) %}{{ a }}{% endfor %}",
-        "{% set a = 'a'*10**7 %}{% for i in range(10**6) %}{% if 'b' in a %}{% endif %}{% endfor %}",
+        "{% set a = 'a'*10**7 %}{% for i in range(10**6) %}{% if 'b' in a %}{% endif %}{% endfor "
+        "%}",
         "{% set a = ' '*10**7 %}{% for i in range(10**6) %}{% set b = a|trim %}{% endfor %}",
         "{% set a = 'a'*10**6 %}{% for i in range(10**6) %}{% set b = a.split('a') %}{% endfor %}",
         "{% set x = range(10**5)|unique|list %}",
@@ -250,8 +271,9 @@ static void test_deep_syntax(void **state)
     (void)state;
     static const struct {
         const char *open, *close;
-    } cases[] = {{"(", ")"},  {"[", "]"},  {"not ", ""}, {"-", ""}, {"a if ", ""},
-                 {"1+", "1"}, {"a.", "a"}, {"a|string|", "string"}, {"1<", "1"}};
+    } cases[] = {{"(", ")"},    {"[", "]"},  {"not ", ""}, {"-", ""},
+                 {"a if ", ""}, {"1+", "1"}, {"a.", "a"},  {"a|string|", "string"},
+                 {"1<", "1"}};
     enum { DEPTH = 50000 };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct buf b = {0};

@@ -23,7 +23,8 @@ static void check(const struct tokenizer *t, const char *text, unsigned flags,
     size_t n = 0;
     while (want[n] >= 0)
         n++;
-    assert_int_equal(tokenizer_encode(t, text, strlen(text), flags, plain, n_plain, 1000, &got), OK);
+    assert_int_equal(tokenizer_encode(t, text, strlen(text), flags, plain, n_plain, 1000, &got),
+                     OK);
     if (got.n != n || (n && memcmp(got.at, want, n * sizeof *want) != 0)) {
         for (size_t i = 0; i < got.n; i++)
             print_message("%d ", got.at[i]);
@@ -31,10 +32,23 @@ static void check(const struct tokenizer *t, const char *text, unsigned flags,
     }
     ids_fini(&got);
 }
-#define IDS(...) (const int32_t[]){__VA_ARGS__, -1}
+#define IDS(...)                                                                                   \
+    (const int32_t[])                                                                              \
+    {                                                                                              \
+        __VA_ARGS__, -1                                                                            \
+    }
 
-enum { THE = 257, SP_THE = 258, IN = 259, ING = 260, AA = 261, AAAA = 262, BOS = 263, END = 264,
-       TOOL = 265 };
+enum {
+    THE = 257,
+    SP_THE = 258,
+    IN = 259,
+    ING = 260,
+    AA = 261,
+    AAAA = 262,
+    BOS = 263,
+    END = 264,
+    TOOL = 265
+};
 
 static void test_bpe(void **state)
 {
@@ -136,7 +150,7 @@ static void test_spm(void **state)
     struct vocab_file v;
     vocab_file_spm(&v);
     struct tokenizer *t = open_ok(&v);
-    int p = 259; // the mark; then a b ab _a _ab ba e-acute [img]
+    int p = 259;                            // the mark; then a b ab _a _ab ba e-acute [img]
     check(t, "ab", 0, NULL, 0, IDS(p + 5)); // "ab" scores better than " a", and joins " "
     check(t, "aba", 0, NULL, 0, IDS(p + 5, p + 1));
     check(t, "aab ba", 0, NULL, 0, IDS(p + 4, p + 3, p, p + 6));
@@ -144,7 +158,10 @@ static void test_spm(void **state)
     check(t, "a[img]a", TOKENIZER_BOS, NULL, 0, IDS(1, p + 4, p + 8, p + 4));
     check(t, "</s>", TOKENIZER_SPECIAL, NULL, 0, IDS(2));
     check(t, "</s>", 0, NULL, 0, IDS(p, 3 + '<', 3 + '/', 3 + 's', 3 + '>'));
-    check(t, "\xe2\x96\x81" "a", 0, NULL, 0, IDS(p, p + 4)); // a mark in the text is a space
+    check(t,
+          "\xe2\x96\x81"
+          "a",
+          0, NULL, 0, IDS(p, p + 4)); // a mark in the text is a space
     check(t, "", 0, NULL, 0, IDS(-1));
     assert_true(tokenizer_adds_bos(t));
     assert_true(tokenizer_strips_first_space(t));
@@ -168,12 +185,12 @@ static void check_bad(const struct vocab_file *v, const char *part)
     assert_null(t);
 }
 
-#define BAD_BPE(change, part) \
-    do { \
-        struct vocab_file v; \
-        vocab_file_bpe(&v); \
-        change; \
-        check_bad(&v, part); \
+#define BAD_BPE(change, part)                                                                      \
+    do {                                                                                           \
+        struct vocab_file v;                                                                       \
+        vocab_file_bpe(&v);                                                                        \
+        change;                                                                                    \
+        check_bad(&v, part);                                                                       \
     } while (0)
 
 static void test_bad_models(void **state)
@@ -215,6 +232,39 @@ static void test_bad_models(void **state)
     check_bad(&v, "no token for byte 0x02");
 }
 
+// Whatever the words, the ids spell the text.
+static void test_every_pretokenizer(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"default",     "gpt-2",  "smollm",         "llama-bpe",
+                                        "qwen2",       "qwen35", "deepseek-coder", "deepseek-llm",
+                                        "deepseek-v3", "falcon", "bloom",          "viking",
+                                        "tekken",      "gpt-4o", "seed-coder",     "bailingmoe"};
+    static const char text[] =
+        "The thing's \xc3\xa9T\xc3\x89 1234567 \xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e!?\r\n\n"
+        "  x\t\xcc\x81\xef\xbc\xa1 <a>`~$ \xf0\x9f\x98\x80   ";
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct vocab_file v;
+        vocab_file_bpe(&v);
+        v.pre = names[i];
+        struct tokenizer *t = open_ok(&v);
+        struct ids got = {0};
+        struct buf back = {0};
+        size_t len;
+        assert_int_equal(tokenizer_encode(t, text, sizeof text - 1, 0, NULL, 0, SIZE_MAX, &got),
+                         OK);
+        for (size_t k = 0; k < got.n; k++) {
+            const char *p = tokenizer_piece(t, got.at[k], false, &len);
+            buf_add(&back, p, len);
+        }
+        assert_string_equal(back.data, text);
+        assert_true(got.n < sizeof text - 1); // "th", "in" were found
+        ids_fini(&got);
+        buf_fini(&back);
+        tokenizer_close(t);
+    }
+}
+
 // --- real vocabularies ------------------------------------------------------------------------
 
 static struct tokenizer *open_fixture(const char *name)
@@ -224,7 +274,8 @@ static struct tokenizer *open_fixture(const char *name)
     struct gguf *g;
     struct tokenizer *t;
     const char *dir = getenv("TRIREME_FIXTURES");
-    snprintf(path, sizeof path, "%s/tokenizers/%s/vocab.gguf", dir ? dir : "../shared/fixtures", name);
+    snprintf(path, sizeof path, "%s/tokenizers/%s/vocab.gguf", dir ? dir : "../shared/fixtures",
+             name);
     if (access(path, R_OK) != 0) {
         print_message("SKIPPED: %s is not there\n", path);
         return NULL;
@@ -251,8 +302,8 @@ static int64_t encode_us(const struct tokenizer *t, const char *unit, size_t tim
     for (size_t i = 0; i < times; i++)
         memcpy(text + i * len, unit, len);
     int64_t from = cpu_us();
-    assert_int_equal(tokenizer_encode(t, text, len * times, TOKENIZER_SPECIAL, NULL, 0, SIZE_MAX, &got),
-                     OK);
+    assert_int_equal(
+        tokenizer_encode(t, text, len * times, TOKENIZER_SPECIAL, NULL, 0, SIZE_MAX, &got), OK);
     int64_t us = cpu_us() - from;
     ids_fini(&got);
     free(text);
@@ -264,8 +315,9 @@ static void test_hostile_text_is_linear(void **state)
 {
     (void)state;
     static const char *const names[] = {"gpt-2", "llama-bpe", "llama-spm"};
-    static const char *const units[] = {"a", "  ", "'  '", "\xc5\xbf", "'\xc5\xbf", "\xf0\x9f\x98\x80",
-                                        "1", "\n", " \n", "\xff", "A", "ab", "<|"};
+    static const char *const units[] = {
+        "a",   "  ",   "'  '", "\xc5\xbf", "'\xc5\xbf", "\xf0\x9f\x98\x80", "1", "\n",
+        " \n", "\xff", "A",    "ab",       "<|"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct tokenizer *t = open_fixture(names[i]);
         if (!t) skip();
@@ -297,8 +349,9 @@ static void test_no_injection(void **state)
             if (shown == 0) buf_add(&text, p, len);
         }
         struct text_span all = {0, text.len};
-        assert_int_equal(tokenizer_encode(t, text.data, text.len, TOKENIZER_SPECIAL, &all, 1, SIZE_MAX,
-                                          &got), OK);
+        assert_int_equal(
+            tokenizer_encode(t, text.data, text.len, TOKENIZER_SPECIAL, &all, 1, SIZE_MAX, &got),
+            OK);
         for (size_t k = 0; k < got.n; k++) {
             const char *p = tokenizer_piece(t, got.at[k], false, &len);
             if (len == 0) fail_msg("%s: control token %d", names[i], got.at[k]);
@@ -323,6 +376,7 @@ int main(void)
         cmocka_unit_test(test_limit),
         cmocka_unit_test(test_spm),
         cmocka_unit_test(test_bad_models),
+        cmocka_unit_test(test_every_pretokenizer),
         cmocka_unit_test(test_hostile_text_is_linear),
         cmocka_unit_test(test_no_injection),
     };

@@ -19,7 +19,7 @@ struct vocab_file {
     int n_token, n_type, n_score; // 0 types or scores: no key
     const char *merges[VOCAB_FILE_MERGES];
     int n_merge;
-    int64_t bos, eos, unk; // -1: no key
+    int64_t bos, eos, unk;  // -1: no key
     int add_bos, add_space; // -1: no key
 };
 
@@ -40,16 +40,20 @@ static inline void vocab_file_letter(char out[8], int byte)
     for (int i = 0; !same && i < byte; i++)
         other += !((i >= 33 && i <= 126) || (i >= 161 && i != 173));
     if (!same) c = 256 + other;
-    if (c < 128) snprintf(out, 8, "%c", c);
-    else snprintf(out, 8, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 63));
+    if (c < 128)
+        snprintf(out, 8, "%c", c);
+    else
+        snprintf(out, 8, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 63));
 }
 
 // Bytes are 0-255, then merges from 256 on, then specials.
 static inline void vocab_file_bpe(struct vocab_file *v)
 {
-    static const char *const merges[] = {"t h", "th e", "\xc4\xa0 the", "i n", "in g", "a a", "aa aa"};
+    static const char *const merges[] = {"t h",  "th e", "\xc4\xa0 the", "i n",
+                                         "in g", "a a",  "aa aa"};
     static const char *const made[] = {"th", "the", "\xc4\xa0the", "in", "ing", "aa", "aaaa"};
-    *v = (struct vocab_file){.model = "gpt2", .pre = "gpt-2", .add_bos = -1, .add_space = -1, .unk = -1};
+    *v = (struct vocab_file){
+        .model = "gpt2", .pre = "gpt-2", .add_bos = -1, .add_space = -1, .unk = -1};
     for (int i = 0; i < 256; i++) {
         vocab_file_letter(v->letters[i], i);
         vocab_file_add(v, v->letters[i], 1, 0);
@@ -67,9 +71,18 @@ static inline void vocab_file_bpe(struct vocab_file *v)
 // 0 <unk>, 1 <s>, 2 </s>, bytes from 3 on, then pieces.
 static inline void vocab_file_spm(struct vocab_file *v)
 {
-    static const char *const pieces[] = {"\xe2\x96\x81", "a", "b", "ab", "\xe2\x96\x81" "a",
-                                         "\xe2\x96\x81" "ab", "ba", "\xc3\xa9"};
-    *v = (struct vocab_file){.model = "llama", .bos = 1, .eos = 2, .unk = 0, .add_bos = 1, .add_space = -1};
+    static const char *const pieces[] = {"\xe2\x96\x81",
+                                         "a",
+                                         "b",
+                                         "ab",
+                                         "\xe2\x96\x81"
+                                         "a",
+                                         "\xe2\x96\x81"
+                                         "ab",
+                                         "ba",
+                                         "\xc3\xa9"};
+    *v = (struct vocab_file){
+        .model = "llama", .bos = 1, .eos = 2, .unk = 0, .add_bos = 1, .add_space = -1};
     vocab_file_add(v, "<unk>", 2, 0);
     vocab_file_add(v, "<s>", 3, 0);
     vocab_file_add(v, "</s>", 3, 0);

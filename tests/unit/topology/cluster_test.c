@@ -113,9 +113,9 @@ static void refuses_with_file_and_line(void **state)
         {"devices:\n" DEVICE("a", "x") "    name: b\n", "test.yaml:9: "},
         {"devices:\n" DEVICE("a", "x") "    kind: gpu\n", "test.yaml:9: "},
         {"devices:\n" DEVICE("a", "x") "    int8_ops_per_s: fast\n",
-         "test.yaml:9: Invalid FLOAT value: fast"},
+         "test.yaml:2: device 'a': int8_ops_per_s is 'fast', allowed are"},
         {"devices:\n" DEVICE("a", "x") "    int8_ops_per_s: nan\n",
-         "test.yaml:2: device 'a': int8_ops_per_s is nan, allowed"},
+         "test.yaml:2: device 'a': int8_ops_per_s is 'nan', allowed"},
         {"devices:\n" DEVICE("a", "x") "    int8_ops_per_s: -1\n", "int8_ops_per_s is -1, allowed"},
         {"devices:\n" DEVICE("a", "x") "    int8_ops_per_s: 1e999\n",
          "int8_ops_per_s is inf, allowed"},
@@ -142,7 +142,7 @@ static void refuses_with_file_and_line(void **state)
          "test.yaml:17: link a to b: latency_us -1"},
         {"devices:\n" DEVICE("a", "x")
              DEVICE("b", "x") "links:\n- {from: a, to: b, latency_us: 1, bytes_per_s: nan}\n",
-         "bytes_per_s nan"},
+         "bytes_per_s is 'nan'"},
         {"devices:\n  - &x {name: a, host: h, kind: cpu, threads: 1, mem_bytes: 4e9, "
          "read_bytes_per_s: 1e9, f32_flops_per_s: 1e9}\n  - *x\n",
          "test.yaml:"},
@@ -153,6 +153,11 @@ static void refuses_with_file_and_line(void **state)
         {"devices:\n" DEVICE("a", "x") "    mem_free_bytes: -3\n",
          "mem_free_bytes is -3, allowed whole"},
         {"devices:\n\t- name: a\n", "test.yaml"},
+        {"devices:\n" DEVICE("a", "x") "    mem_free_bytes: 3 GB\n",
+         "mem_free_bytes is '3 GB', allowed are"},
+        {"devices:\n" DEVICE("a", "x") "    mem_free_bytes: 0x10\n", "mem_free_bytes is '0x10'"},
+        {"devices:\n" DEVICE("a", "x") "    mem_free_bytes: ~\n", "mem_free_bytes is '~'"},
+        {"devices:\n" DEVICE("a", "x") "    unified: maybe\n", "test.yaml:9: "},
         {"\xff\xfe", "test.yaml"},
         {"devices:\n" DEVICE("\"a\\nerror: b\"", "x"), "test.yaml:2: device 'a\\x0aerror: b'"},
     };

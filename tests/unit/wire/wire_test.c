@@ -61,8 +61,8 @@ static void refused(const struct msg *m, const char *what)
 
 // -- good messages, one of each kind --
 
-static const struct msg_device device = {"AMD EPYC", "cpu", "cpu avx2", 8,     64e9, 32e9,
-                                         40e9,       1e12,  3e11};
+static const struct msg_device device = {"AMD EPYC", "cpu", "cpu avx2", 8,   64e9,
+                                         32e9,       40e9,  1e12,       3e11};
 static const struct msg_model model = {"qwen3-0.6b", {1, 2, 3, [31] = 9}};
 
 static struct msg good_hello(void)
@@ -129,8 +129,7 @@ static const struct step_bind binds[2] = {
      .history = ids,
      .n_history = 4,
      .n_prompt = 9},
-    {.slot = STEP_SLOTS_MAX - 1,
-     .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1}},
+    {.slot = STEP_SLOTS_MAX - 1, .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1}},
 };
 
 static const struct step_row rows[3] = {
@@ -143,26 +142,31 @@ static const struct step_row rows[3] = {
      .page_from = 6,
      .n_page = 3,
      .pages = pages},
-    {.slot = 0, .flags = ROW_SAMPLE | ROW_CHAIN, .pos = 5, .n_tok = 1, .next_id = -1,
+    {.slot = 0,
+     .flags = ROW_SAMPLE | ROW_CHAIN,
+     .pos = 5,
+     .n_tok = 1,
+     .next_id = -1,
      .from_step = 41},
     {.slot = 1, .n_tok = 1, .ids = ids + 1, .next_id = INT32_MAX},
 };
 
 static struct msg good_step(void)
 {
-    return (struct msg){.kind = MSG_STEP,
-                        .step = {.epoch = 5,
-                                 .number = 42,
-                                 .binds = binds,
-                                 .n_bind = 2,
-                                 .rows = rows,
-                                 .n_row = 3}};
+    return (struct msg){
+        .kind = MSG_STEP,
+        .step = {.epoch = 5, .number = 42, .binds = binds, .n_bind = 2, .rows = rows, .n_row = 3}};
 }
 
 static const struct token_prob top[2] = {{5, -0.25f}, {INT32_MAX, -90}};
 static const float scores[3] = {-1, 0, -3.5f};
 static const struct step_item items[3] = {
-    {.row = 0, .slot = 3, .id = INT32_MAX, .logprob = -0.5f, .digest = UINT64_MAX, .top = top,
+    {.row = 0,
+     .slot = 3,
+     .id = INT32_MAX,
+     .logprob = -0.5f,
+     .digest = UINT64_MAX,
+     .top = top,
      .n_top = 2},
     {.row = 2, .slot = 9, .id = -1, .nonfinite = true, .scores = scores, .n_score = 3},
     {.row = STEP_ROWS_MAX - 1, .slot = 0, .id = 0},
@@ -459,8 +463,7 @@ static void test_too_large(void **state)
     struct step_bind b = binds[1];
     b.history = history;
     b.n_history = N;
-    struct msg m = {.kind = MSG_STEP,
-                    .step = {.epoch = 1, .number = 1, .binds = &b, .n_bind = 1}};
+    struct msg m = {.kind = MSG_STEP, .step = {.epoch = 1, .number = 1, .binds = &b, .n_bind = 1}};
     struct buf out = {0};
     buf_str(&out, "before");
     assert_int_equal(wire_pack(&m, &out), ERR_TOO_LARGE);
@@ -487,11 +490,11 @@ static void test_too_large(void **state)
 
 // -- rules --
 
-#define REFUSED(good, change) \
-    do { \
-        struct msg m = good; \
-        change; \
-        refused(&m, #change); \
+#define REFUSED(good, change)                                                                      \
+    do {                                                                                           \
+        struct msg m = good;                                                                       \
+        change;                                                                                    \
+        refused(&m, #change);                                                                      \
     } while (0)
 
 static void test_rules_hello(void **state)
@@ -621,7 +624,8 @@ static void test_rules_result(void **state)
     struct token_prob bad_top[2] = {{-1, 0}, {0, 0}}, nan_top[2] = {{1, NAN}, {0, 0}};
     float bad_scores[3] = {0, INFINITY, 0};
     struct token_prob many[STEP_LOGPROBS_MAX + 1] = {{0, 0}};
-#define ITEM(change) REFUSED(good_result(), (memcpy(it, items, sizeof it), m.result.items = it, change))
+#define ITEM(change)                                                                               \
+    REFUSED(good_result(), (memcpy(it, items, sizeof it), m.result.items = it, change))
     REFUSED(good_result(), m.result.epoch = 0);
     REFUSED(good_result(), m.result.number = 0);
     ITEM(it[0].row = STEP_ROWS_MAX);
@@ -704,7 +708,8 @@ static void test_foreign_bytes(void **state)
     plan.key = (ProtobufCBinaryData){16, hash};
     assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL); // no settings
     Trireme__Settings s = TRIREME__SETTINGS__INIT;
-    s.ctx = s.page_tok = s.n_page = s.n_slot = s.max_tok = s.max_rows = s.in_flight = s.kv_dtype = 1;
+    s.ctx = s.page_tok = s.n_page = s.n_slot = s.max_tok = s.max_rows = s.in_flight = s.kv_dtype =
+        1;
     plan.settings = &s;
     assert_int_equal(unpack_env(&env), OK);
     plan.plan_hash.len = 33;
@@ -805,7 +810,7 @@ static void test_amplification(void **state)
         {MSG_HELLO, 7 << 3 | 2, "empty devices"}, {MSG_HELLO, 8 << 3 | 2, "empty models"},
         {MSG_CONNECT, 2 << 3 | 2, "empty peers"}, {MSG_STEP, 3 << 3 | 2, "empty binds"},
         {MSG_STEP, 4 << 3, "unpacked numbers"},   {MSG_HELLO, 2 << 3 | 2, "strings again"},
-        {MSG_WELCOME, 9 << 3, "unknown fields"},   {0, 0, "envelopes over and over"},
+        {MSG_WELCOME, 9 << 3, "unknown fields"},  {0, 0, "envelopes over and over"},
     };
     uint8_t *bytes = malloc(WIRE_MESSAGE_MAX);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -894,8 +899,8 @@ static void test_speed(void **state)
 {
     (void)state;
     int32_t id = 1234;
-    struct step_row row = {.slot = 3, .flags = ROW_SAMPLE, .pos = 5000, .n_tok = 1, .ids = &id,
-                           .next_id = -1};
+    struct step_row row = {
+        .slot = 3, .flags = ROW_SAMPLE, .pos = 5000, .n_tok = 1, .ids = &id, .next_id = -1};
     struct msg m = {.kind = MSG_STEP,
                     .step = {.epoch = 12, .number = 100000, .rows = &row, .n_row = 1}};
     struct buf b = {0};
@@ -934,16 +939,26 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hello),          cmocka_unit_test(test_plan_and_prepared),
-        cmocka_unit_test(test_step),           cmocka_unit_test(test_result),
-        cmocka_unit_test(test_small_kinds),    cmocka_unit_test(test_largest),
-        cmocka_unit_test(test_largest_step),   cmocka_unit_test(test_too_large),
-        cmocka_unit_test(test_rules_hello),    cmocka_unit_test(test_rules_plan),
-        cmocka_unit_test(test_rules_step),     cmocka_unit_test(test_rules_result),
-        cmocka_unit_test(test_rules_rest),     cmocka_unit_test(test_foreign_bytes),
-        cmocka_unit_test(test_columns_that_disagree), cmocka_unit_test(test_amplification),
-        cmocka_unit_test(test_arena_budget),   cmocka_unit_test(test_mutations),
-        cmocka_unit_test(test_speed),          cmocka_unit_test(test_names),
+        cmocka_unit_test(test_hello),
+        cmocka_unit_test(test_plan_and_prepared),
+        cmocka_unit_test(test_step),
+        cmocka_unit_test(test_result),
+        cmocka_unit_test(test_small_kinds),
+        cmocka_unit_test(test_largest),
+        cmocka_unit_test(test_largest_step),
+        cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_rules_hello),
+        cmocka_unit_test(test_rules_plan),
+        cmocka_unit_test(test_rules_step),
+        cmocka_unit_test(test_rules_result),
+        cmocka_unit_test(test_rules_rest),
+        cmocka_unit_test(test_foreign_bytes),
+        cmocka_unit_test(test_columns_that_disagree),
+        cmocka_unit_test(test_amplification),
+        cmocka_unit_test(test_arena_budget),
+        cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_speed),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

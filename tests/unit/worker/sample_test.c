@@ -44,7 +44,8 @@ static void check_distribution(const float *logits, const struct sampling *s, co
     enum { DRAWS = 40000 };
     struct sample_cand cands[16];
     int count[16] = {0};
-    for (uint32_t pos = 0; pos < DRAWS; pos++) count[sample_draw(logits, n, s, pos, cands)]++;
+    for (uint32_t pos = 0; pos < DRAWS; pos++)
+        count[sample_draw(logits, n, s, pos, cands)]++;
     for (int i = 0; i < n; i++) {
         const double mean = DRAWS * want[i], sigma = sqrt(mean * (1 - want[i]));
         if (want[i] == 0)
@@ -63,8 +64,10 @@ static void draws_follow_the_softmax(void **state)
         s.temperature = (float[]){1, 0.5f, 2}[t];
         s.seed = 7 + (uint64_t)t;
         double p[8], sum = 0;
-        for (int i = 0; i < 8; i++) sum += p[i] = exp(logits[i] / s.temperature);
-        for (int i = 0; i < 8; i++) p[i] /= sum;
+        for (int i = 0; i < 8; i++)
+            sum += p[i] = exp(logits[i] / s.temperature);
+        for (int i = 0; i < 8; i++)
+            p[i] /= sum;
         check_distribution(logits, &s, p, 8);
     }
 }
@@ -123,7 +126,8 @@ static void the_draw_depends_on_seed_choice_and_position_only(void **state)
     struct sample_cand *cands = malloc(BIG * sizeof *cands);
     assert_non_null(logits);
     assert_non_null(cands);
-    for (int i = 0; i < BIG; i++) logits[i] = (float)(i * 7919 % 1000) * 0.01f;
+    for (int i = 0; i < BIG; i++)
+        logits[i] = (float)(i * 7919 % 1000) * 0.01f;
     struct sampling s = plain();
     s.top_p = 0.9f;
     s.seed = 42;
@@ -215,7 +219,8 @@ static void digests_and_finiteness_see_every_element(void **state)
     (void)state;
     for (int n = 1; n < 40; n++) {
         float x[40];
-        for (int i = 0; i < n; i++) x[i] = (float)i * 0.25f - 3;
+        for (int i = 0; i < n; i++)
+            x[i] = (float)i * 0.25f - 3;
         const uint64_t digest = sample_digest(x, n);
         assert_true(sample_is_finite(x, n));
         assert_true(sample_digest(x, n) == digest);
@@ -259,7 +264,8 @@ static void penalties_follow_the_counts(void **state)
     assert_memory_equal(again, same, sizeof again);
     penalty_apply(&p, 0, &s, again);
     assert_true(again[5] != 1);
-    for (int32_t id = 0; id < 200; id++) penalty_add(&p, 1, id * 1000003, id % 2); // full
+    for (int32_t id = 0; id < 200; id++)
+        penalty_add(&p, 1, id * 1000003, id % 2); // full
     assert_true(s.repetition == 2 && penalty_is_used(&s));
     struct sampling none = plain();
     assert_false(penalty_is_used(&none));

@@ -41,15 +41,25 @@ static int teardown(void **state)
 
 static struct plan_settings settings(void)
 {
-    return (struct plan_settings){.ctx = 128, .page_tok = 16, .n_page = 32, .n_slot = 4,
-                                  .max_tok = 64, .max_rows = 4, .in_flight = 2,
-                                  .kv_dtype = DT_F32, .precision = PRECISION_EXACT};
+    return (struct plan_settings){.ctx = 128,
+                                  .page_tok = 16,
+                                  .n_page = 32,
+                                  .n_slot = 4,
+                                  .max_tok = 64,
+                                  .max_rows = 4,
+                                  .in_flight = 2,
+                                  .kv_dtype = DT_F32,
+                                  .precision = PRECISION_EXACT};
 }
 
 static struct stage_config config(const struct model *m, uint32_t from, uint32_t to)
 {
-    return (struct stage_config){.model = m, .layer_from = from, .layer_to = to, .embed = from == 0,
-                                 .head = to == TINY_LAYERS, .settings = settings(),
+    return (struct stage_config){.model = m,
+                                 .layer_from = from,
+                                 .layer_to = to,
+                                 .embed = from == 0,
+                                 .head = to == TINY_LAYERS,
+                                 .settings = settings(),
                                  .n_threads = 1};
 }
 
@@ -63,11 +73,17 @@ static struct stage *open_stage(const struct stage_config *c, struct stage *reus
 
 static struct lane_options lane_of(uint32_t n_stage)
 {
-    return (struct lane_options){.n_stage = n_stage, .n_slot = 4, .ctx = 128, .max_tok = 64,
-                                 .precision = PRECISION_EXACT, .kv_dtype = DT_F32, .n_threads = 2};
+    return (struct lane_options){.n_stage = n_stage,
+                                 .n_slot = 4,
+                                 .ctx = 128,
+                                 .max_tok = 64,
+                                 .precision = PRECISION_EXACT,
+                                 .kv_dtype = DT_F32,
+                                 .n_threads = 2};
 }
 
-static const int32_t prompt[] = {5, 17, 3, 99, 120, 7, 7, 150, 0, 42, 88, 1, 63, 64, 65, 31, 12, 77};
+static const int32_t prompt[] = {5,  17, 3, 99, 120, 7,  7,  150, 0,
+                                 42, 88, 1, 63, 64,  65, 31, 12,  77};
 enum { N_PROMPT = sizeof prompt / sizeof *prompt };
 
 // -- loading --
@@ -84,15 +100,20 @@ static void parts_move_to_the_next_plan(void **state)
             kept = open_stage(&c, kept);
             struct stage *fresh = open_stage(&c, NULL);
             float x[2 * TINY_DIM], y[2 * TINY_DIM];
-            for (int j = 0; j < 2 * TINY_DIM; j++) x[j] = y[j] = sinf((float)j);
+            for (int j = 0; j < 2 * TINY_DIM; j++)
+                x[j] = y[j] = sinf((float)j);
             const int32_t ids[2] = {9, 10};
             const uint32_t page = 3;
-            const struct step_row row = {.n_tok = 2, .ids = ids, .next_id = -1, .n_page = 1,
-                                         .pages = &page, .flags = ROW_SAMPLE};
-            const struct step_bind bind = {.sampling = {.top_p = 1, .repetition = 1,
-                                                        .n_logprobs = -1, .digest = true}};
-            const struct step st = {.epoch = 1, .number = 1, .binds = &bind, .n_bind = 1,
-                                    .rows = &row, .n_row = 1};
+            const struct step_row row = {.n_tok = 2,
+                                         .ids = ids,
+                                         .next_id = -1,
+                                         .n_page = 1,
+                                         .pages = &page,
+                                         .flags = ROW_SAMPLE};
+            const struct step_bind bind = {
+                .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1, .digest = true}};
+            const struct step st = {
+                .epoch = 1, .number = 1, .binds = &bind, .n_bind = 1, .rows = &row, .n_row = 1};
             struct step_result a = {0}, b = {0};
             struct arena arena;
             arena_init(&arena, 0);
@@ -207,7 +228,7 @@ static void bad_weights_are_refused_by_name(void **state)
 static void scales_of_every_type_are_looked_at(void **state)
 {
     (void)state;
-    const enum dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_Q4_0, DT_Q4_1, DT_Q5_0,
+    const enum dtype types[] = {DT_F32,  DT_F16,  DT_BF16, DT_Q4_0, DT_Q4_1, DT_Q5_0,
                                 DT_Q5_1, DT_Q8_0, DT_Q4_K, DT_Q5_K, DT_Q6_K};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         const struct dtype_info *info = dtype_info(types[i]);
@@ -264,15 +285,19 @@ static void splits_and_batches_give_the_same_bits(void **state)
         const struct lane_options o = lane_of(n_stage);
         assert_true(lane_open(&l, model, &o));
         struct step_result r;
-        struct step_row whole = {.slot = 1, .n_tok = N_PROMPT, .ids = prompt, .flags = ROW_SCORE,
-                                 .next_id = -1};
+        struct step_row whole = {
+            .slot = 1, .n_tok = N_PROMPT, .ids = prompt, .flags = ROW_SCORE, .next_id = -1};
         assert_true(lane_rows(&l, &whole, 1, &r));
         assert_int_equal(l.n_logits, N_PROMPT);
         if (n_stage == 1) memcpy(want, l.logits, N_PROMPT * TINY_VOCAB * sizeof *want);
         assert_memory_equal(l.logits, want, N_PROMPT * TINY_VOCAB * sizeof *want);
         for (uint32_t i = 0; i < N_PROMPT; i++) {
             struct step_row rows[2] = {
-                {.slot = 0, .pos = i, .n_tok = 1, .ids = prompt + i, .flags = ROW_SAMPLE,
+                {.slot = 0,
+                 .pos = i,
+                 .n_tok = 1,
+                 .ids = prompt + i,
+                 .flags = ROW_SAMPLE,
                  .next_id = -1},
                 {.slot = 3, .pos = 3 * i, .n_tok = 3, .ids = prompt + i % 15, .next_id = -1}};
             assert_true(lane_rows(&l, rows, 2, &r));
@@ -309,8 +334,12 @@ static struct step_item solo_run(struct solo *o, const struct step_bind *bind, s
         row.n_page = 8;
         row.pages = pages;
     }
-    const struct step st = {.epoch = 1, .number = ++o->number, .binds = bind, .n_bind = bind != NULL,
-                            .rows = &row, .n_row = 1};
+    const struct step st = {.epoch = 1,
+                            .number = ++o->number,
+                            .binds = bind,
+                            .n_bind = bind != NULL,
+                            .rows = &row,
+                            .n_row = 1};
     struct step_result r = {0};
     struct err_text why = {0};
     arena_reset(&o->arena);
@@ -344,7 +373,8 @@ static double log_prob(const float *logits, int32_t id)
     double sum = 0, max = logits[0];
     for (int i = 0; i < TINY_VOCAB; i++)
         if (logits[i] > max) max = logits[i];
-    for (int i = 0; i < TINY_VOCAB; i++) sum += exp(logits[i] - max);
+    for (int i = 0; i < TINY_VOCAB; i++)
+        sum += exp(logits[i] - max);
     return logits[id] - max - log(sum);
 }
 
@@ -384,7 +414,8 @@ static void items_say_what_was_asked(void **state)
     assert_false(item.nonfinite);
     assert_int_equal(item.n_top, 5);
     assert_int_equal(item.top[0].id, item.id);
-    for (uint32_t i = 1; i < 5; i++) assert_true(item.top[i].logprob <= item.top[i - 1].logprob);
+    for (uint32_t i = 1; i < 5; i++)
+        assert_true(item.top[i].logprob <= item.top[i - 1].logprob);
     assert_int_equal(item.n_score, N_PROMPT);
     for (uint32_t i = 0; i < N_PROMPT; i++) {
         const int32_t next = i + 1 < N_PROMPT ? prompt[i + 1] : 33;
@@ -483,7 +514,8 @@ static void nonfinite_logits_are_flagged(void **state)
         const struct step_item item = solo_run(o, &b, row, NULL);
         assert_true(item.nonfinite);
         assert_true(item.id >= 0 && item.id < TINY_VOCAB && item.n_top == 0);
-        for (uint32_t i = 0; i < item.n_score; i++) assert_true(isfinite(item.scores[i]));
+        for (uint32_t i = 0; i < item.n_score; i++)
+            assert_true(isfinite(item.scores[i]));
     }
     solo_close(o);
     model_close(m);
@@ -527,13 +559,13 @@ static void expect(const struct stage *s, struct trial *t, const char *word)
     if (!strstr(why.s, word)) fail_msg("\"%s\" does not say \"%s\"", why.s, word);
 }
 
-#define REFUSED(word, change) \
-    do { \
-        struct trial t = good(); \
-        change; \
-        expect(s, &t, word); \
-        struct trial after = good(); /* and a good one still passes: nothing sticks */ \
-        expect(s, &after, NULL); \
+#define REFUSED(word, change)                                                                      \
+    do {                                                                                           \
+        struct trial t = good();                                                                   \
+        change;                                                                                    \
+        expect(s, &t, word);                                                                       \
+        struct trial after = good(); /* and a good one still passes: nothing sticks */             \
+        expect(s, &after, NULL);                                                                   \
     } while (0)
 
 static void malicious_steps_are_refused(void **state)
@@ -569,7 +601,8 @@ static void malicious_steps_are_refused(void **state)
     REFUSED("page", t.rows[0].pages = &far_page);
     REFUSED("ids or is chained", t.rows[0].ids = NULL);
     REFUSED("ids or is chained", t.rows[0].flags |= ROW_CHAIN);
-    REFUSED("new sequence", t.rows[0].flags |= ROW_CHAIN; t.rows[0].ids = NULL; t.rows[0].n_tok = 1);
+    REFUSED("new sequence", t.rows[0].flags |= ROW_CHAIN; t.rows[0].ids = NULL;
+            t.rows[0].n_tok = 1);
     REFUSED("next id", t.rows[0].flags = ROW_SCORE; t.rows[0].next_id = TINY_VOCAB);
     REFUSED("next id", t.rows[0].flags = ROW_SCORE; t.rows[0].next_id = -2);
     REFUSED("two rows", t.rows[1] = t.rows[0]; t.st.n_row = 2);
@@ -618,8 +651,8 @@ static uint32_t below(uint32_t *rnd, uint32_t n)
     return (*rnd >> 8) % n;
 }
 
-// Steps of random numbers, mostly near the limits: whatever passes the check runs, and the sanitizer
-// sees that it stays within its memory.
+// Steps of random numbers, mostly near the limits: whatever passes the check runs, and the
+// sanitizer sees that it stays within its memory.
 static void random_steps_stay_in_their_memory(void **state)
 {
     (void)state;
@@ -636,7 +669,8 @@ static void random_steps_stay_in_their_memory(void **state)
         struct step_bind binds[3];
         struct step_row rows[4];
         struct step st = {.epoch = 1, .number = (uint64_t)i + 1, .binds = binds, .rows = rows};
-        for (int j = 0; j < 64; j++) ids[j] = (int32_t)(RND(TINY_VOCAB + (RND(200) == 0)));
+        for (int j = 0; j < 64; j++)
+            ids[j] = (int32_t)(RND(TINY_VOCAB + (RND(200) == 0)));
         st.n_bind = RND(3);
         for (uint32_t j = 0; j < st.n_bind; j++) {
             binds[j] = greedy();
@@ -654,7 +688,8 @@ static void random_steps_stay_in_their_memory(void **state)
             rows[j].page_from = RND(4) ? 0 : RND(9);
             rows[j].n_page = RND(9);
             rows[j].next_id = (int32_t)(RND(TINY_VOCAB + 2)) - 1;
-            for (int k = 0; k < 9; k++) pages[j][k] = RND(32 + (RND(50) == 0));
+            for (int k = 0; k < 9; k++)
+                pages[j][k] = RND(32 + (RND(50) == 0));
             rows[j].pages = pages[j];
         }
         arena_reset(&arena);

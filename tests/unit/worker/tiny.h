@@ -1,12 +1,17 @@
-// A tiny llama with random weights as a GGUF file, made on the spot, so that the worker's tests need
-// no fixtures.
+// A tiny llama with random weights as a GGUF file, made on the spot, so that the worker's tests
+// need no fixtures.
 #pragma once
 #include "tests/unit/topology/gguf_make.h"
 #include "topology/model.h"
 
 enum {
-    TINY_LAYERS = 4, TINY_DIM = 64, TINY_HEADS = 4, TINY_KV = 2, TINY_HEAD_DIM = 16,
-    TINY_FFN = 96, TINY_VOCAB = 160
+    TINY_LAYERS = 4,
+    TINY_DIM = 64,
+    TINY_HEADS = 4,
+    TINY_KV = 2,
+    TINY_HEAD_DIM = 16,
+    TINY_FFN = 96,
+    TINY_VOCAB = 160
 };
 
 struct tiny_tensor {
@@ -80,7 +85,8 @@ static inline void tiny_make(struct tiny_file *f, uint32_t seed, bool head)
 {
     *f = (struct tiny_file){0};
     tiny_add(f, "token_embd.weight", TINY_VOCAB, TINY_DIM);
-    for (int i = 0; i < TINY_LAYERS; i++) tiny_layer(f, i);
+    for (int i = 0; i < TINY_LAYERS; i++)
+        tiny_layer(f, i);
     tiny_add(f, "output_norm.weight", 0, TINY_DIM);
     if (head) tiny_add(f, "output.weight", TINY_VOCAB, TINY_DIM);
     struct buf b = {0};

@@ -154,8 +154,12 @@ static struct crew *crew_open(uint64_t mem_max)
     pthread_mutex_init(&c->lock, NULL);
     arena_init(&c->arena, WIRE_ARENA_MAX);
     const char *models[] = {file.path, other_file.path, NULL};
-    const struct worker_config config = {.name = "w-1", .models = models, .n_threads = 1,
-                                         .mem_max_bytes = mem_max, .dial = dial, .dial_arg = c};
+    const struct worker_config config = {.name = "w-1",
+                                         .models = models,
+                                         .n_threads = 1,
+                                         .mem_max_bytes = mem_max,
+                                         .dial = dial,
+                                         .dial_arg = c};
     struct err_text why = {0};
     if (worker_open(&config, &c->worker, &why)) fail_msg("%s", why.s);
     assert_int_equal(pthread_create(&c->thread, NULL, crew_main, c), 0);
@@ -181,19 +185,30 @@ static void crew_close(struct crew *c)
 
 static struct plan_settings settings(void)
 {
-    return (struct plan_settings){.ctx = 128, .page_tok = 16, .n_page = 32, .n_slot = 4,
-                                  .max_tok = 64, .max_rows = 4, .in_flight = 3,
-                                  .kv_dtype = DT_F32, .precision = PRECISION_EXACT};
+    return (struct plan_settings){.ctx = 128,
+                                  .page_tok = 16,
+                                  .n_page = 32,
+                                  .n_slot = 4,
+                                  .max_tok = 64,
+                                  .max_rows = 4,
+                                  .in_flight = 3,
+                                  .kv_dtype = DT_F32,
+                                  .precision = PRECISION_EXACT};
 }
 
 static struct msg plan_of(uint64_t epoch, uint32_t stage, uint32_t n_stage)
 {
     struct msg m = {.kind = MSG_PLAN};
-    m.plan = (struct msg_plan){
-        .epoch = epoch, .model = "tiny", .stage = stage, .n_stage = n_stage,
-        .layer_from = TINY_LAYERS * stage / n_stage,
-        .layer_to = TINY_LAYERS * (stage + 1) / n_stage, .embed = stage == 0,
-        .head = stage + 1 == n_stage, .settings = settings(), .road = ROAD_LOCAL};
+    m.plan = (struct msg_plan){.epoch = epoch,
+                               .model = "tiny",
+                               .stage = stage,
+                               .n_stage = n_stage,
+                               .layer_from = TINY_LAYERS * stage / n_stage,
+                               .layer_to = TINY_LAYERS * (stage + 1) / n_stage,
+                               .embed = stage == 0,
+                               .head = stage + 1 == n_stage,
+                               .settings = settings(),
+                               .road = ROAD_LOCAL};
     memcpy(m.plan.model_hash, model->hash, 32);
     memset(m.plan.key, (int)epoch, sizeof m.plan.key);
     return m;
@@ -224,12 +239,14 @@ static void serve(struct crew **crews, uint32_t n, uint64_t epoch)
     }
     const struct msg m = {.kind = MSG_CONNECT,
                           .connect = {.epoch = epoch, .peers = peers, .n_peer = n}};
-    for (uint32_t i = 0; i < n; i++) tell(crews[i], &m);
+    for (uint32_t i = 0; i < n; i++)
+        tell(crews[i], &m);
     for (uint32_t i = 0; i < n; i++) {
         const struct msg_linked *l = &hear(crews[i], MSG_LINKED)->linked;
         assert_int_equal(l->epoch, epoch);
         assert_string_equal(l->transport, n > 1 ? "local" : "none");
-        if (i + 1 < n) assert_true(l->next_bytes_per_s > 0); // the latency may be below the clock's grain
+        if (i + 1 < n)
+            assert_true(l->next_bytes_per_s > 0); // the latency may be below the clock's grain
     }
 }
 
@@ -241,13 +258,15 @@ static const uint32_t pages[8] = {9, 3, 4, 1, 0, 2, 30, 31};
 
 static struct step_row row_at(uint32_t pos, uint32_t n, const int32_t *ids)
 {
-    return (struct step_row){.pos = pos, .n_tok = n, .ids = ids, .flags = ROW_SAMPLE, .next_id = -1};
+    return (struct step_row){
+        .pos = pos, .n_tok = n, .ids = ids, .flags = ROW_SAMPLE, .next_id = -1};
 }
 
 static void send_step(struct crew **crews, uint32_t n, uint64_t epoch, uint64_t number,
                       struct step_row *row)
 {
-    const struct step_bind bind = {.slot = row->slot, .n_prompt = N_PROMPT,
+    const struct step_bind bind = {.slot = row->slot,
+                                   .n_prompt = N_PROMPT,
                                    .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1}};
     const bool binds = row->pos == 0;
     if (binds) {
@@ -255,9 +274,14 @@ static void send_step(struct crew **crews, uint32_t n, uint64_t epoch, uint64_t 
         row->n_page = 8;
     }
     const struct msg m = {.kind = MSG_STEP,
-                          .step = {.epoch = epoch, .number = number, .binds = &bind,
-                                   .n_bind = binds, .rows = row, .n_row = 1}};
-    for (uint32_t i = 0; i < n; i++) tell(crews[i], &m);
+                          .step = {.epoch = epoch,
+                                   .number = number,
+                                   .binds = &bind,
+                                   .n_bind = binds,
+                                   .rows = row,
+                                   .n_row = 1}};
+    for (uint32_t i = 0; i < n; i++)
+        tell(crews[i], &m);
 }
 
 static int32_t result_of(struct crew *last, uint64_t epoch, uint64_t number)
@@ -273,8 +297,12 @@ static int32_t result_of(struct crew *last, uint64_t epoch, uint64_t number)
 static void expected(int32_t *ids)
 {
     struct lane l;
-    const struct lane_options o = {.n_stage = 1, .n_slot = 4, .ctx = 128, .max_tok = 64,
-                                   .precision = PRECISION_EXACT, .kv_dtype = DT_F32,
+    const struct lane_options o = {.n_stage = 1,
+                                   .n_slot = 4,
+                                   .ctx = 128,
+                                   .max_tok = 64,
+                                   .precision = PRECISION_EXACT,
+                                   .kv_dtype = DT_F32,
                                    .n_threads = 1};
     assert_true(lane_open(&l, model, &o));
     for (uint32_t i = 0; i < N_NEW; i++) {
@@ -326,12 +354,14 @@ static void stages_give_the_same_ids(void **state)
 {
     (void)state;
     struct crew *crews[4];
-    for (int i = 0; i < 4; i++) crews[i] = crew_open(0);
+    for (int i = 0; i < 4; i++)
+        crews[i] = crew_open(0);
     for (uint32_t n = 2; n <= 4; n++) {
         serve(crews, n, n);
         generate(crews, n, n, n == 3 ? 0 : 2);
     }
-    for (int i = 0; i < 4; i++) crew_close(crews[i]);
+    for (int i = 0; i < 4; i++)
+        crew_close(crews[i]);
 }
 
 static void heartbeats_show_progress(void **state)
@@ -365,7 +395,8 @@ static void a_new_plan_interrupts_a_wait(void **state)
     serve(crews, 2, 2);
     assert_true(clock_now_us() - from < 1500000);
     generate(crews, 2, 2, 1);
-    for (int i = 0; i < 2; i++) crew_close(crews[i]);
+    for (int i = 0; i < 2; i++)
+        crew_close(crews[i]);
 }
 
 static void old_epochs_are_dropped(void **state)
@@ -385,7 +416,8 @@ static void old_epochs_are_dropped(void **state)
         tell(c, &m);
     }
     uint64_t last = 0;
-    while (last != 9) last = hear(c, MSG_PREPARED)->prepared.epoch;
+    while (last != 9)
+        last = hear(c, MSG_PREPARED)->prepared.epoch;
     crew_close(c);
 }
 
@@ -402,12 +434,12 @@ static void bad_plans_fail_with_a_sentence(void **state)
     (void)state;
     struct crew *c = crew_open(0);
     uint64_t epoch = 1;
-#define FAILS(code, word, change) \
-    do { \
-        struct msg m = plan_of(epoch, 0, 2); \
-        change; \
-        tell(c, &m); \
-        expect_failed(c, epoch++, code, word); \
+#define FAILS(code, word, change)                                                                  \
+    do {                                                                                           \
+        struct msg m = plan_of(epoch, 0, 2);                                                       \
+        change;                                                                                    \
+        tell(c, &m);                                                                               \
+        expect_failed(c, epoch++, code, word);                                                     \
     } while (0)
     FAILS(ERR_MODEL, "no file of model", m.plan.model_hash[3] ^= 1);
     FAILS(ERR_CONFIG, "layers 0 to 5", m.plan.layer_to = 5);
@@ -518,7 +550,8 @@ static void protocol_violations_end_the_link(void **state)
             serve(pair, 2, 1);
             struct step_row row = row_at(0, N_PROMPT, prompt);
             // the first stage gets none of them; in_flight is 3, and one is being waited for
-            for (uint64_t i = 1; i <= 7; i++) send_step(pair + 1, 1, 1, i, &row);
+            for (uint64_t i = 1; i <= 7; i++)
+                send_step(pair + 1, 1, 1, i, &row);
             assert_false(next_message(pair[1], clock_now_us() + 2000000));
             crew_close(pair[1]);
             break;
@@ -540,7 +573,8 @@ static void a_final_refusal_ends_the_worker(void **state)
     link_close(c->link);
     welcome(c, true);
     const struct msg hard = {
-        .kind = MSG_REFUSE, .refuse = {.code = ERR_LINK_VERSION, .why = "too old", .is_final = true}};
+        .kind = MSG_REFUSE,
+        .refuse = {.code = ERR_LINK_VERSION, .why = "too old", .is_final = true}};
     tell(c, &hard);
     pthread_join(c->thread, NULL);
     assert_int_equal(c->ended, ERR_LINK_VERSION);

@@ -1,0 +1,143 @@
+"""The command line: exit codes, one-line errors, and what each command prints."""
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+
+from cluster import PROGRAM, ROOT, SMOLLM2, Cluster, need, run
+
+need(SMOLLM2)
+
+
+def trireme(*args, timeout=120, **kw):
+    return subprocess.run([PROGRAM, *map(str, args)], capture_output=True, text=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL, check=False, **kw)
+
+
+def one_error(r, code, *words):
+    lines = [line for line in r.stderr.splitlines() if line.startswith("error: ")]
+    assert r.returncode == code, (r.returncode, r.stderr)
+    assert len(lines) == 1 and len(lines[0]) <= 400, r.stderr
+    for w in words:
+        assert w in lines[0], (w, lines[0])
+
+
+def test_usage_errors_are_2():
+    assert trireme().returncode == 2
+    one_error(trireme("row"), 2, "unknown command row")
+    one_error(trireme("serve"), 2, "missing argument")
+    one_error(trireme("serve", SMOLLM2, "--ctx", "many"), 2, "--ctx", "many")
+    one_error(trireme("serve", SMOLLM2, "--frobnicate"), 2, "--frobnicate")
+    for command in ("serve", "worker", "token", "status", "plan", "bench", "chat"):
+        r = trireme(command, "--help")
+        assert r.returncode == 0 and r.stdout.startswith(f"trireme {command}"), r
+
+
+def test_bad_models_are_78():
+    with tempfile.TemporaryDirectory() as d:
+        bad = pathlib.Path(d) / "bad\n\x1b[31m.gguf"
+        good = SMOLLM2.read_bytes()[: 4 << 20]
+        for name, data in (("empty", b""), ("short", good[:100]), ("magic", b"GGML" + good[4:]),
+                           ("count", good[:8] + b"\xff" * 16 + good[24:]), ("cut", good)):
+            bad.write_bytes(data)
+            for command in ("serve", "plan", "bench"):
+                r = trireme(command, bad)
+                one_error(r, 78)
+                assert "\x1b" not in r.stderr, name
+        one_error(trireme("plan", d), 78)
+
+
+def test_no_server_says_so():
+    for command in ("status", "chat"):
+        r = trireme(command, *(["hi"] if command == "chat" else []), "--url", "http://127.0.0.1:9")
+        one_error(r, 69, "http://127.0.0.1:9")
+
+
+def test_public_bind_needs_key_and_tls():
+    for listen in ("0.0.0.0:0", "[::]:0"):
+        one_error(trireme("serve", SMOLLM2, "--listen", listen, timeout=20), 78, "TLS")
+    with tempfile.TemporaryDirectory() as d:
+        key = pathlib.Path(d) / "keys"
+        key.write_text("secret\n")
+        os.chmod(key, 0o644)
+        one_error(trireme("serve", SMOLLM2, "--api-key-file", key, timeout=20), 78, "chmod")
+
+
+def test_plan():
+    r = trireme("plan", SMOLLM2, "--cluster", ROOT / "deploy/clusters/two-cpu-boxes.yaml")
+    assert r.returncode == 0 and "alone" in r.stdout and "stage 0" in r.stdout, r
+    plan = json.loads(trireme("plan", SMOLLM2, "--cluster", ROOT / "deploy/clusters/two-cpu-boxes.yaml",
+                              "--stages", "2", "--json").stdout)
+    layers = [s["layers"] for s in plan["stages"]]
+    assert layers[0][0] == 0 and layers[0][1] == layers[1][0] and layers[1][1] == 30, plan
+
+
+def test_bench():
+    r = trireme("bench", SMOLLM2, "--batch", "1,2", "--prompt", "32", "--tokens", "4", "--json")
+    rows = json.loads(r.stdout)["rows"]
+    assert [x["batch"] for x in rows] == [1, 2] and all(x["decode_tok_s"] > 0 for x in rows), r.stdout
+    r = trireme("bench", SMOLLM2, "--batch", "1", "--prompt", "32", "--tokens", "4")
+    assert "of read bandwidth" in r.stdout
+
+
+def test_status_and_chat():
+    with Cluster(SMOLLM2, local=2) as c:
+        url = f"http://127.0.0.1:{c.port}"
+        r = trireme("chat", "What is the capital of Japan? Answer in one sentence.", "--greedy", "--max-tokens", "20",
+                    "--url", url)
+        assert r.returncode == 0 and "Tokyo" in r.stdout, r
+        r = trireme("status", "--url", url)
+        for word in ("lane 0: ready", "stage 0", "stage 1", "local-1", "links", "kv"):
+            assert word in r.stdout, (word, r.stdout)
+        assert json.loads(trireme("status", "--json", "--url", url).stdout)["state"] == "ready"
+
+
+def test_tokens_are_secret_and_single_use():
+    with tempfile.TemporaryDirectory() as d:
+        state = pathlib.Path(d) / "state"
+        r = trireme("token", "new", "--state", state)
+        assert r.returncode == 0 and r.stdout.startswith("trireme1."), r
+        again = trireme("token", "new", "--state", state, "--out", state / "t")
+        assert again.returncode == 0 and not again.stdout
+        assert (state / "t").stat().st_mode & 0o777 == 0o600 and state.stat().st_mode & 0o777 == 0o700
+        for f in state.rglob("*"):
+            if f.is_file():
+                assert f.stat().st_mode & 0o077 == 0, f
+        secret = r.stdout.strip().split(".")[2]
+        assert not any(secret in f.name or secret.encode() in f.read_bytes()
+                       for f in state.rglob("*") if f.is_file()), "the token's secret lies in the state folder"
+        (state / "ca.key").chmod(0o644)
+        one_error(trireme("token", "new", "--state", state), 78, "chmod")
+
+
+def test_worker_without_a_valid_token_is_refused():
+    with Cluster(SMOLLM2, workers=["a"]) as c:
+        for token in ("", "nonsense", "trireme1." + "0" * 64 + "." + "0" * 32):
+            f = c.dir / "bad-token"
+            f.write_text(token)
+            f.chmod(0o600)
+            r = subprocess.Popen([PROGRAM, "worker", "--join", f"127.0.0.1:{c.join_port}", "--token-file", f, "--name", "evil",
+                                  "--state", c.dir / "evil", "--model", SMOLLM2, "--no-measure"], stderr=subprocess.PIPE, text=True)
+            try:
+                r.wait(3)
+                assert r.returncode != 0
+            except subprocess.TimeoutExpired:
+                r.terminate()
+                r.wait()
+            assert "evil" not in [w["name"] for w in c.status()["workers"]]
+        # A used token is worth nothing to another worker.
+        r = subprocess.Popen([PROGRAM, "worker", "--join", f"127.0.0.1:{c.join_port}", "--token-file", c.dir / "token-a", "--name",
+                              "evil", "--state", c.dir / "evil", "--model", SMOLLM2, "--no-measure"], stderr=subprocess.PIPE, text=True)
+        try:
+            r.wait(3)
+        except subprocess.TimeoutExpired:
+            r.terminate()
+            r.wait()
+        assert "evil" not in [w["name"] for w in c.status()["workers"]]
+        assert len(c.complete([1, 2, 3], max_tokens=2)["choices"]) == 1
+
+
+run([test_usage_errors_are_2, test_bad_models_are_78, test_no_server_says_so, test_public_bind_needs_key_and_tls, test_plan,
+     test_bench, test_status_and_chat, test_tokens_are_secret_and_single_use,
+     test_worker_without_a_valid_token_is_refused])

@@ -1,0 +1,579 @@
+// Ports over UCX between processes: every size arrives whole, and a peer that is killed, stopped or
+// lying neither crashes nor holds up the other. The peers are this program again ("peer MODE ..."),
+// started afresh, because UCX does not survive a fork.
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "proto/link/link_ucx.c" // to send what port_send would not
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MAX_BYTES = 4 << 20, N_FRAME = 6, EPOCH = 3 };
+
+static const char SHM[] = "self,posix,sysv", TCP[] = "self,tcp", BOTH[] = "self,posix,sysv,tcp";
+
+static struct port_config config(const char *transports)
+{
+    return (struct port_config){.road = ROAD_UCX,
+                                .epoch = EPOCH,
+                                .key = {9, 8, 7},
+                                .n_frame = N_FRAME,
+                                .max_bytes = MAX_BYTES,
+                                .transports = transports};
+}
+
+// Payload of frame `step`: no two are alike, and a shifted one shows.
+static void fill(uint32_t *p, uint64_t bytes, uint64_t step)
+{
+    for (uint64_t i = 0; i < bytes / 4; i++)
+        p[i] = (uint32_t)(i * 2654435761u + step * 40503u + 1);
+}
+
+static bool is_filled(const uint32_t *p, uint64_t bytes, uint64_t step)
+{
+    for (uint64_t i = 0; i < bytes / 4; i++)
+        if (p[i] != (uint32_t)(i * 2654435761u + step * 40503u + 1)) return false;
+    return true;
+}
+
+static struct frame activations(uint64_t step, uint64_t bytes, void *payload)
+{
+    return (struct frame){.kind = FRAME_ACTIVATIONS,
+                          .dtype = DT_F32,
+                          .epoch = EPOCH,
+                          .step = step,
+                          .n_row = 1,
+                          .n_col = (uint32_t)(bytes / 4),
+                          .bytes = bytes,
+                          .payload = payload};
+}
+
+static bool write_whole(int fd, const void *p, size_t n)
+{
+    return write(fd, p, n) == (ssize_t)n;
+}
+
+static bool read_whole(int fd, void *p, size_t n)
+{
+    for (size_t got = 0; got < n;) {
+        ssize_t r = read(fd, (char *)p + got, n - got);
+        if (r <= 0) return false;
+        got += (size_t)r;
+    }
+    return true;
+}
+
+static bool swap_addresses(int fd, struct port *p, uint32_t stage)
+{
+    const uint8_t *mine;
+    uint8_t theirs[WIRE_ADDRESS_MAX];
+    uint32_t n_mine, n_theirs;
+    struct err_text why;
+    port_address(p, &mine, &n_mine);
+    return write_whole(fd, &n_mine, 4) && write_whole(fd, mine, n_mine) &&
+           read_whole(fd, &n_theirs, 4) && n_theirs <= sizeof theirs &&
+           read_whole(fd, theirs, n_theirs) &&
+           port_connect(p, stage, theirs, n_theirs, &why) == OK;
+}
+
+// -- the peer --
+
+static bool is_over(int fd)
+{
+    char c;
+    return recv(fd, &c, 1, MSG_DONTWAIT | MSG_PEEK) == 0;
+}
+
+// Answers frame n with frame n; sleeps when there is nothing to do.
+static void peer_echo(struct port *p, int fd)
+{
+    uint64_t step = 0;
+    while (!is_over(fd) && port_progress(p, NULL) == OK) {
+        struct frame *f = port_find(p, FRAME_ACTIVATIONS, step);
+        if (f) {
+            while (port_send(p, 0, f) == ERR_AGAIN)
+                port_progress(p, NULL);
+            port_give(p, f);
+            step++;
+        } else if (port_arm(p) == OK) {
+            struct pollfd fds[2] = {{.fd = port_fd(p), .events = POLLIN},
+                                    {.fd = fd, .events = POLLIN | POLLRDHUP}};
+            poll(fds, 2, 1000);
+        }
+    }
+}
+
+// Sends as much as it can, and takes what comes.
+static void peer_stream(struct port *p, int fd, uint64_t bytes)
+{
+    uint32_t *payload = calloc(1, MAX_BYTES);
+    for (uint64_t step = 0, want = 0; !is_over(fd) && port_progress(p, NULL) == OK;) {
+        struct frame f = activations(step, bytes, payload);
+        if (port_send(p, 0, &f) == OK) step++;
+        struct frame *g = port_find(p, FRAME_ACTIVATIONS, want);
+        if (!g) continue;
+        port_give(p, g);
+        want++;
+    }
+    free(payload);
+}
+
+// Takes nothing until told to, then everything in order; says how many were right.
+static void peer_hold(struct port *p, int fd, uint64_t n)
+{
+    char go;
+    uint64_t n_right = 0;
+    if (!read_whole(fd, &go, 1)) return;
+    for (uint64_t step = 0; step < n && !is_over(fd) && port_progress(p, NULL) == OK;) {
+        struct frame *f = port_find(p, FRAME_ACTIVATIONS, step);
+        if (!f) continue;
+        n_right += is_filled(f->payload, f->bytes, step);
+        port_give(p, f);
+        step++;
+    }
+    write_whole(fd, &n_right, sizeof n_right);
+    while (!is_over(fd))
+        port_progress(p, NULL);
+}
+
+static void raw_send(struct ucx_port *p, struct frame *f, int flip_header, bool flip_payload,
+                     uint64_t bytes)
+{
+    struct ucx_send *s;
+    while (!(s = send_take(p)))
+        ucp_worker_progress(p->worker);
+    fill((uint32_t *)s->payload, f->bytes, f->step);
+    f->payload = s->payload;
+    frame_pack(f, p->port.key, s->header);
+    if (flip_header >= 0) s->header[flip_header] ^= 1;
+    if (flip_payload) s->payload[f->bytes / 2] ^= 1;
+    send_start(s, p->peers[0].ep, bytes, 0);
+}
+
+// Bad ones of both ways of sending (by copy, by rendezvous), then one good frame.
+static void peer_lie(struct port *port, int fd)
+{
+    struct ucx_port *p = (struct ucx_port *)port;
+    static const uint64_t sizes[] = {64, 1 << 20};
+    for (int i = 0; i < 2; i++) {
+        uint64_t n = sizes[i];
+        struct frame f = activations(1, n, NULL);
+        raw_send(p, &f, 60, false, n); // MAC
+        raw_send(p, &f, 16, false, n); // step
+        raw_send(p, &f, 0, false, n);  // magic
+        raw_send(p, &f, -1, true, n);  // payload
+        raw_send(p, &f, -1, false, n / 2);
+        raw_send(p, &f, -1, false, n * 2);
+        f.epoch = EPOCH - 1;
+        raw_send(p, &f, -1, false, n);
+        f = activations(1, n, NULL);
+        p->port.key[0] ^= 1;
+        raw_send(p, &f, -1, false, n);
+        p->port.key[0] ^= 1;
+    }
+    struct frame large = activations(1, MAX_BYTES + 64, NULL); // the sender has the room
+    raw_send(p, &large, -1, false, MAX_BYTES + 64);
+    struct frame ping = {.kind = FRAME_PING, .dtype = DT_F32, .epoch = EPOCH};
+    raw_send(p, &ping, -1, false, 0); // without a way to answer
+    struct frame good = activations(2, 64, NULL);
+    raw_send(p, &good, -1, false, 64);
+    while (!is_over(fd))
+        port_progress(port, NULL);
+}
+
+static int peer_main(char **argv)
+{
+    const char *mode = argv[2], *transports = argv[3];
+    int fd = atoi(argv[4]);
+    uint64_t n = strtoull(argv[5], NULL, 10);
+    struct port_config c = config(transports);
+    if (strcmp(mode, "lie") == 0) c.max_bytes *= 2;
+    struct port *p;
+    struct err_text why;
+    log_set_who("peer");
+    if (port_open(&c, &p, &why) || !swap_addresses(fd, p, 0)) return 3;
+    if (strcmp(mode, "echo") == 0) peer_echo(p, fd);
+    if (strcmp(mode, "stream") == 0) peer_stream(p, fd, n);
+    if (strcmp(mode, "hold") == 0) peer_hold(p, fd, n);
+    if (strcmp(mode, "lie") == 0) peer_lie(p, fd);
+    port_close(p);
+    return 0;
+}
+
+// -- this side --
+
+struct side {
+    struct port *port;
+    pid_t pid;
+    int fd;
+    uint32_t *buf;
+};
+
+static void open_side(struct side *s, const char *transports, const char *mode, uint64_t n)
+{
+    int fds[2];
+    char fd_text[16], n_text[32];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    fcntl(fds[0], F_SETFD, FD_CLOEXEC);
+    snprintf(fd_text, sizeof fd_text, "%d", fds[1]);
+    snprintf(n_text, sizeof n_text, "%llu", (unsigned long long)n);
+    char *argv[] = {"ucx_test", "peer", (char *)mode, (char *)transports, fd_text, n_text, NULL};
+    assert_int_equal(posix_spawn(&s->pid, "/proc/self/exe", NULL, NULL, argv, environ), 0);
+    close(fds[1]);
+    s->fd = fds[0];
+    s->buf = malloc(MAX_BYTES);
+    struct port_config c = config(transports);
+    struct err_text why = {{0}};
+    if (port_open(&c, &s->port, &why)) fail_msg("%s", why.s);
+    if (!swap_addresses(s->fd, s->port, 1)) fail_msg("no peer");
+}
+
+// Closing takes no longer than this, whatever state the peer is in.
+static void close_side(struct side *s, int want_exit)
+{
+    int status;
+    int64_t from = clock_now_us();
+    port_close(s->port);
+    int64_t took = clock_now_us() - from;
+    if (took > 200000) fail_msg("port_close took %lld us", (long long)took);
+    close(s->fd);
+    if (want_exit < 0) kill(s->pid, SIGKILL);
+    assert_int_equal(waitpid(s->pid, &status, 0), s->pid);
+    if (want_exit >= 0) assert_true(WIFEXITED(status) && WEXITSTATUS(status) == want_exit);
+    free(s->buf);
+}
+
+static void round_trips(const char *transports, const char *want_name)
+{
+    struct side s;
+    struct err_text why = {{0}};
+    open_side(&s, transports, "echo", 0);
+    uint64_t step = 0, bytes_out = 0;
+    for (uint64_t bytes = 64; bytes <= MAX_BYTES; bytes *= 4) {
+        int n = bytes >= 1 << 20 ? 20 : 300;
+        int64_t best = INT64_MAX;
+        for (int i = 0; i < n; i++, step++) {
+            fill(s.buf, bytes, step);
+            struct frame f = activations(step, bytes, s.buf), *g;
+            int64_t from = clock_now_us();
+            assert_int_equal(port_send(s.port, 1, &f), OK);
+            bytes_out += bytes + 64;
+            while (!(g = port_find(s.port, FRAME_ACTIVATIONS, step)))
+                if (port_progress(s.port, &why)) fail_msg("%s", why.s);
+            int64_t took = clock_now_us() - from;
+            if (took < best) best = took;
+            assert_int_equal((uintptr_t)g->payload % 64, 0);
+            assert_true(g->bytes == bytes && g->epoch == EPOCH && g->n_col == bytes / 4);
+            if (!is_filled(g->payload, bytes, step)) fail_msg("step %d differs", (int)step);
+            port_give(s.port, g);
+        }
+        print_message("%s: %8llu bytes: %.1f us one way, %.2f GB/s\n", want_name,
+                      (unsigned long long)bytes, (double)best / 2,
+                      (double)bytes / 1e3 / ((double)best / 2));
+    }
+    struct port_stats st = port_stats_get(s.port);
+    assert_true(st.frames_out == step && st.frames_in == step && st.dropped == 0);
+    assert_true(st.bytes_out == bytes_out && st.bytes_in == bytes_out);
+    assert_string_equal(port_transport(s.port), want_name);
+    double latency_us, bytes_per_s;
+    assert_int_equal(port_measure(s.port, 1, 200, &latency_us, &bytes_per_s), OK);
+    print_message("%s: measured %.1f us, %.2f GB/s\n", want_name, latency_us, bytes_per_s / 1e9);
+    assert_true(latency_us > 0 && latency_us < 50000 && bytes_per_s > 1e6);
+    close_side(&s, 0);
+}
+
+static void test_shared_memory(void **state)
+{
+    (void)state;
+    round_trips(BOTH, "ucx shm");
+}
+
+static void test_tcp(void **state)
+{
+    (void)state;
+    round_trips(TCP, "ucx tcp");
+}
+
+// The receiver sleeps; more is sent than it has room for; all of it arrives.
+static void hold(const char *transports, uint64_t bytes)
+{
+    enum { N = 40 };
+    struct side s;
+    struct err_text why;
+    open_side(&s, transports, "hold", N);
+    uint64_t step = 0, n_right = 0;
+    for (int64_t until = clock_now_us() + 300000; clock_now_us() < until && step < N_FRAME;) {
+        fill(s.buf, bytes, step);
+        struct frame f = activations(step, bytes, s.buf);
+        err_t e = port_send(s.port, 1, &f);
+        assert_true(e == OK || e == ERR_AGAIN);
+        if (e == OK) step++;
+        assert_int_equal(port_progress(s.port, &why), OK);
+    }
+    assert_true(step >= 1);
+    assert_true(write_whole(s.fd, "g", 1));
+    // Not more at once than sender and receiver hold together: short frames are not sent back.
+    for (int64_t until = clock_now_us() + 20000000; step < N && clock_now_us() < until;) {
+        fill(s.buf, bytes, step);
+        struct frame f = activations(step, bytes, s.buf);
+        if (port_send(s.port, 1, &f) == OK) step++;
+        port_progress(s.port, NULL);
+        usleep(300);
+    }
+    assert_int_equal(step, N);
+    struct pollfd p = {.fd = s.fd, .events = POLLIN};
+    for (int64_t until = clock_now_us() + 20000000; poll(&p, 1, 0) == 0;) {
+        assert_true(clock_now_us() < until);
+        port_progress(s.port, NULL);
+    }
+    assert_true(read_whole(s.fd, &n_right, sizeof n_right));
+    assert_int_equal(n_right, N);
+    close_side(&s, 0);
+}
+
+static void test_slow_receiver(void **state)
+{
+    (void)state;
+    hold(SHM, 4096);
+    hold(SHM, 1 << 20);
+    hold(TCP, 4096);
+    hold(TCP, 1 << 20);
+}
+
+// More short frames than the receiver will ever keep: dropped and counted, not hoarded.
+static void test_flood(void **state)
+{
+    (void)state;
+    struct side s;
+    open_side(&s, TCP, "stream", 64);
+    for (int64_t until = clock_now_us() + 300000; clock_now_us() < until;)
+        port_progress(s.port, NULL); // and nothing is given back
+    struct port_stats st = port_stats_get(s.port);
+    assert_int_equal(st.frames_in, N_FRAME);
+    assert_true(st.dropped > 100);
+    struct frame *f = port_find(s.port, FRAME_ACTIVATIONS, 0);
+    assert_non_null(f);
+    port_give(s.port, f);
+    close_side(&s, 0);
+}
+
+// -- death --
+
+static void kill_peer(const char *transports, const char *mode, uint64_t bytes, int after_us)
+{
+    struct side s;
+    struct err_text why = {{0}};
+    open_side(&s, transports, mode, bytes);
+    uint64_t step = 0, want = 0;
+    int64_t from = clock_now_us(), killed = 0, noticed = 0, slowest = 0;
+    int n_link = 0;
+    while (clock_now_us() - from < after_us + 1500000 && !(noticed && n_link > 3)) {
+        int64_t t = clock_now_us();
+        if (!killed && t - from > after_us) {
+            kill(s.pid, SIGKILL);
+            killed = t;
+        }
+        struct frame f = activations(step, bytes, s.buf);
+        err_t e = port_send(s.port, 1, &f);
+        if (e == OK) step++;
+        assert_true(e == OK || e == ERR_AGAIN || e == ERR_LINK);
+        if (e == ERR_LINK) n_link++;
+        e = port_progress(s.port, &why);
+        assert_true(e == OK || e == ERR_LINK);
+        assert_true(killed || e == OK);
+        if (e && !noticed) noticed = clock_now_us();
+        struct frame *g = port_find(s.port, FRAME_ACTIVATIONS, want);
+        if (g) {
+            port_give(s.port, g);
+            want++;
+        }
+        int64_t took = clock_now_us() - t;
+        if (took > slowest) slowest = took;
+    }
+    if (noticed) {
+        assert_non_null(strstr(why.s, "stage 1"));
+        print_message("%s %s %llu bytes: killed, noticed after %.1f ms, slowest turn %.1f ms\n",
+                      transports, mode, (unsigned long long)bytes,
+                      (double)(noticed - killed) / 1e3, (double)slowest / 1e3);
+    } else {
+        print_message("%s %s %llu bytes: killed, not noticed in 1.5 s, slowest turn %.1f ms\n",
+                      transports, mode, (unsigned long long)bytes, (double)slowest / 1e3);
+    }
+    assert_true(slowest < 500000);
+    close_side(&s, -1);
+}
+
+static void test_killed_peer(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        kill_peer(BOTH, "echo", 64, 20000 + i * 777);
+        kill_peer(BOTH, "stream", 1 << 20, 20000 + i * 3777);
+        kill_peer(TCP, "echo", 64, 20000 + i * 777);
+        kill_peer(TCP, "stream", 1 << 20, 20000 + i * 3777);
+        kill_peer(TCP, "stream", MAX_BYTES, 15000 + i * 3777);
+    }
+}
+
+// A stopped peer is never noticed: sends pile up and every call returns.
+static void stop_peer(const char *transports, const char *mode, uint64_t bytes)
+{
+    struct side s;
+    open_side(&s, transports, mode, bytes);
+    for (int64_t until = clock_now_us() + 30000; clock_now_us() < until;)
+        assert_int_equal(port_progress(s.port, NULL), OK);
+    kill(s.pid, SIGSTOP);
+    err_t e = OK;
+    uint64_t n = 0;
+    int64_t slowest = 0;
+    for (int64_t until = clock_now_us() + 400000; clock_now_us() < until;) {
+        int64_t t = clock_now_us();
+        struct frame f = activations(n, bytes, s.buf);
+        e = port_send(s.port, 1, &f);
+        if (e == OK) n++;
+        assert_true(e == OK || e == ERR_AGAIN);
+        assert_int_equal(port_progress(s.port, NULL), OK);
+        if (clock_now_us() - t > slowest) slowest = clock_now_us() - t;
+    }
+    print_message("%s %s %llu bytes: stopped, %llu sent, then %s, slowest turn %.1f ms\n",
+                  transports, mode, (unsigned long long)bytes, (unsigned long long)n, err_name(e),
+                  (double)slowest / 1e3);
+    assert_int_equal(e, bytes > 64 ? ERR_AGAIN : e);
+    double latency_us, bytes_per_s;
+    int64_t from = clock_now_us();
+    assert_int_equal(port_measure(s.port, 1, 100, &latency_us, &bytes_per_s), ERR_TIMEOUT);
+    assert_true(clock_now_us() - from < 400000);
+    close_side(&s, -1);
+}
+
+static void test_stopped_peer(void **state)
+{
+    (void)state;
+    stop_peer(BOTH, "echo", 64);
+    stop_peer(BOTH, "echo", 1 << 20);
+    stop_peer(BOTH, "stream", 1 << 20);
+    stop_peer(TCP, "echo", 64);
+    stop_peer(TCP, "echo", 1 << 20);
+    stop_peer(TCP, "stream", 1 << 20);
+}
+
+// Closing in the middle of everything, with a peer that is well.
+static void test_close_under_way(void **state)
+{
+    (void)state;
+    const char *const roads[] = {BOTH, TCP};
+    for (int i = 0; i < 20; i++) {
+        struct side s;
+        open_side(&s, roads[i % 2], "stream", i % 5 ? 1 << 20 : 4096);
+        for (int64_t until = clock_now_us() + 5000 + i * 1000; clock_now_us() < until;) {
+            struct frame f = activations(0, 1 << 20, s.buf);
+            port_send(s.port, 1, &f);
+            port_progress(s.port, NULL);
+        }
+        close_side(&s, 0);
+    }
+}
+
+// -- lies --
+
+static void lies(const char *transports)
+{
+    struct side s;
+    struct err_text why = {{0}};
+    open_side(&s, transports, "lie", 0);
+    struct frame *f = NULL;
+    for (int64_t until = clock_now_us() + 10000000; clock_now_us() < until;) {
+        if (port_progress(s.port, &why)) fail_msg("%s", why.s);
+        if (!f) f = port_find(s.port, FRAME_ACTIVATIONS, 2);
+        if (f && port_stats_get(s.port).dropped >= 18) break;
+    }
+    assert_non_null(f);
+    assert_true(is_filled(f->payload, 64, 2));
+    assert_null(port_find(s.port, FRAME_ACTIVATIONS, 1));
+    port_give(s.port, f);
+    assert_int_equal(port_stats_get(s.port).dropped, 18);
+    assert_int_equal(port_stats_get(s.port).frames_in, 1);
+    close_side(&s, 0);
+}
+
+static void test_lies(void **state)
+{
+    (void)state;
+    lies(BOTH);
+    lies(TCP);
+}
+
+static void test_configurations(void **state)
+{
+    (void)state;
+    struct port *p;
+    struct err_text why;
+    struct port_config c = config("no-such-transport");
+    assert_int_equal(port_open(&c, &p, &why), ERR_SYSTEM);
+    c = config(TCP);
+    c.devices = "no-such-device0";
+    assert_int_equal(port_open(&c, &p, &why), ERR_SYSTEM);
+    c = config(NULL);
+    assert_int_equal(port_open(&c, &p, &why), OK);
+    struct frame f = activations(1, 64, NULL);
+    assert_int_equal(port_send(p, 1, &f), ERR_NOT_FOUND);
+    assert_int_equal(port_connect(p, 1, (const uint8_t *)"short", 5, &why), ERR_LINK_PROTOCOL);
+    assert_int_equal(port_connect(p, 1, (const uint8_t *)"trf-portxxxxxxxxxxxx", 20, &why),
+                     ERR_LINK_PROTOCOL);
+    // UCX's handlers for crashes would hide ours and the system's.
+    struct sigaction sa;
+    sigaction(SIGSEGV, NULL, &sa);
+    sigaction(SIGBUS, NULL, &sa);
+    port_close(p);
+}
+
+static int n_fds(void)
+{
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+static void test_no_leaks(void **state)
+{
+    (void)state;
+    struct port_config c = config(NULL);
+    struct port *p;
+    c.max_bytes = 4096;
+    assert_int_equal(port_open(&c, &p, NULL), OK);
+    port_close(p);
+    int before = n_fds();
+    int64_t from = clock_now_us();
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(port_open(&c, &p, NULL), OK);
+        port_close(p);
+    }
+    print_message("open and close: %.1f ms\n", (double)(clock_now_us() - from) / 5e3);
+    assert_int_equal(n_fds(), before);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 6 && strcmp(argv[1], "peer") == 0) return peer_main(argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shared_memory),   cmocka_unit_test(test_tcp),
+        cmocka_unit_test(test_slow_receiver),   cmocka_unit_test(test_flood),
+        cmocka_unit_test(test_killed_peer),     cmocka_unit_test(test_stopped_peer),
+        cmocka_unit_test(test_close_under_way), cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_configurations),  cmocka_unit_test(test_no_leaks),
+    };
+    if (argc == 2) cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
