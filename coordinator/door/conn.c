@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 // A body may go on for longer than its deadline while it comes at least this fast.
-enum { BODY_BYTES_PER_MS = 64 };
+enum { BODY_BYTES_PER_MS = 64, UNSENT_BYTES = 128 << 10 };
 
 static struct auth_addr addr_of(const struct sockaddr *sa)
 {
@@ -59,6 +59,9 @@ static void opened(struct door *d, struct MHD_Connection *mhd, void **socket_con
     c->mhd = mhd;
     c->fd = fd ? fd->connect_fd : -1;
     c->addr = addr_of(sa ? sa->client_addr : NULL);
+    // What a caller does not take stays here, where it is counted, not in megabytes of the kernel's.
+    int unsent = UNSENT_BYTES;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
     conn_set(c, CONN_HEADERS);
     list_push_back(&d->conns, &c->node);
     d->n_conn++;

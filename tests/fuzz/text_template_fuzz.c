@@ -9,7 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char conversation[] =
     "[{\"role\":\"system\",\"content\":\"be "
-    "<|brief|>\"},{\"role\":\"user\",\"content\":\"h\xc3\xa9llo\"},"
+    "<|short|>\"},{\"role\":\"user\",\"content\":\"h\xc3\xa9llo\"},"
     "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"1\",\"type\":\"function\","
     "\"function\":{\"name\":\"f\",\"arguments\":{\"a\":1,\"b\":[1.5,true,null,\"x\"]}}}]},"
     "{\"role\":\"tool\",\"content\":[{\"type\":\"text\",\"text\":\"ok\"}]}]";

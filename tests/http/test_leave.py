@@ -84,18 +84,21 @@ def _(door):
     # The door holds a bounded amount for it, and lets go.
     base = door.rss_kb()
     s = send(door, rcvbuf=4096, stream=True, ignore_eos=True, logprobs=True, top_logprobs=20)
+    within(1, "running", lambda: door.metric("mock_requests_total") >= 2)
     within(5, "let go", lambda: door.metric("mock_running") == 0)
     assert door.rss_kb() - base < 24 << 10, door.rss_kb() - base
     within(3, "closed", lambda: door.metric("trireme_http_connections") <= 1)
     s.close()
 
 
-@case("H20_never_reads_slow_tokens", "--ctx", "200000", "--write-ms", "1500", "--per-turn", "64",
+@case("H20_never_reads_slow_tokens", "--ctx", "200000", "--write-ms", "1500", "--per-turn", "16",
       "--step-us", "20000")
 def _(door):
     # Less than the buffer's limit, but nothing of it is taken: the write deadline.
-    s = send(door, rcvbuf=4096, stream=True, ignore_eos=True)
-    within(10, "let go", lambda: door.metric("mock_running") == 0)
+    s = send(door, rcvbuf=4096, stream=True, ignore_eos=True, logprobs=True, top_logprobs=2)
+    within(1, "running", lambda: door.metric("mock_running") == 1)
+    within(20, "let go", lambda: door.metric("mock_running") == 0)
+    assert door.metric("trireme_http_too_slow_total") == 1, "for another reason"
     s.close()
 
 

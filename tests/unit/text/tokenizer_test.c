@@ -271,8 +271,8 @@ static struct tokenizer *open_fixture(const char *name)
 {
     char path[4096];
     struct err_text why = {""};
-    struct gguf *g;
-    struct tokenizer *t;
+    struct gguf *g = NULL;
+    struct tokenizer *t = NULL;
     const char *dir = getenv("TRIREME_FIXTURES");
     snprintf(path, sizeof path, "%s/tokenizers/%s/vocab.gguf", dir ? dir : "../shared/fixtures",
              name);
