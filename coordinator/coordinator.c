@@ -255,8 +255,7 @@ static void begin_drain(struct coordinator *c, int64_t now)
 {
     log_info("shutting down: running requests have %u s", c->config.drain_ms / 1000);
     c->is_draining = true;
-    c->drain_us = now;
-    if (c->door) door_drain(c->door);
+    c->drain_us = now; // new callers are answered 503 until the door closes
 }
 
 // True: nothing is left to wait for.
@@ -266,7 +265,10 @@ static bool is_drained(struct coordinator *c, int64_t now)
         flow_fail_all(c, ERR_CAPACITY, "the server shut down before this request was done",
                       COORDINATOR_RETRY_S);
     if (!flow_is_idle(c)) return false;
-    if (!c->parting_us) c->parting_us = now;
+    if (!c->parting_us) {
+        c->parting_us = now;
+        if (c->door) door_drain(c->door);
+    }
     return !c->door || door_n_active(c->door) == 0 ||
            now - c->parting_us >= COORDINATOR_PARTING_MS * 1000;
 }

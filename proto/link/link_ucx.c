@@ -4,6 +4,7 @@
 #include "proto/base/log.h"
 #include "proto/wire/wire.h"
 
+#include <net/if.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,13 +24,16 @@
 //   peer, and closing by force is not allowed. Of the shared memory transports only posix can live
 //   with that mode, and only when told so (MM_ERROR_HANDLING); sysv is left out by UCX. Neither
 //   latency nor bandwidth suffers from it.
+// - Nothing is sent from our memory directly (ZCOPY_THRESH): with it, closing by force while such a
+//   send is under way fails an assertion inside UCX ("comp->count > 0"), which ends the process. The
+//   large TCP segments make up for the copy.
 // - UCX notices a killed peer (TCP: at once; shared memory: at the next keepalive round), a stopped
 //   one never. Nothing here waits for it: closing is bounded, and everything else returns.
 
 enum {
     AM_FRAME = 1,
-    // Over TCP a frame of 16 KB takes 14 us one way as eager and 26 us by rendezvous; from 64 KB on
-    // there is no difference. (Above one segment of 8 KB the receiving UCX allocates.)
+    // Over TCP a frame of 16 KB takes 14 us one way as eager and 26 us by rendezvous; above 64 KB
+    // there is no difference. (In shared memory the receiving UCX allocates above 8 KB.)
     EAGER_MAX = 65536,
     PROGRESS_ROUNDS_MAX = 64, // work is left for the next call after this, so that none takes long
     FLUSH_MS = 50,            // port_close: for sends that may still go out
@@ -467,8 +471,12 @@ static ucs_status_t context_open(struct ucx_port *p, const struct port_config *c
         {"TLS", transports, NULL},
         {"NET_DEVICES", c->devices ? c->devices : "lo", NULL},
         {"KEEPALIVE_INTERVAL", "1s", NULL},
+        {"ZCOPY_THRESH", "inf", NULL},
+        {"RNDV_SCHEME", "am", NULL},
         {"MM_ERROR_HANDLING", "y", "posix"},
         {"CONN_NB", "y", "tcp"}, // otherwise connecting to a silent host blocks
+        {"TX_SEG_SIZE", "128kb", "tcp"},
+        {"RX_SEG_SIZE", "256kb", "tcp"},
     };
     ucp_config_t *config;
     ucs_status_t st = ucp_config_read(NULL, NULL, &config);
@@ -536,10 +544,29 @@ static err_t buffers_open(struct ucx_port *p, const struct port_config *c)
     return OK;
 }
 
+// UCX would only warn and go on without a network.
+static err_t devices_check(const char *devices, struct err_text *why)
+{
+    char name[IF_NAMESIZE];
+    for (const char *at = devices; *at;) {
+        size_t n = strcspn(at, ",");
+        // "mlx5_0:1" is a port of an RDMA device, of which the system knows another name.
+        if (!memchr(at, ':', n)) {
+            snprintf(name, sizeof name, "%.*s", (int)n, at);
+            if (n >= sizeof name || if_nametoindex(name) == 0)
+                return err_say(why, ERR_CONFIG, "there is no network device %.*s", (int)n, at);
+        }
+        at += n + (at[n] == ',');
+    }
+    return OK;
+}
+
 err_t link_ucx_open(const struct port_config *c, struct port **out, struct err_text *why)
 {
     static pthread_once_t tame_once = PTHREAD_ONCE_INIT;
     pthread_once(&tame_once, ucx_tame);
+    err_t e = c->devices ? devices_check(c->devices, why) : OK;
+    if (e) return e;
     struct ucx_port *p = calloc(1, sizeof *p);
     if (!p) return err_say(why, ERR_MEMORY, "port: no memory");
     list_init(&p->send_free);
@@ -547,7 +574,7 @@ err_t link_ucx_open(const struct port_config *c, struct port **out, struct err_t
     p->port.epoch = c->epoch;
     p->port.pool = &p->pool;
     memcpy(p->port.key, c->key, sizeof p->port.key);
-    err_t e = buffers_open(p, c);
+    e = buffers_open(p, c);
     if (e) {
         err_say(why, e, "port: no memory for %u frames of %llu bytes", c->n_frame,
                 (unsigned long long)c->max_bytes);

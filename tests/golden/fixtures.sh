@@ -1,6 +1,6 @@
 #!/bin/sh
-# The tiny GGUF checkpoints of the fixtures whose architecture and types this build computes, in both
-# precisions, whole and in 2 stages.
+# Every tiny GGUF checkpoint of the fixtures in both precisions, whole and in 3 stages. A kind of
+# model that this build refuses is told and left out; at least one must compare.
 set -u
 fixtures=${TRIREME_FIXTURES:-../shared/fixtures}
 golden=${TRIREME_BUILD:-build}/tests/golden
@@ -8,10 +8,16 @@ if [ ! -d "$fixtures/gguf" ]; then
     echo "SKIPPED: no fixtures at $fixtures"
     exit 77
 fi
-bad=0
-for t in F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K_M; do
+bad=0 compared=0
+for dir in "$fixtures"/gguf/*/; do
     for precision in exact fast; do
-        "$golden" --precision $precision --stages 2 "$fixtures/gguf/llama-$t" || bad=1
+        "$golden" --precision $precision --stages 3 --threads 2 "${dir%/}"
+        case $? in
+        0) compared=$((compared + 1)) ;;
+        77) ;;
+        *) bad=$((bad + 1)) ;;
+        esac
     done
 done
-exit $bad
+echo "$compared comparisons good, $bad bad"
+[ $bad = 0 ] && [ $compared -gt 0 ]

@@ -148,8 +148,10 @@ class Door:
         assert code == 0, f"door_mock ended with {code}: {text[-2000:]}"
         return text
 
-    def connect(self, timeout=10, rcvbuf=0):
+    def connect(self, timeout=10, rcvbuf=0, source=None):
         s = socket.socket()
+        if source:
+            s.bind((source, 0))
         if rcvbuf:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         s.settimeout(timeout)
@@ -182,7 +184,7 @@ class Door:
             s.close()
         return answers, closed
 
-    def request(self, method, path, body=None, headers=None, timeout=20):
+    def request(self, method, path, body=None, headers=None, timeout=20, source=None):
         h = {"Host": f"127.0.0.1:{self.port}"}
         if self.key:
             h["Authorization"] = "Bearer " + self.key
@@ -194,7 +196,7 @@ class Door:
         h.update(headers or {})
         head = f"{method} {path} HTTP/1.1\r\n" + "".join(
             f"{k}: {v}\r\n" for k, v in h.items() if v is not None) + "\r\n"
-        s = self.connect(timeout)
+        s = self.connect(timeout, source=source)
         try:
             try:
                 s.sendall(head.encode("latin1") + (body or b""))

@@ -197,8 +197,9 @@ for _name, _unit in HOSTILE.items():
             door.chat(messages=[{"role": "user", "content": text}]).refused(
                 400, code="context_length_exceeded")
             return time.monotonic() - start
-        half = min(timed(1 << 20) for _ in range(2))
-        full = min(timed(2 << 20) for _ in range(2))
+        # Twice as much takes at most 2.5 times as long; the best of three, other work goes on here.
+        half = min(timed(1 << 20) for _ in range(3))
+        full = min(timed(2 << 20) for _ in range(3))
         assert full <= 2.5 * half + 0.1, (half, full)
         assert timed(3 << 20) < 2, "3 MiB took more than 2 s"
     case("H31_" + _name)(_run)

@@ -10,6 +10,7 @@
 #include "proto/link/link_ucx.c" // to send what port_send would not
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
@@ -93,10 +94,11 @@ static bool is_over(int fd)
     return recv(fd, &c, 1, MSG_DONTWAIT | MSG_PEEK) == 0;
 }
 
-// Answers frame n with frame n; sleeps when there is nothing to do.
+// Answers frame n with frame n; sleeps when there was nothing to do for a while.
 static void peer_echo(struct port *p, int fd)
 {
     uint64_t step = 0;
+    int64_t last = clock_now_us();
     while (!is_over(fd) && port_progress(p, NULL) == OK) {
         struct frame *f = port_find(p, FRAME_ACTIVATIONS, step);
         if (f) {
@@ -104,7 +106,8 @@ static void peer_echo(struct port *p, int fd)
                 port_progress(p, NULL);
             port_give(p, f);
             step++;
-        } else if (port_arm(p) == OK) {
+            last = clock_now_us();
+        } else if (clock_now_us() - last > 100 && port_arm(p) == OK) {
             struct pollfd fds[2] = {{.fd = port_fd(p), .events = POLLIN},
                                     {.fd = fd, .events = POLLIN | POLLRDHUP}};
             poll(fds, 2, 1000);
@@ -246,8 +249,8 @@ static void close_side(struct side *s, int want_exit)
     int64_t took = clock_now_us() - from;
     if (took > 200000) fail_msg("port_close took %lld us", (long long)took);
     close(s->fd);
-    if (want_exit < 0) kill(s->pid, SIGKILL);
-    assert_int_equal(waitpid(s->pid, &status, 0), s->pid);
+    if (want_exit < 0 && s->pid) kill(s->pid, SIGKILL);
+    if (s->pid) assert_int_equal(waitpid(s->pid, &status, 0), s->pid);
     if (want_exit >= 0) assert_true(WIFEXITED(status) && WEXITSTATUS(status) == want_exit);
     free(s->buf);
 }
@@ -375,11 +378,13 @@ static void kill_peer(const char *transports, const char *mode, uint64_t bytes, 
     open_side(&s, transports, mode, bytes);
     uint64_t step = 0, want = 0;
     int64_t from = clock_now_us(), killed = 0, noticed = 0, slowest = 0;
-    int n_link = 0;
-    while (clock_now_us() - from < after_us + 1500000 && !(noticed && n_link > 3)) {
+    int n_link = 0, status;
+    while (clock_now_us() - from < after_us + 3000000 && !(noticed && n_link > 3)) {
         int64_t t = clock_now_us();
         if (!killed && t - from > after_us) {
             kill(s.pid, SIGKILL);
+            waitpid(s.pid, &status, 0); // UCX takes a dead process that nobody reaped for alive
+            s.pid = 0;
             killed = t;
         }
         struct frame f = activations(step, bytes, s.buf);
@@ -405,7 +410,7 @@ static void kill_peer(const char *transports, const char *mode, uint64_t bytes, 
                       transports, mode, (unsigned long long)bytes,
                       (double)(noticed - killed) / 1e3, (double)slowest / 1e3);
     } else {
-        print_message("%s %s %llu bytes: killed, not noticed in 1.5 s, slowest turn %.1f ms\n",
+        print_message("%s %s %llu bytes: killed, not noticed in 3 s, slowest turn %.1f ms\n",
                       transports, mode, (unsigned long long)bytes, (double)slowest / 1e3);
     }
     assert_true(slowest < 500000);
@@ -471,7 +476,7 @@ static void test_close_under_way(void **state)
 {
     (void)state;
     const char *const roads[] = {BOTH, TCP};
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 8; i++) {
         struct side s;
         open_side(&s, roads[i % 2], "stream", i % 5 ? 1 << 20 : 4096);
         for (int64_t until = clock_now_us() + 5000 + i * 1000; clock_now_us() < until;) {
@@ -520,8 +525,9 @@ static void test_configurations(void **state)
     struct port_config c = config("no-such-transport");
     assert_int_equal(port_open(&c, &p, &why), ERR_SYSTEM);
     c = config(TCP);
-    c.devices = "no-such-device0";
-    assert_int_equal(port_open(&c, &p, &why), ERR_SYSTEM);
+    c.devices = "lo,no-such-device0";
+    assert_int_equal(port_open(&c, &p, &why), ERR_CONFIG);
+    assert_non_null(strstr(why.s, "no-such-device0"));
     c = config(NULL);
     assert_int_equal(port_open(&c, &p, &why), OK);
     struct frame f = activations(1, 64, NULL);
@@ -530,9 +536,15 @@ static void test_configurations(void **state)
     assert_int_equal(port_connect(p, 1, (const uint8_t *)"trf-portxxxxxxxxxxxx", 20, &why),
                      ERR_LINK_PROTOCOL);
     // UCX's handlers for crashes would hide ours and the system's.
-    struct sigaction sa;
-    sigaction(SIGSEGV, NULL, &sa);
-    sigaction(SIGBUS, NULL, &sa);
+    static const int signals[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE};
+    for (int i = 0; i < 4; i++) {
+        struct sigaction sa;
+        Dl_info who = {0};
+        sigaction(signals[i], NULL, &sa);
+        if (sa.sa_handler == SIG_DFL) continue;
+        dladdr((void *)sa.sa_sigaction, &who);
+        assert_true(!who.dli_fname || !strstr(who.dli_fname, "libuc")); // a sanitizer's is fine
+    }
     port_close(p);
 }
 

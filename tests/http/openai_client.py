@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""The official openai client against door_mock: openai_client.py DOOR_MOCK. Installs the package into
+build/venv once; exit 77 if that is not possible."""
+import os
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+VENV = os.path.join(ROOT, "build", "venv")
+
+
+def enter_venv():
+    python = os.path.join(VENV, "bin", "python")
+    if not os.path.exists(python):
+        made = subprocess.run([sys.executable, "-m", "venv", VENV])
+        if made.returncode:
+            print("SKIP: no virtual environment can be made here")
+            sys.exit(77)
+    if subprocess.run([python, "-c", "import openai"], capture_output=True).returncode:
+        made = subprocess.run([python, "-m", "pip", "install", "-q", "openai"], timeout=240)
+        if made.returncode:
+            print("SKIP: the openai package cannot be installed")
+            sys.exit(77)
+    os.execv(python, [python, os.path.abspath(__file__), "--inside", *sys.argv[1:]])
+
+
+def checks(client, strict, kit, openai):
+    want = "The quick brown fox jumps"
+    user = [{"role": "user", "content": "hi"}]
+
+    def whole():
+        r = client.chat.completions.create(model="mock/tiny-1", messages=user, max_tokens=5)
+        kit.eq(r.choices[0].message.content, want)
+        kit.eq((r.usage.completion_tokens, r.choices[0].finish_reason), (5, "length"))
+        assert r._request_id.startswith("req_")
+
+    def streamed():
+        parts, usage, finish = [], None, []
+        for c in client.chat.completions.create(model="mock/tiny-1", messages=user, max_tokens=5,
+                                                stream=True, n=2,
+                                                stream_options={"include_usage": True}):
+            usage = c.usage or usage
+            for choice in c.choices:
+                parts.append(choice.delta.content or "" if choice.index == 0 else "")
+                finish += [choice.finish_reason] if choice.finish_reason else []
+        kit.eq("".join(parts), want)
+        kit.eq((usage.completion_tokens, finish), (10, ["length", "length"]))
+
+    def stream_helper():
+        with client.chat.completions.stream(model="mock/tiny-1", messages=user) as s:
+            for _ in s:
+                pass
+            choice = s.get_final_completion().choices[0]
+            assert choice.message.content.startswith(want), choice
+            kit.eq(choice.finish_reason, "stop")
+
+    def logprobs():
+        r = client.chat.completions.create(model="mock/tiny-1", messages=user, max_tokens=5,
+                                           logprobs=True, top_logprobs=2)
+        content = r.choices[0].logprobs.content
+        kit.eq("".join(t.token for t in content), want)
+        kit.eq(len(content[0].top_logprobs), 2)
+
+    def completions():
+        r = client.completions.create(model="mock/tiny-1", prompt=["a", "b"], max_tokens=5)
+        kit.eq([c.text for c in r.choices], [want, want])
+        text = "".join(c.choices[0].text for c in client.completions.create(
+            model="mock/tiny-1", prompt="a", max_tokens=5, stream=True))
+        kit.eq(text, want)
+
+    def models():
+        kit.eq([m.id for m in client.models.list()], ["mock/tiny-1"])
+        kit.eq(client.models.retrieve("mock/tiny-1").id, "mock/tiny-1")
+
+    def errors():
+        def raises(kind, f, **check):
+            try:
+                f()
+            except kind as e:
+                for k, v in check.items():
+                    kit.eq(getattr(e, k), v, k)
+                return
+            raise AssertionError(f"no {kind.__name__}")
+        create = client.chat.completions.create
+        raises(openai.NotFoundError, lambda: create(model="x", messages=user),
+               code="model_not_found", param="model", type="invalid_request_error")
+        raises(openai.BadRequestError, lambda: create(model="mock/tiny-1", messages=[]),
+               param="messages")
+        raises(openai.BadRequestError,
+               lambda: create(model="mock/tiny-1", messages=user, max_tokens=100000),
+               code="context_length_exceeded")
+        raises(openai.RateLimitError,
+               lambda: create(model="mock/tiny-1", messages=user, seed=kit.BUSY))
+        raises(openai.InternalServerError,
+               lambda: create(model="mock/tiny-1", messages=user, seed=kit.NO_CAPACITY))
+        raises(openai.APIError, lambda: list(create(model="mock/tiny-1", messages=user, stream=True,
+                                                    seed=kit.FAIL_LATER)))
+        raises(openai.AuthenticationError, lambda: strict.models.list(), code="invalid_api_key")
+
+    return [whole, streamed, stream_helper, logprobs, completions, models, errors]
+
+
+def main():
+    sys.path.insert(0, HERE)
+    import kit
+    import openai
+    kit.program = sys.argv[2]
+    if not os.path.exists(kit.VOCAB):
+        print(f"SKIP: no fixtures at {kit.FIXTURES} (set TRIREME_FIXTURES)")
+        return 77
+    door, locked = kit.Door(), kit.Door("--key", "sk-right")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{door.port}/v1", api_key="any",
+                           max_retries=0)
+    strict = openai.OpenAI(base_url=f"http://127.0.0.1:{locked.port}/v1", api_key="sk-wrong",
+                           max_retries=0)
+    failed = 0
+    for check in checks(client, strict, kit, openai):
+        try:
+            check()
+            print("ok  ", check.__name__)
+        except Exception as e:
+            failed += 1
+            print("FAIL", check.__name__, repr(e))
+    client.close()
+    strict.close()
+    door.close()
+    locked.close()
+    print(f"openai {openai.__version__}: {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: openai_client.py DOOR_MOCK")
+    if sys.argv[1] != "--inside":
+        enter_venv()
+    sys.exit(main())
