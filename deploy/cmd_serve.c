@@ -30,7 +30,8 @@ static void on_signal(int sig)
 struct serve {
     struct coordinator_config c;
     struct opt_strs aliases, hosts, origins;
-    const char *model, *cluster_file, *api_key_file, *tls_cert, *tls_key, *isa, *transports;
+    const char *model, *cluster_file, *api_key_file, *tls_cert, *tls_key, *isa, *transports,
+        *devices;
     uint32_t n_worker, n_local, n_threads;
     uint32_t kv_choice, road_choice;
     bool has_workers_option, verbose;
@@ -79,6 +80,8 @@ static err_t local_start(struct local_worker *l, const struct serve *s, struct l
         .models = models,
         .n_threads = (int32_t)s->n_threads,
         .isa = s->isa,
+        .transports = s->transports,
+        .devices = s->devices,
         .measure = true,
         .dial = local_dial,
         .dial_arg = l,
@@ -214,6 +217,7 @@ static err_t run(struct serve *s, struct coordinator *co, struct err_text *why)
         .model = s->model,
         .n_threads = s->n_threads,
         .transports = s->transports,
+        .devices = s->devices,
     };
     err_t err = s->n_worker ? crew_start(&cc, &crew, why) : OK;
     if (!err) {
@@ -278,6 +282,7 @@ int cmd_serve(int argc, char **argv)
          0},
         {"transports", OPT_STR, &s.transports, "LIST",
          "UCX transports of local workers, e.g. tcp,self", 0, 0},
+        {"devices", OPT_STR, &s.devices, "LIST", "trusted network devices of their data road (lo)", 0, 0},
         {"isa", OPT_STR, &s.isa, "NAME", "kernels of the worker in this process", 0, 0},
         {"no-prefix-cache", OPT_FLAG, &c->no_prefix_cache, NULL, "compute shared prompts again", 0,
          0},

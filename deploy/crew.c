@@ -32,7 +32,7 @@ struct member {
 
 struct crew {
     struct crew_config c;
-    char *state_dir, *model, *transports;
+    char *state_dir, *model, *transports, *devices;
     struct member members[CREW_MAX];
     pthread_t thread;
     atomic_int stop;
@@ -63,6 +63,10 @@ static void member_exec(struct crew *c, struct member *m, const char *token)
     if (c->transports) {
         argv[n++] = "--transports";
         argv[n++] = c->transports;
+    }
+    if (c->devices) {
+        argv[n++] = "--devices";
+        argv[n++] = c->devices;
     }
     argv[n] = NULL;
     // A server that is killed takes its workers with it; Ctrl-C reaches the server alone, which
@@ -144,6 +148,7 @@ err_t crew_start(const struct crew_config *cfg, struct crew **out, struct err_te
     c->state_dir = strdup(cfg->state_dir);
     c->model = strdup(cfg->model);
     c->transports = cfg->transports ? strdup(cfg->transports) : NULL;
+    c->devices = cfg->devices ? strdup(cfg->devices) : NULL;
     if (c->c.n_threads == 0) c->c.n_threads = cores() / cfg->n_worker ? cores() / cfg->n_worker : 1;
     char dir[4096];
     snprintf(dir, sizeof dir, "%s/workers", cfg->state_dir);
@@ -197,5 +202,6 @@ void crew_stop(struct crew *c)
     free(c->state_dir);
     free(c->model);
     free(c->transports);
+    free(c->devices);
     free(c);
 }

@@ -14,7 +14,7 @@ struct crew_config {
     const char *state_dir;  // of the coordinator; each worker's own is workers/NAME under it
     const char *model;      // path
     uint32_t n_threads;     // of each worker; 0: this machine's cores divided among them
-    const char *transports; // of the data road, NULL: default
+    const char *transports, *devices; // of the data road, NULL: default
 };
 
 err_t crew_start(const struct crew_config *c, struct crew **out, struct err_text *why);
