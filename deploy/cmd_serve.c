@@ -212,6 +212,7 @@ static err_t run(struct serve *s, struct coordinator *co, struct err_text *why)
     struct crew *crew = NULL;
     struct crew_config cc = {
         .n_worker = s->n_worker,
+        .join_listen = s->c.join_listen,
         .join_port = coordinator_join_port(co),
         .state_dir = s->c.state_dir,
         .model = s->model,

@@ -33,6 +33,7 @@ struct member {
 struct crew {
     struct crew_config c;
     char *state_dir, *model, *transports, *devices;
+    char join[128]; // "host:port" the workers dial
     struct member members[CREW_MAX];
     pthread_t thread;
     atomic_int stop;
@@ -53,10 +54,9 @@ static err_t member_token(struct crew *c, struct member *m, char *path, size_t s
 
 static void member_exec(struct crew *c, struct member *m, const char *token)
 {
-    char join[32], threads[16];
-    snprintf(join, sizeof join, "127.0.0.1:%d", c->c.join_port);
+    char threads[16];
     snprintf(threads, sizeof threads, "%u", c->c.n_threads);
-    const char *argv[24] = {"trireme", "worker", "--join",    join,      "--token-file",
+    const char *argv[24] = {"trireme", "worker", "--join",    c->join,   "--token-file",
                             token,     "--name", m->name,     "--state", m->state,
                             "--model", c->model, "--threads", threads,   NULL};
     int n = 14;
@@ -131,6 +131,19 @@ static void *crew_main(void *arg)
     return NULL;
 }
 
+// The address the workers dial: the one listened on, loopback where that is any address.
+static void join_address(struct crew *c)
+{
+    const char *listen = c->c.join_listen, *colon = strrchr(listen, ':');
+    size_t n = colon ? (size_t)(colon - listen) : 0;
+    if (n == 0 || (n == 7 && memcmp(listen, "0.0.0.0", 7) == 0))
+        snprintf(c->join, sizeof c->join, "127.0.0.1:%d", c->c.join_port);
+    else if (n == 4 && memcmp(listen, "[::]", 4) == 0)
+        snprintf(c->join, sizeof c->join, "[::1]:%d", c->c.join_port);
+    else
+        snprintf(c->join, sizeof c->join, "%.*s:%d", (int)n, listen, c->c.join_port);
+}
+
 static uint32_t cores(void)
 {
     cpu_set_t set;
@@ -145,6 +158,7 @@ err_t crew_start(const struct crew_config *cfg, struct crew **out, struct err_te
     struct crew *c = calloc(1, sizeof *c);
     if (!c) return err_say(why, ERR_MEMORY, "out of memory");
     c->c = *cfg;
+    join_address(c);
     c->state_dir = strdup(cfg->state_dir);
     c->model = strdup(cfg->model);
     c->transports = cfg->transports ? strdup(cfg->transports) : NULL;

@@ -10,10 +10,11 @@ struct crew;
 
 struct crew_config {
     uint32_t n_worker;
-    int join_port;          // where they dial in, on loopback
-    const char *state_dir;  // of the coordinator; each worker's own is workers/NAME under it
-    const char *model;      // path
-    uint32_t n_threads;     // of each worker; 0: this machine's cores divided among them
+    const char *join_listen; // the coordinator's "ADDR:PORT"; any-address means loopback
+    int join_port;           // the port it got
+    const char *state_dir;   // of the coordinator; each worker's own is workers/NAME under it
+    const char *model;       // path
+    uint32_t n_threads;      // of each worker; 0: this machine's cores divided among them
     const char *transports, *devices; // of the data road, NULL: default
 };
 

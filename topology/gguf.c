@@ -1,5 +1,6 @@
 #include "topology/gguf.h"
 
+#include "proto/base/utf8.h"
 #include "topology/sha256.h"
 
 #include <errno.h>
@@ -71,27 +72,10 @@ struct reader {
 
 // ---- sentences
 
-// Strict UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
 static bool is_utf8(const uint8_t *s, uint64_t len)
 {
-    for (uint64_t i = 0; i < len;) {
-        uint8_t c = s[i];
-        if (c < 0x80) {
-            i++;
-            continue;
-        }
-        int more = c >= 0xc2 && c < 0xe0   ? 1
-                   : c >= 0xe0 && c < 0xf0 ? 2
-                   : c >= 0xf0 && c < 0xf5 ? 3
-                                           : 0;
-        if (!more || len - i <= (uint64_t)more) return false;
-        uint8_t lo = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
-        uint8_t hi = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-        if (s[i + 1] < lo || s[i + 1] > hi) return false;
-        for (int k = 2; k <= more; k++)
-            if ((s[i + (uint64_t)k] & 0xc0) != 0x80) return false;
-        i += (uint64_t)more + 1;
-    }
+    for (uint64_t i = 0, n; i < len; i += n)
+        if ((n = utf8_len(s + i, len - i)) == 0) return false;
     return true;
 }
 

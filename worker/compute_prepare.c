@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum {
-    MEASURE_MS = 100,
+    MEASURE_MS = 300,
     SPARE_FRAMES = 2, // beside one per step on its way: a ping, and a frame in the making
 };
 

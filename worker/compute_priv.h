@@ -3,7 +3,7 @@
 #include "proto/link/port.h"
 #include "worker/compute.h"
 
-enum { COMPUTE_SPIN_US = 30, COMPUTE_STEP_WAIT_US = 10000000, COMPUTE_IN_FLIGHT_MAX = 64 };
+enum { COMPUTE_SPIN_US = 30, COMPUTE_STEP_WAIT_US = 10000000 };
 
 // The id a slot drew last, for rows that chain on it.
 struct compute_draw {
@@ -27,7 +27,7 @@ struct compute {
     int32_t *chained;  // (max_rows) of the first stage
     int32_t *pairs;    // (max_rows, 2) slot, id of the last stage
     struct compute_draw *draws;              // (n_slot) of the first stage
-    uint64_t undrawn[COMPUTE_IN_FLIGHT_MAX]; // steps whose ids the last stage has not sent yet
+    uint64_t undrawn[WIRE_IN_FLIGHT_MAX]; // steps whose ids the last stage has not sent yet
     uint32_t n_undrawn;
     uint64_t step_bytes; // weights that one token passes here
     struct arena arena;  // results of the step

@@ -61,9 +61,10 @@ static err_t enter_ids(struct compute *c, const struct frame *f, struct err_text
     const struct plan_settings *s = &c->config.plan.settings;
     const int32_t n_vocab = c->held.model->shape.n_vocab;
     const int32_t *pairs = f->payload; // (n_row, 2)
-    if (f->dtype != DT_I32 || f->n_col != 2 || f->n_row > s->max_rows)
-        return err_say(why, ERR_LINK_PROTOCOL, "ids of step %llu: %u rows of %u",
-                       (unsigned long long)f->step, f->n_row, f->n_col);
+    if (f->dtype != DT_I32 || f->n_col != 2 || f->n_row > s->max_rows ||
+        f->stage + 1 != c->config.plan.n_stage)
+        return err_say(why, ERR_LINK_PROTOCOL, "ids of step %llu: %u rows of %u from stage %u",
+                       (unsigned long long)f->step, f->n_row, f->n_col, f->stage);
     for (uint32_t i = 0; i < f->n_row; i++) {
         const int32_t slot = pairs[2 * i], id = pairs[2 * i + 1];
         if (slot < 0 || (uint32_t)slot >= s->n_slot || id < 0 || id >= n_vocab)
@@ -100,7 +101,7 @@ static err_t note_step(struct compute *c, const struct step *st, struct err_text
     err_t e = OK;
     while (!e && c->n_undrawn && (f = port_find(c->port, FRAME_IDS, c->undrawn[0])))
         e = take_ids(c, f, why);
-    if (!e && c->n_undrawn == COMPUTE_IN_FLIGHT_MAX) e = wait_ids(c, why);
+    if (!e && c->n_undrawn == WIRE_IN_FLIGHT_MAX) e = wait_ids(c, why);
     if (!e && samples(st)) c->undrawn[c->n_undrawn++] = st->number;
     return e;
 }

@@ -1,5 +1,6 @@
 #include "worker/head.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -76,7 +77,7 @@ void head_bind(struct head *h, const struct step_bind *b)
     *s = (struct head_slot){.sampling = b->sampling, .n_prompt = b->n_prompt};
     if (b->sampling.n_bias) memcpy(bias, b->sampling.bias, b->sampling.n_bias * sizeof *bias);
     s->sampling.bias = bias;
-    s->counts = penalty_is_used(&b->sampling);
+    s->counts = sampling_is_penalised(&b->sampling);
     penalty_clear(&h->penalty, b->slot);
     for (uint32_t i = 0; s->counts && i < b->n_history; i++)
         penalty_add(&h->penalty, b->slot, b->history[i], i >= b->n_prompt);
@@ -125,6 +126,14 @@ static int32_t choose(struct head *h, const struct head_slot *s, const struct st
     return sample_draw(logits, n_vocab, &s->sampling, r->pos + r->n_tok, h->cands);
 }
 
+// Log p of an id. Logits at both ends of a float's range differ by more than a float holds, and a
+// result holds finite numbers only.
+static float logprob_of(float logit, double lse)
+{
+    const double p = (double)logit - lse;
+    return p < -(double)FLT_MAX ? -FLT_MAX : (float)p;
+}
+
 static err_t sample(struct head *h, const struct step *st, const struct head_want *w,
                     const float *logits, struct arena *arena)
 {
@@ -139,14 +148,14 @@ static err_t sample(struct head *h, const struct step *st, const struct head_wan
 
     double lse = 0;
     h->k->ops->logsumexp(h->k, logits, 1, n_vocab, &lse);
-    item->logprob = (float)((double)logits[item->id] - lse);
+    item->logprob = logprob_of(logits[item->id], lse);
     const uint32_t n = (uint32_t)s->sampling.n_logprobs,
                    n_top = n < (uint32_t)n_vocab ? n : (uint32_t)n_vocab;
     struct token_prob *top = arena_take_n(arena, n_top, sizeof *top);
     if (!top) return ERR_MEMORY;
     sample_top(logits, n_vocab, n_top, top);
     for (uint32_t i = 0; i < n_top; i++)
-        top[i].logprob = (float)((double)top[i].logprob - lse);
+        top[i].logprob = logprob_of(top[i].logprob, lse);
     item->top = top;
     item->n_top = n_top;
     return OK;
@@ -158,8 +167,8 @@ static void score(struct head *h, const struct head_want *w, const float *logits
     const int32_t next = w->tok + 1 < w->row->n_tok ? w->row->ids[w->tok + 1] : w->row->next_id;
     double lse = 0;
     h->k->ops->logsumexp(h->k, logits, 1, h->shape->n_vocab, &lse);
-    // A result holds finite numbers only; the flag tells that these mean nothing.
-    w->scores[w->tok] = w->item->nonfinite ? 0 : (float)((double)logits[next] - lse);
+    // The flag tells that these mean nothing.
+    w->scores[w->tok] = w->item->nonfinite ? 0 : logprob_of(logits[next], lse);
 }
 
 // Norm and output matrix for the rows wanted so far, then each row's item.

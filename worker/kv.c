@@ -6,7 +6,6 @@ enum {
     CTX_MAX = 1 << 22,
     PAGE_TOK_MIN = 16,
     PAGE_TOK_MAX = 256,
-    IN_FLIGHT_MAX = 64,
     SLOT_TABLE_BYTES_MAX = 1 << 30, // of all slots' page tables
 };
 
@@ -30,7 +29,7 @@ err_t kv_check_settings(const struct plan_settings *s, struct err_text *why)
         {"n_slot", s->n_slot, 1, STEP_SLOTS_MAX},
         {"max_tok", s->max_tok, 1, STEP_TOKENS_MAX},
         {"max_rows", s->max_rows, 1, STEP_ROWS_MAX},
-        {"in_flight", s->in_flight, 1, IN_FLIGHT_MAX},
+        {"in_flight", s->in_flight, 1, WIRE_IN_FLIGHT_MAX},
         {"precision", s->precision, PRECISION_FAST, PRECISION_EXACT},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {

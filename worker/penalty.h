@@ -16,11 +16,6 @@ struct penalty {
     uint32_t *n_used;     // (n_slot)
 };
 
-static inline bool penalty_is_used(const struct sampling *s)
-{
-    return s->presence != 0 || s->frequency != 0 || s->repetition != 1;
-}
-
 uint64_t penalty_bytes(uint32_t n_slot, uint32_t ctx);
 err_t penalty_open(struct penalty *p, uint32_t n_slot, uint32_t ctx, struct err_text *why);
 void penalty_close(struct penalty *p);

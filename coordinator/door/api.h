@@ -29,6 +29,10 @@ extern const struct api api_chat;        // POST /v1/chat/completions
 extern const struct api api_completions; // POST /v1/completions
 
 // Parts that shapes share.
+// The bytes of a token, control tokens spelled out; never NULL.
+const char *api_token(const struct reply *r, int32_t id, size_t *len);
+// The choice's text as a JSON string.
+void api_text(const struct reply_choice *c, struct buf *out);
 const char *api_finish_reason(const struct reply_choice *c);
 // ,"stop_reason":... ,"logits_digest":[...] where they apply.
 void api_extensions(const struct reply *r, const struct reply_choice *c, struct buf *out);

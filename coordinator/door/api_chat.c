@@ -133,7 +133,7 @@ static err_t chat_encode(struct prepare *p, struct prepared *out, struct refusal
 static void put_token(const struct reply *r, int32_t id, float logprob, struct buf *out)
 {
     size_t len;
-    const char *s = tokenizer_piece(r->p.model->tokenizer, id, true, &len);
+    const char *s = api_token(r, id, &len);
     buf_str(out, "{\"token\":");
     buf_json_str(out, s, len);
     buf_str(out, ",\"logprob\":");
@@ -179,7 +179,7 @@ static void chat_first(const struct reply *r, const struct reply_choice *c, stru
 static void chat_piece(const struct reply *r, const struct reply_choice *c, struct buf *out)
 {
     buf_printf(out, "{\"index\":%u,\"delta\":{\"content\":", c->index);
-    buf_json_str(out, c->text.data, c->text.len);
+    api_text(c, out);
     buf_char(out, '}');
     put_logprobs(r, c, out);
     buf_str(out, ",\"finish_reason\":null");
@@ -198,7 +198,7 @@ static void chat_last(const struct reply *r, const struct reply_choice *c, struc
 static void chat_whole(const struct reply *r, const struct reply_choice *c, struct buf *out)
 {
     buf_printf(out, "{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":", c->index);
-    buf_json_str(out, c->text.data, c->text.len);
+    api_text(c, out);
     buf_str(out, ",\"refusal\":null}");
     put_logprobs(r, c, out);
     buf_printf(out, ",\"finish_reason\":\"%s\"", api_finish_reason(c));

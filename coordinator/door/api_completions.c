@@ -103,7 +103,7 @@ static err_t completions_encode(struct prepare *p, struct prepared *out, struct 
 static void put_text(const struct reply *r, int32_t id, struct buf *out)
 {
     size_t len;
-    const char *s = tokenizer_piece(r->p.model->tokenizer, id, true, &len);
+    const char *s = api_token(r, id, &len);
     buf_json_str(out, s, len);
 }
 
@@ -155,7 +155,7 @@ static void put_logprobs(const struct reply *r, const struct reply_choice *c, st
 static void put_choice(const struct reply *r, const struct reply_choice *c, struct buf *out)
 {
     buf_printf(out, "{\"index\":%u,\"text\":", c->index);
-    buf_json_str(out, c->text.data, c->text.len);
+    api_text(c, out);
     put_logprobs(r, c, out);
 }
 

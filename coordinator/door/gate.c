@@ -121,7 +121,7 @@ static err_t check_line(const struct gate_request *q, struct refusal *no)
 static err_t check_size(const struct gate_request *q, struct refusal *no)
 {
     size_t bytes = 0;
-    for (size_t i = 0; i < q->n; i++)
+    for (size_t i = 0; i < q->n && i < GATE_HEADERS_MAX; i++)
         bytes += q->headers[i].name_len + q->headers[i].value_len + 4;
     if (q->n > GATE_HEADERS_MAX || bytes > GATE_HEADER_BYTES_MAX)
         return refusal_set(no, 431, "bad_request", "more than %d headers or %d bytes of them",

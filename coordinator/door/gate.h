@@ -24,7 +24,7 @@ struct gate_request {
     const char *method, *version;
     const char *uri; // as received, with the query
     size_t uri_len;
-    const struct gate_header *headers; // in order
+    const struct gate_header *headers; // in order; at least min(n, GATE_HEADERS_MAX) of them
     size_t n;
     size_t section_bytes; // from the method to behind the empty line; 0: pointers tell nothing
 };

@@ -11,6 +11,17 @@
 
 static const struct engine_listener listener;
 
+const char *api_token(const struct reply *r, int32_t id, size_t *len)
+{
+    const char *s = tokenizer_piece(r->p.model->tokenizer, id, true, len);
+    return s && *len ? s : "";
+}
+
+void api_text(const struct reply_choice *c, struct buf *out)
+{
+    buf_json_str(out, c->text.data ? c->text.data : "", c->text.len);
+}
+
 const char *api_finish_reason(const struct reply_choice *c)
 {
     return c->finish == FINISH_LENGTH && !c->stop ? "length" : "stop";
@@ -221,7 +232,7 @@ static bool add_token(struct reply_choice *c, int32_t id, float logprob,
     if (n_top) memcpy(c->top + c->n_top, top, n_top * sizeof *top);
     c->n_top += n_top;
     size_t len;
-    const char *s = tokenizer_piece(r->p.model->tokenizer, id, true, &len);
+    const char *s = api_token(r, id, &len);
     c->n_chars += n_chars(s, len);
     return true;
 }
@@ -237,7 +248,7 @@ static bool echo(struct reply_request *q, struct reply_choice *c)
     for (uint32_t i = 0; i < q->n_prompt; i++) {
         int32_t id = q->req->prompt[i];
         size_t len;
-        const char *s = tokenizer_piece(r->p.model->tokenizer, id, true, &len);
+        const char *s = api_token(r, id, &len);
         if (!p->text) buf_add(&c->text, s, len);
         if (!q->scores) continue;
         // Only the prompt's own tokens are scored, so each is its own best known alternative.

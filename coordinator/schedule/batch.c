@@ -125,7 +125,7 @@ static void add_bind(struct sched *s, struct choice *c)
     *b = (struct step_bind){
         .slot = (uint32_t)c->slot, .sampling = r->sampling, .n_prompt = r->n_prompt};
     b->sampling.choice = c->index;
-    if (seat_penalised(&r->sampling) && c->n_cached) {
+    if (sampling_is_penalised(&r->sampling) && c->n_cached) {
         b->history = r->prompt;
         b->n_history = c->n_cached;
     }
@@ -146,7 +146,7 @@ static bool row_room(struct sched *s, struct choice *c, uint32_t n_tok)
     if (c->slot < 0 || !seat_grow(s, c, n_page, s->number + 1)) return false;
     if (s->seats[c->slot].bound) return true;
     uint32_t weight = c->n_page + 2 * c->req->sampling.n_bias;
-    if (seat_penalised(&c->req->sampling)) weight += c->n_cached;
+    if (sampling_is_penalised(&c->req->sampling)) weight += c->n_cached;
     if (s->batch.n_bind && weight > SEAT_BIND_WEIGHT_MAX - s->batch.bind_weight) return false;
     s->batch.bind_weight = min_u32(s->batch.bind_weight + weight, SEAT_BIND_WEIGHT_MAX);
     add_bind(s, c);

@@ -2,11 +2,6 @@
 
 #include <string.h>
 
-bool seat_penalised(const struct sampling *s)
-{
-    return s->presence != 0 || s->frequency != 0 || s->repetition != 1;
-}
-
 // Tokens of the choice's page i, all known.
 static const int32_t *ids_of_page(const struct sched *s, const struct choice *c, uint32_t i)
 {
@@ -28,7 +23,7 @@ static uint32_t match_limit(const struct sched *s, const struct choice *c)
     if (state_scores(c)) return 0;
     const struct sampling *p = &c->req->sampling;
     uint32_t n_tok = choice_n_id(c) - 1, per_page = 1;
-    if (seat_penalised(p)) {
+    if (sampling_is_penalised(p)) {
         if (n_tok > c->req->n_prompt) n_tok = c->req->n_prompt;
         per_page += s->cfg.page_tok;
     }

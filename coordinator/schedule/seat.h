@@ -18,8 +18,6 @@ void seat_unlist(struct sched *s, struct choice *c);
 bool seat_grow(struct sched *s, struct choice *c, uint32_t n_page, uint64_t making);
 // A new or preempted choice waits in its place.
 void seat_enqueue(struct sched *s, struct choice *c);
-// Penalties are in use: the last stage needs the tokens of a cached prefix.
-bool seat_penalised(const struct sampling *s);
 
 // Of binds, in one step: ids of history, page numbers, twice the biases. A message has a limit
 // (WIRE_MESSAGE_MAX), and each of these takes at most 8 bytes of it.

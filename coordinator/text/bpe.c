@@ -1,5 +1,6 @@
 // Byte-level BPE: words from the pre-tokenizer, bytes to ids, merges in order of rank.
 #include "coordinator/text/vocab.h"
+#include "proto/base/utf8.h"
 
 #include <string.h>
 
@@ -79,10 +80,10 @@ err_t bpe_encode(struct vocab_sink *s, const char *text, size_t len)
     err_t err = OK;
     for (size_t at = 0; !err && at < len;) {
         size_t end = at, seq;
-        while (end < len && (seq = vocab_utf8(text + end, len - end)) > 0)
+        while (end < len && (seq = utf8_len(text + end, len - end)) > 0)
             end += seq;
         if (end > at) err = pretokenize_each(s->t->pre, text + at, end - at, encode_word, s);
-        for (at = end; end < len && vocab_utf8(text + end, len - end) == 0; end++)
+        for (at = end; end < len && utf8_len(text + end, len - end) == 0; end++)
             ;
         if (!err && end > at) err = encode_word(s, text + at, end - at);
         at = end;

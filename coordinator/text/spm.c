@@ -1,6 +1,7 @@
 // SentencePiece's BPE: characters joined in order of the score of what they become; characters that
 // are no piece become bytes (https://github.com/google/sentencepiece, bpe_model).
 #include "coordinator/text/vocab.h"
+#include "proto/base/utf8.h"
 
 #include <string.h>
 
@@ -61,7 +62,7 @@ err_t spm_encode(struct vocab_sink *s, const char *text, size_t len, bool space_
     m->n_sym = 0;
     if (!merge_reserve(m, s->text.len)) return ERR_MEMORY;
     for (uint32_t at = 0; at < m->text_len;) {
-        size_t seq = vocab_utf8(m->text + at, m->text_len - at);
+        size_t seq = utf8_len(m->text + at, m->text_len - at);
         m->syms[m->n_sym++] = (struct merge_sym){.id = -1, .at = at};
         at += seq ? (uint32_t)seq : 1;
     }

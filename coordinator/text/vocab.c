@@ -1,4 +1,5 @@
 #include "coordinator/text/vocab.h"
+#include "proto/base/utf8.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -75,24 +76,6 @@ static uint32_t table_size(uint64_t n)
 
 // --- bytes ------------------------------------------------------------------------------------
 
-size_t vocab_utf8(const char *s, size_t len)
-{
-    const unsigned char *u = (const unsigned char *)s;
-    if (len == 0) return 0;
-    if (u[0] < 0x80) return 1;
-    size_t n = u[0] >= 0xc2 && u[0] < 0xe0   ? 2
-               : u[0] >= 0xe0 && u[0] < 0xf0 ? 3
-               : u[0] >= 0xf0 && u[0] < 0xf5 ? 4
-                                             : 0;
-    if (n == 0 || n > len) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((u[i] & 0xc0) != 0x80) return 0;
-    if ((u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xed && u[1] > 0x9f) ||
-        (u[0] == 0xf0 && u[1] < 0x90) || (u[0] == 0xf4 && u[1] > 0x8f))
-        return 0;
-    return n;
-}
-
 // GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes are U+0100 to U+0143.
 static int byte_of_letter(uint32_t c)
 {
@@ -110,7 +93,7 @@ static bool decode_letters(const char *s, size_t len, char *out, size_t *n)
     *n = 0;
     for (size_t i = 0; i < len;) {
         const unsigned char *u = (const unsigned char *)s + i;
-        size_t seq = vocab_utf8(s + i, len - i);
+        size_t seq = utf8_len(s + i, len - i);
         if (seq == 0 || seq > 2) return false;
         int byte = byte_of_letter(seq == 1 ? u[0] : (u[0] & 31u) << 6 | (u[1] & 63u));
         if (byte < 0) return false;

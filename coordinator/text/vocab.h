@@ -76,9 +76,6 @@ err_t vocab_load(const struct gguf *g, struct tokenizer *t, struct err_text *why
 int32_t vocab_special(const struct tokenizer *t, const char *s, size_t len, bool control,
                       size_t control_len, size_t *used);
 
-// Bytes of the valid UTF-8 sequence at s, or 0.
-size_t vocab_utf8(const char *s, size_t len);
-
 // --- pretokenize.c ----------------------------------------------------------------------------
 
 // The splitter for a tokenizer.ggml.pre name: ERR_MODEL if it is not known.

@@ -127,7 +127,7 @@ LEAF_INLINE void leaf_put(const struct leaf_gemm *g, int32_t panel, int32_t t, v
 }
 
 // Few rows of x: memory is the limit, and the hardware's own prefetcher leaves a third of it.
-enum { PREFETCH_BYTES = PFB };
+enum { PREFETCH_BYTES = 2048 };
 LEAF_INLINE void leaf_prefetch(enum dtype ty, const uint8_t *block)
 {
     uintptr_t at = (uintptr_t)block + PREFETCH_BYTES;
@@ -136,29 +136,24 @@ LEAF_INLINE void leaf_prefetch(enum dtype ty, const uint8_t *block)
         __builtin_prefetch((const void *)(at + i));
 }
 
-// P panels against n rows of x whose sums fit registers; both are constants at every call. Several
-// panels are several streams, of which memory delivers more than of one.
-LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t panel, int P,
-                               int n)
+// One panel against n rows of x whose sums fit registers; n is a constant at every call.
+LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t panel, int n)
 {
     const uint8_t *w = g->w + panel * g->panel_bytes;
-    v8 acc[4];
-    for (int i = 0; i < P * n; i++)
-        acc[i] = v8_set(0.0f);
+    v8 acc[2];
+    for (int t = 0; t < n; t++)
+        acc[t] = v8_set(0.0f);
     for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
+        struct leaf_block blk;
+        leaf_unpack(ty, w, b, &blk);
+        leaf_prefetch(ty, w + packed_block_at(ty, b));
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
-        LEAF_UNROLL(4)
-        for (int p = 0; p < P; p++) {
-            struct leaf_block blk;
-            leaf_unpack(ty, w + p * g->panel_bytes, b, &blk);
-            leaf_prefetch(ty, w + p * g->panel_bytes + packed_block_at(ty, b));
-            LEAF_UNROLL(2)
-            for (int t = 0; t < n; t++)
-                acc[p * n + t] = leaf_block_dot(ty, &blk, xb, n, t, acc[p * n + t]);
-        }
+        LEAF_UNROLL(2)
+        for (int t = 0; t < n; t++)
+            acc[t] = leaf_block_dot(ty, &blk, xb, n, t, acc[t]);
     }
-    for (int i = 0; i < P * n; i++)
-        leaf_put(g, panel + i / n, i % n, acc[i]);
+    for (int t = 0; t < n; t++)
+        leaf_put(g, panel, t, acc[t]);
 }
 
 LEAF_INLINE void leaf_fast_many(enum dtype ty, const struct leaf_gemm *g, int32_t panel)
@@ -240,16 +235,13 @@ LEAF_INLINE void leaf_fast(enum dtype ty, const struct leaf_gemm *g)
         for (; p + 2 <= g->panel_to; p += 2)
             leaf_fast_pair(ty, g, p);
 #endif
-    if (g->n_tok == 1)
-        for (; p + STREAMS <= g->panel_to; p += STREAMS)
-            leaf_fast_few(ty, g, p, STREAMS, 1);
     for (; p < g->panel_to; p++)
         switch (g->n_tok) {
         case 1:
-            leaf_fast_few(ty, g, p, 1, 1);
+            leaf_fast_few(ty, g, p, 1);
             break;
         case 2:
-            leaf_fast_few(ty, g, p, 1, 2);
+            leaf_fast_few(ty, g, p, 2);
             break;
         default:
             leaf_fast_many(ty, g, p);

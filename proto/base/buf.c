@@ -1,4 +1,5 @@
 #include "proto/base/buf.h"
+#include "proto/base/utf8.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -83,32 +84,13 @@ void buf_drop(struct buf *b, size_t n)
     if (b->data) b->data[b->len] = 0;
 }
 
-// Length of the well-formed UTF-8 sequence at s, or 0 (overlong forms, surrogates and values over
-// U+10FFFF are not well-formed; Unicode 15, table 3-7).
-static int utf8_seq(const unsigned char *s, size_t left)
-{
-    if (s[0] < 0x80) return 1;
-    int n = s[0] >= 0xc2 && s[0] <= 0xdf   ? 2
-            : (s[0] & 0xf0) == 0xe0        ? 3
-            : s[0] >= 0xf0 && s[0] <= 0xf4 ? 4
-                                           : 0;
-    if (n == 0 || left < (size_t)n) return 0;
-    for (int i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    if (s[0] == 0xe0 && s[1] < 0xa0) return 0;
-    if (s[0] == 0xed && s[1] > 0x9f) return 0;
-    if (s[0] == 0xf0 && s[1] < 0x90) return 0;
-    if (s[0] == 0xf4 && s[1] > 0x8f) return 0;
-    return n;
-}
-
 void buf_json_str(struct buf *b, const char *str, size_t len)
 {
     static const char hex[] = "0123456789abcdef";
     const unsigned char *s = (const unsigned char *)str, *end = s + len, *run = s;
     buf_char(b, '"');
     while (s < end) {
-        int n = utf8_seq(s, (size_t)(end - s));
+        const size_t n = utf8_len(s, (size_t)(end - s));
         if (n > 1 || (n == 1 && *s >= 0x20 && *s != '"' && *s != '\\')) {
             s += n;
             continue;

@@ -1,4 +1,5 @@
 #include "proto/base/err.h"
+#include "proto/base/utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,20 +47,6 @@ int err_exit_code(err_t e)
     return 70;
 }
 
-// Length of the valid UTF-8 sequence at s (1-4), or 0 if it is not one. `end` bounds the read.
-static int utf8_len(const unsigned char *s, const unsigned char *end)
-{
-    int n = s[0] < 0x80                   ? 1
-            : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
-            : (s[0] & 0xf0) == 0xe0       ? 3
-            : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
-                                          : 0;
-    if (n == 0 || end - s < n) return 0;
-    for (int i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    return n;
-}
-
 err_t err_vsay(struct err_text *why, err_t code, const char *fmt, va_list ap)
 {
     if (!why) return code;
@@ -70,12 +57,12 @@ err_t err_vsay(struct err_text *why, err_t code, const char *fmt, va_list ap)
     const unsigned char *p = (const unsigned char *)raw, *end = p + n;
     size_t at = 0;
     while (p < end && at + 5 < sizeof why->s) {
-        int len = utf8_len(p, end);
-        if (len == 0 || *p < 0x20 || *p == 0x7f) {
+        const size_t len = utf8_len(p, (size_t)(end - p));
+        if (len == 0 || utf8_is_control(p)) {
             at += (size_t)snprintf(why->s + at, sizeof why->s - at, "\\x%02x", *p++);
         } else {
-            memcpy(why->s + at, p, (size_t)len);
-            at += (size_t)len;
+            memcpy(why->s + at, p, len);
+            at += len;
             p += len;
         }
     }

@@ -13,8 +13,10 @@
 struct identity;
 
 // Coordinator: opens the state folder, making what is missing. Refuses files readable by group or
-// others (the sentence names the file and the chmod). `hosts`: extra names for the server
-// certificate. ERR_CONFIG, ERR_SYSTEM.
+// others (the sentence names the file and the chmod). The server certificate is for
+// "trireme-coordinator", which is what workers verify, so addresses may change; it is renewed here
+// when it runs out. A worker is revoked by a file revoked/NAME or revoked/SERIAL (hex): open links
+// of it end within a second. ERR_CONFIG, ERR_SYSTEM.
 err_t identity_open_coordinator(const char *state_dir, const char *cluster, struct identity **out,
                                 struct err_text *why);
 // Worker: opens its state folder; without a certificate there, uses the token text (may be NULL).

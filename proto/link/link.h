@@ -19,8 +19,9 @@ struct link_ops {
     // Queues one message, which is copied. ERR_AGAIN: more than the backlog limit is unsent (the
     // peer does not read); ERR_TOO_LARGE; ERR_LINK: gone.
     err_t (*send)(struct link *l, const void *data, size_t len);
-    // One message, borrowed until the next call on this link. ERR_AGAIN: none now. ERR_END: the
-    // peer closed in order. ERR_LINK*: gone, with `why`.
+    // One message, borrowed until the next recv on this link. ERR_AGAIN: none now. ERR_END: the
+    // peer closed in order. ERR_LINK*: gone, with `why`. Deadlines (handshake, half a message) and
+    // revocations are noticed here only: call it every second or so even without an event.
     err_t (*recv)(struct link *l, const void **data, size_t *len, struct err_text *why);
     // What to poll for: descriptor and POLLIN/POLLOUT bits. Must be asked again after every send
     // and recv; recv must be called until ERR_AGAIN before sleeping.
@@ -51,7 +52,7 @@ enum { LINK_BACKLOG_MAX = 16 << 20 }; // bytes a peer may leave unread
 err_t link_local_pair(const char *name_a, const char *name_b, struct link **a, struct link **b);
 
 // -- link_tls --
-struct identity; // proto/link/identity.h
+struct identity; // proto/link/identity.h; must outlive links and listeners
 struct link_listener;
 // "host:port"; port 0 picks one. Connections get TLS 1.3 with the identity's server certificate;
 // the client certificate, if there is one, must be signed by our CA and not be revoked.
@@ -59,7 +60,10 @@ err_t link_tls_listen(const char *address, const struct identity *id, struct lin
                       struct err_text *why);
 int link_tls_listener_fd(const struct link_listener *l);
 int link_tls_listener_port(const struct link_listener *l);
-// ERR_AGAIN: nobody there. At most 64 handshakes are open at once; one that takes over 5 s fails.
+// ERR_AGAIN: nobody there. At most 64 handshakes are open at once (the oldest gives way to a new
+// one); one that takes over 5 s fails; both leave a line in the log. Call recv on what comes out
+// before polling it: bytes may be inside already. Without a certificate messages are limited to
+// 32 KiB.
 err_t link_tls_accept(struct link_listener *l, struct link **out);
 void link_tls_listener_close(struct link_listener *l);
 // Starts connecting to "host:port" (name resolution may block up to its own limits); errors of the

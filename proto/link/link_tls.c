@@ -438,7 +438,7 @@ err_t link_tls_dial(const char *address, const struct identity *id, struct link 
     struct tls *t = tls_new(id, -1);
     if (!t) return err_say(why, ERR_MEMORY, "no memory for a connection");
     snprintf(t->link.peer, sizeof t->link.peer, "%s", address);
-    err_t e = address_find(address, AI_ADDRCONFIG, &t->addresses, why);
+    err_t e = address_find(address, 0, &t->addresses, why);
     t->next_address = t->addresses;
     if (!e && (e = connect_next(t)) != OK && why) *why = t->why;
     if (e) {

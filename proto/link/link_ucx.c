@@ -25,8 +25,8 @@
 //   with that mode, and only when told so (MM_ERROR_HANDLING); sysv is left out by UCX. Neither
 //   latency nor bandwidth suffers from it.
 // - Nothing is sent from our memory directly (ZCOPY_THRESH): with it, closing by force while such a
-//   send is under way fails an assertion inside UCX ("comp->count > 0"), which ends the process. The
-//   large TCP segments make up for the copy.
+//   send is under way fails an assertion inside UCX ("comp->count > 0"), which ends the process.
+//   The large TCP segments make up for the copy.
 // - UCX notices a killed peer (TCP: at once; shared memory: at the next keepalive round), a stopped
 //   one never. Nothing here waits for it: closing is bounded, and everything else returns.
 
@@ -37,13 +37,10 @@ enum {
     EAGER_MAX = 65536,
     PROGRESS_ROUNDS_MAX = 64, // work is left for the next call after this, so that none takes long
     FLUSH_MS = 50,            // port_close: for sends that may still go out
-    CANCEL_MS = 50,           // and for UCX to return the requests of endpoints closed by force
+    CANCEL_MS = 30,           // and for UCX to return the requests of endpoints closed by force
 };
 
 struct ucx_port;
-
-// What port_address gives: this, then the UCX address.
-static const char TAG[8] = "trf-ucx";
 
 struct ucx_send {
     struct ucx_port *port;
@@ -71,7 +68,7 @@ struct ucx_port {
     struct port_pool pool;
     ucp_context_h context;
     ucp_worker_h worker;
-    uint8_t address[WIRE_ADDRESS_MAX];
+    uint8_t address[WIRE_ADDRESS_MAX]; // a frame: header, then UCX's address as its payload
     uint32_t address_len;
     int fd;
     struct ucx_peer peers[WIRE_STAGES_MAX];
@@ -337,17 +334,33 @@ static void ucx_address(const struct port *port, const uint8_t **data, uint32_t 
     *len = p->address_len;
 }
 
+// UCX believes an address, and aborts on some that are cut short or altered. So only addresses
+// that a member of this epoch made, and that arrived whole, reach it.
+static err_t address_check(const struct ucx_port *p, uint32_t stage, const uint8_t *address,
+                           uint32_t len, struct err_text *why)
+{
+    struct frame f;
+    if (len <= FRAME_HEADER_BYTES || len > WIRE_ADDRESS_MAX)
+        return err_say(why, ERR_LINK_PROTOCOL, "stage %u: not the address of a ucx port", stage);
+    err_t e = frame_unpack(address, p->port.key, &f, NULL);
+    if (e) return err_say(why, e, "stage %u: not the address of a ucx port of this epoch", stage);
+    if (f.epoch != p->port.epoch || f.bytes != len - FRAME_HEADER_BYTES ||
+        !frame_check(address, address + FRAME_HEADER_BYTES, f.bytes))
+        return err_say(why, ERR_LINK_PROTOCOL, "stage %u: its address is damaged", stage);
+    return OK;
+}
+
 static err_t ucx_connect(struct port *port, uint32_t stage, const uint8_t *address, uint32_t len,
                          struct err_text *why)
 {
     struct ucx_port *p = (struct ucx_port *)port;
     struct ucx_peer *peer = &p->peers[stage];
     if (peer->ep) return err_say(why, ERR_INVALID, "stage %u is connected already", stage);
-    if (len <= sizeof TAG || len > WIRE_ADDRESS_MAX || memcmp(address, TAG, sizeof TAG) != 0)
-        return err_say(why, ERR_LINK_PROTOCOL, "stage %u: not the address of a ucx port", stage);
+    err_t e = address_check(p, stage, address, len, why);
+    if (e) return e;
     // UCX addresses do not carry their length: a wrong one would be read past its end.
     uint8_t padded[2 * WIRE_ADDRESS_MAX] = {0};
-    memcpy(padded, address + sizeof TAG, len - sizeof TAG);
+    memcpy(padded, address + FRAME_HEADER_BYTES, len - FRAME_HEADER_BYTES);
     ucp_ep_params_t params = {
         .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER,
@@ -497,10 +510,15 @@ static ucs_status_t address_get(struct ucx_port *p)
     size_t len;
     ucs_status_t st = ucp_worker_get_address(p->worker, &address, &len);
     if (st != UCS_OK) return st;
-    if (len <= sizeof p->address - sizeof TAG) {
-        memcpy(p->address, TAG, sizeof TAG);
-        memcpy(p->address + sizeof TAG, address, len);
-        p->address_len = (uint32_t)(sizeof TAG + len);
+    if (len <= sizeof p->address - FRAME_HEADER_BYTES) {
+        struct frame f = {.kind = FRAME_PING,
+                          .dtype = DT_F32,
+                          .epoch = p->port.epoch,
+                          .bytes = len,
+                          .payload = address};
+        frame_pack(&f, p->port.key, p->address);
+        memcpy(p->address + FRAME_HEADER_BYTES, address, len);
+        p->address_len = (uint32_t)(FRAME_HEADER_BYTES + len);
     } else {
         st = UCS_ERR_EXCEEDS_LIMIT;
     }

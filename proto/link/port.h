@@ -16,7 +16,7 @@ struct port_config {
     uint8_t key[FRAME_KEY_BYTES];
     uint32_t n_frame;       // frames held at once, each way
     uint64_t max_bytes;     // largest payload
-    const char *transports; // UCX_TLS, NULL: "self,posix,sysv,tcp" (and rc if RDMA is trusted)
+    const char *transports; // UCX_TLS, NULL: "self,posix,tcp" (add rc if RDMA is trusted)
     const char *devices;    // UCX_NET_DEVICES, NULL: "lo": only trusted interfaces
 };
 

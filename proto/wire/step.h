@@ -39,6 +39,12 @@ struct sampling {
     uint32_t n_bias;
 };
 
+// Penalties are in use: the last stage needs to know which tokens a sequence holds.
+static inline bool sampling_is_penalised(const struct sampling *s)
+{
+    return s->presence != 0 || s->frequency != 0 || s->repetition != 1;
+}
+
 struct step_bind {
     uint32_t slot;
     struct sampling sampling;

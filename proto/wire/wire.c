@@ -1,6 +1,7 @@
 #include "proto/wire/wire.h"
 
 #include "proto/base/dtype.h"
+#include "proto/base/utf8.h"
 #include "proto/wire/wire_priv.h"
 
 #include <math.h>
@@ -9,7 +10,6 @@
 enum {
     NAME_MAX_BYTES = 255,
     PEM_MAX_BYTES = 16384,
-    IN_FLIGHT_MAX = 64,
     ROADS_KNOWN = ROAD_LOCAL | ROAD_UCX,
 };
 
@@ -29,39 +29,16 @@ const char *wire_kind_name(enum msg_kind k)
 
 // -- checks --
 
-// Length of the well-formed UTF-8 sequence at s (Unicode 15, table 3-7), or 0; s ends with NUL.
-static int utf8_seq(const unsigned char *s)
-{
-    static const struct {
-        unsigned char first_lo, first_hi, second_lo, second_hi, len;
-    } forms[] = {
-        {0x01, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-    };
-    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
-        if (s[0] < forms[i].first_lo || s[0] > forms[i].first_hi) continue;
-        int len = forms[i].len;
-        if (len > 1 && (s[1] < forms[i].second_lo || s[1] > forms[i].second_hi)) return 0;
-        for (int k = 2; k < len; k++)
-            if ((s[k] & 0xc0) != 0x80) return 0;
-        return len;
-    }
-    return 0;
-}
-
 enum text_rule { ONE_LINE, LINES };
 
-// Control bytes include C1 (U+0080 to U+009F): terminals obey those too.
-static bool text_ok(const char *str, size_t max, enum text_rule rule)
+static bool text_ok(const char *s, size_t max, enum text_rule rule)
 {
-    const unsigned char *s = (const unsigned char *)str, *begin = s;
-    while (*s) {
-        int n = utf8_seq(s);
-        bool is_control = *s < 0x20 || *s == 0x7f || (*s == 0xc2 && s[1] < 0xa0);
-        if (n == 0 || (is_control && !(rule == LINES && *s == '\n'))) return false;
-        s += n;
-        if ((size_t)(s - begin) > max) return false;
+    const size_t len = strlen(s);
+    if (len > max) return false;
+    for (size_t at = 0, n; at < len; at += n) {
+        n = utf8_len(s + at, len - at);
+        if (n == 0) return false;
+        if (utf8_is_control(s + at) && !(rule == LINES && s[at] == '\n')) return false;
     }
     return true;
 }
@@ -200,7 +177,7 @@ static err_t settings_in(struct wire_in *in, const char *what, const Trireme__Se
         {"n_slot", s->n_slot, 1, STEP_SLOTS_MAX},
         {"max_tok", s->max_tok, 1, STEP_TOKENS_MAX},
         {"max_rows", s->max_rows, 1, STEP_ROWS_MAX},
-        {"in_flight", s->in_flight, 1, IN_FLIGHT_MAX},
+        {"in_flight", s->in_flight, 1, WIRE_IN_FLIGHT_MAX},
         {"kv_dtype", s->kv_dtype, 1, DT_COUNT - 1},
         {"precision", s->precision, 0, 255},
     };
@@ -402,7 +379,9 @@ static void *budget_take(void *data, size_t bytes)
         return NULL;
     }
     b->left -= bytes;
-    return arena_take(b->arena, bytes);
+    void *p = arena_take(b->arena, bytes);
+    b->is_over |= !p;
+    return p;
 }
 
 static void budget_give(void *data, void *p)
@@ -420,8 +399,8 @@ err_t wire_unpack(const void *data, size_t len, struct arena *arena, struct msg 
     struct budget b = {.arena = arena, .left = WIRE_ARENA_MAX};
     b.allocator = (ProtobufCAllocator){budget_take, budget_give, &b};
     const Trireme__Envelope *env = trireme__envelope__unpack(&b.allocator, len, data);
-    WIRE_NEED(&in, !b.is_over, "message of %zu bytes needs more than %d bytes to unpack", len,
-              WIRE_ARENA_MAX);
+    WIRE_NEED(&in, !b.is_over, "message of %zu bytes needs more memory to unpack than it may have",
+              len);
     WIRE_NEED(&in, env, "message of %zu bytes does not parse", len);
     unsigned kind = (unsigned)env->kind_case;
     WIRE_NEED(&in, kind < N_KIND && from_wire[kind], "message of an unknown kind");

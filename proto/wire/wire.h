@@ -26,6 +26,7 @@ enum {
     WIRE_MESSAGE_MAX = 1 << 20,
     WIRE_ARENA_MAX = 4 << 20, // budget for unpacking one message
     WIRE_STAGES_MAX = 64,
+    WIRE_IN_FLIGHT_MAX = 64, // steps of one lane
     WIRE_MODELS_MAX = 64,
     WIRE_DEVICES_MAX = 16,
     WIRE_ADDRESS_MAX = 4096,
@@ -130,6 +131,8 @@ struct msg_prepared {
     uint32_t n_address;
 };
 
+// The address was made by the peer's own UCX and is parsed by ours, which trusts it: a worker that
+// holds a certificate of this cluster and lies here can crash its neighbours (they come back).
 struct msg_peer {
     uint32_t stage;
     const uint8_t *address;

@@ -129,7 +129,7 @@ static void watch(struct program *p, uv_signal_t *s, int number)
 int main(int argc, char **argv)
 {
     struct options o = {.door.listen = "127.0.0.1:0"};
-    struct program p = {.door = NULL};
+    struct program p = {.door = NULL, .engine = NULL};
     struct err_text why;
     o.door.api_keys = o.keys;
     o.door.hosts = o.hosts;
@@ -143,6 +143,9 @@ int main(int argc, char **argv)
     if (!err) err = door_open(&p.loop, &o.door, p.engine, &p.door, &why);
     if (err) {
         fprintf(stderr, "error: %s\n", why.s);
+        if (p.engine) mock_engine_close(p.engine);
+        uv_run(&p.loop, UV_RUN_DEFAULT);
+        uv_loop_close(&p.loop);
         return err_exit_code(err);
     }
     watch(&p, &p.term, SIGTERM);
@@ -154,5 +157,7 @@ int main(int argc, char **argv)
     fflush(stdout);
     uv_run(&p.loop, UV_RUN_DEFAULT);
     uv_loop_close(&p.loop);
+    free((char *)(uintptr_t)o.door.tls_cert_pem);
+    free((char *)(uintptr_t)o.door.tls_key_pem);
     return 0;
 }

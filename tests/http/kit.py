@@ -25,6 +25,7 @@ COMPLETIONS = "/v1/completions"
 USER = [{"role": "user", "content": "hi"}]
 
 program = None  # set by run.py
+sanitized = False  # memory and time of such a build say nothing
 cases = []
 
 

@@ -48,6 +48,8 @@ def run_group(options, cases):
 
 def main():
     kit.program = sys.argv[1]
+    with open(kit.program, "rb") as f:
+        kit.sanitized = b"__asan_init" in f.read()
     wanted = sys.argv[2] if len(sys.argv) > 2 else ""
     if not os.path.exists(kit.VOCAB):
         print(f"SKIP: no fixtures at {kit.FIXTURES} (set TRIREME_FIXTURES)")

@@ -340,9 +340,9 @@ static void test_accept(void **state)
     char *t1 = new_token(time(NULL)), *t2 = new_token(time(NULL));
     struct identity *w = open_worker("acc", t1), *o = open_worker("acc-other", t2), *ca2;
     assert_int_equal(identity_open_coordinator(in_base("ca2"), "home", &ca2, &why), OK);
-    assert_int_equal(identity_enroll(ca, t1 + 74, "acc", identity_public_key_pem(w), time(NULL),
-                                     &mine, &why),
-                     OK);
+    assert_int_equal(
+        identity_enroll(ca, t1 + 74, "acc", identity_public_key_pem(w), time(NULL), &mine, &why),
+        OK);
     assert_int_equal(identity_enroll(ca, t2 + 74, "acc-other", identity_public_key_pem(o),
                                      time(NULL), &others, &why),
                      OK);
@@ -426,11 +426,11 @@ static void test_lifetime(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_modes),          cmocka_unit_test(test_open_to_others),
-        cmocka_unit_test(test_same_again),     cmocka_unit_test(test_broken_folders),
-        cmocka_unit_test(test_write_file),     cmocka_unit_test(test_token_text),
-        cmocka_unit_test(test_token_once),     cmocka_unit_test(test_token_times),
-        cmocka_unit_test(test_token_race),     cmocka_unit_test(test_accept),
+        cmocka_unit_test(test_modes),      cmocka_unit_test(test_open_to_others),
+        cmocka_unit_test(test_same_again), cmocka_unit_test(test_broken_folders),
+        cmocka_unit_test(test_write_file), cmocka_unit_test(test_token_text),
+        cmocka_unit_test(test_token_once), cmocka_unit_test(test_token_times),
+        cmocka_unit_test(test_token_race), cmocka_unit_test(test_accept),
         cmocka_unit_test(test_lifetime),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -574,9 +574,9 @@ static void test_silent_and_many(void **state)
     link_close(c);
     link_close(s);
     int64_t from = clock_now_us();
-    while (!is_closed(fds[69]) && clock_now_us() - from < 8000000)
+    while (!is_closed(fds[69]) && clock_now_us() - from < 12000000)
         accept_within(20);
-    assert_in_range(clock_now_us() - from, 3500000, 6000000); // of 5 s, some passed before
+    assert_in_range(clock_now_us() - from, 3500000, 8000000); // of 5 s, some passed before
     for (int i = 0; i < 70; i++)
         close(fds[i]);
     // Nothing to do: the listener sleeps.
@@ -604,8 +604,8 @@ static void test_nobody_answers(void **state)
     snprintf(to, sizeof to, "127.0.0.1:%d", ntohs(a.sin_port));
     assert_int_equal(link_tls_dial(to, enrolled, &c, &why), OK);
     int64_t from = clock_now_us();
-    assert_int_equal(recv_within(c, 8000, &data, &len, &why), ERR_LINK);
-    assert_in_range(clock_now_us() - from, 4500000, 6000000);
+    assert_int_equal(recv_within(c, 12000, &data, &len, &why), ERR_LINK);
+    assert_in_range(clock_now_us() - from, 4500000, 9000000);
     link_close(c);
     // Nobody there at all.
     close(fd);
@@ -735,7 +735,7 @@ static void test_endless_message(void **state)
         e = recv_within(r.server, 200, &data, &len, &why);
     }
     assert_int_equal(e, ERR_LINK);
-    assert_in_range(clock_now_us() - from, 29000000, 32000000);
+    assert_in_range(clock_now_us() - from, 29000000, 36000000);
     rude_part(&r);
 }
 

@@ -82,8 +82,7 @@ static bool swap_addresses(int fd, struct port *p, uint32_t stage)
     port_address(p, &mine, &n_mine);
     return write_whole(fd, &n_mine, 4) && write_whole(fd, mine, n_mine) &&
            read_whole(fd, &n_theirs, 4) && n_theirs <= sizeof theirs &&
-           read_whole(fd, theirs, n_theirs) &&
-           port_connect(p, stage, theirs, n_theirs, &why) == OK;
+           read_whole(fd, theirs, n_theirs) && port_connect(p, stage, theirs, n_theirs, &why) == OK;
 }
 
 // -- the peer --
@@ -306,8 +305,8 @@ static void test_tcp(void **state)
     round_trips(TCP, "ucx tcp");
 }
 
-// The receiver sleeps; more is sent than it has frames for; all of it arrives. Long ones wait at the
-// sender, of the short ones the receiver keeps as many again as it has frames.
+// The receiver sleeps; more is sent than it has frames for; all of it arrives. Long ones wait at
+// the sender, of the short ones the receiver keeps as many again as it has frames.
 static void hold(const char *transports, uint64_t bytes, uint64_t n)
 {
     struct side s;
@@ -318,8 +317,7 @@ static void hold(const char *transports, uint64_t bytes, uint64_t n)
     int64_t from = clock_now_us();
     for (bool is_told = false; poll(&p, 1, 0) == 0;) {
         assert_true(clock_now_us() - from < 30000000);
-        if (!is_told && clock_now_us() - from > 300000)
-            is_told = write_whole(s.fd, "g", 1);
+        if (!is_told && clock_now_us() - from > 300000) is_told = write_whole(s.fd, "g", 1);
         fill(s.buf, bytes, step);
         struct frame f = activations(step, bytes, s.buf);
         err_t e = step < n ? port_send(s.port, 1, &f) : ERR_AGAIN;
@@ -398,8 +396,8 @@ static void kill_peer(const char *transports, const char *mode, uint64_t bytes, 
     if (noticed) {
         assert_non_null(strstr(why.s, "stage 1"));
         print_message("%s %s %llu bytes: killed, noticed after %.1f ms, slowest turn %.1f ms\n",
-                      transports, mode, (unsigned long long)bytes,
-                      (double)(noticed - killed) / 1e3, (double)slowest / 1e3);
+                      transports, mode, (unsigned long long)bytes, (double)(noticed - killed) / 1e3,
+                      (double)slowest / 1e3);
     } else {
         print_message("%s %s %llu bytes: killed, not noticed in 3 s, slowest turn %.1f ms\n",
                       transports, mode, (unsigned long long)bytes, (double)slowest / 1e3);
@@ -524,8 +522,28 @@ static void test_configurations(void **state)
     struct frame f = activations(1, 64, NULL);
     assert_int_equal(port_send(p, 1, &f), ERR_NOT_FOUND);
     assert_int_equal(port_connect(p, 1, (const uint8_t *)"short", 5, &why), ERR_LINK_PROTOCOL);
-    assert_int_equal(port_connect(p, 1, (const uint8_t *)"trf-portxxxxxxxxxxxx", 20, &why),
-                     ERR_LINK_PROTOCOL);
+    // Altered, cut short, of another epoch or key: none of these reaches UCX.
+    const uint8_t *address;
+    uint8_t copy[WIRE_ADDRESS_MAX];
+    uint32_t len;
+    port_address(p, &address, &len);
+    for (uint32_t i = 0; i < len; i++) {
+        memcpy(copy, address, len);
+        copy[i] ^= 0x10;
+        assert_true(err_is_link(port_connect(p, 1, copy, len, &why)));
+        assert_true(err_is_link(port_connect(p, 1, address, i, &why)));
+    }
+    struct port *other;
+    c.epoch++;
+    assert_int_equal(port_open(&c, &other, &why), OK);
+    port_address(other, &address, &len);
+    assert_int_equal(port_connect(p, 1, address, len, &why), ERR_LINK_PROTOCOL);
+    port_close(other);
+    c.key[3] ^= 1;
+    assert_int_equal(port_open(&c, &other, &why), OK);
+    port_address(other, &address, &len);
+    assert_int_equal(port_connect(p, 1, address, len, &why), ERR_LINK_AUTH);
+    port_close(other);
     // UCX's handlers for crashes would hide ours and the system's.
     static const int signals[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE};
     for (int i = 0; i < 4; i++) {

@@ -266,9 +266,9 @@ static void penalties_follow_the_counts(void **state)
     assert_true(again[5] != 1);
     for (int32_t id = 0; id < 200; id++)
         penalty_add(&p, 1, id * 1000003, id % 2); // full
-    assert_true(s.repetition == 2 && penalty_is_used(&s));
+    assert_true(s.repetition == 2 && sampling_is_penalised(&s));
     struct sampling none = plain();
-    assert_false(penalty_is_used(&none));
+    assert_false(sampling_is_penalised(&none));
     penalty_close(&p);
 }
 
