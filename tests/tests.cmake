@@ -41,6 +41,15 @@ if(TRIREME_SANITIZE)
     endforeach()
 endif()
 
+# Benchmarks: built with the tests, run by hand.
+file(GLOB found CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/bench/*_bench.c)
+foreach(src ${found})
+    get_filename_component(stem ${src} NAME_WE)
+    add_executable(${stem} ${src})
+    set_target_properties(${stem} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${TEST_BIN})
+    target_link_libraries(${stem} PRIVATE kernels)
+endforeach()
+
 # Real processes and real models: Python scripts that exit 77 (and say why) where they cannot run.
 function(script_test name seconds)
     add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
@@ -48,6 +57,7 @@ function(script_test name seconds)
                          RUN_SERIAL TRUE ENVIRONMENT "TRIREME_BUILD=${CMAKE_BINARY_DIR}")
 endfunction()
 if(NOT TRIREME_SANITIZE)
+    script_test(kernels_neon 300 tests/unit/kernels/neon.sh)
     script_test(cluster_cli 200 python3 tests/cluster/test_cli.py)
     script_test(cluster_splits_smollm2 400 python3 tests/cluster/test_splits.py smollm2)
     script_test(cluster_splits_gemma3 400 python3 tests/cluster/test_splits.py gemma3)

@@ -94,16 +94,21 @@ static float leaf_softmax(const struct leaf_attn *a, float *s, int32_t lo, int32
     return v8_hsum(sum);
 }
 
-// o (R, D vectors at vector d0) += p v over positions [from, to). R * D at most 8, constants.
+// Positions [from, to) of a segment, and the first of the vectors of a head they are summed into.
+struct leaf_part {
+    int32_t from, to, d0;
+};
+
+// o (R, D vectors at vector d0) += p v over the part's positions. R * D at most 8, constants.
 LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_attn *a,
-                               const float *p, int32_t from, int32_t to, int32_t d0, float *o)
+                               const float *p, struct leaf_part part, float *o)
 {
-    const int32_t vs = a->v_stride;
+    const int32_t vs = a->v_stride, to = part.to, d0 = part.d0;
     v8 s[8];
     LEAF_UNROLL(8)
     for (int i = 0; i < R * D; i++)
         s[i] = v8_load(o + i / D * vs + 8 * (d0 + i % D));
-    for (int32_t i = from; i < to;) {
+    for (int32_t i = part.from; i < to;) {
         const int32_t end = i / 16 * 16 + 16 < to ? i / 16 * 16 + 16 : to;
         const void *page = a->v[i / 16];
         int64_t at = (int64_t)(i % 16) * vs + 8 * d0;
@@ -133,9 +138,9 @@ LEAF_INLINE void leaf_weigh_rows(enum dtype t, int R, int D, const struct leaf_a
     const int32_t n = a->v_stride / 8;
     int32_t d = 0;
     for (; d + D <= n; d += D)
-        leaf_weigh_of(t, R, D, a, p, from, to, d, o);
+        leaf_weigh_of(t, R, D, a, p, (struct leaf_part){from, to, d}, o);
     for (; d < n; d++)
-        leaf_weigh_of(t, R, 1, a, p, from, to, d, o);
+        leaf_weigh_of(t, R, 1, a, p, (struct leaf_part){from, to, d}, o);
 }
 
 // All rows of the pass over the positions that all of them see, each over its own rest: a position
