@@ -29,6 +29,8 @@ enum {
     FIXED_BYTES = 24, // magic, version, two counts
     KV_MIN_BYTES = 14,
     TENSOR_MIN_BYTES = 33,
+    SAMPLES = 64, // of the weights, for the hash
+    SAMPLE_BYTES = 4096,
 };
 
 static const uint8_t type_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8}; // by enum gguf_type
@@ -114,6 +116,27 @@ __attribute__((format(printf, 2, 3))) static err_t fail(const struct reader *r, 
 
 // ---- reading
 
+// Bytes [at, at + len) of the file; *got is less if it ends before.
+static err_t read_at(const struct reader *r, uint8_t *dst, uint64_t len, uint64_t at, uint64_t *got)
+{
+    uint64_t done = 0;
+    while (done < len) {
+        ssize_t n = pread(r->fd, dst + done, len - done, (off_t)(at + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return err_say(r->why, ERR_SYSTEM, "%s: cannot read: %m", path_tail(r->path));
+        if (n == 0) break;
+        done += (uint64_t)n;
+    }
+    *got = done;
+    return OK;
+}
+
+static err_t shrank(const struct reader *r, uint64_t to)
+{
+    return fail(r, "the file shrank to %llu bytes while it was read, it had %llu",
+                (unsigned long long)to, (unsigned long long)r->file_bytes);
+}
+
 static err_t reader_grow(struct reader *r, uint64_t end)
 {
     uint64_t cap = r->cap ? r->cap * 2 : PIECE_MIN;
@@ -125,17 +148,11 @@ static err_t reader_grow(struct reader *r, uint64_t end)
         return err_say(r->why, ERR_MEMORY, "%s: no memory for its header", path_tail(r->path));
     r->buf = buf;
     r->cap = cap;
-    while (r->len < cap) {
-        ssize_t n = pread(r->fd, r->buf + r->len, cap - r->len, (off_t)r->len);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return err_say(r->why, ERR_SYSTEM, "%s: cannot read: %m", path_tail(r->path));
-        if (n == 0) break;
-        r->len += (uint64_t)n;
-    }
-    if (r->len < end)
-        return fail(r, "the file shrank to %llu bytes while it was read, it had %llu",
-                    (unsigned long long)r->len, (unsigned long long)r->file_bytes);
-    return OK;
+    uint64_t got;
+    err_t e = read_at(r, r->buf + r->len, cap - r->len, r->len, &got);
+    if (e) return e;
+    r->len += got;
+    return r->len < end ? shrank(r, r->len) : OK;
 }
 
 // Makes `n` bytes at r->at readable.
@@ -487,6 +504,27 @@ static void settle(struct gguf *g, struct reader *r)
     }
     for (uint64_t i = 0; i < g->n_tensor; i++)
         g->tensors[i].name.s = (const char *)g->header + (uintptr_t)g->tensors[i].name.s;
+}
+
+// Two trainings of one model may have the same header and the same size, so some of the weights
+// count too: pieces at even distances.
+static err_t add_samples(const struct reader *r, struct sha256 *sha)
+{
+    uint8_t piece[SAMPLE_BYTES];
+    const uint64_t room = r->file_bytes - r->at, len = room < SAMPLE_BYTES ? room : SAMPLE_BYTES;
+    for (uint64_t i = 0; i < SAMPLES; i++) {
+        const uint64_t at = r->at + (room - len) / (SAMPLES - 1) * i;
+        uint64_t got;
+        err_t e = read_at(r, piece, len, at, &got);
+        if (e) return e;
+        if (got < len) return shrank(r, at + got);
+        sha256_add(sha, piece, len);
+    }
+    return OK;
+}
+
+static err_t take_hash(struct gguf *g, struct reader *r)
+{
     struct sha256 sha;
     uint8_t size[8];
     for (int i = 0; i < 8; i++)
@@ -494,7 +532,11 @@ static void settle(struct gguf *g, struct reader *r)
     sha256_init(&sha);
     sha256_add(&sha, g->header, r->at);
     sha256_add(&sha, size, sizeof size);
-    sha256_end(&sha, g->hash);
+    r->kind = NULL;
+    r->name_len = 0;
+    err_t e = add_samples(r, &sha);
+    if (!e) sha256_end(&sha, g->hash);
+    return e;
 }
 
 static err_t load(struct gguf *g, struct reader *r)
@@ -508,7 +550,8 @@ static err_t load(struct gguf *g, struct reader *r)
     if ((e = build_index(r, &g->by_key, g->kvs, sizeof *g->kvs, g->n_kv))) return e;
     r->kind = "tensor";
     if ((e = build_index(r, &g->by_name, g->tensors, sizeof *g->tensors, g->n_tensor))) return e;
-    return check_layout(g, r);
+    if ((e = check_layout(g, r))) return e;
+    return take_hash(g, r);
 }
 
 err_t gguf_open(const char *path, struct gguf **out, struct err_text *why)

@@ -1,5 +1,5 @@
 // gguf: reads the header of a GGUF v2/v3 file (https://github.com/ggml-org/ggml/blob/master/docs/
-// gguf.md): key/value metadata and the tensor table. Never touches weight bytes.
+// gguf.md): key/value metadata and the tensor table. Weight bytes are only sampled, for the hash.
 //
 // Everything is validated before anything is allocated for it; the header is read (not mapped), so
 // a file that shrinks under us is an error and not a SIGBUS. Keys are found in O(1), a header of
@@ -58,7 +58,7 @@ void gguf_close(struct gguf *g);
 
 const char *gguf_path(const struct gguf *g);
 uint64_t gguf_file_bytes(const struct gguf *g);
-// SHA-256 of the header bytes and the file size: names a model's content cheaply.
+// SHA-256 of the header, the file size and samples of the weights: names a model's content cheaply.
 const uint8_t *gguf_hash(const struct gguf *g); // 32 bytes
 uint64_t gguf_n_tensor(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, uint64_t i);

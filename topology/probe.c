@@ -243,10 +243,20 @@ static void read_cpuinfo(struct probe *p)
     snprintf(p->cpu, sizeof p->cpu, "%.*s", (int)strcspn(name, "\n"), name);
 }
 
-static int32_t affinity_threads(int32_t otherwise)
+// The affinity mask, and the quota (0: none).
+static int32_t usable_within(int32_t quota)
 {
     cpu_set_t set; // 1024 threads; larger machines fall to the count of the machine
-    return sched_getaffinity(0, sizeof set, &set) ? otherwise : CPU_COUNT(&set);
+    const int32_t allowed =
+        at_least_one(sched_getaffinity(0, sizeof set, &set) ? (int)sysconf(_SC_NPROCESSORS_ONLN)
+                                                            : CPU_COUNT(&set));
+    return quota > 0 && quota < allowed ? quota : allowed;
+}
+
+int32_t probe_usable(void)
+{
+    struct probe p = {0};
+    return probe_limits("", &p, NULL) ? usable_within(0) : usable_within(p.n_usable);
 }
 
 err_t probe_read(struct probe *out, struct err_text *why)
@@ -259,8 +269,7 @@ err_t probe_read(struct probe *out, struct err_text *why)
     p.page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
     err_t e = probe_limits("", &p, why);
     if (e || (e = read_hwloc(&p, why))) return e;
-    int32_t allowed = affinity_threads(p.n_thread);
-    if (p.n_usable == 0 || allowed < p.n_usable) p.n_usable = allowed;
+    p.n_usable = usable_within(p.n_usable);
     read_cpuinfo(&p);
     isa_words(p.isa_bits, p.isa, sizeof p.isa);
     *out = p;

@@ -41,5 +41,7 @@ err_t probe_read(struct probe *out, struct err_text *why);
 // Memory and CPU quota as the files below `root` tell: "" for this machine, a copy of /proc and
 // /sys/fs/cgroup in tests. Fills mem_*, is_limited, and n_usable (0: no quota).
 err_t probe_limits(const char *root, struct probe *out, struct err_text *why);
+// n_usable alone, of this process and at once: for a number of threads.
+int32_t probe_usable(void);
 // Instruction sets in the text of /proc/cpuinfo.
 uint32_t probe_isa_of(const char *cpuinfo);

@@ -1,6 +1,7 @@
 #include "worker/compute_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
+#include "topology/probe.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,20 @@ static uint64_t frame_bytes_of(const struct plan_settings *s, const struct model
     return x > pairs ? x : pairs;
 }
 
+// What was promised, unless the machine has less by now. What is held counts: it is given up first.
+static uint64_t memory_now(const struct compute *c)
+{
+    struct probe now = {0};
+    uint64_t most = c->config.mem_max_bytes;
+    if (probe_limits("", &now, NULL)) return most;
+    uint64_t free_bytes = now.mem_available_bytes;
+    if (c->held.stage) {
+        const struct stage_sizes held = stage_sizes_get(c->held.stage);
+        free_bytes += held.weight_bytes + held.kv_bytes + held.work_bytes;
+    }
+    return free_bytes < most ? free_bytes : most;
+}
+
 static err_t check_memory(const struct compute *c, const struct stage_config *stage,
                           struct stage_sizes *sizes, struct err_text *why)
 {
@@ -61,13 +76,14 @@ static err_t check_memory(const struct compute *c, const struct stage_config *st
     if (c->config.plan.n_stage > 1) sizes->work_bytes += 2 * n_frame_of(s) * frame;
     if (stage->embed) sizes->work_bytes += frame;
     const uint64_t sum = sizes->weight_bytes + sizes->kv_bytes + sizes->work_bytes;
-    if (sum <= c->config.mem_max_bytes) return OK;
+    const uint64_t most = memory_now(c);
+    if (sum <= most) return OK;
     return err_say(
         why, ERR_MEMORY,
         "stage %u does not fit: weights %.1f + KV %.1f + work %.1f = %.1f MiB, available "
         "are %.1f MiB",
         c->config.plan.stage, mib(sizes->weight_bytes), mib(sizes->kv_bytes),
-        mib(sizes->work_bytes), mib(sum), mib(c->config.mem_max_bytes));
+        mib(sizes->work_bytes), mib(sum), mib(most));
 }
 
 // -- loading --

@@ -26,7 +26,7 @@ struct compute {
     float *x;          // (max_tok, dim) of the first stage; others work in the received frame
     int32_t *chained;  // (max_rows) of the first stage
     int32_t *pairs;    // (max_rows, 2) slot, id of the last stage
-    struct compute_draw *draws;              // (n_slot) of the first stage
+    struct compute_draw *draws;           // (n_slot) of the first stage
     uint64_t undrawn[WIRE_IN_FLIGHT_MAX]; // steps whose ids the last stage has not sent yet
     uint32_t n_undrawn;
     uint64_t step_bytes; // weights that one token passes here

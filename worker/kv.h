@@ -1,5 +1,7 @@
 // kv: the KV pages of a stage's layers and the page tables of its slots. Page numbers come from the
-// coordinator alone; here they only become addresses. All memory is taken at open.
+// coordinator alone; here they only become addresses. All memory is taken at open, and zeroed: a
+// step that reads pages which nothing was written to, or which two sequences share by mistake, gets
+// wrong numbers and does no harm.
 #pragma once
 #include "kernels/kernels.h"
 #include "proto/wire/wire.h"

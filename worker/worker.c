@@ -169,14 +169,15 @@ static void rest(struct worker *w)
 
 err_t worker_run(struct worker *w, atomic_int *stop, struct err_text *why)
 {
+    bool has_more = false;
     while (!atomic_load(stop)) {
         if (!w->link && clock_now_us() >= w->dial_us) {
             struct err_text reason = {0};
             if (dial(w, &reason) == ERR_END) return OK;
         }
-        rest(w);
+        if (!has_more) rest(w);
         worker_pump(w);
-        worker_hear(w);
+        has_more = worker_hear(w);
         keep_time(w);
         if (w->is_refused) return err_say(why, w->refuse_code, "%s", w->refuse_why.s);
     }

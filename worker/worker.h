@@ -20,7 +20,7 @@ struct worker_config {
     const char *name;                 // [a-z0-9-]{1,63}
     const char *const *models;        // model files or folders with .gguf files, NULL-terminated
     int32_t n_threads;                // 0: all cores of the affinity mask
-    uint64_t mem_max_bytes;           // 0: what the machine has free at start
+    uint64_t mem_max_bytes;           // 0: what is free at start; a plan gets what is free then
     const char *isa;                  // kernels_open_cpu's isa, NULL: best
     const char *transports, *devices; // of the UCX port, NULL: port.h's defaults
     bool measure;                     // measure peaks (about 0.5 s, before HELLO); else report 0

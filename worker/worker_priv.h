@@ -7,6 +7,7 @@
 
 enum {
     WORKER_SILENCE_US = 5000000, // a coordinator that says nothing for so long is lost
+    WORKER_HEAR_MAX = 64,        // messages in one go
     WORKER_SPARE_STEPS = 2,      // queued steps over in_flight that are not yet a violation
 };
 
@@ -50,7 +51,8 @@ void worker_hello(struct worker *w);
 void worker_beat(struct worker *w);
 // Closes the link, stops the epoch, keeps what is loaded.
 void worker_lose(struct worker *w, const char *reason);
-// Reads until there is nothing more, and acts on it.
-void worker_hear(struct worker *w);
+// Reads and acts on what it reads. True: there may be more, which the link's descriptor need not
+// tell; a coordinator that never stops talking must not keep us from heartbeats and the stop.
+bool worker_hear(struct worker *w);
 // Passes on what the compute thread has to say, and starts the next plan when it has ended.
 void worker_pump(struct worker *w);

@@ -22,6 +22,16 @@ static void number_process(void)
 
 // -- out --
 
+// Ends the epoch that runs, and forgets the plan that waits for that.
+static void stop_role(struct worker *w)
+{
+    compute_parcel_free(w->plan);
+    w->plan = NULL;
+    if (!w->compute) return;
+    compute_stop(w->compute);
+    w->is_stopping = true;
+}
+
 void worker_lose(struct worker *w, const char *reason)
 {
     if (!w->link) return;
@@ -30,12 +40,7 @@ void worker_lose(struct worker *w, const char *reason)
     w->link = NULL;
     w->is_welcome = false;
     w->epoch = 0; // another coordinator may count from elsewhere
-    compute_parcel_free(w->plan);
-    w->plan = NULL;
-    if (w->compute) {
-        compute_stop(w->compute);
-        w->is_stopping = true;
-    }
+    stop_role(w);
 }
 
 static void send_bytes(struct worker *w, const struct buf *b)
@@ -113,7 +118,7 @@ void worker_hello(struct worker *w)
 void worker_beat(struct worker *w)
 {
     struct msg m = {.kind = MSG_HEARTBEAT, .heartbeat = {.mem_used_bytes = mem_used_bytes()}};
-    struct probe now;
+    struct probe now = {0};
     if (!probe_limits("", &now, NULL)) m.heartbeat.mem_free_bytes = now.mem_available_bytes;
     if (w->compute) {
         const struct compute_stats s = compute_stats_get(w->compute);
@@ -177,9 +182,10 @@ static bool on_plan(struct worker *w)
         start_plan(w, p);
         return false;
     }
-    compute_stop(w->compute);
-    w->is_stopping = true;
-    compute_parcel_free(w->plan);
+    stop_role(w);
+    // Layers of another model are of no use to the new plan.
+    if (memcmp(p->model_hash, w->running.model_hash, sizeof p->model_hash))
+        compute_cancel(w->compute);
     w->plan = w->parcel;
     return true;
 }
@@ -271,8 +277,7 @@ static bool act(struct worker *w)
         return false;
     case MSG_DRAIN:
         log_info("the coordinator is closing down");
-        if (w->compute) compute_stop(w->compute);
-        w->is_stopping = w->compute != NULL;
+        stop_role(w);
         return false;
     default:
         log_error("a coordinator may not say %s", wire_kind_name(m->kind));
@@ -281,30 +286,31 @@ static bool act(struct worker *w)
     }
 }
 
-void worker_hear(struct worker *w)
+bool worker_hear(struct worker *w)
 {
-    while (w->link) {
+    for (int i = 0; w->link && i < WORKER_HEAR_MAX; i++) {
         const void *data;
         size_t len;
         struct err_text why = {0};
         err_t e = link_recv(w->link, &data, &len, &why);
-        if (e == ERR_AGAIN) return;
+        if (e == ERR_AGAIN) return false;
         if (e) {
             worker_lose(w, e == ERR_END ? "it closed the link" : why.s);
-            return;
+            return false;
         }
         w->heard_us = clock_now_us();
         if (!w->parcel) w->parcel = compute_parcel_new();
         if (!w->parcel) {
             worker_lose(w, "no memory to read what it says");
-            return;
+            return false;
         }
         e = wire_unpack(data, len, &w->parcel->arena, &w->parcel->msg, &why);
         if (e) {
             log_error("the coordinator broke the protocol: %s", why.s);
             worker_lose(w, "it broke the protocol");
-            return;
+            return false;
         }
         if (!act(w)) arena_reset(&w->parcel->arena);
     }
+    return w->link != NULL;
 }

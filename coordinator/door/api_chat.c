@@ -116,6 +116,7 @@ static err_t chat_encode(struct prepare *p, struct prepared *out, struct refusal
     struct template_output text = {0};
     struct ids ids = {0};
     err_t err = render(p, &text, no);
+    if (!err && prepare_unwanted(p->in)) err = ERR_CANCELLED;
     out->prompts = arena_take(&out->arena, sizeof *out->prompts);
     if (!err && !out->prompts) err = refusal_set(no, 500, "internal_error", "out of memory");
     // The template writes its own BOS. No token is shorter than a byte, so the true length is

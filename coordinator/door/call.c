@@ -9,6 +9,7 @@ struct call {
     struct exchange *x; // NULL: abandoned
     struct buf body;    // taken from the exchange
     struct prepare_in in;
+    atomic_bool unwanted;
     err_t err;
     struct prepared made; // if err is OK
     struct refusal no;    // if not
@@ -26,7 +27,7 @@ static void on_pool(uv_work_t *w)
     struct call *c = w->data;
     c->in.body = c->body.data ? c->body.data : "";
     c->in.len = c->body.len;
-    c->err = prepare_run(&c->in, &c->made, &c->no);
+    c->err = prepare_unwanted(&c->in) ? ERR_CANCELLED : prepare_run(&c->in, &c->made, &c->no);
     buf_fini(&c->body);
     leave_pool(c->door);
 }
@@ -116,7 +117,8 @@ static void call_run(struct exchange *x, const struct api *api)
         c->in = (struct prepare_in){.api = api,
                                     .model = m,
                                     .n_vocab = tokenizer_n_vocab(m->tokenizer),
-                                    .tenant = x->tenant};
+                                    .tenant = x->tenant,
+                                    .unwanted = &c->unwanted};
         c->body = x->body;
         x->body = (struct buf){.max = x->body.max};
     }
@@ -138,6 +140,7 @@ static void call_run(struct exchange *x, const struct api *api)
 void call_abandon(struct call *c)
 {
     c->x = NULL;
+    atomic_store(&c->unwanted, true);
     // Fails, harmlessly, when the pool is already at it.
     if (uv_cancel((uv_req_t *)&c->work) == 0) leave_pool(c->door);
 }
@@ -145,7 +148,8 @@ void call_abandon(struct call *c)
 void call_wait_all(struct door *d)
 {
     uv_mutex_lock(&d->pool_lock);
-    while (d->n_pool > 0) uv_cond_wait(&d->pool_idle, &d->pool_lock);
+    while (d->n_pool > 0)
+        uv_cond_wait(&d->pool_idle, &d->pool_lock);
     uv_mutex_unlock(&d->pool_lock);
 }
 

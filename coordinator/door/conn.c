@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 // A body may go on for longer than its deadline while it comes at least this fast.
-enum { BODY_BYTES_PER_MS = 64, UNSENT_BYTES = 128 << 10 };
+enum { BODY_BYTES_PER_MS = 64, UNSENT_BYTES = 128 << 10, LINGERS_MAX = 64 };
 
 static struct auth_addr addr_of(const struct sockaddr *sa)
 {
@@ -59,7 +59,8 @@ static void opened(struct door *d, struct MHD_Connection *mhd, void **socket_con
     c->mhd = mhd;
     c->fd = fd ? fd->connect_fd : -1;
     c->addr = addr_of(sa ? sa->client_addr : NULL);
-    // What a caller does not take stays here, where it is counted, not in megabytes of the kernel's.
+    // What a caller does not take stays here, where it is counted, not in megabytes of the
+    // kernel's.
     int unsent = UNSENT_BYTES;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
     conn_set(c, CONN_HEADERS);
@@ -81,7 +82,7 @@ struct lingerer {
 
 static void linger(struct door *d, int fd)
 {
-    struct lingerer *l = malloc(sizeof *l);
+    struct lingerer *l = d->n_linger < LINGERS_MAX ? malloc(sizeof *l) : NULL;
     int copy = l ? dup(fd) : -1;
     if (copy < 0) {
         free(l);
@@ -89,11 +90,13 @@ static void linger(struct door *d, int fd)
     }
     *l = (struct lingerer){.fd = copy, .until_us = clock_now_us() + CONN_LINGER_MS * 1000};
     list_push_back(&d->lingers, &l->node);
+    d->n_linger++;
 }
 
-static void linger_end(struct lingerer *l)
+static void linger_end(struct door *d, struct lingerer *l)
 {
     list_remove(&l->node);
+    d->n_linger--;
     close(l->fd);
     free(l);
 }
@@ -107,13 +110,13 @@ static void sweep_lingers(struct door *d, int64_t now_us)
         ssize_t n = 1;
         for (int i = 0; i < 64 && n > 0; i++)
             n = recv(l->fd, sink, sizeof sink, MSG_DONTWAIT);
-        if (n == 0 || now_us > l->until_us) linger_end(l);
+        if (n == 0 || now_us > l->until_us) linger_end(d, l);
     }
 }
 
 void conn_drop_lingers(struct door *d)
 {
-    list_each(it, &d->lingers) linger_end(list_item(it, struct lingerer, node));
+    list_each(it, &d->lingers) linger_end(d, list_item(it, struct lingerer, node));
 }
 
 void conn_notify(void *cls, struct MHD_Connection *mhd, void **socket_context,

@@ -56,7 +56,7 @@ struct door {
     uint32_t n_job;    // given to the pool, not back on the loop yet
     uv_mutex_t pool_lock;
     uv_cond_t pool_idle;
-    uint32_t n_pool;   // under pool_lock: jobs that may still look at the engine's model
+    uint32_t n_pool; // under pool_lock: jobs that may still look at the engine's model
     bool ready, draining, closing;
     int port;
     struct auth auth;
@@ -66,7 +66,7 @@ struct door {
     int64_t header_us, body_us, write_us;
     bool tls, layout; // layout: the library is the one gate.h describes
     struct list conns, dirty, lingers;
-    uint32_t n_conn, n_exchange;
+    uint32_t n_conn, n_exchange, n_linger;
     uint64_t n_sweep;
     uint64_t n_callback; // calls of the library into us
     uint32_t idle_runs;  // runs of it, one after the other, that ended in none and asked for more

@@ -37,7 +37,8 @@ static err_t split_listen(const char *listen, struct listen_addr *out, struct er
     if (bracket) len -= 2;
     size_t digits = colon ? strspn(colon + 1, "0123456789") : 0;
     if (!colon || len == 0 || len >= sizeof out->host || digits == 0 || digits > 5 ||
-        colon[1 + digits] != 0 || strtoul(colon + 1, NULL, 10) > 65535 || (!bracket && memchr(host, ':', len)))
+        colon[1 + digits] != 0 || strtoul(colon + 1, NULL, 10) > 65535 ||
+        (!bracket && memchr(host, ':', len)))
         return err_say(why, ERR_CONFIG, "'%s' is no address to listen at: HOST:PORT is", listen);
     memcpy(out->host, host, len);
     out->host[len] = 0;

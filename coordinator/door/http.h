@@ -7,6 +7,7 @@
 
 struct door;
 
+// Names and origins are borrowed for the door's life, the rest only while it is opened.
 struct door_config {
     const char *listen;                     // "127.0.0.1:30000", "[::1]:0"; port 0 picks one
     const char *const *api_keys;            // NULL-terminated, or NULL: none asked (loopback only)

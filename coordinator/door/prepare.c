@@ -245,6 +245,7 @@ err_t prepare_run(const struct prepare_in *in, struct prepared *out, struct refu
     arena_init(&made.arena, 0);
     prepare_id(in->api->id_prefix, made.id);
     err_t err = prepare_read(&p, &made, no);
+    if (!err && prepare_unwanted(in)) err = ERR_CANCELLED;
     if (!err) err = in->api->encode(&p, &made, no);
     prepare_close(&p);
     if (err)

@@ -5,6 +5,7 @@
 #include "coordinator/door/engine.h"
 #include "coordinator/door/fields.h"
 #include "coordinator/text/stream.h"
+#include <stdatomic.h>
 
 struct api;
 
@@ -21,6 +22,7 @@ struct prepare_in {
     uint64_t tenant;
     const char *body;
     size_t len;
+    const atomic_bool *unwanted; // set when nobody waits any more; may be NULL
 };
 
 // A body that was read and checked, but for its length in tokens.
@@ -56,7 +58,13 @@ struct prepared {
     uint32_t n_choice; // of each prompt
 };
 
-// Both halves. ERR_INVALID with the refusal filled; `out` is then untouched.
+// True between two stages when the rest is not worth doing.
+static inline bool prepare_unwanted(const struct prepare_in *in)
+{
+    return in->unwanted && atomic_load(in->unwanted);
+}
+// Both halves. ERR_CANCELLED when nobody waits any more, ERR_INVALID with the refusal filled; `out`
+// is then untouched.
 err_t prepare_run(const struct prepare_in *in, struct prepared *out, struct refusal *no);
 // Frees requests that nobody took.
 void prepare_fini(struct prepared *p);

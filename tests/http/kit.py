@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -125,7 +126,7 @@ class Door:
         if not self.base and "--template" not in options:
             argv += ["--template", TEMPLATE]
         self.options = [o for o in options if o != "--base"]
-        self.log = open(f"/tmp/door_mock_{os.getpid()}.log", "w+b")
+        self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(argv + self.options, stdout=subprocess.PIPE,
                                         stderr=self.log)
         line = self.process.stdout.readline().split()
@@ -138,7 +139,7 @@ class Door:
     def close(self):
         self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(15)
+            code = self.process.wait(90 if sanitized else 15)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError("door_mock did not end after SIGTERM")

@@ -28,6 +28,9 @@ static void err_sentences_are_one_escaped_line(void **state)
     err_say(&why, ERR_MODEL, "%s", longer);
     assert_in_range(strlen(why.s), 200, sizeof why.s - 1);
     assert_int_equal(err_say(NULL, ERR_BUSY, "nobody listens"), ERR_BUSY);
+    // C1, an overlong form and a surrogate: what peers and terminals do not take
+    err_say(&why, ERR_MODEL, "%s", "\xc2\x9b|\xe0\x80\x80|\xed\xa0\x80|\xc2\xa0");
+    assert_string_equal(why.s, "\\xc2\\x9b|\\xe0\\x80\\x80|\\xed\\xa0\\x80|\xc2\xa0");
     assert_int_equal(err_exit_code(ERR_MODEL), 78);
     assert_int_equal(err_exit_code(OK), 0);
     assert_true(err_is_request(ERR_BUSY) && err_is_link(ERR_LINK) && err_is_node(ERR_MODEL));

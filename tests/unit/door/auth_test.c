@@ -26,8 +26,15 @@ static void right_and_wrong(void **state)
     assert_int_equal(auth_check(&a, &here, NULL, keys[0], 0, &t2), AUTH_OK);
     assert_true(t1 != t2);
     assert_int_equal(auth_check(&a, &here, "Bearer no", "sk-two", 0, &t2), AUTH_OK);
-    static const char *const bad[] = {"", "Bearer", "Bearer ", "Bearer  sk-two", "Bearer sk-two ",
-                                      "Basic sk-two", "sk-two", "Bearer sk-tw", "Bearer sk-twoo"};
+    static const char *const bad[] = {"",
+                                      "Bearer",
+                                      "Bearer ",
+                                      "Bearer  sk-two",
+                                      "Bearer sk-two ",
+                                      "Basic sk-two",
+                                      "sk-two",
+                                      "Bearer sk-tw",
+                                      "Bearer sk-twoo"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(auth_check(&a, &here, bad[i], NULL, (int64_t)i * 2000000, &t2),
                          AUTH_WRONG);
@@ -143,8 +150,10 @@ static void host_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(right_and_wrong),    cmocka_unit_test(too_many),
-        cmocka_unit_test(a_v6_network_is_one_address), cmocka_unit_test(time_tells_nothing),
+        cmocka_unit_test(right_and_wrong),
+        cmocka_unit_test(too_many),
+        cmocka_unit_test(a_v6_network_is_one_address),
+        cmocka_unit_test(time_tells_nothing),
         cmocka_unit_test(host_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,10 +16,21 @@ static const struct {
     enum json_kind kind;
     const char *text;
 } samples[] = {
-    {J_BOOL, "true"},     {J_BOOL, "false"}, {J_INT, "1"},         {J_INT, "0"},
-    {J_INT, "-1"},        {J_REAL, "1.5"},   {J_REAL, "-1e300"},   {J_STR, "\"\""},
-    {J_STR, "\"text\""},  {J_STR, "\"1\""},  {J_ARR, "[]"},        {J_ARR, "[1]"},
-    {J_OBJ, "{\"a\":1}"}, {J_OBJ, "{}"},     {J_INT, "9223372036854775807"},
+    {J_BOOL, "true"},
+    {J_BOOL, "false"},
+    {J_INT, "1"},
+    {J_INT, "0"},
+    {J_INT, "-1"},
+    {J_REAL, "1.5"},
+    {J_REAL, "-1e300"},
+    {J_STR, "\"\""},
+    {J_STR, "\"text\""},
+    {J_STR, "\"1\""},
+    {J_ARR, "[]"},
+    {J_ARR, "[1]"},
+    {J_OBJ, "{\"a\":1}"},
+    {J_OBJ, "{}"},
+    {J_INT, "9223372036854775807"},
     {J_INT, "-9223372036854775808"},
 };
 
@@ -51,8 +62,10 @@ static int check_field(const struct field *f, const char *outer, unsigned api)
         struct params p;
         struct refusal no = {0};
         struct arena a;
-        if (outer) snprintf(body, sizeof body, "{\"%s\":{\"%s\":%s}}", outer, f->name, samples[i].text);
-        else snprintf(body, sizeof body, "{\"%s\":%s}", f->name, samples[i].text);
+        if (outer)
+            snprintf(body, sizeof body, "{\"%s\":{\"%s\":%s}}", outer, f->name, samples[i].text);
+        else
+            snprintf(body, sizeof body, "{\"%s\":%s}", f->name, samples[i].text);
         err_t err = read_text(body, api, &p, &no, &a);
         bool ok = fits(f, samples[i].kind, samples[i].text);
         // What a TREE or OBJECT holds is checked by others; best_of depends on n.
@@ -158,7 +171,8 @@ static void not_an_object_or_too_wide(void **state)
     arena_fini(&a);
     struct buf b = {0};
     buf_char(&b, '{');
-    for (int i = 0; i <= FIELDS_KEYS_MAX; i++) buf_printf(&b, "%s\"k%d\":1", i ? "," : "", i);
+    for (int i = 0; i <= FIELDS_KEYS_MAX; i++)
+        buf_printf(&b, "%s\"k%d\":1", i ? "," : "", i);
     buf_char(&b, '}');
     assert_int_equal(read_text(b.data, FIELD_CHAT, &p, &no, &a), ERR_INVALID);
     assert_string_equal(no.code, "json_too_large");
@@ -169,8 +183,8 @@ static void not_an_object_or_too_wide(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_field_and_each_kind), cmocka_unit_test(limits_are_inside_and_named),
-        cmocka_unit_test(null_is_not_given),        cmocka_unit_test(values_arrive),
+        cmocka_unit_test(each_field_and_each_kind),  cmocka_unit_test(limits_are_inside_and_named),
+        cmocka_unit_test(null_is_not_given),         cmocka_unit_test(values_arrive),
         cmocka_unit_test(not_an_object_or_too_wide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -58,10 +58,11 @@ static void merging(void **state)
                      "{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\",\"content\":"
                      "\"d\"},{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"e\"},"
                      "{\"role\":\"tool\",\"tool_call_id\":\"2\",\"content\":\"f\"}]";
-    check(in, true,
-          "[{\"role\":\"user\",\"content\":\"a\\n\\nb\\n\\nc\"},{\"role\":\"assistant\",\"content\":"
-          "\"d\"},{\"role\":\"tool\",\"content\":\"e\",\"tool_call_id\":\"1\"},{\"role\":\"tool\","
-          "\"content\":\"f\",\"tool_call_id\":\"2\"}]");
+    check(
+        in, true,
+        "[{\"role\":\"user\",\"content\":\"a\\n\\nb\\n\\nc\"},{\"role\":\"assistant\",\"content\":"
+        "\"d\"},{\"role\":\"tool\",\"content\":\"e\",\"tool_call_id\":\"1\"},{\"role\":\"tool\","
+        "\"content\":\"f\",\"tool_call_id\":\"2\"}]");
 }
 
 static void repeats(void **state)

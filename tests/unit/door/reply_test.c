@@ -85,7 +85,8 @@ static char *whole(const struct api *api, const char *body)
 {
     struct reply *r = must_start(api, body);
     struct buf out = {0};
-    while (!reply_finished(r)) uv_run(&loop, UV_RUN_NOWAIT);
+    while (!reply_finished(r))
+        uv_run(&loop, UV_RUN_NOWAIT);
     reply_body(r, &out);
     reply_free(r);
     return out.data;
@@ -115,7 +116,8 @@ static void flushing(void **state)
     const char *body = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,"
                        "\"max_tokens\":40,\"ignore_eos\":true}";
     struct reply *r = must_start(&api_chat, body);
-    while (!reply_finished(r)) uv_run(&loop, UV_RUN_NOWAIT);
+    while (!reply_finished(r))
+        uv_run(&loop, UV_RUN_NOWAIT);
     reply_flush(r, &one);
     assert_true(r->ended);
     reply_flush(r, &one);
@@ -127,8 +129,10 @@ static void flushing(void **state)
     }
     reply_free(r);
     int n_one = 0, n_many = 0;
-    for (const char *p = one.data; (p = strstr(p, "data: ")); p++) n_one++;
-    for (const char *p = many.data; (p = strstr(p, "data: ")); p++) n_many++;
+    for (const char *p = one.data; (p = strstr(p, "data: ")); p++)
+        n_one++;
+    for (const char *p = many.data; (p = strstr(p, "data: ")); p++)
+        n_many++;
     assert_int_equal(n_one, 4); // role, all of the text, finish, [DONE]
     assert_true(n_many > 30);
     buf_fini(&one);
@@ -142,7 +146,8 @@ static void leaving(void **state)
     for (int turns = 0; turns < 30; turns++) {
         struct reply *r = must_start(&api_completions, "{\"prompt\":[\"x\",\"y\"],\"n\":2,"
                                                        "\"max_tokens\":10,\"stream\":true}");
-        for (int i = 0; i < turns; i++) uv_run(&loop, UV_RUN_NOWAIT);
+        for (int i = 0; i < turns; i++)
+            uv_run(&loop, UV_RUN_NOWAIT);
         reply_free(r);
         assert_int_equal(mock_engine_n_running(engine), 0);
     }
@@ -158,7 +163,8 @@ static void failing(void **state)
     assert_int_equal(no.retry_after_s, 7);
     struct reply *r = must_start(&api_completions, "{\"prompt\":[\"x\",\"y\"],\"seed\":1003}");
     wakes = 0;
-    while (!reply_finished(r)) uv_run(&loop, UV_RUN_NOWAIT);
+    while (!reply_finished(r))
+        uv_run(&loop, UV_RUN_NOWAIT);
     assert_true(wakes > 0);
     assert_int_equal(r->failed.status, 503);
     assert_string_equal(r->failed.code, "worker_lost");
@@ -190,8 +196,9 @@ static void refusals_as_json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(whole_answer), cmocka_unit_test(flushing), cmocka_unit_test(leaving),
-        cmocka_unit_test(failing),      cmocka_unit_test(refusals_as_json),
+        cmocka_unit_test(whole_answer),     cmocka_unit_test(flushing),
+        cmocka_unit_test(leaving),          cmocka_unit_test(failing),
+        cmocka_unit_test(refusals_as_json),
     };
     return cmocka_run_group_tests(tests, open_engine, close_engine);
 }

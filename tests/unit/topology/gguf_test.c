@@ -314,6 +314,27 @@ static void hash_tells_headers_apart(void **state)
     assert_memory_not_equal(hash[0], hash[1], 32);
 }
 
+// Two trainings of one model: only the weights differ.
+static void hash_tells_weights_apart(void **state)
+{
+    (void)state;
+    enum { N = 1 << 20 };
+    uint8_t hash[3][32];
+    for (int i = 0; i < 3; i++) {
+        struct buf b = {0};
+        make_head(&b, 3, 1, 0);
+        make_tensor(&b, "a", 1, (uint64_t[]){N}, 0, 0);
+        make_pad(&b, 32);
+        for (int k = 0; k < N; k++)
+            make_le(&b, (uint64_t)(i == 1 ? 2 * k : k), 4);
+        struct gguf *g = accepted(&b);
+        memcpy(hash[i], gguf_hash(g), 32);
+        gguf_close(g);
+    }
+    assert_memory_equal(hash[0], hash[2], 32);
+    assert_memory_not_equal(hash[0], hash[1], 32);
+}
+
 static void sha256_matches_published_values(void **state)
 {
     (void)state;
@@ -812,6 +833,7 @@ int main(void)
         cmocka_unit_test(reads_all_fixtures),
         cmocka_unit_test(opens_large_tables_quickly),
         cmocka_unit_test(hash_tells_headers_apart),
+        cmocka_unit_test(hash_tells_weights_apart),
         cmocka_unit_test(sha256_matches_published_values),
         cmocka_unit_test(m01_not_a_gguf_file),
         cmocka_unit_test(m01_not_a_regular_file),

@@ -850,9 +850,11 @@ static void test_arena_budget(void **state)
     for (size_t budget = 16; budget < 4096; budget += 16) {
         struct arena a;
         struct msg out = {.kind = MSG_DRAIN};
+        struct err_text why = {0};
         arena_init(&a, budget);
-        err_t e = wire_unpack(bytes.data, bytes.len, &a, &out, NULL);
+        err_t e = wire_unpack(bytes.data, bytes.len, &a, &out, &why);
         if (e) assert_int_equal(out.kind, MSG_DRAIN); // outputs only on success
+        if (e) assert_non_null(strstr(why.s, "memory"));
         arena_fini(&a);
     }
     buf_fini(&bytes);

@@ -522,6 +522,46 @@ static void nonfinite_logits_are_flagged(void **state)
     unlink(f.path);
 }
 
+// Rows 0 and 1 of the head are w and -w on the first element of h: logits w h and -w h. Gives the
+// first, and log p of the second.
+static void opposite_logits(float w, float *first, float *score)
+{
+    struct tiny_file f;
+    tiny_make(&f, 5, true);
+    for (int i = 0; i < 2 * TINY_DIM; i++) {
+        const float v = i == 0 ? w : i == TINY_DIM ? -w : 0;
+        patch(&f, tiny_offset(&f, "output.weight") + 4ull * (uint64_t)i, &v, 4);
+    }
+    struct model *m;
+    assert_int_equal(model_open(f.path, &m, NULL), OK);
+    struct solo *o = calloc(1, sizeof *o);
+    const struct stage_config c = config(m, 0, 4);
+    o->s = open_stage(&c, NULL);
+    arena_init(&o->arena, 0);
+    stage_tap(o->s, solo_tap, o);
+    const struct step_bind b = greedy();
+    struct step_row row = row_of(0, 1, prompt, ROW_SCORE);
+    row.next_id = 1;
+    const struct step_item item = solo_run(o, &b, row, NULL);
+    assert_false(item.nonfinite);
+    *first = o->logits[0][0];
+    *score = item.scores[0];
+    solo_close(o);
+    model_close(m);
+    unlink(f.path);
+}
+
+// A result holds finite numbers only, or the coordinator would drop the worker for it.
+static void logprobs_stay_finite(void **state)
+{
+    (void)state;
+    float h, logit, score;
+    opposite_logits(1, &h, &score);
+    opposite_logits(2.5e38f / h, &logit, &score);
+    assert_true(logit > 2e38f); // so the other lies further below than a float can say
+    assert_true(isfinite(score) && score < -3e38f);
+}
+
 // -- checking --
 
 static const uint32_t some_pages[8] = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -721,6 +761,7 @@ int main(void)
         cmocka_unit_test(bias_and_penalties_turn_the_choice),
         cmocka_unit_test(history_and_rows_count_alike),
         cmocka_unit_test(nonfinite_logits_are_flagged),
+        cmocka_unit_test(logprobs_stay_finite),
         cmocka_unit_test(malicious_steps_are_refused),
         cmocka_unit_test(a_slot_goes_on_where_it_was),
         cmocka_unit_test(random_steps_stay_in_their_memory),

@@ -563,6 +563,74 @@ static void protocol_violations_end_the_link(void **state)
     crew_close(c);
 }
 
+struct flood {
+    struct link *link;
+    atomic_int stop;
+};
+
+static void *flood_main(void *arg)
+{
+    struct flood *f = arg;
+    struct buf b = {0};
+    const struct msg m = {.kind = MSG_HEARTBEAT, .heartbeat = {.epoch = 1}};
+    assert_int_equal(wire_pack(&m, &b), OK);
+    while (!atomic_load(&f->stop))
+        link_send(f->link, b.data, b.len);
+    buf_fini(&b);
+    return NULL;
+}
+
+static void a_flood_keeps_nothing_waiting(void **state)
+{
+    (void)state;
+    struct crew *c = crew_open(0);
+    struct flood f = {.link = c->link};
+    pthread_t thread;
+    pthread_create(&thread, NULL, flood_main, &f);
+    usleep(700000);
+    atomic_store(&c->stop, 1);
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    const bool has_ended = !pthread_timedjoin_np(c->thread, NULL, &until);
+    atomic_store(&f.stop, 1);
+    pthread_join(thread, NULL);
+    assert_true(has_ended);
+    assert_false(next_message(c, clock_now_us()));
+    assert_true(c->n_beat >= 2);
+    atomic_store(&c->stop, 0); // crew_close wants to join it once more
+    pthread_create(&c->thread, NULL, crew_main, c);
+    crew_close(c);
+}
+
+static void a_drain_drops_the_plan_that_waits(void **state)
+{
+    (void)state;
+    struct crew *c = crew_open(0);
+    serve(&c, 1, 1);
+    const struct msg plan = plan_of(2, 0, 1), drain = {.kind = MSG_DRAIN};
+    tell(c, &plan);
+    tell(c, &drain);
+    assert_false(next_message(c, clock_now_us() + 500000));
+    serve(&c, 1, 3);
+    generate(&c, 1, 3, 0);
+    crew_close(c);
+}
+
+// However much was promised, what the machine has not got is refused before it is touched.
+static void memory_is_asked_for_when_a_plan_comes(void **state)
+{
+    (void)state;
+    struct crew *c = crew_open(UINT64_MAX / 2);
+    struct msg m = plan_of(1, 0, 1);
+    m.plan.settings.ctx = 1 << 22; // 128 GiB of counts
+    m.plan.settings.n_slot = STEP_SLOTS_MAX;
+    m.plan.settings.page_tok = 256;
+    tell(c, &m);
+    expect_failed(c, 1, ERR_MEMORY, "available are");
+    crew_close(c);
+}
+
 static void a_final_refusal_ends_the_worker(void **state)
 {
     (void)state;
@@ -627,6 +695,9 @@ int main(void)
         cmocka_unit_test(a_lost_link_keeps_the_weights),
         cmocka_unit_test(a_silent_coordinator_is_left),
         cmocka_unit_test(protocol_violations_end_the_link),
+        cmocka_unit_test(a_flood_keeps_nothing_waiting),
+        cmocka_unit_test(a_drain_drops_the_plan_that_waits),
+        cmocka_unit_test(memory_is_asked_for_when_a_plan_comes),
         cmocka_unit_test(a_final_refusal_ends_the_worker),
         cmocka_unit_test(dialling_can_end),
         cmocka_unit_test(bad_configurations_are_refused),
