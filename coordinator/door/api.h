@@ -34,5 +34,5 @@ const char *api_token(const struct reply *r, int32_t id, size_t *len);
 // The choice's text as a JSON string.
 void api_text(const struct reply_choice *c, struct buf *out);
 const char *api_finish_reason(const struct reply_choice *c);
-// ,"stop_reason":... ,"logits_digest":[...] where they apply.
+// ,"stop_reason":... ,"logits_digest":[...] ,"token_ids":[...] where they apply.
 void api_extensions(const struct reply *r, const struct reply_choice *c, struct buf *out);

@@ -91,6 +91,7 @@ static const struct field table[] = {
     FLAG("return_progress", FIELD_BOTH, progress),
     FLAG("ignore_eos", FIELD_BOTH, ignore_eos),
     FLAG("logits_digest", FIELD_BOTH, digest),
+    FLAG("return_token_ids", FIELD_BOTH, token_ids),
     FLAG("merge_consecutive_roles", FIELD_CHAT, merge_roles),
 };
 

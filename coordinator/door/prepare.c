@@ -116,6 +116,7 @@ static void read_wants(const struct params *p, struct prepared *out)
     out->continuous_usage = p->continuous_usage;
     out->echo = p->echo;
     out->digest = p->digest;
+    out->token_ids = p->token_ids;
     out->progress = p->progress;
     out->n_choice = (uint32_t)p->n;
     out->n_logprobs = -1;

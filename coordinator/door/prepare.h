@@ -49,7 +49,7 @@ struct prepared {
     struct arena arena; // what outlives the body: names, stops, echoed texts
     char id[PREPARE_ID_MAX];
     const char *name; // of the model, as the caller wrote it
-    bool stream, include_usage, continuous_usage, echo, digest, progress;
+    bool stream, include_usage, continuous_usage, echo, digest, token_ids, progress;
     int32_t n_logprobs; // -1: none
     struct stream_stop stops[STREAM_STOPS_MAX];
     int n_stop;

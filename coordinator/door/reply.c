@@ -27,16 +27,22 @@ const char *api_finish_reason(const struct reply_choice *c)
     return c->finish == FINISH_LENGTH && !c->stop ? "length" : "stop";
 }
 
+static void put_list(struct buf *out, const char *key, const struct buf *items)
+{
+    buf_printf(out, ",\"%s\":[", key);
+    buf_add(out, items->data, items->len);
+    buf_char(out, ']');
+}
+
 void api_extensions(const struct reply *r, const struct reply_choice *c, struct buf *out)
 {
     if (c->stop && (c->closed || !r->p.stream)) {
         buf_str(out, ",\"stop_reason\":");
         buf_json_str(out, c->stop, c->stop_len);
     }
-    if (!r->p.digest || (c->closed && r->p.stream)) return;
-    buf_str(out, ",\"logits_digest\":[");
-    buf_add(out, c->digests.data, c->digests.len);
-    buf_char(out, ']');
+    if (c->closed && r->p.stream) return;
+    if (r->p.digest) put_list(out, "logits_digest", &c->digests);
+    if (r->p.token_ids) put_list(out, "token_ids", &c->ids);
 }
 
 static void write_head(const struct reply *r, const char *object, struct buf *out)
@@ -100,6 +106,7 @@ static void release(struct reply *r)
         stream_fini(&c->stream);
         buf_fini(&c->text);
         buf_fini(&c->digests);
+        buf_fini(&c->ids);
         free(c->tokens);
         free(c->top);
     }
@@ -268,6 +275,7 @@ static bool take_token(struct reply_request *q, struct reply_choice *c,
     if (r->p.digest)
         buf_printf(&c->digests, "%s\"%016llx\"", c->digests.len ? "," : "",
                    (unsigned long long)item->digest);
+    if (r->p.token_ids) buf_printf(&c->ids, "%s%d", c->ids.len ? "," : "", item->id);
     if (is_end(q->req, item->id)) return true;
     if (r->p.n_logprobs >= 0) {
         uint32_t n =
@@ -279,7 +287,7 @@ static bool take_token(struct reply_request *q, struct reply_choice *c,
         c->stop = r->p.stops[stop].s;
         c->stop_len = r->p.stops[stop].len;
     }
-    return buf_ok(&c->text) && buf_ok(&c->digests);
+    return buf_ok(&c->text) && buf_ok(&c->digests) && buf_ok(&c->ids);
 }
 
 static void on_token(struct request *req, struct choice *ch, const struct step_item *item)
@@ -429,9 +437,11 @@ static void flush_choice(struct reply *r, struct reply_choice *c, bool is_final,
     const struct api *api = r->p.api;
     if (!c->opened && api->first) put_chunk(r, c, api->first, false, out);
     c->opened = true;
-    if (c->text.len || c->n_token || c->digests.len) put_chunk(r, c, api->piece, false, out);
+    if (c->text.len || c->n_token || c->digests.len || c->ids.len)
+        put_chunk(r, c, api->piece, false, out);
     buf_clear(&c->text);
     buf_clear(&c->digests);
+    buf_clear(&c->ids);
     c->n_token = c->n_top = 0;
     if (!c->finish) return;
     c->closed = true;

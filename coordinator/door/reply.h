@@ -26,6 +26,7 @@ struct reply_choice {
     struct token_prob *top;
     size_t n_token, cap_token, n_top, cap_top;
     struct buf digests; // JSON strings with commas, like text
+    struct buf ids;     // of the generated tokens, JSON numbers with commas, like text
     uint32_t n_chars;   // text_at of the next token
     uint32_t n_generated;
     const char *stop; // the stop string that ended it

@@ -143,6 +143,15 @@ def _(door):
     assert "logits_digest" not in door.chat(max_tokens=4).json["choices"][0]
 
 
+@case("C4_return_token_ids")
+def _(door):
+    want = door.chat(max_tokens=4, return_token_ids=True).json["choices"][0]["token_ids"]
+    eq([len(want), all(isinstance(i, int) for i in want)], [4, True])
+    evs = door.stream(max_tokens=4, return_token_ids=True)
+    eq([i for e in evs[:-1] for i in e["choices"][0].get("token_ids", [])], want)
+    assert "token_ids" not in door.chat(max_tokens=4).json["choices"][0]
+
+
 @case("C4_36_several_choices")
 def _(door):
     j = door.chat(n=4, max_tokens=5).json
