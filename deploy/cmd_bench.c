@@ -4,7 +4,6 @@
 #include "deploy/cmd.h"
 #include "deploy/opts.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +16,6 @@ struct bench_args {
     uint32_t n_prompt, n_decode, window, windows, kv_choice;
     bool json;
 };
-
-static uint32_t cores(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) ? 1 : (uint32_t)CPU_COUNT(&set);
-}
 
 static int parse_batches(const char *list, uint32_t *out, uint32_t *n)
 {
@@ -130,7 +123,7 @@ int cmd_bench(int argc, char **argv)
     if (code < 0 && (code = parse_batches(a.batches, batches, &n_batch)) == 0) code = -1;
     if (code >= 0) return code;
     struct bench *b = &a.b;
-    if (!b->n_threads) b->n_threads = cores();
+    if (!b->n_threads) b->n_threads = cmd_cores();
     b->kv_dtype = a.kv_choice == 2 || (a.kv_choice == 0 && b->precision) ? DT_F32 : DT_F16;
     b->max_tok = 512;
     b->n_slot = 1;

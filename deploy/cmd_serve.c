@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,8 +98,7 @@ static err_t locals_start(struct local_worker *locals, struct serve *s, struct l
                           struct err_text *why)
 {
     if (!s->n_local) return OK;
-    cpu_set_t set;
-    uint32_t cores = sched_getaffinity(0, sizeof set, &set) ? 1 : (uint32_t)CPU_COUNT(&set);
+    uint32_t cores = cmd_cores();
     if (!s->n_threads) s->n_threads = cores / s->n_local ? cores / s->n_local : 1;
     for (uint32_t i = 0; i < s->n_local; i++) {
         if (s->n_local == 1)

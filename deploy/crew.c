@@ -1,5 +1,6 @@
 #include "deploy/crew.h"
 
+#include "deploy/cmd.h"
 #include "proto/base/buf.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
@@ -7,7 +8,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -144,12 +144,6 @@ static void join_address(struct crew *c)
         snprintf(c->join, sizeof c->join, "%.*s:%d", (int)n, listen, c->c.join_port);
 }
 
-static uint32_t cores(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) ? 1 : (uint32_t)CPU_COUNT(&set);
-}
-
 err_t crew_start(const struct crew_config *cfg, struct crew **out, struct err_text *why)
 {
     if (cfg->n_worker > CREW_MAX)
@@ -163,7 +157,8 @@ err_t crew_start(const struct crew_config *cfg, struct crew **out, struct err_te
     c->model = strdup(cfg->model);
     c->transports = cfg->transports ? strdup(cfg->transports) : NULL;
     c->devices = cfg->devices ? strdup(cfg->devices) : NULL;
-    if (c->c.n_threads == 0) c->c.n_threads = cores() / cfg->n_worker ? cores() / cfg->n_worker : 1;
+    if (c->c.n_threads == 0)
+        c->c.n_threads = cmd_cores() / cfg->n_worker ? cmd_cores() / cfg->n_worker : 1;
     char dir[4096];
     snprintf(dir, sizeof dir, "%s/workers", cfg->state_dir);
     mkdir(dir, 0700);
