@@ -13,7 +13,5 @@ int cmd_chat(int argc, char **argv);
 
 // Prints "error: sentence" and returns the exit code of err.
 int cmd_fail(err_t err, const struct err_text *why);
-// Cores this process may run on; at least 1.
-uint32_t cmd_cores(void);
 // $XDG_STATE_HOME/trireme or ~/.local/state/trireme; `given` wins. Static buffer; never NULL.
 const char *cmd_state_dir(const char *given);

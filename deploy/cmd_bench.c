@@ -3,6 +3,7 @@
 #include "deploy/bench.h"
 #include "deploy/cmd.h"
 #include "deploy/opts.h"
+#include "topology/probe.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,7 +124,7 @@ int cmd_bench(int argc, char **argv)
     if (code < 0 && (code = parse_batches(a.batches, batches, &n_batch)) == 0) code = -1;
     if (code >= 0) return code;
     struct bench *b = &a.b;
-    if (!b->n_threads) b->n_threads = cmd_cores();
+    if (!b->n_threads) b->n_threads = (uint32_t)probe_usable();
     b->kv_dtype = a.kv_choice == 2 || (a.kv_choice == 0 && b->precision) ? DT_F32 : DT_F16;
     b->max_tok = 512;
     b->n_slot = 1;

@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "proto/base/log.h"
 #include "topology/cluster.h"
+#include "topology/probe.h"
 #include "worker/worker.h"
 
 #include <errno.h>
@@ -98,7 +99,7 @@ static err_t locals_start(struct local_worker *locals, struct serve *s, struct l
                           struct err_text *why)
 {
     if (!s->n_local) return OK;
-    uint32_t cores = cmd_cores();
+    uint32_t cores = (uint32_t)probe_usable();
     if (!s->n_threads) s->n_threads = cores / s->n_local ? cores / s->n_local : 1;
     for (uint32_t i = 0; i < s->n_local; i++) {
         if (s->n_local == 1)

@@ -63,6 +63,8 @@ static int run(struct worker_config *c, struct join *j)
     if (!err) err = worker_run(w, &stop, &why);
     if (w) worker_close(w);
     join_fini(j);
+    // A refusal is a failure whatever number the coordinator put on it.
+    if (err && err_exit_code(err) == 0) err = ERR_DENIED;
     return err ? cmd_fail(err, &why) : 0;
 }
 

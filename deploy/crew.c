@@ -1,10 +1,10 @@
 #include "deploy/crew.h"
 
-#include "deploy/cmd.h"
 #include "proto/base/buf.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/link/identity.h"
+#include "topology/probe.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -157,8 +157,8 @@ err_t crew_start(const struct crew_config *cfg, struct crew **out, struct err_te
     c->model = strdup(cfg->model);
     c->transports = cfg->transports ? strdup(cfg->transports) : NULL;
     c->devices = cfg->devices ? strdup(cfg->devices) : NULL;
-    if (c->c.n_threads == 0)
-        c->c.n_threads = cmd_cores() / cfg->n_worker ? cmd_cores() / cfg->n_worker : 1;
+    uint32_t share = (uint32_t)probe_usable() / cfg->n_worker;
+    if (c->c.n_threads == 0) c->c.n_threads = share ? share : 1;
     char dir[4096];
     snprintf(dir, sizeof dir, "%s/workers", cfg->state_dir);
     mkdir(dir, 0700);

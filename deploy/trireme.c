@@ -1,7 +1,6 @@
 // The program: finds the command and runs it.
 #include "deploy/cmd.h"
 
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,12 +32,6 @@ int cmd_fail(err_t err, const struct err_text *why)
 {
     fprintf(stderr, "error: %s\n", why->s[0] ? why->s : err_name(err));
     return err_exit_code(err);
-}
-
-uint32_t cmd_cores(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) ? 1 : (uint32_t)CPU_COUNT(&set);
 }
 
 const char *cmd_state_dir(const char *given)

@@ -224,7 +224,9 @@ VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int32_t sums[2])
     const v8 x[4] = {a, b, c, d};
     sums[0] = sums[1] = 0;
     for (int i = 0; i < 32; i++) {
-        q[i] = (int8_t)nearbyintf(x[i / 8].f[i % 8]);
+        // NaN (from a broken model or a malicious stage) must convert to something.
+        float v = x[i / 8].f[i % 8];
+        q[i] = v >= -128 && v <= 127 ? (int8_t)nearbyintf(v) : 0;
         sums[i / 16] += q[i];
     }
 }
