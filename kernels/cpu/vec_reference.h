@@ -226,7 +226,8 @@ VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int32_t sums[2])
     for (int i = 0; i < 32; i++) {
         // NaN (from a broken model or a malicious stage) must convert to something.
         float v = x[i / 8].f[i % 8];
-        q[i] = v >= -128 && v <= 127 ? (int8_t)nearbyintf(v) : 0;
+        v = v < 127 ? v : 127;
+        q[i] = (int8_t)nearbyintf(v > -128 ? v : -128);
         sums[i / 16] += q[i];
     }
 }
