@@ -70,11 +70,12 @@ def check_fixture_tokens(c):
 
 
 def test_float_activations_give_the_reference_tokens():
-    """Two workers over UCX, three in one process: the same tokens, the same bits as one process."""
+    """Two workers over UCX give the reference's tokens; three and one in a process the same bits."""
     alone = None
-    for options in ({"local": 1}, {"workers": ["a", "b"]}, {"local": 3}):
+    for options in ({"workers": ["a", "b"]}, {"local": 3}, {"local": 1}):
         with Cluster(MODEL, serve=["--precision", "exact"], **options) as c:
-            check_fixture_tokens(c)
+            if not alone:
+                check_fixture_tokens(c)
             digests = [c.digest(p, 8) for p in PROMPTS[:3]]
             alone = alone or digests
             compare(digests, alone, f"exact, {options}")
