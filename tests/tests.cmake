@@ -12,6 +12,10 @@ foreach(room base wire link kernels topology worker schedule text fleet door coo
         target_link_libraries(${name} PRIVATE ${room} PkgConfig::CMOCKA)
         add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
         set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS unit)
+        # Rooms whose tests watch deadlines do not share the cores with others.
+        if(room MATCHES "^(link|worker|coordinator)$")
+            set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
+        endif()
     endforeach()
 endforeach()
 
