@@ -204,7 +204,8 @@ static void on_prepared(struct fleet *f, struct fleet_worker *w, const struct ms
 {
     if (m->epoch == f->lane.epoch && lane_is_member(&f->lane, w->number)) {
         const struct place_stage *s = &f->lane.place.stages[f->lane.workers[w->number].stage];
-        memcpy(w->address, m->address, m->n_address);
+        // A lane of one stage has no data road, and so no address.
+        if (m->n_address) memcpy(w->address, m->address, m->n_address);
         w->n_address = m->n_address;
         w->weight_bytes = m->weight_bytes;
         w->kv_bytes = m->kv_bytes;
