@@ -3,6 +3,7 @@
 #include "coordinator/coordinator.h"
 #include "deploy/cmd.h"
 #include "deploy/crew.h"
+#include "deploy/file.h"
 #include "deploy/opts.h"
 #include "kernels/kernels.h"
 #include "proto/base/log.h"
@@ -10,13 +11,11 @@
 #include "topology/probe.h"
 #include "worker/worker.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static atomic_int stop;
 
@@ -48,6 +47,8 @@ struct local_worker {
     pthread_t thread;
     atomic_int stop;
     bool running;
+    err_t err; // why it ended, if not by local_stop
+    struct err_text why;
 };
 
 static err_t local_dial(void *arg, struct link **out, struct err_text *why)
@@ -62,10 +63,9 @@ static err_t local_dial(void *arg, struct link **out, struct err_text *why)
 static void *local_main(void *arg)
 {
     struct local_worker *l = arg;
-    struct err_text why = {0};
-    err_t err = worker_run(l->worker, &l->stop, &why);
+    err_t err = worker_run(l->worker, &l->stop, &l->why);
     if (err && err != ERR_END) {
-        log_error("the worker of this process ended: %s", why.s[0] ? why.s : err_name(err));
+        l->err = err;
         atomic_store(&stop, 2);
     }
     return NULL;
@@ -122,33 +122,10 @@ static void local_stop(struct local_worker *l)
     if (l->end) link_close(l->end);
 }
 
-// Whole text of a small file (keys, certificates), NUL-terminated; secrets must not be readable by
-// others.
-static err_t read_text(const char *path, bool is_secret, char **out, struct err_text *why)
-{
-    struct stat st;
-    FILE *f = fopen(path, "rb");
-    if (!f || fstat(fileno(f), &st) || !S_ISREG(st.st_mode) || st.st_size > 1 << 20) {
-        if (f) fclose(f);
-        return err_say(why, ERR_CONFIG, "%s: not a readable file of at most 1 MiB", path);
-    }
-    if (is_secret && (st.st_mode & 077)) {
-        fclose(f);
-        return err_say(why, ERR_CONFIG, "%s: others may read it: run chmod 600 %s", path, path);
-    }
-    char *text = calloc(1, (size_t)st.st_size + 1);
-    size_t n = text ? fread(text, 1, (size_t)st.st_size, f) : 0;
-    fclose(f);
-    if (!text) return err_say(why, ERR_MEMORY, "out of memory");
-    text[n] = 0;
-    *out = text;
-    return OK;
-}
-
 // One API key a line; empty lines and lines beginning with # do not count.
 static err_t read_keys(struct serve *s, struct err_text *why)
 {
-    err_t err = read_text(s->api_key_file, true, &s->key_text, why);
+    err_t err = file_read(s->api_key_file, true, &s->key_text, why);
     if (err) return err;
     int n = 0;
     char *save;
@@ -188,8 +165,8 @@ static err_t prepare(struct serve *s, struct err_text *why)
     if (s->api_key_file) err = read_keys(s, why);
     if (!err && !s->tls_cert != !s->tls_key)
         err = err_say(why, ERR_CONFIG, "--tls-cert and --tls-key go together");
-    if (!err && s->tls_cert) err = read_text(s->tls_cert, false, &s->cert_text, why);
-    if (!err && s->tls_key) err = read_text(s->tls_key, true, &s->key_pem_text, why);
+    if (!err && s->tls_cert) err = file_read(s->tls_cert, false, &s->cert_text, why);
+    if (!err && s->tls_key) err = file_read(s->tls_key, true, &s->key_pem_text, why);
     c->door.tls_cert_pem = s->cert_text;
     c->door.tls_key_pem = s->key_pem_text;
     if (!err && s->cluster_file) err = read_cluster(s, why);
@@ -242,6 +219,11 @@ static int serve(struct serve *s)
     if (co) coordinator_close(co);
     for (uint32_t i = 0; i < s->n_local; i++)
         local_stop(&locals[i]);
+    // A worker that gave up ended the server: its reason is the server's.
+    for (uint32_t i = 0; i < s->n_local && !err; i++) {
+        err = locals[i].err;
+        why = locals[i].why;
+    }
     free(s->key_text);
     free(s->cert_text);
     free(s->key_pem_text);

@@ -1,5 +1,6 @@
 // trireme worker: one process that joins a coordinator and computes part of its model.
 #include "deploy/cmd.h"
+#include "deploy/file.h"
 #include "deploy/join.h"
 #include "deploy/opts.h"
 #include "proto/base/log.h"
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static atomic_int stop;
@@ -31,25 +31,13 @@ static void default_name(char *name, size_t size)
         *p = isalnum((unsigned char)*p) ? (char)tolower((unsigned char)*p) : '-';
 }
 
-// A token file holds one line. It must not be readable by others; a missing file is fine once the
-// worker has its certificate.
-static err_t read_token(const char *path, char *token, size_t size, struct err_text *why)
+// A token file holds one line. A missing file is fine once the worker has its certificate.
+static err_t read_token(const char *path, char **token, struct err_text *why)
 {
-    struct stat st;
-    FILE *f = fopen(path, "r");
-    if (!f && errno == ENOENT) return OK;
-    if (!f || fstat(fileno(f), &st)) {
-        if (f) fclose(f);
-        return err_say(why, ERR_CONFIG, "%s: %s", path, strerror(errno));
-    }
-    if (st.st_mode & 077) {
-        fclose(f);
-        return err_say(why, ERR_CONFIG, "%s: others may read it: run chmod 600 %s", path, path);
-    }
-    if (!fgets(token, (int)size, f)) token[0] = 0;
-    token[strcspn(token, "\r\n")] = 0;
-    fclose(f);
-    return OK;
+    if (access(path, F_OK) && errno == ENOENT) return OK;
+    err_t err = file_read(path, true, token, why);
+    if (!err) (*token)[strcspn(*token, "\r\n")] = 0;
+    return err;
 }
 
 static int run(struct worker_config *c, struct join *j)
@@ -70,7 +58,7 @@ static int run(struct worker_config *c, struct join *j)
 
 int cmd_worker(int argc, char **argv)
 {
-    char name[64], token[256] = "", state[4096];
+    char name[64], state[4096], *token = NULL;
     struct join j = {0};
     struct worker_config c = {0};
     struct opt_strs models = {0};
@@ -105,13 +93,13 @@ int cmd_worker(int argc, char **argv)
         return 2;
     }
     struct err_text why = {0};
-    err_t err = token_file ? read_token(token_file, token, sizeof token, &why) : OK;
+    err_t err = token_file ? read_token(token_file, &token, &why) : OK;
     if (err) return cmd_fail(err, &why);
     default_name(name, sizeof name);
     snprintf(state, sizeof state, "%s/worker", cmd_state_dir(NULL));
     if (!j.name) j.name = name;
     if (!j.state_dir) j.state_dir = state;
-    j.token = token[0] ? token : NULL;
+    j.token = token && token[0] ? token : NULL;
     c.models = models.at;
     c.n_threads = (int32_t)threads;
     c.measure = !no_measure;
@@ -122,5 +110,7 @@ int cmd_worker(int argc, char **argv)
     struct sigaction sa = {.sa_handler = on_signal};
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGINT, &sa, NULL);
-    return run(&c, &j);
+    code = run(&c, &j);
+    free(token);
+    return code;
 }
