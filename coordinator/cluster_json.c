@@ -45,8 +45,8 @@ static void write_model(const struct cluster_json *c, struct buf *b)
 {
     const struct model *m = c->model;
     uint64_t bytes = 0;
-    for (int32_t i = 0; i < m->n_tensor; i++)
-        bytes += m->tensors[i].bytes;
+    for (int32_t i = 0; i < m->n_weight; i++)
+        bytes += m->weights[i].bytes;
     buf_str(b, "\"model\":{");
     str(b, "id", c->view.model), buf_char(b, ',');
     str(b, "name", m->shape.name), buf_char(b, ',');
@@ -54,6 +54,7 @@ static void write_model(const struct cluster_json *c, struct buf *b)
     hex(b, "hash", m->hash), buf_char(b, ',');
     whole(b, "ctx", c->ctx), buf_char(b, ',');
     whole(b, "n_layer", (uint64_t)m->shape.n_layer), buf_char(b, ',');
+    str(b, "quant", m->quant), buf_char(b, ',');
     whole(b, "n_vocab", (uint64_t)m->shape.n_vocab), buf_char(b, ',');
     whole(b, "weight_bytes", bytes), buf_char(b, '}');
 }
@@ -99,6 +100,8 @@ static void write_settings(const struct plan_settings *s, struct buf *b)
     whole(b, "ctx", s->ctx), buf_char(b, ',');
     whole(b, "page_tok", s->page_tok), buf_char(b, ',');
     whole(b, "n_page", s->n_page), buf_char(b, ',');
+    whole(b, "n_page_local", s->n_page_local), buf_char(b, ',');
+    whole(b, "n_snapshot", s->n_snapshot), buf_char(b, ',');
     whole(b, "n_slot", s->n_slot), buf_char(b, ',');
     whole(b, "max_tok", s->max_tok), buf_char(b, ',');
     whole(b, "max_rows", s->max_rows), buf_char(b, ',');
@@ -240,7 +243,11 @@ static void write_totals(const struct cluster_json *c, struct buf *b)
     whole(b, "page_tok", page_tok), buf_char(b, ',');
     whole(b, "pages_total", s.n_page), buf_char(b, ',');
     whole(b, "pages_used", s.n_page_used), buf_char(b, ',');
-    whole(b, "pages_cached", s.n_page_cached), buf_str(b, "},");
+    whole(b, "pages_cached", s.n_page_cached), buf_char(b, ',');
+    whole(b, "local_pages_total", s.n_page_local), buf_char(b, ',');
+    whole(b, "local_pages_used", s.n_page_local_used), buf_char(b, ',');
+    whole(b, "snapshots_total", s.n_snapshot), buf_char(b, ',');
+    whole(b, "snapshots_cached", s.n_snapshot_cached), buf_str(b, "},");
     write_requests(c, b);
     buf_str(b, ",\"totals\":{");
     num(b, "tokens_per_s", metrics_tokens_per_s(c->view.metrics, c->now_us)), buf_char(b, ',');

@@ -227,9 +227,9 @@ err_t coordinator_open(const struct coordinator_config *config, struct coordinat
         coordinator_close(c);
         return err;
     }
-    log_info("model %s (%s, %d layers, %.1f MiB), %u tokens of context", c->engine_model.id,
-             c->model->shape.arch, c->model->shape.n_layer,
-             (double)gguf_file_bytes(c->model->gguf) / (1 << 20), c->want.ctx);
+    log_info("model %s (%s, %s, %d layers, %.1f MiB), %u tokens of context", c->engine_model.id,
+             c->model->shape.arch, c->model->quant, c->model->shape.n_layer,
+             (double)c->model->file_bytes / (1 << 20), c->want.ctx);
     *out = c;
     return OK;
 }

@@ -193,6 +193,10 @@ static void write_sched(struct writer *w)
     single(w, "trireme_steps_in_flight", "gauge", "Steps on their way.", s.in_flight);
     single(w, "trireme_kv_pages_cached", "gauge", "KV pages kept for their prefix only.",
            s.n_page_cached);
+    single(w, "trireme_kv_local_pages_used", "gauge", "Pages of sliding-window layers in use.",
+           s.n_page_local_used);
+    single(w, "trireme_state_snapshots_cached", "gauge", "Snapshots of recurrent state kept.",
+           s.n_snapshot_cached);
     single(w, "trireme_nonfinite_logits_total", "counter",
            "Requests ended because the logits held NaN or infinity.", (double)m->nonfinite);
     single(w, "trireme_requests_moved_total", "counter",

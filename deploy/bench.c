@@ -11,16 +11,28 @@
 
 enum { PAGE_TOK = 32, PEAK_MS = 300, TEXT_MAX = 64 << 20 };
 
+// Of a layer's experts, what one token does not read.
+static uint64_t idle_expert_bytes(const struct model *m, int32_t layer)
+{
+    const struct model_moe *moe = &m->shape.moe;
+    const uint64_t bytes = model_expert_bytes(m, layer);
+    return bytes ? bytes - bytes / (uint64_t)moe->n_expert * (uint64_t)moe->n_used : 0;
+}
+
 static void count_work(struct bench *b)
 {
     const struct model *m = b->model;
-    for (int32_t i = 0; i < m->n_tensor; i++) {
-        const struct model_tensor *t = &m->tensors[i];
-        if (t->n_dim == 2 && t->part >= 0) b->matrix_elems += (uint64_t)(t->shape[0] * t->shape[1]);
+    const struct model_moe *moe = &m->shape.moe;
+    for (int32_t i = 0; i < m->n_weight; i++) {
+        const struct model_weight *w = &m->weights[i];
+        if (!w->is_matrix || w->part < 0) continue;
+        uint64_t n = (uint64_t)w->n; // of experts each token visits a few
+        if (moe->n_expert && w->n == moe->n_expert) n = (uint64_t)moe->n_used;
+        b->matrix_elems += n * (uint64_t)(w->rows * w->cols);
     }
     b->head_elems = (uint64_t)m->shape.n_vocab * (uint64_t)m->shape.dim;
     for (int32_t l = 0; l < m->shape.n_layer; l++)
-        b->decode_bytes += model_part_bytes(m, l);
+        b->decode_bytes += model_part_bytes(m, l) - idle_expert_bytes(m, l);
     b->decode_bytes += model_part_bytes(m, PART_HEAD);
 }
 

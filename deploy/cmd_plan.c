@@ -18,9 +18,10 @@ struct plan_args {
 
 static void json_memory(struct buf *b, const struct cost_memory *m)
 {
-    buf_printf(b, "{\"weights\":%llu,\"kv\":%llu,\"workspace\":%llu,\"reserve\":%llu}",
-               (unsigned long long)m->weights, (unsigned long long)m->kv,
-               (unsigned long long)m->workspace, (unsigned long long)m->reserve);
+    buf_printf(
+        b, "{\"weights\":%llu,\"kv\":%llu,\"state\":%llu,\"workspace\":%llu,\"reserve\":%llu}",
+        (unsigned long long)m->weights, (unsigned long long)m->kv, (unsigned long long)m->state,
+        (unsigned long long)m->workspace, (unsigned long long)m->reserve);
 }
 
 static void json_plan(struct buf *b, const struct cluster *c, const struct plan *p)

@@ -3,7 +3,7 @@
 #include "coordinator/coordinator.h"
 #include "deploy/cmd.h"
 #include "deploy/crew.h"
-#include "deploy/file.h"
+#include "deploy/textfile.h"
 #include "deploy/opts.h"
 #include "kernels/kernels.h"
 #include "proto/base/log.h"
@@ -125,7 +125,7 @@ static void local_stop(struct local_worker *l)
 // One API key a line; empty lines and lines beginning with # do not count.
 static err_t read_keys(struct serve *s, struct err_text *why)
 {
-    err_t err = file_read(s->api_key_file, true, &s->key_text, why);
+    err_t err = textfile_read(s->api_key_file, true, &s->key_text, why);
     if (err) return err;
     int n = 0;
     char *save;
@@ -165,8 +165,8 @@ static err_t prepare(struct serve *s, struct err_text *why)
     if (s->api_key_file) err = read_keys(s, why);
     if (!err && !s->tls_cert != !s->tls_key)
         err = err_say(why, ERR_CONFIG, "--tls-cert and --tls-key go together");
-    if (!err && s->tls_cert) err = file_read(s->tls_cert, false, &s->cert_text, why);
-    if (!err && s->tls_key) err = file_read(s->tls_key, true, &s->key_pem_text, why);
+    if (!err && s->tls_cert) err = textfile_read(s->tls_cert, false, &s->cert_text, why);
+    if (!err && s->tls_key) err = textfile_read(s->tls_key, true, &s->key_pem_text, why);
     c->door.tls_cert_pem = s->cert_text;
     c->door.tls_key_pem = s->key_pem_text;
     if (!err && s->cluster_file) err = read_cluster(s, why);
@@ -285,8 +285,8 @@ int cmd_serve(int argc, char **argv)
         {0},
     };
     const struct opt_spec spec = {"serve MODEL [options]",
-                                  "Serves MODEL (a .gguf file) as an OpenAI-compatible API.", opts,
-                                  1, 1};
+                                  "Serves MODEL (a .gguf file or a Hugging Face folder).", opts, 1,
+                                  1};
     int code = opts_parse(&spec, argc, argv, args);
     if (code >= 0) return code;
     s.model = args[0];

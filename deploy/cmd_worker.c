@@ -1,6 +1,6 @@
 // trireme worker: one process that joins a coordinator and computes part of its model.
 #include "deploy/cmd.h"
-#include "deploy/file.h"
+#include "deploy/textfile.h"
 #include "deploy/join.h"
 #include "deploy/opts.h"
 #include "proto/base/log.h"
@@ -35,7 +35,7 @@ static void default_name(char *name, size_t size)
 static err_t read_token(const char *path, char **token, struct err_text *why)
 {
     if (access(path, F_OK) && errno == ENOENT) return OK;
-    err_t err = file_read(path, true, token, why);
+    err_t err = textfile_read(path, true, token, why);
     if (!err) (*token)[strcspn(*token, "\r\n")] = 0;
     return err;
 }

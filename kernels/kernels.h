@@ -27,8 +27,20 @@ struct view {
     enum layout layout;
     int32_t n_dim;
     int64_t shape[4];
-    int64_t stride[4];
+    int64_t stride[4]; // of a stack (n, rows, cols) of packed weights, stride[0] is that of one
+    float factor;      // packed weights: every value is multiplied by it; 0 means 1
 };
+
+// Weight i of a packed stack (n, rows, cols), as a view (rows, cols).
+static inline struct view view_of_stack(const struct view *w, int64_t i)
+{
+    struct view v = *w;
+    v.data = (char *)w->data + i * w->stride[0];
+    v.n_dim = 2;
+    v.shape[0] = w->shape[1];
+    v.shape[1] = w->shape[2];
+    return v;
+}
 
 enum precision { PRECISION_FAST, PRECISION_EXACT };
 
@@ -41,8 +53,11 @@ struct kernels_limits {
     int32_t max_head; // query heads
     int32_t max_head_dim;
     int32_t max_ctx; // tokens a query may look back
+    int32_t max_expert_rows; // products in one gemm_experts call; 0: it is not used
 };
 
+// Types of weights: dtype_is_weight. Columns are a multiple of the type's block.
+//
 // One product of a gemm call: y[n_tok, rows] = x[n_tok, cols] * w[rows, cols]^T (+ bias).
 struct gemm_job {
     const struct view *w; // (rows, cols), LAYOUT_PACKED, from weight_pack of the same backend
@@ -57,18 +72,22 @@ enum rope_kind {
 };
 struct rope {
     enum rope_kind kind;
-    int32_t n_rot;             // leading dimensions of a head that turn; even
-    double theta;              // base frequency
-    double freq_scale;         // positions are multiplied by it (1/factor of linear scaling)
-    double attn_factor;        // cos and sin are multiplied by it (1 unless yarn)
-    const float *freq_factors; // (n_rot/2) divisors of the frequencies, or NULL
+    int32_t n_rot;      // leading dimensions of a head that turn; even
+    double theta;       // base frequency
+    double freq_scale;  // positions are multiplied by it (1/factor of linear scaling)
+    double attn_factor; // cos and sin are multiplied by it (1 unless yarn)
+    // (n_rot/2) divisors of the frequencies, or NULL: each scaling that treats frequencies
+    // differently (llama3, yarn, longrope) comes down to such a list.
+    const double *freq_factors;
 };
 
 // A run of consecutive tokens of one sequence inside a step's rows.
 struct attn_run {
     int32_t tok_from, n_tok; // rows [tok_from, tok_from + n_tok) of q, k, v, out
     int32_t pos_from;        // position of the first of them in its sequence
-    const int32_t *pages;    // page of positions [i*page_tok, (i+1)*page_tok) for every i needed
+    // Page of positions [i*page_tok, (i+1)*page_tok). Entries whose positions no query of the run
+    // may see (window, chunk) are not read.
+    const int32_t *pages;
 };
 
 // Keys and values of one layer: an array of pages, each holding page_tok tokens of all KV heads.
@@ -76,14 +95,19 @@ struct attn_run {
 struct kv_view {
     void *data; // page p begins at data + p * page_bytes
     int64_t page_bytes;
-    int32_t page_tok;            // power of two, 16..256
-    int32_t n_head_kv, head_dim; // keys and values alike
-    enum dtype dtype;            // DT_F32 or DT_F16
+    int32_t page_tok; // power of two, 16..256
+    int32_t n_head_kv;
+    int32_t head_dim;   // of keys
+    int32_t head_dim_v; // of values; <= head_dim
+    // The values are the first head_dim_v elements of the keys and are not stored twice (multi-head
+    // latent attention: DeepSeek-AI 2024, arXiv 2405.04434).
+    bool v_in_k;
+    enum dtype dtype; // DT_F32 or DT_F16
 };
 
 struct attn_args {
     const float *q; // (n_tok, n_head, head_dim)
-    float *out;     // (n_tok, n_head, head_dim); must not alias q
+    float *out;     // (n_tok, n_head, head_dim_v); must not alias q
     int32_t n_head; // multiple of kv.n_head_kv; head h reads KV head h / (n_head / n_head_kv)
     struct kv_view kv;
     const struct attn_run *runs;
@@ -91,9 +115,87 @@ struct attn_args {
     float scale;    // of q.k, before soft-cap
     float softcap;  // s = softcap * tanh(s / softcap); 0: none
     int32_t window; // a query at p sees keys in (p - window, p]; 0: all of [0, p]
+    int32_t chunk;  // and, unless 0, none before the last multiple of chunk that is <= p
+    // (n_head) or NULL: one more score of each head that takes part in the softmax and has no value
+    // (Xiao et al. 2023; gpt-oss).
+    const float *sinks;
 };
 
-enum glu_kind { GLU_SILU, GLU_GELU_TANH };
+enum glu_kind {
+    GLU_SILU,
+    GLU_GELU_TANH,
+    GLU_GELU, // with erf
+    // gate' = min(gate, limit), up' = clamp(up, +-limit);
+    // gate' * sigmoid(alpha * gate') * (up' + 1): gpt-oss, alpha 1.702, limit 7
+    GLU_SWIGLU_OAI
+};
+struct glu {
+    enum glu_kind kind;
+    float alpha, limit; // GLU_SWIGLU_OAI
+};
+
+// How a router picks experts for one token. s = softmax(logits) or sigmoid(logits); experts are
+// chosen by s + correction, groups of experts first where there are groups; ties go to the lower
+// number. The weights are s of the chosen ones (without the correction).
+struct route_args {
+    const float *logits;     // (n_tok, n_expert), bias included
+    const float *correction; // (n_expert) or NULL: e_score_correction_bias (arXiv 2408.15664)
+    int32_t n_expert, n_used;
+    int32_t n_group, n_group_used; // groups of neighbours, n_group_used stay; 0 or 1: none
+    bool sigmoid;                  // else softmax
+    bool late_softmax;             // softmax over the chosen logits only (gpt-oss, mixtral)
+    bool normalise;                // weights are divided by their sum (+ 1e-20)
+    bool group_by_two; // a group's score is the sum of its best two (deepseek_v3), else its best
+    float scale;       // weights are multiplied by it at last
+    int32_t *ids;      // out (n_tok, n_used), ascending within a token
+    float *weights;    // out (n_tok, n_used), of ids
+};
+
+// Products of many rows with few experts: y[i] = x[row[i]] * w[expert[i]]^T (+ bias[expert[i]]).
+struct expert_gemm {
+    const struct view *w;  // (n_expert, rows, cols), a packed stack
+    const float *factors;  // (n_expert) each expert's view.factor, or NULL: all as in w
+    const float *bias;     // (n_expert, rows) or NULL
+    const float *x;        // (.., cols)
+    int32_t n;             // products
+    int32_t n_x;           // rows of x; each row number is below
+    const int32_t *row;    // (n) rows of x
+    const int32_t *expert; // (n) ascending
+    float *y;              // (n, rows)
+};
+
+// Causal convolution over time of each channel by itself, kernel (n_channel, n_tap), then SiLU; the
+// last tap is the present token. state holds the n_tap - 1 tokens before the run, oldest first.
+struct conv_args {
+    const float *x;           // (n_tok, n_channel)
+    const float *w;           // (n_channel, n_tap)
+    const float *bias;        // (n_channel) or NULL
+    int32_t n_channel, n_tap; // n_tap 2..8
+    const struct attn_run *runs;
+    int32_t n_run;
+    float *const *state; // (n_run) each (n_tap - 1, n_channel), updated
+    float *out;          // (n_tok, n_channel); must not alias x
+};
+
+// Gated delta rule (Yang, Kautz and Hatamizadeh 2024, arXiv 2412.06464), token after token:
+//     S = exp(g) S;  S += k (beta (v - S^T k))^T;  out = S^T q
+// with q and k brought to unit length first (x / sqrt(sum x^2 + 1e-6)) and q then multiplied by
+// 1 / sqrt(dim_k).
+//     g = a_neg[h] * softplus(a + dt_bias[h]),  beta = sigmoid(b)
+struct delta_args {
+    const float *q, *k;   // (n_tok, n_head_k, dim_k), row stride ld floats
+    const float *v;       // (n_tok, n_head_v, dim_v), row stride ld floats
+    int64_t ld;           // q, k, v are parts of one buffer's rows
+    const float *a, *b;   // (n_tok, n_head_v)
+    const float *a_neg;   // (n_head_v) -exp(A_log)
+    const float *dt_bias; // (n_head_v)
+    int32_t n_head_k, n_head_v, dim_k, dim_v;
+    bool tiled; // value head h uses key head h % n_head_k, else h / (n_head_v / n_head_k)
+    const struct attn_run *runs;
+    int32_t n_run;
+    float *const *state; // (n_run) each (n_head_v, dim_k, dim_v), updated
+    float *out;          // (n_tok, n_head_v, dim_v)
+};
 
 struct kernels {
     const struct kernels_ops *ops;
@@ -112,36 +214,58 @@ struct kernels_ops {
     // packed by different threads at once.
     void (*weight_pack)(struct kernels *k, const void *src, int64_t row_from, int64_t n_row,
                         struct view *dst);
-    // Bytes of one KV page of one layer.
-    uint64_t (*kv_page_bytes)(struct kernels *k, int32_t page_tok, int32_t n_head_kv,
-                              int32_t head_dim, enum dtype t);
+    // Bytes of one KV page of one layer; kv's data and page_bytes are not looked at. 0 if refused.
+    uint64_t (*kv_page_bytes)(struct kernels *k, const struct kv_view *kv);
 
     // -- step path --
     // out[i] = row ids[i] of table as float. table (n_vocab, dim), LAYOUT_PACKED. out (n_tok, dim)
     void (*embed)(struct kernels *k, const struct view *table, const int32_t *ids, int32_t n_tok,
                   float *out);
-    // y[i] = x[i] / sqrt(mean(x[i]^2) + eps) * w; rows of dim elements; y may be x. Zhang and
-    // Sennrich 2019. Also used per head: n_row = n_tok * n_head, dim = head_dim.
+    // y[i] = x[i] / sqrt(mean(x[i]^2) + eps) * w; rows of dim elements; y may be x; w NULL: all 1.
+    // Zhang and Sennrich 2019. Also used per head: n_row = n_tok * n_head, dim = head_dim.
     void (*rms_norm)(struct kernels *k, const float *x, const float *w, int64_t n_row, int32_t dim,
                      float eps, float *y);
     // All jobs share x (n_tok, cols), which is quantised at most once. Outputs do not alias x.
     void (*gemm)(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
                  const struct gemm_job *jobs, int32_t n_job);
+    // y (n_tok, w.n, w.rows): product i of each token is x (n_tok, w.n, cols) [i] with weight i of
+    // the packed stack w (n, rows, cols).
+    void (*gemm_each)(struct kernels *k, const struct view *w, const float *x, int32_t n_tok,
+                      float *y);
+    // out[i][c] = x[i][order[c]]; x, out (n_tok, cols); out is not x.
+    void (*gather)(struct kernels *k, const float *x, const int32_t *order, int32_t n_tok,
+                   int32_t cols, float *out);
     // cos_sin (n_tok, n_rot/2, 2) for the positions pos[n_tok]; made once per step and rope.
     void (*rope_table)(struct kernels *k, const struct rope *r, const int32_t *pos, int32_t n_tok,
                        float *cos_sin);
-    // Turns x (n_tok, n_head, head_dim) in place.
+    // Turns x (n_tok, n_head, head_dim) in place. To turn the end of each head only, x begins there
+    // (the strides stay).
     void (*rope)(struct kernels *k, const struct rope *r, const float *cos_sin, int32_t n_tok,
                  int32_t n_head, int32_t head_dim, float *x);
-    // Writes k and v (n_tok, n_head_kv, head_dim) of the runs into their pages.
+    // Writes keys (n_tok, n_head_kv, head_dim) and values (n_tok, n_head_kv, head_dim_v; not read
+    // if v_in_k) of the runs into their pages.
     void (*kv_store)(struct kernels *k, const struct kv_view *kv, const struct attn_run *runs,
                      int32_t n_run, const float *key, const float *value);
     // Causal attention over the pages. Every run's own keys are stored already. Online softmax
     // (Milakov and Gimelshein 2018) over tiles of absolute positions.
     void (*attention)(struct kernels *k, const struct attn_args *a);
+    void (*conv)(struct kernels *k, const struct conv_args *a);
+    void (*delta)(struct kernels *k, const struct delta_args *a);
+    void (*route)(struct kernels *k, const struct route_args *a, int32_t n_tok);
+    void (*gemm_experts)(struct kernels *k, const struct expert_gemm *g);
+    // out[i] = sum over j < n_used, ascending, of weights[i][j] * y[at[i][j]]; out (n_tok, dim), y
+    // (.., dim), at and weights (n_tok, n_used).
+    void (*combine)(struct kernels *k, const float *y, const int32_t *at, const float *weights,
+                    int32_t n_tok, int32_t n_used, int32_t dim, float *out);
     // out[i] = act(gate[i]) * up[i]; out may be gate or up. Shazeer 2020.
-    void (*glu)(struct kernels *k, enum glu_kind kind, const float *gate, const float *up,
+    void (*glu)(struct kernels *k, const struct glu *kind, const float *gate, const float *up,
                 int64_t n, float *out);
+    // x[i] *= sigmoid(gate[i])
+    void (*gate)(struct kernels *k, float *x, const float *gate, int64_t n);
+    // x[i][..] *= sigmoid(gate[i]); x (n_tok, dim), gate (n_tok)
+    void (*gate_rows)(struct kernels *k, float *x, const float *gate, int32_t n_tok, int32_t dim);
+    // x[i][..] *= s[i]; x (n_tok, dim), s (n_tok)
+    void (*scale_rows)(struct kernels *k, float *x, const float *s, int32_t n_tok, int32_t dim);
     // x[i] += y[i]
     void (*add)(struct kernels *k, float *x, const float *y, int64_t n);
     // x[i] *= s

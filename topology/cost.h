@@ -8,9 +8,19 @@
 
 // Weights of one part of the model.
 struct cost_part {
-    uint64_t bytes;   // as in the file
+    uint64_t bytes;   // in memory
     uint64_t n_quant; // elements of quantised matrices, multiplied at the device's int8 rate
     uint64_t n_float; // elements of the other matrices
+};
+
+struct cost_layer {
+    struct cost_part part;    // but for the routed experts
+    struct cost_part experts; // all of them; a token passes n_used of n_expert
+    bool is_local;            // sees window or chunk only
+    uint64_t kv_elems;        // of one token's keys and values; 0: none
+    uint64_t state_bytes;     // recurrent state of one sequence; 0: none
+    double seen_flops;        // of one token with each token it sees
+    double state_flops;       // of one token with the state
 };
 
 // The model as the formulas see it. Filled from a model by cost_of_model, or by hand in
@@ -18,16 +28,18 @@ struct cost_part {
 struct cost_model {
     uint8_t hash[32];
     char name[96];
-    int32_t n_layer, dim, ffn_dim, n_vocab, n_head, n_head_kv, head_dim, window;
+    int32_t n_layer, dim, n_vocab, window, chunk, n_expert, n_used;
     bool tied_head;
-    uint8_t is_local[MODEL_LAYERS_MAX]; // layer sees `window` tokens only
-    struct cost_part layers[MODEL_LAYERS_MAX];
+    uint64_t row_floats; // work space of one row in the widest layer
+    struct cost_layer layers[MODEL_LAYERS_MAX];
     struct cost_part embed, head, shared; // head: all it reads; the embedding's matrix if tied
 };
 
 // What a plan must hold, and what its speed is predicted on.
 struct cost_ask {
     int64_t kv_tokens;      // tokens of keys and values to hold, over all requests
+    int64_t local_tokens;   // the same in local layers; 0: what `batch` requests see
+    int32_t n_state;        // recurrent states to hold; 0: of `batch` requests and two copies each
     int64_t depth;          // tokens already there where speed is predicted
     int32_t batch;          // rows of a decode step, one request each
     int32_t chunk;          // rows of a prefill step, one request
@@ -35,7 +47,7 @@ struct cost_ask {
 };
 
 struct cost_memory {
-    uint64_t weights, kv, workspace, reserve; // bytes
+    uint64_t weights, kv, state, workspace, reserve; // bytes
 };
 
 // A step: `rows` rows of n_seq sequences with `depth` tokens before each; logit_rows of them are
@@ -56,8 +68,7 @@ err_t cost_ask_check(const struct cost_ask *a, struct err_text *why);
 struct cost_step cost_decode_step(const struct cost_ask *a);
 struct cost_step cost_prefill_step(const struct cost_ask *a);
 
-// Memory of layers [from, to): with the embedding if from is 0, the head if to is n_layer. Each
-// stage keeps KV for all its layers at full length, local ones too (pages are shared by layers).
+// Memory of layers [from, to): with the embedding if from is 0, the head if to is n_layer.
 struct cost_memory cost_memory_of(const struct cost_model *m, const struct cost_ask *a,
                                   const struct cluster_device *d, int32_t from, int32_t to);
 uint64_t cost_memory_sum(const struct cost_memory *c);

@@ -1,16 +1,12 @@
 #include "topology/gguf.h"
 
 #include "proto/base/utf8.h"
-#include "topology/sha256.h"
+#include "topology/file.h"
+#include "topology/names.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 // Limits of what a header may ask of us. Real headers are 1-30 MB, nearly all of it vocabulary.
 enum {
@@ -30,20 +26,10 @@ enum {
     KV_MIN_BYTES = 14,
     TENSOR_MIN_BYTES = 33,
     SAMPLES = 64, // of the weights, for the hash
-    SAMPLE_BYTES = 4096,
 };
 
 static const uint8_t type_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8}; // by enum gguf_type
 enum { N_TYPE = sizeof type_bytes };
-
-// Names -> item number, open addressing. Items start with their name.
-struct index {
-    const uint8_t *items;
-    size_t stride;
-    uint32_t *slots; // item + 1, 0: empty
-    uint64_t mask;
-    uint64_t base; // random, so that nobody can prepare names that collide
-};
 
 struct gguf {
     char *path;
@@ -53,17 +39,13 @@ struct gguf {
     uint64_t n_kv, n_tensor;
     struct gguf_kv *kvs;
     struct gguf_tensor *tensors;
-    struct index by_key, by_name;
+    struct names by_key, by_name;
 };
-_Static_assert(offsetof(struct gguf_kv, key) == 0, "index expects the name first");
-_Static_assert(offsetof(struct gguf_tensor, name) == 0, "index expects the name first");
 
 // The header is read in growing pieces, so the buffer moves: until `settle`, pointers into it are
 // kept as offsets.
 struct reader {
-    int fd;
-    const char *path;
-    uint64_t file_bytes;
+    struct file file;
     uint8_t *buf;
     uint64_t len, cap, at;
     const char *kind;           // what is being read, for the sentence: "key", "tensor"
@@ -88,14 +70,6 @@ static bool is_clean(const uint8_t *s, uint64_t len)
     return is_utf8(s, len);
 }
 
-// The end of a path says more than its beginning. Odd bytes take four times the room when the
-// sentence escapes them.
-static const char *path_tail(const char *path)
-{
-    size_t len = strlen(path), max = is_clean((const uint8_t *)path, len) ? 80 : 20;
-    return len > max ? path + len - max : path;
-}
-
 __attribute__((format(printf, 2, 3))) static err_t fail(const struct reader *r, const char *fmt,
                                                         ...)
 {
@@ -111,57 +85,34 @@ __attribute__((format(printf, 2, 3))) static err_t fail(const struct reader *r, 
     else if (r->kind)
         snprintf(subject, sizeof subject, "%s number %llu: ", r->kind,
                  (unsigned long long)r->number);
-    return err_say(r->why, ERR_MODEL, "%s: %s%s", path_tail(r->path), subject, msg);
+    return err_say(r->why, ERR_MODEL, "%s: %s%s", file_tail(r->file.path), subject, msg);
 }
 
 // ---- reading
-
-// Bytes [at, at + len) of the file; *got is less if it ends before.
-static err_t read_at(const struct reader *r, uint8_t *dst, uint64_t len, uint64_t at, uint64_t *got)
-{
-    uint64_t done = 0;
-    while (done < len) {
-        ssize_t n = pread(r->fd, dst + done, len - done, (off_t)(at + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return err_say(r->why, ERR_SYSTEM, "%s: cannot read: %m", path_tail(r->path));
-        if (n == 0) break;
-        done += (uint64_t)n;
-    }
-    *got = done;
-    return OK;
-}
-
-static err_t shrank(const struct reader *r, uint64_t to)
-{
-    return fail(r, "the file shrank to %llu bytes while it was read, it had %llu",
-                (unsigned long long)to, (unsigned long long)r->file_bytes);
-}
 
 static err_t reader_grow(struct reader *r, uint64_t end)
 {
     uint64_t cap = r->cap ? r->cap * 2 : PIECE_MIN;
     if (cap > r->cap + PIECE_MAX) cap = r->cap + PIECE_MAX;
     if (cap < end) cap = end;
-    if (cap > r->file_bytes) cap = r->file_bytes;
+    if (cap > r->file.bytes) cap = r->file.bytes;
     uint8_t *buf = realloc(r->buf, cap);
     if (!buf)
-        return err_say(r->why, ERR_MEMORY, "%s: no memory for its header", path_tail(r->path));
+        return err_say(r->why, ERR_MEMORY, "%s: no memory for its header", file_tail(r->file.path));
     r->buf = buf;
     r->cap = cap;
-    uint64_t got;
-    err_t e = read_at(r, r->buf + r->len, cap - r->len, r->len, &got);
-    if (e) return e;
-    r->len += got;
-    return r->len < end ? shrank(r, r->len) : OK;
+    err_t e = file_read(&r->file, r->len, r->buf + r->len, cap - r->len, r->why);
+    if (!e) r->len = cap;
+    return e;
 }
 
 // Makes `n` bytes at r->at readable.
 static err_t reader_need(struct reader *r, uint64_t n)
 {
-    if (n > r->file_bytes - r->at)
+    if (n > r->file.bytes - r->at)
         return fail(r, "needs %llu bytes at byte %llu, the file ends at %llu",
                     (unsigned long long)n, (unsigned long long)r->at,
-                    (unsigned long long)r->file_bytes);
+                    (unsigned long long)r->file.bytes);
     if (n > HEADER_MAX - r->at) return fail(r, "the header is over %d MiB", HEADER_MAX >> 20);
     return r->at + n > r->len ? reader_grow(r, r->at + n) : OK;
 }
@@ -330,7 +281,7 @@ static err_t check_layout(struct gguf *g, struct reader *r)
     if (align < ALIGN_MIN || align > ALIGN_MAX || (align & (align - 1)))
         return err_say(r->why, ERR_MODEL,
                        "%s: key 'general.alignment': %u, allowed powers of two from %d to %d",
-                       path_tail(r->path), align, ALIGN_MIN, ALIGN_MAX);
+                       file_tail(r->file.path), align, ALIGN_MIN, ALIGN_MAX);
     uint64_t start = align_up(r->at, align), at = 0;
     bool exact = true;
     r->kind = "tensor";
@@ -347,11 +298,11 @@ static err_t check_layout(struct gguf *g, struct reader *r)
                         (unsigned long long)at);
         exact = t->dtype != DT_NONE;
         uint64_t least = exact ? t->bytes : 1;
-        if (start > r->file_bytes || t->offset > r->file_bytes - start ||
-            least > r->file_bytes - start - t->offset)
+        if (start > r->file.bytes || t->offset > r->file.bytes - start ||
+            least > r->file.bytes - start - t->offset)
             return fail(r, "its data ends %llu bytes after byte %llu, the file has %llu bytes",
                         (unsigned long long)least, (unsigned long long)(start + t->offset),
-                        (unsigned long long)r->file_bytes);
+                        (unsigned long long)r->file.bytes);
         at = align_up(t->offset + least, align);
         t->offset += start;
     }
@@ -360,96 +311,50 @@ static err_t check_layout(struct gguf *g, struct reader *r)
 
 // ---- index
 
-// Polynomial over 2^61-1 with a random base: two names agree with probability < length / 2^61.
-static uint64_t index_hash(const struct index *x, const char *s, uint64_t len)
+static const char *key_at(const void *table, uint32_t i, uint64_t *len)
 {
-    const uint64_t prime = ((uint64_t)1 << 61) - 1;
-    uint64_t h = len + 1;
-    for (uint64_t i = 0; i < len; i += 7) {
-        uint64_t chunk = le((const uint8_t *)s + i, len - i < 7 ? (int)(len - i) : 7);
-        unsigned __int128 v = (unsigned __int128)h * x->base + chunk;
-        uint64_t folded = (uint64_t)(v & prime) + (uint64_t)(v >> 61);
-        h = folded >= prime ? folded - prime : folded;
-    }
-    return h * 0x9e3779b97f4a7c15 >> 20; // spreads the low bits, which choose the slot
+    const struct gguf_kv *kv = (const struct gguf_kv *)table + i;
+    *len = kv->key.len;
+    return kv->key.s;
 }
 
-static const struct gguf_str *index_name(const struct index *x, uint64_t i)
+static const char *tensor_name_at(const void *table, uint32_t i, uint64_t *len)
 {
-    return (const struct gguf_str *)(const void *)(x->items + i * x->stride);
+    const struct gguf_tensor *t = (const struct gguf_tensor *)table + i;
+    *len = t->name.len;
+    return t->name.s;
 }
 
-// Item of that name, or -1; *slot is where it is or belongs.
-static int64_t index_find(const struct index *x, const char *s, uint64_t len, uint64_t *slot)
+// x is initialised and empty.
+static err_t build_index(struct reader *r, struct names *x, uint64_t n)
 {
-    for (uint64_t at = index_hash(x, s, len) & x->mask;; at = (at + 1) & x->mask) {
-        *slot = at;
-        if (!x->slots[at]) return -1;
-        const struct gguf_str *name = index_name(x, x->slots[at] - 1);
-        if (name->len == len && memcmp(name->s, s, len) == 0) return x->slots[at] - 1;
-    }
-}
-
-// *twice is the first item whose name was there before, or -1.
-static err_t index_build(struct index *x, const void *items, size_t stride, uint64_t n,
-                         int64_t *twice)
-{
-    uint64_t n_slot = 16;
-    while (n_slot < 2 * n)
-        n_slot *= 2;
-    *x = (struct index){.items = items, .stride = stride, .mask = n_slot - 1};
-    if (getrandom(&x->base, sizeof x->base, 0) != sizeof x->base) return ERR_SYSTEM;
-    x->base >>= 4; // below the prime
-    x->slots = calloc(n_slot, sizeof *x->slots);
-    if (!x->slots) return ERR_MEMORY;
-    *twice = -1;
-    for (uint64_t i = 0; i < n && *twice < 0; i++) {
-        uint64_t slot;
-        const struct gguf_str *name = index_name(x, i);
-        if (index_find(x, name->s, name->len, &slot) >= 0)
-            *twice = (int64_t)i;
-        else
-            x->slots[slot] = (uint32_t)i + 1;
+    for (uint64_t i = 0; i < n; i++) {
+        if (names_add(x, (uint32_t)i)) continue;
+        const char *name = x->name_at(x->table, (uint32_t)i, &r->name_len);
+        r->name_at = (uint64_t)((const uint8_t *)name - r->buf);
+        return fail(r, "is there twice, allowed once");
     }
     return OK;
 }
 
-static err_t build_index(struct reader *r, struct index *x, const void *items, size_t stride,
-                         uint64_t n)
+static err_t build_indices(struct gguf *g, struct reader *r)
 {
-    int64_t twice;
-    err_t e = index_build(x, items, stride, n, &twice);
-    if (e) return err_say(r->why, e, "%s: no memory for its index", path_tail(r->path));
-    if (twice < 0) return OK;
-    const struct gguf_str *name = index_name(x, (uint64_t)twice);
-    r->name_at = (uint64_t)((const uint8_t *)name->s - r->buf);
-    r->name_len = name->len;
-    return fail(r, "is there twice, allowed once");
+    err_t e = names_init(&g->by_key, g->kvs, key_at, g->n_kv);
+    if (!e) e = names_init(&g->by_name, g->tensors, tensor_name_at, g->n_tensor);
+    if (e) return err_say(r->why, e, "%s: no memory for its index", file_tail(r->file.path));
+    r->kind = "key";
+    if ((e = build_index(r, &g->by_key, g->n_kv))) return e;
+    r->kind = "tensor";
+    return build_index(r, &g->by_name, g->n_tensor);
 }
 
 // ---- the file
 
-static err_t open_regular(const char *path, struct reader *r)
-{
-    struct stat st;
-    r->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); // a FIFO must not block us
-    if (r->fd < 0) return err_say(r->why, ERR_SYSTEM, "%s: cannot open: %m", path_tail(path));
-    if (fstat(r->fd, &st))
-        return err_say(r->why, ERR_SYSTEM, "%s: cannot examine: %m", path_tail(path));
-    if (!S_ISREG(st.st_mode))
-        return fail(r, "is a %s, expected a regular file",
-                    S_ISDIR(st.st_mode)    ? "directory"
-                    : S_ISFIFO(st.st_mode) ? "pipe"
-                                           : "device or socket");
-    r->file_bytes = (uint64_t)st.st_size;
-    return OK;
-}
-
 static err_t read_counts(struct reader *r, uint64_t *n_tensor, uint64_t *n_kv)
 {
-    if (r->file_bytes < FIXED_BYTES)
+    if (r->file.bytes < FIXED_BYTES)
         return fail(r, "has %llu bytes, a GGUF file has at least %d",
-                    (unsigned long long)r->file_bytes, FIXED_BYTES);
+                    (unsigned long long)r->file.bytes, FIXED_BYTES);
     err_t e = reader_need(r, FIXED_BYTES);
     if (e) return e;
     if (memcmp(r->buf, "GGUF", 4))
@@ -462,8 +367,8 @@ static err_t read_counts(struct reader *r, uint64_t *n_tensor, uint64_t *n_kv)
     *n_tensor = le(r->buf + 8, 8);
     *n_kv = le(r->buf + 16, 8);
     r->at = FIXED_BYTES;
-    uint64_t kv_fit = (r->file_bytes - FIXED_BYTES) / KV_MIN_BYTES;
-    uint64_t tensor_fit = (r->file_bytes - FIXED_BYTES) / TENSOR_MIN_BYTES;
+    uint64_t kv_fit = (r->file.bytes - FIXED_BYTES) / KV_MIN_BYTES;
+    uint64_t tensor_fit = (r->file.bytes - FIXED_BYTES) / TENSOR_MIN_BYTES;
     if (kv_fit > KV_MAX) kv_fit = KV_MAX;
     if (tensor_fit > TENSOR_MAX) tensor_fit = TENSOR_MAX;
     if (*n_kv > kv_fit)
@@ -481,7 +386,7 @@ static err_t read_tables(struct gguf *g, struct reader *r)
     g->kvs = calloc(g->n_kv + 1, sizeof *g->kvs);
     g->tensors = calloc(g->n_tensor + 1, sizeof *g->tensors);
     if (!g->kvs || !g->tensors)
-        return err_say(r->why, ERR_MEMORY, "%s: no memory for its tables", path_tail(r->path));
+        return err_say(r->why, ERR_MEMORY, "%s: no memory for its tables", file_tail(r->file.path));
     r->kind = "key";
     for (r->number = 0; !e && r->number < g->n_kv; r->number++, r->name_len = 0)
         e = read_kv(r, &g->kvs[r->number]);
@@ -506,65 +411,39 @@ static void settle(struct gguf *g, struct reader *r)
         g->tensors[i].name.s = (const char *)g->header + (uintptr_t)g->tensors[i].name.s;
 }
 
-// Two trainings of one model may have the same header and the same size, so some of the weights
-// count too: pieces at even distances.
-static err_t add_samples(const struct reader *r, struct sha256 *sha)
-{
-    uint8_t piece[SAMPLE_BYTES];
-    const uint64_t room = r->file_bytes - r->at, len = room < SAMPLE_BYTES ? room : SAMPLE_BYTES;
-    for (uint64_t i = 0; i < SAMPLES; i++) {
-        const uint64_t at = r->at + (room - len) / (SAMPLES - 1) * i;
-        uint64_t got;
-        err_t e = read_at(r, piece, len, at, &got);
-        if (e) return e;
-        if (got < len) return shrank(r, at + got);
-        sha256_add(sha, piece, len);
-    }
-    return OK;
-}
-
 static err_t take_hash(struct gguf *g, struct reader *r)
 {
     struct sha256 sha;
-    uint8_t size[8];
-    for (int i = 0; i < 8; i++)
-        size[i] = (uint8_t)(g->file_bytes >> (8 * i));
     sha256_init(&sha);
     sha256_add(&sha, g->header, r->at);
-    sha256_add(&sha, size, sizeof size);
-    r->kind = NULL;
-    r->name_len = 0;
-    err_t e = add_samples(r, &sha);
+    err_t e = file_add_samples(&r->file, r->at, SAMPLES, &sha, r->why);
     if (!e) sha256_end(&sha, g->hash);
     return e;
 }
 
 static err_t load(struct gguf *g, struct reader *r)
 {
-    err_t e = open_regular(r->path, r);
-    if (e || (e = read_counts(r, &g->n_tensor, &g->n_kv))) return e;
-    g->file_bytes = r->file_bytes;
+    err_t e = read_counts(r, &g->n_tensor, &g->n_kv);
+    if (e) return e;
+    g->file_bytes = r->file.bytes;
     if ((e = read_tables(g, r))) return e;
     settle(g, r);
-    r->kind = "key";
-    if ((e = build_index(r, &g->by_key, g->kvs, sizeof *g->kvs, g->n_kv))) return e;
-    r->kind = "tensor";
-    if ((e = build_index(r, &g->by_name, g->tensors, sizeof *g->tensors, g->n_tensor))) return e;
+    if ((e = build_indices(g, r))) return e;
     if ((e = check_layout(g, r))) return e;
     return take_hash(g, r);
 }
 
 err_t gguf_open(const char *path, struct gguf **out, struct err_text *why)
 {
-    struct reader r = {.fd = -1, .path = path, .why = why};
+    struct reader r = {.why = why};
+    err_t e = file_open(path, &r.file, why);
+    if (e) return e;
     struct gguf *g = calloc(1, sizeof *g);
-    if (!g || !(g->path = strdup(path))) {
-        free(g);
-        return err_say(why, ERR_MEMORY, "%s: no memory", path_tail(path));
-    }
-    err_t e = load(g, &r);
-    if (r.fd >= 0) close(r.fd);
-    g->header = r.buf;
+    if (!g || !(g->path = strdup(path)))
+        e = err_say(why, ERR_MEMORY, "%s: no memory", file_tail(path));
+    if (!e) e = load(g, &r);
+    file_close(&r.file);
+    if (g) g->header = r.buf;
     if (e) {
         gguf_close(g);
         return e;
@@ -576,8 +455,8 @@ err_t gguf_open(const char *path, struct gguf **out, struct err_text *why)
 void gguf_close(struct gguf *g)
 {
     if (!g) return;
-    free(g->by_key.slots);
-    free(g->by_name.slots);
+    names_fini(&g->by_key);
+    names_fini(&g->by_name);
     free(g->kvs);
     free(g->tensors);
     free(g->header);
@@ -613,8 +492,7 @@ const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, uint64_t i)
 
 const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name)
 {
-    uint64_t slot;
-    int64_t i = index_find(&g->by_name, name, strlen(name), &slot);
+    int64_t i = names_find(&g->by_name, name, strlen(name));
     return i < 0 ? NULL : &g->tensors[i];
 }
 
@@ -631,7 +509,6 @@ const struct gguf_kv *gguf_kv_at(const struct gguf *g, uint64_t i)
 
 const struct gguf_kv *gguf_find(const struct gguf *g, const char *key)
 {
-    uint64_t slot;
-    int64_t i = index_find(&g->by_key, key, strlen(key), &slot);
+    int64_t i = names_find(&g->by_key, key, strlen(key));
     return i < 0 ? NULL : &g->kvs[i];
 }

@@ -1,6 +1,7 @@
 // Typed reads of GGUF metadata. What is here was validated by gguf_open: types are known, payloads
 // lie inside the header, strings are UTF-8.
 #include "topology/gguf.h"
+#include "topology/file.h"
 
 #include <math.h>
 #include <string.h>
@@ -13,10 +14,8 @@ static const char *const type_names[] = {
 static err_t wrong(const struct gguf *g, const struct gguf_kv *kv, const char *allowed,
                    struct err_text *why)
 {
-    const char *path = gguf_path(g);
-    size_t len = strlen(path), tail = len > 80 ? len - 80 : 0;
-    return err_say(why, ERR_MODEL, "%s: key '%.*s': found %s%s, allowed %s", path + tail,
-                   (int)(kv->key.len > 64 ? 64 : kv->key.len), kv->key.s,
+    return err_say(why, ERR_MODEL, "%s: key '%.*s': found %s%s, allowed %s",
+                   file_tail(gguf_path(g)), (int)(kv->key.len > 64 ? 64 : kv->key.len), kv->key.s,
                    kv->type == GGUF_ARR ? "array of " : "",
                    type_names[kv->type == GGUF_ARR ? kv->elem : kv->type], allowed);
 }

@@ -151,7 +151,7 @@ static void fill_hops(struct search *s, int32_t a, int32_t b, const struct cost_
 static uint64_t need_of(const struct search *s, int32_t from, int32_t to)
 {
     struct cost_memory c = cost_memory_of(s->m, &s->ask->cost, &s->c->devices[0], from, to);
-    return c.weights + c.kv + c.workspace;
+    return cost_memory_sum(&c) - c.reserve;
 }
 
 static uint64_t room_of(const struct cluster_device *d)
@@ -313,8 +313,9 @@ static void plan_hash(const struct cost_model *m, const struct cluster *c,
     sha256_init(&sha);
     sha256_add(&sha, m->hash, sizeof m->hash);
     const struct cost_ask *a = &ask->cost;
-    int len = snprintf(line, sizeof line, "kv %lld x %u batch %d chunk %d\n",
-                       (long long)a->kv_tokens, a->kv_elem_bytes, a->batch, a->chunk);
+    int len = snprintf(line, sizeof line, "kv %lld, %lld x %u states %d batch %d chunk %d\n",
+                       (long long)a->kv_tokens, (long long)a->local_tokens, a->kv_elem_bytes,
+                       a->n_state, a->batch, a->chunk);
     sha256_add(&sha, line, (size_t)len);
     for (int32_t i = 0; i < p->n_stage; i++) {
         const struct plan_stage *st = &p->stages[i];
@@ -406,14 +407,16 @@ static err_t say_none(const struct cost_model *m, const struct cluster *c,
                       const struct plan_ask *ask, struct err_text *why)
 {
     struct cost_memory all = cost_memory_of(m, &ask->cost, &c->devices[0], 0, m->n_layer);
-    uint64_t need = all.weights + all.kv + all.workspace, room = best_sum_of_rooms(c);
+    uint64_t need = cost_memory_sum(&all) - all.reserve, room = best_sum_of_rooms(c);
     if (need > room)
-        return err_say(why, ERR_CAPACITY,
-                       "the model does not fit: weights %llu + kv %llu + workspace %llu bytes, "
-                       "%d devices have %llu free beyond their reserve: short by %llu bytes",
-                       (unsigned long long)all.weights, (unsigned long long)all.kv,
-                       (unsigned long long)all.workspace, c->n_device, (unsigned long long)room,
-                       (unsigned long long)(need - room));
+        return err_say(
+            why, ERR_CAPACITY,
+            "the model does not fit: weights %llu + kv %llu + state %llu + workspace %llu "
+            "bytes, "
+            "%d devices have %llu free beyond their reserve: short by %llu bytes",
+            (unsigned long long)all.weights, (unsigned long long)all.kv,
+            (unsigned long long)all.state, (unsigned long long)all.workspace, c->n_device,
+            (unsigned long long)room, (unsigned long long)(need - room));
     return err_say(why, ERR_CAPACITY,
                    "no placement of %d layers on %d devices in %d to %d stages: no cut fits every "
                    "device's memory over links of at most %.0f us, though %llu bytes are free in "

@@ -11,10 +11,10 @@ static double gib(uint64_t bytes)
 static void add_memory(struct buf *out, const struct cost_memory *c, const struct cluster_device *d)
 {
     uint64_t sum = cost_memory_sum(c);
-    buf_printf(out,
-               "weights %.3f + kv %.3f + workspace %.3f + reserve %.3f = %.3f of %.3f GiB free",
-               gib(c->weights), gib(c->kv), gib(c->workspace), gib(c->reserve), gib(sum),
-               gib(d->mem_free_bytes));
+    buf_printf(out, "weights %.3f + kv %.3f", gib(c->weights), gib(c->kv));
+    if (c->state) buf_printf(out, " + state %.3f", gib(c->state));
+    buf_printf(out, " + workspace %.3f + reserve %.3f = %.3f of %.3f GiB free", gib(c->workspace),
+               gib(c->reserve), gib(sum), gib(d->mem_free_bytes));
     if (sum > d->mem_free_bytes)
         buf_printf(out, ", short by %llu bytes", (unsigned long long)(sum - d->mem_free_bytes));
 }

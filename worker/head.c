@@ -1,4 +1,5 @@
 #include "worker/head.h"
+#include "worker/layer.h"
 
 #include <float.h>
 #include <math.h>
@@ -17,6 +18,7 @@ void head_carve(struct head *h, const struct model_shape *shape, const struct pl
     h->bias = mem_carve(carver, (uint64_t)s->n_slot * STEP_BIAS_MAX, sizeof *h->bias);
     h->wants = mem_carve(carver, h->block, sizeof *h->wants);
     h->h = mem_carve(carver, (uint64_t)h->block * (uint64_t)shape->dim, sizeof(float));
+    h->ordered = mem_carve(carver, (uint64_t)h->block * (uint64_t)shape->dim, sizeof(float));
     h->logits = mem_carve(carver, h->block * n_vocab, sizeof(float));
     h->adjusted = mem_carve(carver, n_vocab, sizeof(float));
     h->cands = mem_carve(carver, n_vocab, sizeof *h->cands);
@@ -171,17 +173,24 @@ static void score(struct head *h, const struct head_want *w, const float *logits
     w->scores[w->tok] = w->item->nonfinite ? 0 : logprob_of(logits[next], lse);
 }
 
-// Norm and output matrix for the rows wanted so far, then each row's item.
-static err_t flush(struct head *h, const struct step *st, uint32_t n, struct arena *arena)
+void head_logits(struct head *h, const float *x, int32_t n, float *logits)
 {
     const struct kernels_ops *op = h->k->ops;
     const struct model_shape *s = h->shape;
+    const int64_t all = (int64_t)n * s->n_vocab;
+    const struct projection out = {h->matrix, h->matrix_bias, logits, s->n_vocab};
+    layer_project(h->k, h->ordered, x, n, s->dim, &out, 1);
+    if (s->logit_scale != 1) op->scale(h->k, logits, s->logit_scale, all);
+    if (s->logit_softcap > 0) op->softcap(h->k, logits, s->logit_softcap, all);
+}
+
+// Norm and output matrix for the rows wanted so far, then each row's item.
+static err_t flush(struct head *h, const struct step *st, uint32_t n, struct arena *arena)
+{
+    const struct model_shape *s = h->shape;
     if (n == 0) return OK;
-    op->rms_norm(h->k, h->h, h->norm, n, s->dim, s->norm_eps, h->h);
-    const struct gemm_job out = {.w = h->matrix, .y = h->logits, .ldy = s->n_vocab};
-    op->gemm(h->k, h->h, (int32_t)n, s->dim, &out, 1);
-    if (s->logit_softcap > 0)
-        op->softcap(h->k, h->logits, s->logit_softcap, (int64_t)n * s->n_vocab);
+    h->k->ops->rms_norm(h->k, h->h, h->norm, n, s->dim, s->norm_eps, h->h);
+    head_logits(h, h->h, (int32_t)n, h->logits);
     for (uint32_t i = 0; i < n; i++) {
         const struct head_want *w = &h->wants[i];
         const float *logits = h->logits + (int64_t)i * s->n_vocab; // (n_vocab)

@@ -6,6 +6,7 @@
 #include "worker/penalty.h"
 #include "worker/sample.h"
 #include "worker/stage.h"
+#include "worker/weights.h"
 
 enum { HEAD_BLOCK = 32 }; // logits rows computed at once
 
@@ -29,14 +30,16 @@ struct head {
     struct kernels *k;
     const struct model_shape *shape;
     const struct plan_settings *settings;
-    const float *norm;         // (dim)
-    const struct view *matrix; // (n_vocab, dim)
+    const float *norm;           // (dim)
+    const struct weight *matrix; // (n_vocab, dim)
+    const float *matrix_bias;    // (n_vocab) or NULL
     uint32_t block;            // rows of h and logits
     struct head_slot *slots;   // (n_slot)
     struct logit_bias *bias;   // (n_slot, STEP_BIAS_MAX)
     struct penalty penalty;
     struct head_want *wants;   // (block)
     float *h;                  // (block, dim)
+    float *ordered;            // (block, dim) scratch
     float *logits;             // (block, n_vocab)
     float *adjusted;           // (n_vocab) one row after bias and penalties
     struct sample_cand *cands; // (n_vocab)
@@ -53,6 +56,8 @@ void head_reset(struct head *h);
 err_t head_check_bind(const struct head *h, const struct step_bind *b, struct err_text *why);
 err_t head_check_chain(const struct head *h, const struct step_row *r, struct err_text *why);
 void head_bind(struct head *h, const struct step_bind *b);
+// logits (n, n_vocab) of n <= HEAD_BLOCK rows of h (n, dim), which have been normed.
+void head_logits(struct head *h, const float *x, int32_t n, float *logits);
 // x (n_tok, dim) after the last layer. ERR_MEMORY if the arena is exhausted.
 err_t head_run(struct head *h, const struct step *st, const float *x, struct arena *arena,
                struct step_result *out);

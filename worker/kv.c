@@ -26,6 +26,8 @@ err_t kv_check_settings(const struct plan_settings *s, struct err_text *why)
         {"ctx", s->ctx, 1, CTX_MAX},
         {"page_tok", s->page_tok, PAGE_TOK_MIN, PAGE_TOK_MAX},
         {"n_page", s->n_page, 1, STEP_PAGES_MAX},
+        {"n_page_local", s->n_page_local, 0, STEP_PAGES_MAX},
+        {"n_snapshot", s->n_snapshot, 0, STEP_SNAPSHOTS_MAX},
         {"n_slot", s->n_slot, 1, STEP_SLOTS_MAX},
         {"max_tok", s->max_tok, 1, STEP_TOKENS_MAX},
         {"max_rows", s->max_rows, 1, STEP_ROWS_MAX},
@@ -47,32 +49,99 @@ err_t kv_check_settings(const struct plan_settings *s, struct err_text *why)
     return OK;
 }
 
-uint64_t kv_bytes(const struct kv_config *c)
+// -- layers --
+
+static const struct model_layer *layer_of(const struct kv_config *c, uint32_t index)
 {
-    return c->page_bytes * c->n_layer * c->settings->n_page;
+    const uint32_t n = c->layer_to - c->layer_from;
+    return index < n ? &c->shape->layers[c->layer_from + index] : &c->shape->mtp;
 }
+
+static uint32_t n_layer_of(const struct kv_config *c)
+{
+    return c->layer_to - c->layer_from + c->mtp;
+}
+
+// What a layer keeps, without its place; n_head_kv 0: nothing.
+static struct kv_view shape_of(const struct kv_config *c, const struct model_layer *l)
+{
+    const struct model_shape *s = c->shape;
+    struct kv_view v = {.page_tok = (int32_t)c->settings->page_tok,
+                        .dtype = (enum dtype)c->settings->kv_dtype};
+    if (l->mixer == MIXER_ATTN) {
+        v.n_head_kv = s->n_head_kv;
+        v.head_dim = v.head_dim_v = s->head_dim;
+    } else if (l->mixer == MIXER_MLA) {
+        // One latent vector for all heads, and the rotated part of the keys.
+        v.n_head_kv = 1;
+        v.head_dim = s->mla.kv_rank + s->mla.rope_dim;
+        v.head_dim_v = s->mla.kv_rank;
+        v.v_in_k = true;
+    }
+    if (v.n_head_kv) v.page_bytes = (int64_t)c->kernels->ops->kv_page_bytes(c->kernels, &v);
+    return v;
+}
+
+static uint64_t layer_bytes(const struct kv_config *c, const struct model_layer *l,
+                            const struct kv_view *v)
+{
+    const struct plan_settings *s = c->settings;
+    return (uint64_t)v->page_bytes * (l->is_local && s->n_page_local ? s->n_page_local : s->n_page);
+}
+
+err_t kv_bytes(const struct kv_config *c, uint64_t *out, struct err_text *why)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < n_layer_of(c); i++) {
+        const struct kv_view v = shape_of(c, layer_of(c, i));
+        if (v.n_head_kv && !v.page_bytes)
+            return err_say(why, ERR_MODEL, "no kernel for keys and values of %d heads of %d",
+                           v.n_head_kv, v.head_dim);
+        sum += layer_bytes(c, layer_of(c, i), &v);
+    }
+    *out = sum;
+    return OK;
+}
+
+static void place_layers(struct kv *kv, const struct kv_config *c)
+{
+    char *at = kv->pages.data;
+    for (uint32_t i = 0; i < kv->n_layer; i++) {
+        const struct model_layer *l = layer_of(c, i);
+        struct kv_view v = shape_of(c, l);
+        if (v.n_head_kv) v.data = at;
+        kv->layers[i] = (struct kv_layer){.view = v, .is_local = l->is_local && kv->n_page_local};
+        at += layer_bytes(c, l, &v);
+    }
+}
+
+// -- open and close --
 
 void kv_carve(struct kv *kv, const struct kv_config *c, struct mem_carver *carver)
 {
     const struct plan_settings *s = c->settings;
-    *kv = (struct kv){
-        .page_bytes = c->page_bytes,
-        .n_layer = c->n_layer,
-        .n_page = s->n_page,
-        .page_tok = s->page_tok,
-        .n_slot = s->n_slot,
-        .n_table = (s->ctx + s->page_tok - 1) / s->page_tok,
-        .n_head_kv = c->n_head_kv,
-        .head_dim = c->head_dim,
-        .dtype = (enum dtype)s->kv_dtype,
-    };
+    kv->n_layer = n_layer_of(c);
+    kv->n_page = s->n_page;
+    kv->n_page_local = s->n_page_local;
+    kv->page_tok = s->page_tok;
+    kv->window = (uint32_t)c->shape->window;
+    kv->chunk = (uint32_t)c->shape->chunk;
+    kv->n_slot = s->n_slot;
+    kv->n_table = (s->ctx + s->page_tok - 1) / s->page_tok;
+    const uint64_t n = (uint64_t)kv->n_slot * kv->n_table;
     kv->slots = mem_carve(carver, kv->n_slot, sizeof *kv->slots);
-    kv->tables = mem_carve(carver, (uint64_t)kv->n_slot * kv->n_table, sizeof *kv->tables);
+    kv->tables = mem_carve(carver, n, sizeof *kv->tables);
+    kv->local_tables = NULL;
+    if (s->n_page_local) kv->local_tables = mem_carve(carver, n, sizeof *kv->local_tables);
 }
 
 err_t kv_open(struct kv *kv, const struct kv_config *c, struct err_text *why)
 {
-    return mem_take(kv_bytes(c), MEM_TOUCH, "KV pages", &kv->pages, why);
+    uint64_t bytes;
+    err_t e = kv_bytes(c, &bytes, why);
+    if (!e && bytes) e = mem_take(bytes, MEM_TOUCH, "KV pages", &kv->pages, why);
+    if (!e) place_layers(kv, c);
+    return e;
 }
 
 void kv_close(struct kv *kv)
@@ -85,16 +154,66 @@ void kv_reset(struct kv *kv)
     memset(kv->slots, 0, kv->n_slot * sizeof *kv->slots);
 }
 
-struct kv_view kv_layer(const struct kv *kv, int32_t index)
+// -- steps --
+
+// What a row sets of one of the two page tables.
+struct entries {
+    const char *kind; // "" or "local "
+    uint32_t from, n;
+    const uint32_t *pages;
+    uint32_t n_page; // pages of this kind
+};
+
+static err_t check_entries(const struct kv *kv, uint32_t slot, const struct entries *e,
+                           uint32_t have, struct err_text *why)
 {
-    return (struct kv_view){
-        .data = (char *)kv->pages.data + (uint64_t)index * kv->n_page * kv->page_bytes,
-        .page_bytes = (int64_t)kv->page_bytes,
-        .page_tok = (int32_t)kv->page_tok,
-        .n_head_kv = kv->n_head_kv,
-        .head_dim = kv->head_dim,
-        .dtype = kv->dtype,
-    };
+    if (e->from > have || e->n > kv->n_table || e->from > kv->n_table - e->n)
+        return err_say(why, ERR_LINK_PROTOCOL,
+                       "step: slot %u sets %spage entries %u to %llu, has %u of %u", slot, e->kind,
+                       e->from, (unsigned long long)e->from + e->n, have, kv->n_table);
+    for (uint32_t i = 0; i < e->n; i++)
+        if (e->pages[i] >= e->n_page)
+            return err_say(why, ERR_LINK_PROTOCOL, "step: slot %u names %spage %u of %u", slot,
+                           e->kind, e->pages[i], e->n_page);
+    return OK;
+}
+
+static err_t check_reach(const struct kv *kv, const struct step_row *r, const char *kind,
+                         uint32_t n_entry, struct err_text *why)
+{
+    const uint64_t end = (uint64_t)r->pos + r->n_tok, reach = (uint64_t)n_entry * kv->page_tok;
+    if (end <= reach) return OK;
+    return err_say(why, ERR_LINK_PROTOCOL,
+                   "step: slot %u reaches position %llu, its %spages end at %llu", r->slot,
+                   (unsigned long long)end, kind, (unsigned long long)reach);
+}
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static err_t check_local(const struct kv *kv, const struct step_row *r, bool is_first,
+                         struct err_text *why)
+{
+    const struct kv_slot *s = &kv->slots[r->slot];
+    if (!kv->n_page_local) {
+        if (!r->n_local) return OK;
+        return err_say(why, ERR_LINK_PROTOCOL, "step: slot %u names local pages, there are none",
+                       r->slot);
+    }
+    const struct entries e = {"local ", r->local_from, r->n_local, r->locals, kv->n_page_local};
+    // The first row begins the table anywhere.
+    const uint32_t have = is_first ? r->local_from : s->n_local;
+    const uint32_t from = is_first ? r->local_from : s->local_from;
+    err_t err = check_entries(kv, r->slot, &e, have, why);
+    if (err) return err;
+    const uint32_t sees = step_sees_from(r->pos, kv->window, kv->chunk) / kv->page_tok;
+    if (from > sees || (r->n_local && r->local_from < from))
+        return err_say(why, ERR_LINK_PROTOCOL,
+                       "step: slot %u needs local pages from entry %u on, has them from %u",
+                       r->slot, sees, from);
+    return check_reach(kv, r, e.kind, larger(have, r->local_from + r->n_local), why);
 }
 
 err_t kv_check_row(const struct kv *kv, const struct step_row *r, bool is_fresh,
@@ -108,24 +227,12 @@ err_t kv_check_row(const struct kv *kv, const struct step_row *r, bool is_fresh,
     if (!is_fresh && s->has_rows && r->pos != s->next_pos)
         return err_say(why, ERR_LINK_PROTOCOL, "step: slot %u goes on at position %u, expected %u",
                        r->slot, r->pos, s->next_pos);
-
+    const struct entries e = {"", r->page_from, r->n_page, r->pages, kv->n_page};
     const uint32_t have = is_fresh ? 0 : s->n_page;
-    if (r->page_from > have || r->n_page > kv->n_table || r->page_from > kv->n_table - r->n_page)
-        return err_say(why, ERR_LINK_PROTOCOL,
-                       "step: slot %u sets page entries %u to %u, has %u of %u", r->slot,
-                       r->page_from, r->page_from + r->n_page, have, kv->n_table);
-    for (uint32_t i = 0; i < r->n_page; i++)
-        if (r->pages[i] >= kv->n_page)
-            return err_say(why, ERR_LINK_PROTOCOL, "step: slot %u names page %u of %u", r->slot,
-                           r->pages[i], kv->n_page);
-
-    const uint32_t entries = r->page_from + r->n_page > have ? r->page_from + r->n_page : have;
-    const uint64_t end = (uint64_t)r->pos + r->n_tok;
-    if (end > (uint64_t)entries * kv->page_tok)
-        return err_say(why, ERR_LINK_PROTOCOL,
-                       "step: slot %u reaches position %llu, its pages end at %llu", r->slot,
-                       (unsigned long long)end, (unsigned long long)entries * kv->page_tok);
-    return OK;
+    err_t err = check_entries(kv, r->slot, &e, have, why);
+    if (!err) err = check_reach(kv, r, e.kind, larger(have, r->page_from + r->n_page), why);
+    if (!err) err = check_local(kv, r, is_fresh || !s->has_rows, why);
+    return err;
 }
 
 void kv_bind(struct kv *kv, uint32_t slot)
@@ -133,19 +240,28 @@ void kv_bind(struct kv *kv, uint32_t slot)
     kv->slots[slot] = (struct kv_slot){.is_bound = true};
 }
 
-struct attn_run kv_extend(struct kv *kv, const struct step_row *r, int32_t tok_from)
+void kv_extend(struct kv *kv, const struct step_row *r, int32_t tok_from, struct attn_run *global,
+               struct attn_run *local)
 {
     struct kv_slot *s = &kv->slots[r->slot];
-    int32_t *table = kv->tables + (uint64_t)r->slot * kv->n_table;
+    const uint64_t at = (uint64_t)r->slot * kv->n_table;
     for (uint32_t i = 0; i < r->n_page; i++)
-        table[r->page_from + i] = (int32_t)r->pages[i];
-    if (r->page_from + r->n_page > s->n_page) s->n_page = r->page_from + r->n_page;
+        kv->tables[at + r->page_from + i] = (int32_t)r->pages[i];
+    s->n_page = larger(s->n_page, r->page_from + r->n_page);
+    if (kv->n_page_local) {
+        for (uint32_t i = 0; i < r->n_local; i++)
+            kv->local_tables[at + r->local_from + i] = (int32_t)r->locals[i];
+        if (!s->has_rows) s->local_from = s->n_local = r->local_from;
+        s->n_local = larger(s->n_local, r->local_from + r->n_local);
+    }
     s->has_rows = true;
     s->next_pos = r->pos + r->n_tok;
-    return (struct attn_run){
+    *global = (struct attn_run){
         .tok_from = tok_from,
         .n_tok = (int32_t)r->n_tok,
         .pos_from = (int32_t)r->pos,
-        .pages = table,
+        .pages = kv->tables + at,
     };
+    *local = *global;
+    if (kv->n_page_local) local->pages = kv->local_tables + at;
 }

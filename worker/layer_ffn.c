@@ -1,26 +1,32 @@
 #include "worker/layer.h"
 
-void layer_ffn(struct pass *p, const struct part *w, int32_t index, int32_t layer)
+void layer_ffn_carve(struct ffn_work *w, const struct pass_limits *l, struct mem_carver *c)
+{
+    const uint64_t n = l->max_tok * (uint64_t)l->shape->ffn_dim;
+    w->gate = mem_carve(c, n, sizeof(float));
+    w->up = mem_carve(c, n, sizeof(float));
+}
+
+void layer_ffn(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
 {
     (void)index; // no state of its own
-    (void)layer; // all layers alike
+    (void)kind;  // all layers alike
     struct kernels *k = p->k;
-    const struct kernels_ops *op = k->ops;
     const struct model_shape *s = p->shape;
+    const struct ffn_work *b = &p->ffn;
 
     // h = norm(x); gate, up = h Wg, h Wu
-    op->rms_norm(k, p->x, part_vector(w, SLOT_FFN_NORM), p->n_tok, s->dim, s->norm_eps, p->h);
-    const struct gemm_job wide[] = {
-        {.w = part_matrix(w, SLOT_FFN_GATE), .y = p->gate, .ldy = s->ffn_dim},
-        {.w = part_matrix(w, SLOT_FFN_UP), .y = p->up, .ldy = s->ffn_dim},
+    layer_norm(p, w, SLOT_FFN_NORM);
+    const struct projection in[] = {
+        {part_weight(w, SLOT_FFN_GATE), NULL, b->gate, s->ffn_dim},
+        {part_weight(w, SLOT_FFN_UP), NULL, b->up, s->ffn_dim},
     };
-    op->gemm(k, p->h, p->n_tok, s->dim, wide, 2);
+    layer_project(k, p->ordered, p->h, p->n_tok, s->dim, in, 2);
 
     // x += norm((act(gate) up) Wd)
-    op->glu(k, p->arch->glu, p->gate, p->up, (int64_t)p->n_tok * s->ffn_dim, p->gate);
-    const struct gemm_job down = {.w = part_matrix(w, SLOT_FFN_DOWN), .y = p->h, .ldy = s->dim};
-    op->gemm(k, p->gate, p->n_tok, s->ffn_dim, &down, 1);
-    const float *post = part_vector(w, SLOT_FFN_POST_NORM); // (dim)
-    if (post) op->rms_norm(k, p->h, post, p->n_tok, s->dim, s->norm_eps, p->h);
-    op->add(k, p->x, p->h, (int64_t)p->n_tok * s->dim);
+    const struct glu glu = layer_glu(s);
+    k->ops->glu(k, &glu, b->gate, b->up, (int64_t)p->n_tok * s->ffn_dim, b->gate);
+    const struct projection down = {part_weight(w, SLOT_FFN_DOWN), NULL, p->h, s->dim};
+    layer_project(k, p->ordered, b->gate, p->n_tok, s->ffn_dim, &down, 1);
+    layer_add(p, w, SLOT_FFN_POST_NORM, p->h);
 }

@@ -1,6 +1,7 @@
 #include "worker/models.h"
 #include "proto/base/log.h"
-#include "topology/gguf.h"
+#include "topology/shape.h"
+#include "topology/tensors.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -9,37 +10,67 @@
 #include <string.h>
 #include <sys/stat.h>
 
+enum { HEADERS_MAX = 1 << 30 }; // memory for one model's tables
+
 static bool is_gguf(const char *name)
 {
     const size_t n = strlen(name);
     return n > 5 && !strcmp(name + n - 5, ".gguf");
 }
 
+// A folder as downloaded from a hub.
+static bool is_checkpoint(const char *folder)
+{
+    char config[4096];
+    struct stat st;
+    const int n = snprintf(config, sizeof config, "%s/config.json", folder);
+    return n < (int)sizeof config && !stat(config, &st) && S_ISREG(st.st_mode);
+}
+
 static void stem_of(const char *path, char *out, size_t size)
 {
-    const char *slash = strrchr(path, '/');
-    snprintf(out, size, "%s", slash ? slash + 1 : path);
+    size_t len = strlen(path);
+    while (len > 1 && path[len - 1] == '/')
+        len--;
+    size_t from = len;
+    while (from && path[from - 1] != '/')
+        from--;
+    snprintf(out, size, "%.*s", (int)(len - from), path + from);
     if (is_gguf(out)) out[strlen(out) - 5] = 0;
     for (char *p = out; *p; p++)
         if ((unsigned char)*p < 0x20 || (unsigned char)*p > 0x7e) *p = '?';
 }
 
-static err_t add_file(struct models *m, const char *path, struct err_text *why)
+// Only headers are read.
+static err_t identify(const char *path, uint8_t hash[32], bool *has_weights, struct err_text *why)
+{
+    struct arena arena;
+    struct tensors *t = NULL;
+    struct shape shape;
+    arena_init(&arena, HEADERS_MAX);
+    err_t e = shape_is(path) ? shape_open(path, &arena, &shape, why)
+                             : tensors_open(path, &arena, &t, why);
+    if (!e) {
+        memcpy(hash, t ? t->hash : shape.hash, 32);
+        *has_weights = !t || t->n > 0;
+    }
+    if (t) tensors_close(t);
+    arena_fini(&arena);
+    return e;
+}
+
+static err_t add_model(struct models *m, const char *path, struct err_text *why)
 {
     if (m->n == WIRE_MODELS_MAX)
-        return err_say(why, ERR_TOO_LARGE, "more than %d model files", WIRE_MODELS_MAX);
-    struct gguf *g;
-    err_t e = gguf_open(path, &g, why);
+        return err_say(why, ERR_TOO_LARGE, "more than %d models", WIRE_MODELS_MAX);
+    struct models_file f = {0};
+    bool has_weights = false;
+    err_t e = identify(path, f.hash, &has_weights, why);
     if (e) return e;
-    struct models_file f = {.path = strdup(path)};
-    memcpy(f.hash, gguf_hash(g), sizeof f.hash);
-    const bool has_weights = gguf_n_tensor(g) > 0;
-    gguf_close(g);
-    if (!f.path || !has_weights || models_find(m, f.hash)) {
-        free(f.path);
-        if (has_weights && !f.path) return err_say(why, ERR_MEMORY, "no memory for a path");
-        return OK; // a second copy, or only a vocabulary: nothing to serve
-    }
+    if (!has_weights || models_find(m, f.hash))
+        return OK; // only a vocabulary: nothing to serve; or a second copy, or piece, of the same
+    f.path = strdup(path);
+    if (!f.path) return err_say(why, ERR_MEMORY, "no memory for a path");
     stem_of(path, f.name, sizeof f.name);
     m->files[m->n++] = f;
     return OK;
@@ -54,7 +85,8 @@ static err_t add_folder(struct models *m, const char *path, struct err_text *why
         char file[4096];
         struct err_text reason;
         const int len = snprintf(file, sizeof file, "%s/%s", path, names[i]->d_name);
-        if (is_gguf(names[i]->d_name) && len < (int)sizeof file && add_file(m, file, &reason))
+        if (len < (int)sizeof file && (is_gguf(file) || is_checkpoint(file)) &&
+            add_model(m, file, &reason))
             log_warn("left out: %s", reason.s);
         free(names[i]);
     }
@@ -62,17 +94,21 @@ static err_t add_folder(struct models *m, const char *path, struct err_text *why
     return OK;
 }
 
+static err_t add_path(struct models *m, const char *path, struct err_text *why)
+{
+    struct stat st;
+    if (shape_is(path)) return add_model(m, path, why);
+    if (stat(path, &st)) return err_say(why, ERR_CONFIG, "%s: %s", path, strerror(errno));
+    return S_ISDIR(st.st_mode) && !is_checkpoint(path) ? add_folder(m, path, why)
+                                                       : add_model(m, path, why);
+}
+
 err_t models_scan(const char *const *paths, struct models *out, struct err_text *why)
 {
     struct models m = {.n = 0};
     err_t e = OK;
-    for (size_t i = 0; !e && paths && paths[i]; i++) {
-        struct stat st;
-        if (stat(paths[i], &st))
-            e = err_say(why, ERR_CONFIG, "%s: %s", paths[i], strerror(errno));
-        else
-            e = S_ISDIR(st.st_mode) ? add_folder(&m, paths[i], why) : add_file(&m, paths[i], why);
-    }
+    for (size_t i = 0; !e && paths && paths[i]; i++)
+        e = add_path(&m, paths[i], why);
     if (e)
         models_free(&m);
     else

@@ -1,11 +1,11 @@
-// models: the model files this worker can read, found once at start and known by their hash; a plan
-// names a hash and never a path.
+// models: the models this worker can read, found once at start and known by their hash; a plan names
+// a hash and never a path.
 #pragma once
 #include "proto/wire/wire.h"
 
 struct models_file {
     char *path;
-    char name[96]; // the file's stem
+    char name[96]; // the file's stem, or the folder's name
     uint8_t hash[32];
 };
 
@@ -14,8 +14,9 @@ struct models {
     uint32_t n;
 };
 
-// paths: NULL-terminated; files, or folders whose .gguf files are taken (not of folders within).
-// A named file that cannot be read is an error; one found in a folder is left out with a warning.
+// paths: NULL-terminated; what model_open takes, or folders whose .gguf files and Hugging Face
+// folders are taken (not of folders within). A named model that cannot be read is an error; one
+// found in a folder is left out with a warning.
 err_t models_scan(const char *const *paths, struct models *out, struct err_text *why);
 void models_free(struct models *m);
 const struct models_file *models_find(const struct models *m, const uint8_t hash[32]); // NULL

@@ -19,8 +19,12 @@ struct stage_config {
     const struct model *model;
     uint32_t layer_from, layer_to;
     bool embed, head;
+    bool mtp; // with the head: also the layer that predicts the token after the next
     struct plan_settings settings;
     int32_t n_threads;
+    // Each MoE layer's experts are computed in so many ranges, one after the other, as that many
+    // owners would; 0 is 1. The results are the same bits.
+    int32_t n_expert_set;
     const char *isa;
     struct stage_load *load; // may be NULL
 };
@@ -57,4 +61,20 @@ err_t stage_run(struct stage *s, const struct step *st, float *x, const int32_t 
 // step, the token's index in the row and n_vocab floats. NULL takes it off.
 typedef void stage_tap_fn(void *arg, uint32_t row, uint32_t tok, const float *logits);
 void stage_tap(struct stage *s, stage_tap_fn *fn, void *arg);
+
+// Lets tests see inside, during stage_run: the residual stream (n_tok, dim) after each layer
+// (and as PART_EMBED before the first), and the experts of each token with their weights (n_tok, n_used). Either may be NULL.
+struct stage_watch {
+    void *arg;
+    void (*hidden)(void *arg, int32_t layer, int32_t n_tok, const float *x);
+    void (*experts)(void *arg, int32_t layer, int32_t n_tok, const int32_t *ids,
+                    const float *weights);
+};
+void stage_watch(struct stage *s, const struct stage_watch *watch); // NULL takes it off
+
+// The prediction head (stage_config.mtp) over the rows that stage_run has just run: x is what it
+// left, next_ids (n_tok) the token that follows each; logits (n_tok, n_vocab) of the token after
+// that. Its layer has keys and values of its own in the rows' pages.
+void stage_mtp(struct stage *s, const float *x, const int32_t *next_ids, float *logits);
+
 uint64_t stage_progress(const struct stage *s); // any thread

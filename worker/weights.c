@@ -1,26 +1,25 @@
 #include "worker/weights.h"
+#include "worker/source.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum {
     PIECE_BYTES = 4 << 20, // read and packed at once by one thread
-    PACK_ROWS = 64,        // weight_pack wants multiples of it
     LOAD_THREADS_MAX = 16,
+    OTHERS_MAX = 4, // parts besides the layers
 };
 
-// The other parts a stage needs besides its layers. A tied head is the embedding table.
-static int32_t other_parts(const struct stage_config *c, int32_t out[3])
+// The other parts a stage needs besides its layers. A tied head is the embedding table; what
+// predicts the token after the next embeds the next.
+static int32_t other_parts(const struct stage_config *c, int32_t out[OTHERS_MAX])
 {
     int32_t n = 0;
-    if (c->embed || (c->head && c->model->shape.tied_head)) out[n++] = PART_EMBED;
+    if (c->embed || c->mtp || (c->head && c->model->shape.tied_head)) out[n++] = PART_EMBED;
     if (c->head) out[n++] = PART_HEAD;
+    if (c->mtp) out[n++] = PART_MTP;
     out[n++] = PART_SHARED;
     return n;
 }
@@ -31,32 +30,48 @@ static int32_t part_id(const struct stage_config *c, const int32_t *others, int3
     return i < n_layer ? (int32_t)c->layer_from + i : others[i - n_layer];
 }
 
-// Lays out one part's tensors; with base NULL it only counts. Vectors stay F32, matrices are
+// Of one weight, or of one of a stack; 0: cannot be computed with.
+static uint64_t bytes_of(struct kernels *k, const struct model_weight *w)
+{
+    if (w->is_matrix) return k->ops->weight_bytes(k, w->dtype, w->rows, w->cols);
+    return w->dtype == DT_F32 ? (uint64_t)w->rows * (uint64_t)w->cols * 4 : 0;
+}
+
+static struct weight lay_out(const struct model_weight *w, uint64_t bytes, struct mem_carver *c)
+{
+    struct weight x = {.view = {.dtype = w->dtype, .n_dim = 2, .shape = {w->rows, w->cols}}};
+    x.view.layout = w->is_matrix ? LAYOUT_PACKED : LAYOUT_ROWS;
+    if (w->n > 1) {
+        if (w->is_matrix) bytes = (bytes + 63) & ~(uint64_t)63;
+        x.view.n_dim = 3;
+        x.view.shape[0] = w->n;
+        x.view.shape[1] = w->rows;
+        x.view.shape[2] = w->cols;
+        x.view.stride[0] = (int64_t)bytes;
+    }
+    x.view.data = mem_carve(c, (uint64_t)w->n, bytes);
+    if (w->n > 1 && source_has_factor(w))
+        x.factors = mem_carve(c, (uint64_t)w->n, sizeof *x.factors);
+    if (source_may_order(w)) x.order = mem_carve(c, (uint64_t)w->cols, sizeof *x.order);
+    return x;
+}
+
+// Lays out one part's weights; with base NULL it only counts. Vectors stay F32, matrices are
 // packed.
 static err_t layout(const struct stage_config *c, struct kernels *k, struct part *p, char *base,
                     uint64_t *bytes, struct err_text *why)
 {
-    const struct arch *arch = arch_find(c->model->shape.arch);
     struct mem_carver carver = {.base = base};
-    for (enum slot s = 0; s < SLOT_COUNT; s++) {
-        if (arch_slot_part(s, p->id) != p->id) continue;
-        if (s == SLOT_HEAD && c->model->shape.tied_head) continue;
-        const struct model_tensor *t = arch_tensor(arch, c->model, s, p->id);
-        if (!t) continue;
-        struct view v = {.dtype = t->dtype, .layout = LAYOUT_ROWS, .n_dim = t->n_dim};
-        memcpy(v.shape, t->shape, sizeof v.shape);
-        uint64_t need = t->bytes;
-        if (arch_slot_is_matrix(s)) {
-            v.layout = LAYOUT_PACKED;
-            need = t->n_dim == 2 ? k->ops->weight_bytes(k, t->dtype, t->shape[0], t->shape[1]) : 0;
-        } else if (t->dtype != DT_F32 || t->n_dim != 1) {
-            need = 0;
-        }
+    for (int32_t i = 0; i < c->model->n_weight; i++) {
+        const struct model_weight *w = &c->model->weights[i];
+        if (w->part != p->id) continue;
+        const uint64_t need = bytes_of(k, w);
         if (need == 0)
-            return err_say(why, ERR_MODEL, "tensor %s: no kernel for %s of this shape (%s)",
-                           t->name, dtype_info(t->dtype)->name, c->model->path);
-        v.data = mem_carve(&carver, need, 1);
-        p->w[s] = v;
+            return err_say(why, ERR_MODEL, "weight %s: no kernel for %s of shape %lld x %lld (%s)",
+                           w->n_source ? w->sources[0].main->name : "of this shape",
+                           dtype_info(w->dtype)->name, (long long)w->rows, (long long)w->cols,
+                           c->model->path);
+        p->w[w->slot] = lay_out(w, need, &carver);
     }
     *bytes = carver.used;
     return OK;
@@ -65,7 +80,7 @@ static err_t layout(const struct stage_config *c, struct kernels *k, struct part
 err_t weights_bytes(const struct stage_config *c, struct kernels *k, uint64_t *out,
                     struct err_text *why)
 {
-    int32_t others[3];
+    int32_t others[OTHERS_MAX];
     const int32_t n = (int32_t)(c->layer_to - c->layer_from) + other_parts(c, others);
     uint64_t sum = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -82,18 +97,17 @@ err_t weights_bytes(const struct stage_config *c, struct kernels *k, uint64_t *o
 // -- reading: a list of pieces that several threads take from --
 
 struct piece {
-    const struct model_tensor *tensor;
-    struct view *dst;
-    int64_t row_from, n_row; // of a matrix; a vector is one piece of one row
+    const struct model_weight *w;
+    struct weight *dst;
+    int64_t i, row_from, n_row;
 };
 
 struct reader {
     const struct stage_config *config;
     struct kernels *k;
-    int fd;
+    struct source_files files;
     struct piece *pieces;
     size_t n_piece, cap_piece;
-    uint64_t buffer_bytes; // largest piece
     atomic_size_t next;
     atomic_bool failed;
     pthread_mutex_t lock; // of the first error
@@ -101,71 +115,74 @@ struct reader {
     struct err_text why;
 };
 
-static uint64_t row_bytes(const struct model_tensor *t)
+static err_t add_piece(struct reader *r, const struct piece *p, struct err_text *why)
 {
-    return dtype_row_bytes(t->dtype, (uint64_t)t->shape[t->n_dim - 1]);
+    if (r->n_piece == r->cap_piece) {
+        const size_t cap = r->cap_piece ? 2 * r->cap_piece : 256;
+        struct piece *more = realloc(r->pieces, cap * sizeof *more);
+        if (!more) return err_say(why, ERR_MEMORY, "no memory for the list of weights");
+        r->pieces = more;
+        r->cap_piece = cap;
+    }
+    r->pieces[r->n_piece++] = *p;
+    return OK;
 }
 
-static err_t add_pieces(struct reader *r, struct part *p, struct err_text *why)
+static err_t add_pieces(struct reader *r, struct part *part, struct err_text *why)
 {
-    const struct arch *arch = arch_find(r->config->model->shape.arch);
-    for (enum slot s = 0; s < SLOT_COUNT; s++) {
-        if (!p->w[s].data) continue;
-        const struct model_tensor *t = arch_tensor(arch, r->config->model, s, p->id);
-        const int64_t n_row = t->n_dim == 2 ? t->shape[0] : 1;
-        const uint64_t per_row = row_bytes(t);
-        int64_t step = (int64_t)(PIECE_BYTES / (per_row ? per_row : 1)) / PACK_ROWS * PACK_ROWS;
-        if (step < PACK_ROWS) step = PACK_ROWS;
-        for (int64_t from = 0; from < n_row; from += step) {
-            if (r->n_piece == r->cap_piece) {
-                size_t cap = r->cap_piece ? 2 * r->cap_piece : 256;
-                struct piece *more = realloc(r->pieces, cap * sizeof *more);
-                if (!more) return err_say(why, ERR_MEMORY, "no memory for the list of tensors");
-                r->pieces = more;
-                r->cap_piece = cap;
+    const struct model *m = r->config->model;
+    err_t e = OK;
+    for (int32_t x = 0; x < m->n_weight && !e; x++) {
+        const struct model_weight *w = &m->weights[x];
+        if (w->part != part->id) continue;
+        const int64_t n_row = source_n_row(w), step = source_step(w, PIECE_BYTES);
+        struct piece p = {.w = w, .dst = &part->w[w->slot]};
+        e = source_open(&r->files, w, why);
+        for (p.i = 0; !e && p.i < w->n; p.i++)
+            for (p.row_from = 0; !e && p.row_from < n_row; p.row_from += step) {
+                p.n_row = n_row - p.row_from < step ? n_row - p.row_from : step;
+                e = add_piece(r, &p, why);
             }
-            const int64_t n = n_row - from < step ? n_row - from : step;
-            r->pieces[r->n_piece++] =
-                (struct piece){.tensor = t, .dst = &p->w[s], .row_from = from, .n_row = n};
-            if ((uint64_t)n * per_row > r->buffer_bytes) r->buffer_bytes = (uint64_t)n * per_row;
-        }
     }
-    return OK;
+    return e;
 }
 
-static err_t read_all(struct reader *r, void *dst, uint64_t bytes, uint64_t offset,
-                      struct err_text *why)
+// The first piece of a matrix brings what belongs to all of it.
+static err_t load_factor(struct source_reader *s, const struct piece *p, struct err_text *why)
 {
-    char *p = dst;
-    while (bytes) {
-        ssize_t n = pread(r->fd, p, bytes, (off_t)offset);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0)
-            return err_say(why, ERR_SYSTEM, "cannot read weights: %s (%s)", strerror(errno),
-                           r->config->model->path);
-        if (n == 0)
-            return err_say(why, ERR_MODEL, "model file ended at byte %llu while it was read (%s)",
-                           (unsigned long long)offset, r->config->model->path);
-        p += n;
-        bytes -= (uint64_t)n;
-        offset += (uint64_t)n;
-    }
-    return OK;
-}
-
-static err_t load_piece(struct reader *r, const struct piece *p, void *buffer, struct err_text *why)
-{
-    const struct model_tensor *t = p->tensor;
-    const uint64_t per_row = row_bytes(t), bytes = per_row * (uint64_t)p->n_row;
-    err_t e = read_all(r, buffer, bytes, t->offset + per_row * (uint64_t)p->row_from, why);
+    if (p->row_from || !source_has_factor(p->w)) return OK;
+    float f;
+    err_t e = source_factor(s, p->w, p->i, &f, why);
     if (e) return e;
-    if (!weights_are_finite(t->dtype, buffer, bytes))
-        return err_say(why, ERR_MODEL, "tensor %s holds NaN or infinity (%s)", t->name,
-                       r->config->model->path);
-    if (p->dst->layout == LAYOUT_PACKED)
-        r->k->ops->weight_pack(r->k, buffer, p->row_from, p->n_row, p->dst);
+    if (p->dst->factors)
+        ((float *)p->dst->factors)[p->i] = f;
     else
-        memcpy(p->dst->data, buffer, bytes);
+        p->dst->view.factor = f;
+    return OK;
+}
+
+static err_t load_piece(struct reader *r, struct source_reader *s, const struct piece *p,
+                        struct err_text *why)
+{
+    const bool is_first = p->row_from == 0;
+    const struct source_piece rows_of = {p->w, p->i, p->row_from, p->n_row,
+                                         is_first ? (int32_t *)p->dst->order : NULL};
+    const void *rows;
+    bool is_ordered;
+    err_t e = load_factor(s, p, why);
+    if (!e) e = source_rows(s, &rows_of, &rows, &is_ordered, why);
+    if (e) return e;
+    if (is_first && !is_ordered) p->dst->order = NULL;
+    const struct view *v = &p->dst->view;
+    if (p->w->is_matrix) {
+        struct view one = *v;
+        if (p->w->n > 1) one = view_of_stack(v, p->i);
+        r->k->ops->weight_pack(r->k, rows, p->row_from, p->n_row, &one);
+        return OK;
+    }
+    const uint64_t row_bytes = 4 * (uint64_t)source_n_col(p->w);
+    memcpy((char *)v->data + (uint64_t)(p->i * source_n_row(p->w) + p->row_from) * row_bytes, rows,
+           (uint64_t)p->n_row * row_bytes);
     return OK;
 }
 
@@ -173,19 +190,19 @@ static void *reader_main(void *arg)
 {
     struct reader *r = arg;
     struct stage_load *load = r->config->load;
-    struct mem buffer = {0};
+    struct source_reader source = {.files = &r->files};
     struct err_text why = {0};
-    err_t e = mem_take(r->buffer_bytes, 0, "reading weights", &buffer, &why);
+    err_t e = OK;
     while (!e && !atomic_load(&r->failed)) {
         const size_t i = atomic_fetch_add(&r->next, 1);
         if (i >= r->n_piece) break;
         if (load && atomic_load(&load->cancel))
             e = err_say(&why, ERR_CANCELLED, "loading was cancelled");
         else
-            e = load_piece(r, &r->pieces[i], buffer.data, &why);
+            e = load_piece(r, &source, &r->pieces[i], &why);
         if (load) atomic_fetch_add(&load->pieces, 1);
     }
-    mem_give(&buffer);
+    source_reader_fini(&source);
     if (e) {
         pthread_mutex_lock(&r->lock);
         if (!r->err) {
@@ -213,22 +230,6 @@ static err_t read_pieces(struct reader *r, struct err_text *why)
     return r->err;
 }
 
-static err_t open_file(const struct model *m, int *out, struct err_text *why)
-{
-    int fd = open(m->path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return err_say(why, ERR_SYSTEM, "cannot open model: %s (%s)", strerror(errno), m->path);
-    struct stat st;
-    if (fstat(fd, &st) || !S_ISREG(st.st_mode) ||
-        (uint64_t)st.st_size != gguf_file_bytes(m->gguf)) {
-        close(fd);
-        return err_say(why, ERR_MODEL, "model file has changed since its header was read (%s)",
-                       m->path);
-    }
-    *out = fd;
-    return OK;
-}
-
 // -- parts --
 
 static bool take_over(struct weights *from, int32_t id, struct part *out)
@@ -250,7 +251,7 @@ static err_t gather_parts(struct reader *r, struct weights *reuse, struct weight
                           struct err_text *why)
 {
     const struct stage_config *c = r->config;
-    int32_t others[3];
+    int32_t others[OTHERS_MAX];
     w->n_part = (int32_t)(c->layer_to - c->layer_from) + other_parts(c, others);
     w->parts = calloc((size_t)w->n_part, sizeof *w->parts);
     if (!w->parts) return err_say(why, ERR_MEMORY, "no memory for the list of layers");
@@ -279,12 +280,12 @@ static err_t gather_parts(struct reader *r, struct weights *reuse, struct weight
 err_t weights_load(const struct stage_config *c, struct kernels *k, struct weights *reuse,
                    struct weights *out, struct err_text *why)
 {
-    struct reader r = {.config = c, .k = k, .fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct reader r = {.config = c, .k = k, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct weights w = {0};
-    err_t e = open_file(c->model, &r.fd, why);
-    if (!e) e = gather_parts(&r, reuse, &w, why);
+    r.files.model = c->model;
+    err_t e = gather_parts(&r, reuse, &w, why);
     if (!e) e = read_pieces(&r, why);
-    if (r.fd >= 0) close(r.fd);
+    source_close(&r.files);
     free(r.pieces);
     if (e)
         weights_free(&w);

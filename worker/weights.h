@@ -1,18 +1,29 @@
-// weights: the tensors of one stage, read from the model file and packed for the backend. The only
-// place where weight bytes are read. Nothing of the file is mapped: a file that shrinks or changes
+// weights: the weights of one stage, read from the model's files (source.h) and packed for the
+// backend. The only place where weight bytes are read. Nothing of the file is mapped: a file that shrinks or changes
 // under us is an error and not a SIGBUS.
 //
 // Tensors are held in parts (a layer, the embedding table, the head, what every stage needs), one
 // block of memory each, so that a new plan can take over what an old one has loaded.
 #pragma once
-#include "worker/arch.h"
+#include "kernels/kernels.h"
+#include "topology/model.h"
 #include "worker/mem.h"
 #include "worker/stage.h"
+
+// What a slot of a part holds. view.data NULL: nothing.
+struct weight {
+    // Vectors: F32 rows. A matrix (rows, cols) or a stack (n, rows, cols), packed.
+    struct view view;
+    const float *factors; // (n) of a stack: each one's view.factor; NULL: view's is that of all
+    // (cols) or NULL: column c of the packed weight is column order[c] of the model's, so x is
+    // gathered by it first.
+    const int32_t *order;
+};
 
 struct part {
     int32_t id; // layer number or PART_...
     struct mem mem;
-    struct view w[SLOT_COUNT]; // data NULL: this part has no such tensor
+    struct weight w[SLOT_COUNT];
 };
 
 struct weights {
@@ -21,15 +32,19 @@ struct weights {
     uint64_t bytes;
 };
 
+static inline const struct weight *part_weight(const struct part *p, enum slot s)
+{
+    return &p->w[s];
+}
 // A vector's elements, or NULL if the part does not have it.
 static inline const float *part_vector(const struct part *p, enum slot s)
 {
-    return p->w[s].data;
+    return p->w[s].view.data;
 }
-// (rows, cols), packed.
+// (rows, cols), or (n, rows, cols) of a stack; packed.
 static inline const struct view *part_matrix(const struct part *p, enum slot s)
 {
-    return &p->w[s];
+    return &p->w[s].view;
 }
 
 // Bytes that the parts will take. `k` is any backend of the same kind and precision. ERR_MODEL if a

@@ -312,6 +312,8 @@ static const char *settings_differ(const struct plan_settings *a, const struct p
     if (a->ctx != b->ctx) return "ctx";
     if (a->page_tok != b->page_tok) return "page_tok";
     if (a->n_page != b->n_page) return "n_page";
+    if (a->n_page_local != b->n_page_local) return "n_page_local";
+    if (a->n_snapshot != b->n_snapshot) return "n_snapshot";
     if (a->n_slot != b->n_slot) return "n_slot";
     if (a->max_tok != b->max_tok) return "max_tok";
     if (a->max_rows != b->max_rows) return "max_rows";

@@ -14,6 +14,8 @@ static const double UNMEASURED_READ = 10e9, UNMEASURED_INT8 = 100e9, UNMEASURED_
 static const struct cluster_link GUESSED_LINK = {.latency_us = 100, .bytes_per_s = 110e6};
 // Rows of a decode step at which the stages are balanced: a few callers at once.
 enum { BALANCE_ROWS = 4 };
+// However short memory is, windows and states of as many sequences are kept.
+enum { LEAST_SEQS = 4 };
 
 struct placing {
     const struct place_want *want;
@@ -22,6 +24,8 @@ struct placing {
     struct cost_model cost;
     struct cluster cluster; // device i is workers[i]
     struct cost_ask ask;
+    bool has_local; // layers whose window is shorter than the context
+    bool is_recurrent;
 };
 
 // One stage before it is a place_stage: worker is an index into placing.workers.
@@ -136,26 +140,69 @@ static void fill_cluster(struct placing *p)
 
 // -- memory --
 
-static struct cost_memory memory_of(const struct placing *p, const struct cut *c, uint64_t tokens)
+static uint64_t page_tokens(uint64_t tokens)
+{
+    return (tokens + PLACE_PAGE_TOK - 1) / PLACE_PAGE_TOK * PLACE_PAGE_TOK;
+}
+
+// What a lane has room for.
+struct room {
+    uint64_t tokens; // of KV, whole pages
+    uint32_t n_seq;  // sequences whose windows and recurrent states are kept
+};
+
+// Local pages, 0 if layers with a window need none of their own: sequences never get so long, or
+// all of them would hardly have less.
+static uint32_t local_pages(const struct placing *p, const struct room *r)
+{
+    const struct place_want *w = p->want;
+    const uint32_t window = (uint32_t)p->cost.window, chunk = (uint32_t)p->cost.chunk;
+    if (!p->has_local) return 0;
+    const uint64_t n = step_local_pages(r->n_seq, window, chunk, PLACE_PAGE_TOK, w->max_tok);
+    return n < r->tokens / PLACE_PAGE_TOK ? (uint32_t)n : 0;
+}
+
+static uint32_t snapshots(const struct placing *p, const struct room *r)
+{
+    return p->is_recurrent ? r->n_seq : 0;
+}
+
+// Writes what the room means into the ask.
+static void ask_for(struct cost_ask *ask, const struct placing *p, const struct room *r)
+{
+    const uint32_t n_local = local_pages(p, r);
+    ask->kv_tokens = (int64_t)r->tokens;
+    ask->local_tokens = n_local ? (int64_t)n_local * PLACE_PAGE_TOK : ask->kv_tokens;
+    ask->n_state = (int32_t)(p->want->n_slot + snapshots(p, r));
+}
+
+static struct cost_memory memory_of(const struct placing *p, const struct cut *c,
+                                    const struct room *r)
 {
     struct cost_ask ask = p->ask;
-    ask.kv_tokens = (int64_t)tokens;
+    ask_for(&ask, p, r);
     return cost_memory_of(&p->cost, &ask, &p->cluster.devices[c->worker], (int32_t)c->from,
                           (int32_t)c->to);
 }
 
-static bool cuts_fit(const struct placing *p, const struct cut *cuts, uint32_t n, uint64_t tokens)
+static bool cuts_fit(const struct placing *p, const struct cut *cuts, uint32_t n,
+                     const struct room *r)
 {
     for (uint32_t i = 0; i < n; i++) {
-        struct cost_memory m = memory_of(p, &cuts[i], tokens);
+        struct cost_memory m = memory_of(p, &cuts[i], r);
         if (cost_memory_sum(&m) > p->cluster.devices[cuts[i].worker].mem_free_bytes) return false;
     }
     return true;
 }
 
-static uint64_t page_tokens(uint64_t tokens)
+static uint32_t most_seqs(const struct place_want *w)
 {
-    return (tokens + PLACE_PAGE_TOK - 1) / PLACE_PAGE_TOK * PLACE_PAGE_TOK;
+    return 2 * w->n_slot;
+}
+
+static uint32_t least_seqs(const struct place_want *w)
+{
+    return w->n_slot < LEAST_SEQS ? w->n_slot : LEAST_SEQS;
 }
 
 // One sequence of full length must fit, or requests could be accepted that never finish.
@@ -165,19 +212,34 @@ static uint64_t least_tokens(const struct place_want *w)
 }
 
 // The most KV tokens, up to what is wanted, with which the cuts fit; 0: not even the least.
-static uint64_t most_tokens(const struct placing *p, const struct cut *cuts, uint32_t n)
+static uint64_t most_tokens(const struct placing *p, const struct cut *cuts, uint32_t n,
+                            uint32_t n_seq)
 {
     uint64_t low = least_tokens(p->want), high = page_tokens(p->want->kv_tokens);
-    if (!cuts_fit(p, cuts, n, low)) return 0;
+    if (!cuts_fit(p, cuts, n, &(struct room){low, n_seq})) return 0;
     while (low < high) {
         uint64_t middle = page_tokens(low + (high - low + 1) / 2);
         if (middle > high) middle = high;
-        if (cuts_fit(p, cuts, n, middle))
+        if (cuts_fit(p, cuts, n, &(struct room){middle, n_seq}))
             low = middle;
         else
             high = middle - PLACE_PAGE_TOK;
     }
     return low;
+}
+
+// Fewer sequences are kept as long as that makes room for more of the tokens wanted. tokens 0: does
+// not fit.
+static struct room most_room(const struct placing *p, const struct cut *cuts, uint32_t n)
+{
+    const uint64_t wanted = page_tokens(p->want->kv_tokens);
+    struct room best = {0};
+    for (uint32_t n_seq = most_seqs(p->want);; n_seq = (n_seq + 1) / 2) {
+        if (n_seq < least_seqs(p->want)) n_seq = least_seqs(p->want);
+        uint64_t tokens = most_tokens(p, cuts, n, n_seq);
+        if (tokens > best.tokens) best = (struct room){tokens, n_seq};
+        if (best.tokens >= wanted || n_seq == least_seqs(p->want)) return best;
+    }
 }
 
 // -- cuts --
@@ -246,10 +308,13 @@ static err_t cut_by_plan(struct placing *p, uint32_t n_stage, struct cut *cuts,
                            .n_stage_min = (int32_t)n_stage,
                            .n_stage_max = (int32_t)n_stage,
                            .cost = p->ask};
+    struct room most = {page_tokens(p->want->kv_tokens), most_seqs(p->want)};
+    struct room least = {least_tokens(p->want), least_seqs(p->want)};
     struct plan plan;
+    ask_for(&ask.cost, p, &most);
     err_t err = plan_make(&p->cost, &p->cluster, &ask, &plan, NULL);
     if (err) {
-        ask.cost.kv_tokens = (int64_t)least_tokens(p->want);
+        ask_for(&ask.cost, p, &least);
         err = plan_make(&p->cost, &p->cluster, &ask, &plan, why);
     }
     if (err) return err;
@@ -293,8 +358,8 @@ static void hash_place(const struct place_want *want, struct place *p)
     sha256_end(&h, p->hash);
 }
 
-static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t n, uint64_t tokens,
-                       struct place *out)
+static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t n,
+                       const struct room *r, struct place *out)
 {
     const struct place_want *w = p->want;
     struct cost_ask one_row = p->ask;
@@ -302,7 +367,7 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
     struct cost_step step = cost_decode_step(&one_row);
     for (uint32_t i = 0; i < n; i++) {
         const struct cluster_device *d = &p->cluster.devices[cuts[i].worker];
-        struct cost_memory m = memory_of(p, &cuts[i], tokens);
+        struct cost_memory m = memory_of(p, &cuts[i], r);
         struct place_stage *s = &out->stages[i];
         *s = (struct place_stage){.worker = p->workers[cuts[i].worker].number,
                                   .layer_from = cuts[i].from,
@@ -310,7 +375,7 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
                                   .embed = i == 0,
                                   .head = i == n - 1,
                                   .weight_bytes = m.weights,
-                                  .kv_bytes = m.kv,
+                                  .kv_bytes = m.kv + m.state,
                                   .work_bytes = m.workspace};
         int64_t ns = s->embed ? cost_embed_ns(&p->cost, d, &step) : 0;
         for (uint32_t layer = cuts[i].from; layer < cuts[i].to; layer++)
@@ -322,7 +387,9 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
     out->settings = (struct plan_settings){
         .ctx = w->ctx,
         .page_tok = PLACE_PAGE_TOK,
-        .n_page = (uint32_t)(tokens / PLACE_PAGE_TOK),
+        .n_page = (uint32_t)(r->tokens / PLACE_PAGE_TOK),
+        .n_page_local = local_pages(p, r),
+        .n_snapshot = snapshots(p, r),
         .n_slot = w->n_slot,
         .max_tok = w->max_tok,
         .max_rows = w->n_slot < 2                ? 2
@@ -332,27 +399,30 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
         .kv_dtype = w->kv_dtype,
         .precision = w->precision,
     };
+    out->window = (uint32_t)p->cost.window;
+    out->chunk = (uint32_t)p->cost.chunk;
+    out->recurrent = p->is_recurrent;
     hash_place(w, out);
 }
 
 static err_t place_on(struct placing *p, uint32_t n_stage, struct place *out, struct err_text *why)
 {
     struct cut cuts[WIRE_STAGES_MAX];
-    uint64_t tokens = 0;
-    if (cut_by_holding(p, n_stage, cuts)) tokens = most_tokens(p, cuts, n_stage);
-    if (!tokens) {
+    struct room room = {0};
+    if (cut_by_holding(p, n_stage, cuts)) room = most_room(p, cuts, n_stage);
+    if (!room.tokens) {
         err_t err = cut_by_plan(p, n_stage, cuts, why);
         if (err) return err;
-        tokens = most_tokens(p, cuts, n_stage);
+        room = most_room(p, cuts, n_stage);
         // The planner counts as we do; if it did not, loading would find out too late.
-        if (!tokens) return err_say(why, ERR_CAPACITY, "the plan does not fit after all");
+        if (!room.tokens) return err_say(why, ERR_CAPACITY, "the plan does not fit after all");
     }
     struct place place = {0};
     err_t err = choose_road(p, cuts, n_stage, &place.road, why);
     if (err) return err;
-    fill_place(p, cuts, n_stage, tokens, &place);
-    if (tokens < page_tokens(p->want->kv_tokens))
-        log_warn("memory is short: %llu KV tokens instead of %llu", (unsigned long long)tokens,
+    fill_place(p, cuts, n_stage, &room, &place);
+    if (room.tokens < page_tokens(p->want->kv_tokens))
+        log_warn("memory is short: %llu KV tokens instead of %llu", (unsigned long long)room.tokens,
                  (unsigned long long)p->want->kv_tokens);
     *out = place;
     return OK;
@@ -365,6 +435,18 @@ static int by_holding(const void *a, const void *b)
     if (holds(x) != holds(y)) return holds(x) ? -1 : 1;
     if (holds(x) && x->held_from != y->held_from) return x->held_from < y->held_from ? -1 : 1;
     return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static void find_kinds(struct placing *p)
+{
+    const struct cost_model *m = &p->cost;
+    for (int32_t i = 0; i < m->n_layer; i++) {
+        p->has_local |= m->layers[i].is_local && m->layers[i].kv_elems;
+        p->is_recurrent |= m->layers[i].state_bytes != 0;
+    }
+    const uint32_t never =
+        step_sees_from(p->want->ctx - 1, (uint32_t)m->window, (uint32_t)m->chunk);
+    p->has_local &= never > 0; // a token of the longest sequence does not see all
 }
 
 err_t place_make(const struct place_want *want, const struct place_worker *workers, uint32_t n,
@@ -383,9 +465,9 @@ err_t place_make(const struct place_want *want, const struct place_worker *worke
     p->workers = sorted;
     p->n = n;
     cost_of_model(want->model, &p->cost);
+    find_kinds(p);
     fill_cluster(p);
-    p->ask = (struct cost_ask){.kv_tokens = (int64_t)page_tokens(want->kv_tokens),
-                               .depth = want->ctx / 2,
+    p->ask = (struct cost_ask){.depth = want->ctx / 2,
                                .batch = BALANCE_ROWS,
                                .chunk = (int32_t)want->max_tok,
                                .kv_elem_bytes = want->kv_dtype == DT_F32 ? 4 : 2};

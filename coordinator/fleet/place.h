@@ -1,4 +1,6 @@
-// place: which worker takes which layers of one lane, and how many KV pages there are. Pure:
+// place: which worker takes which layers of one lane, and how many KV pages, local pages and
+// snapshots there are: local pages and snapshots for twice as many sequences as there are slots (as
+// many that ended as that run), for fewer where that leaves room for the pages wanted. Pure:
 // figures in, placement out. The cuts and the order come from topology/plan; what is added here is
 // that workers keep what they already hold whenever that gives a whole placement.
 #pragma once
@@ -17,7 +19,9 @@ struct place {
     uint32_t n_stage;
     struct place_stage stages[WIRE_STAGES_MAX];
     struct plan_settings settings;
-    uint32_t road; // enum road
+    uint32_t window, chunk; // of the model's local layers, 0: none
+    bool recurrent;         // the model has recurrent state
+    uint32_t road;          // enum road
     uint8_t hash[32];
 };
 

@@ -17,11 +17,18 @@ static bool waits_for_first(const struct sched *s, const struct choice *c)
     return first->n_done < n_page * s->cfg.page_tok;
 }
 
+// The local pool can hold what this choice and all the running may see at once.
+static bool local_fits(const struct sched *s)
+{
+    return !state_has_local(s) || !s->n_running ||
+           sched_local_pages(&s->cfg, s->n_running + 1) <= s->cfg.n_page_local;
+}
+
 // Pages that could be promised to a new choice: what the prefilling still need for their prompts
 // and one page of growth for each running choice are spoken for.
 static int64_t admission_room(struct sched *s)
 {
-    int64_t room = (int64_t)pages_room(&s->pages) - s->n_running;
+    int64_t room = (int64_t)pages_room(&s->pages, PAGES_GLOBAL) - s->n_running;
     list_each(it, &s->prefill)
     {
         const struct choice *c = state_choice(it);
@@ -32,6 +39,7 @@ static int64_t admission_room(struct sched *s)
 
 static bool admit_one(struct sched *s, struct choice *c, int64_t now_us)
 {
+    if (!local_fits(s)) return false;
     int64_t room = admission_room(s);
     if (c->order == s->blocked_order && room <= s->blocked_room) return false;
     seat_take(s, c);
@@ -125,6 +133,7 @@ static void add_bind(struct sched *s, struct choice *c)
     *b = (struct step_bind){
         .slot = (uint32_t)c->slot, .sampling = r->sampling, .n_prompt = r->n_prompt};
     b->sampling.choice = c->index;
+    b->snapshot = seat_start(s, c);
     if (sampling_is_penalised(&r->sampling) && c->n_cached) {
         b->history = r->prompt;
         b->n_history = c->n_cached;
@@ -142,12 +151,17 @@ static void add_bind(struct sched *s, struct choice *c)
 // Makes room for the row: pages, and a bind if it is the first.
 static bool row_room(struct sched *s, struct choice *c, uint32_t n_tok)
 {
-    uint32_t n_page = state_pages_for(s, c->n_sent + n_tok);
-    if (c->slot < 0 || !seat_grow(s, c, n_page, s->number + 1)) return false;
-    if (s->seats[c->slot].bound) return true;
-    uint32_t weight = c->n_page + 2 * c->req->sampling.n_bias;
-    if (sampling_is_penalised(&c->req->sampling)) weight += c->n_cached;
-    if (s->batch.n_bind && weight > SEAT_BIND_WEIGHT_MAX - s->batch.bind_weight) return false;
+    if (c->slot < 0) return false;
+    const struct seat *seat = &s->seats[c->slot];
+    uint32_t n_page = state_pages_for(s, c->n_sent + n_tok), weight = 0;
+    if (!seat->bound) {
+        weight = n_page + 2 * c->req->sampling.n_bias;
+        if (state_has_local(s)) weight += n_page - seat->local_from;
+        if (sampling_is_penalised(&c->req->sampling)) weight += c->n_cached;
+        if (s->batch.n_bind && weight > SEAT_BIND_WEIGHT_MAX - s->batch.bind_weight) return false;
+    }
+    if (!seat_grow(s, c, n_page, s->number + 1)) return false;
+    if (seat->bound) return true;
     s->batch.bind_weight = min_u32(s->batch.bind_weight + weight, SEAT_BIND_WEIGHT_MAX);
     add_bind(s, c);
     return true;
@@ -169,6 +183,15 @@ static void add_ids(struct batch *b, struct step_row *row, const struct choice *
     if (last == end) row->next_id = choice_id_at(c, end);
 }
 
+static void add_locals(struct seat *seat, struct step_row *row)
+{
+    if (seat->n_local_told < seat->local_from) seat->n_local_told = seat->local_from;
+    row->local_from = seat->n_local_told;
+    row->n_local = seat->n_local - seat->n_local_told;
+    row->locals = seat->locals + seat->n_local_told;
+    seat->n_local_told = seat->n_local;
+}
+
 // Or none: preempted since it was picked, no page for it, or the step has enough to bind.
 static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
 {
@@ -182,7 +205,9 @@ static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
                              .next_id = -1,
                              .page_from = seat->n_told,
                              .n_page = c->n_page - seat->n_told,
-                             .pages = c->pages + seat->n_told};
+                             .pages = c->pages + seat->n_told,
+                             .snapshot = seat_save(s, c, c->n_sent + n_tok)};
+    add_locals(seat, row);
     if (c->n_sent == choice_n_id(c)) {
         row->flags = ROW_CHAIN | ROW_SAMPLE;
         row->from_step = c->last_step;
@@ -196,8 +221,11 @@ static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
                           .pos = row->pos,
                           .n_tok = n_tok,
                           .n_score = row->flags & ROW_SCORE ? n_tok - (row->next_id < 0) : 0,
+                          .snapshot = row->snapshot,
+                          .is_mark = seat_is_mark(s, c, row->pos + n_tok),
                           .n_logprobs = c->req->sampling.n_logprobs};
     b->n_tok += n_tok;
+    seat->row_pos = row->pos;
     seat->n_told = c->n_page;
     c->n_sent += n_tok;
     c->last_step = s->number + 1;
@@ -255,7 +283,7 @@ static void add_prefill(struct sched *s)
     struct batch *b = &s->batch;
     uint32_t n = pick_prefill(s, cfg->max_rows - b->n_row, cfg->max_tok - b->n_tok);
     for (uint32_t i = 0; i < n; i++)
-        add_row(s, b->picks[i].choice, b->picks[i].n_tok);
+        add_row(s, b->picks[i].choice, seat_cut(s, b->picks[i].choice, b->picks[i].n_tok));
 }
 
 bool batch_make(struct sched *s, int64_t now_us, struct step *out)

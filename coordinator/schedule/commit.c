@@ -119,8 +119,12 @@ static void take_row(struct sched *s, const struct sent_row *row, const struct s
 {
     struct seat *seat = &s->seats[row->slot];
     struct choice *c = seat->choice;
-    if (!c || seat->ticket != row->ticket) return; // finished or preempted since
-    if (it && it->nonfinite) {
+    bool is_gone = !c || seat->ticket != row->ticket; // finished or preempted since
+    bool is_bad = it && it->nonfinite;
+    if (row->snapshot && (is_gone || is_bad))
+        pages_give(&s->pages, PAGES_SNAPSHOT, row->snapshot - 1, true);
+    if (is_gone) return;
+    if (is_bad) {
         struct err_text why;
         err_say(&why, ERR_DEVICE, "the model's output holds values that are not finite");
         seat_unlist(s, c);
@@ -129,6 +133,8 @@ static void take_row(struct sched *s, const struct sent_row *row, const struct s
     }
     c->n_done = row->pos + row->n_tok;
     seat_list(s, c);
+    if (row->snapshot) seat_keep(s, c, row);
+    if (state_has_local(s)) seat_forget(s, c, c->n_done);
     struct request *r = c->req;
     uint32_t n_prefilled = c->n_done < r->n_prompt ? c->n_done : r->n_prompt;
     if (r->n_prefilled < n_prefilled) r->n_prefilled = n_prefilled;

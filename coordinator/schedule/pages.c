@@ -2,103 +2,68 @@
 
 #include <string.h>
 
-static const uint32_t NONE = UINT32_MAX;
-
 struct pages_entry {
     uint64_t id; // 0: not listed
     uint64_t before, tenant, hash;
-    uint32_t next;         // in the bucket
-    uint32_t older, newer; // among the idle
+    uint32_t next;                  // in the bucket
+    uint32_t attached[PAGES_KINDS]; // PAGES_GLOBAL: not used
 };
 
-err_t pages_init(struct pages *p, struct arena *a, uint32_t n_page, uint32_t page_tok, bool cache)
+static const struct pages_entry unlisted = {.attached = {POOL_NONE, POOL_NONE, POOL_NONE}};
+
+static err_t init_cache(struct pages *p, struct arena *a)
 {
-    struct pages n = {.n_page = n_page, .page_tok = page_tok, .n_free = n_page};
-    n.oldest = n.newest = NONE;
-    n.ref = arena_take_n(a, n_page, sizeof *n.ref);
-    n.free = arena_take_n(a, n_page, sizeof *n.free);
-    if (!n.ref || !n.free) return ERR_MEMORY;
-    // The lowest number is taken first: a quiet system touches little KV memory.
+    uint32_t n_page = p->pool[PAGES_GLOBAL].n, n_bucket = 16;
+    while (n_bucket < n_page && n_bucket < 1u << 30)
+        n_bucket *= 2;
+    p->mask = n_bucket - 1;
+    p->entry = arena_take_n(a, n_page, sizeof *p->entry);
+    p->ids = arena_take_n(a, (size_t)n_page * p->page_tok, sizeof *p->ids);
+    p->bucket = arena_take_n(a, n_bucket, sizeof *p->bucket);
+    if (!p->entry || !p->ids || !p->bucket) return ERR_MEMORY;
     for (uint32_t i = 0; i < n_page; i++)
-        n.free[i] = n_page - 1 - i;
-    if (cache) {
-        uint32_t n_bucket = 16;
-        while (n_bucket < n_page && n_bucket < 1u << 30)
-            n_bucket *= 2;
-        n.mask = n_bucket - 1;
-        n.entry = arena_take_n(a, n_page, sizeof *n.entry);
-        n.ids = arena_take_n(a, (size_t)n_page * page_tok, sizeof *n.ids);
-        n.bucket = arena_take_n(a, n_bucket, sizeof *n.bucket);
-        if (!n.entry || !n.ids || !n.bucket) return ERR_MEMORY;
-        memset(n.bucket, 0xff, n_bucket * sizeof *n.bucket);
-    }
-    *p = n;
+        p->entry[i] = unlisted;
+    memset(p->bucket, 0xff, n_bucket * sizeof *p->bucket);
     return OK;
 }
 
-static void idle_add(struct pages *p, uint32_t page)
+err_t pages_init(struct pages *p, struct arena *a, const struct pages_config *c)
 {
-    struct pages_entry *e = &p->entry[page];
-    e->newer = NONE;
-    e->older = p->newest;
-    if (p->newest == NONE)
-        p->oldest = page;
-    else
-        p->entry[p->newest].newer = page;
-    p->newest = page;
-    p->n_idle++;
+    struct pages n = {.page_tok = c->page_tok};
+    for (int kind = 0; kind < PAGES_KINDS; kind++)
+        if (pool_init(&n.pool[kind], a, c->n[kind])) return ERR_MEMORY;
+    err_t e = c->cache ? init_cache(&n, a) : OK;
+    if (!e) *p = n;
+    return e;
 }
 
-static void idle_remove(struct pages *p, uint32_t page)
+// -- the list --
+
+// Takes a page off the list; the pool knows already, or does not need to.
+static void unlist(struct pages *p, uint32_t page)
 {
     struct pages_entry *e = &p->entry[page];
-    if (e->older == NONE)
-        p->oldest = e->newer;
-    else
-        p->entry[e->older].newer = e->newer;
-    if (e->newer == NONE)
-        p->newest = e->older;
-    else
-        p->entry[e->newer].older = e->older;
-    p->n_idle--;
-}
-
-static void bucket_remove(struct pages *p, uint32_t page)
-{
-    uint32_t *at = &p->bucket[p->entry[page].hash & p->mask];
+    uint32_t *at = &p->bucket[e->hash & p->mask];
     while (*at != page) {
-        BUG_ON(*at == NONE);
+        BUG_ON(*at == POOL_NONE);
         at = &p->entry[*at].next;
     }
-    *at = p->entry[page].next;
-    p->entry[page].id = 0;
+    *at = e->next;
+    for (int kind = PAGES_LOCAL; kind < PAGES_KINDS; kind++)
+        if (e->attached[kind] != POOL_NONE) pool_release(&p->pool[kind], e->attached[kind]);
+    *e = unlisted;
 }
 
-bool pages_take(struct pages *p, uint32_t *page)
+bool pages_take(struct pages *p, enum pages_kind kind, uint32_t *got)
 {
-    uint32_t got;
-    if (p->n_free) {
-        got = p->free[--p->n_free];
-    } else if (p->n_idle) {
-        got = p->oldest;
-        idle_remove(p, got);
-        bucket_remove(p, got);
-    } else {
-        return false;
-    }
-    p->ref[got] = 1;
-    *page = got;
-    return true;
-}
-
-void pages_give(struct pages *p, uint32_t page)
-{
-    BUG_ON(page >= p->n_page || !p->ref[page]);
-    if (--p->ref[page]) return;
-    if (p->entry && p->entry[page].id)
-        idle_add(p, page);
+    uint32_t keeper;
+    if (!pool_take(&p->pool[kind], got, &keeper)) return false;
+    if (keeper == POOL_NONE) return true;
+    if (kind == PAGES_GLOBAL)
+        unlist(p, *got);
     else
-        p->free[p->n_free++] = page;
+        p->entry[keeper].attached[kind] = POOL_NONE;
+    return true;
 }
 
 // Multiply and fold: every input bit reaches every output bit.
@@ -119,84 +84,109 @@ static uint64_t key_hash(const struct pages *p, const struct pages_key *k, const
 static uint32_t lookup(const struct pages *p, const struct pages_key *k, const int32_t *ids,
                        uint64_t hash)
 {
-    for (uint32_t i = p->bucket[hash & p->mask]; i != NONE; i = p->entry[i].next) {
+    for (uint32_t i = p->bucket[hash & p->mask]; i != POOL_NONE; i = p->entry[i].next) {
         const struct pages_entry *e = &p->entry[i];
         if (e->hash == hash && e->before == k->last && e->tenant == k->tenant &&
             !memcmp(p->ids + (size_t)i * p->page_tok, ids, p->page_tok * sizeof *ids))
             return i;
     }
-    return NONE;
+    return POOL_NONE;
 }
 
-bool pages_find(struct pages *p, struct pages_key *k, const int32_t *ids, uint32_t *page)
+uint32_t pages_find(const struct pages *p, struct pages_key *k, const int32_t *ids)
 {
-    if (!p->entry) return false;
+    if (!p->entry) return POOL_NONE;
     uint32_t got = lookup(p, k, ids, key_hash(p, k, ids));
-    if (got == NONE) return false;
-    if (!p->ref[got]++) idle_remove(p, got);
-    k->last = p->entry[got].id;
-    *page = got;
-    return true;
+    if (got != POOL_NONE) k->last = p->entry[got].id;
+    return got;
 }
 
-void pages_list(struct pages *p, struct pages_key *k, const int32_t *ids, uint32_t page)
+uint32_t pages_attached(const struct pages *p, uint32_t page, enum pages_kind kind)
 {
-    if (!p->entry) return;
-    BUG_ON(page >= p->n_page || !p->ref[page] || p->entry[page].id);
+    return p->entry[page].attached[kind];
+}
+
+uint32_t pages_list(struct pages *p, struct pages_key *k, const int32_t *ids, uint32_t page)
+{
+    BUG_ON(p->entry[page].id);
     uint64_t hash = key_hash(p, k, ids);
-    uint32_t same = lookup(p, k, ids, hash);
-    if (same == NONE) {
+    uint32_t found = lookup(p, k, ids, hash);
+    if (found == POOL_NONE) {
         uint32_t *first = &p->bucket[hash & p->mask];
-        p->entry[page] = (struct pages_entry){.id = ++p->last_id,
-                                              .before = k->last,
-                                              .tenant = k->tenant,
-                                              .hash = hash,
-                                              .next = *first};
+        struct pages_entry *e = &p->entry[page];
+        *e = unlisted;
+        e->id = ++p->last_id;
+        e->before = k->last;
+        e->tenant = k->tenant;
+        e->hash = hash;
+        e->next = *first;
         memcpy(p->ids + (size_t)page * p->page_tok, ids, p->page_tok * sizeof *ids);
-        *first = same = page;
+        *first = found = page;
+        pool_keep(&p->pool[PAGES_GLOBAL], page, page);
     }
-    k->last = p->entry[same].id;
+    k->last = p->entry[found].id;
+    return found;
+}
+
+bool pages_attach(struct pages *p, uint32_t page, enum pages_kind kind, uint32_t i)
+{
+    BUG_ON(!p->entry[page].id);
+    if (p->entry[page].attached[kind] != POOL_NONE) return false;
+    pool_keep(&p->pool[kind], i, page);
+    p->entry[page].attached[kind] = i;
+    return true;
 }
 
 void pages_unlist(struct pages *p, uint32_t page)
 {
     if (!p->entry || !p->entry[page].id) return;
-    bucket_remove(p, page);
-    if (p->ref[page]) return;
-    idle_remove(p, page);
-    p->free[p->n_free++] = page;
+    unlist(p, page);
+    pool_release(&p->pool[PAGES_GLOBAL], page);
 }
 
-static const char *check_cache(const struct pages *p, uint32_t n_listed)
+// -- check --
+
+static const char *check_entry(const struct pages *p, uint32_t page, uint32_t *n_attached)
 {
-    uint32_t n = 0;
-    for (uint32_t i = p->oldest, older = NONE; i != NONE; older = i, i = p->entry[i].newer) {
-        if (p->entry[i].older != older) return "idle list: links disagree";
-        if (p->ref[i] || !p->entry[i].id) return "idle list: a page that is held or not listed";
-        if (++n > p->n_page) return "idle list: a cycle";
+    const struct pages_entry *e = &p->entry[page];
+    const uint32_t keeper = pool_keeper(&p->pool[PAGES_GLOBAL], page);
+    if (e->id ? keeper != page : keeper != POOL_NONE) return "listed is not kept";
+    for (int kind = PAGES_LOCAL; kind < PAGES_KINDS; kind++) {
+        if (e->attached[kind] == POOL_NONE) continue;
+        if (!e->id) return "something is attached to a page that is not listed";
+        if (pool_keeper(&p->pool[kind], e->attached[kind]) != page)
+            return "what is attached is not kept by its page";
+        n_attached[kind]++;
     }
-    if (n != p->n_idle) return "idle list: wrong count";
-    n = 0;
+    return NULL;
+}
+
+static const char *check_cache(const struct pages *p)
+{
+    uint32_t n_listed = 0, n = 0, n_attached[PAGES_KINDS] = {0};
+    for (uint32_t i = 0; i < p->pool[PAGES_GLOBAL].n; i++) {
+        const char *e = check_entry(p, i, n_attached);
+        if (e) return e;
+        n_listed += p->entry[i].id != 0;
+    }
     for (uint32_t b = 0; b <= p->mask; b++)
-        for (uint32_t i = p->bucket[b]; i != NONE; i = p->entry[i].next) {
+        for (uint32_t i = p->bucket[b]; i != POOL_NONE; i = p->entry[i].next) {
             if (!p->entry[i].id || (p->entry[i].hash & p->mask) != b) return "bucket: wrong page";
-            if (++n > p->n_page) return "bucket: a cycle";
+            if (++n > p->pool[PAGES_GLOBAL].n) return "bucket: a cycle";
         }
-    return n == n_listed ? NULL : "buckets: a listed page is missing";
+    if (n != n_listed) return "buckets: a listed page is missing";
+    for (int kind = PAGES_LOCAL; kind < PAGES_KINDS; kind++)
+        for (uint32_t i = 0; i < p->pool[kind].n; i++)
+            n_attached[kind] -= pool_keeper(&p->pool[kind], i) != POOL_NONE;
+    return n_attached[PAGES_LOCAL] || n_attached[PAGES_SNAPSHOT] ? "something is kept by nobody"
+                                                                 : NULL;
 }
 
 const char *pages_check(const struct pages *p)
 {
-    uint32_t n_held = 0, n_listed = 0;
-    for (uint32_t i = 0; i < p->n_page; i++) {
-        n_held += p->ref[i] > 0;
-        n_listed += p->entry && p->entry[i].id;
+    for (int kind = 0; kind < PAGES_KINDS; kind++) {
+        const char *e = pool_check(&p->pool[kind]);
+        if (e) return e;
     }
-    if (n_held + p->n_free + p->n_idle != p->n_page) return "free + idle + held is not n_page";
-    for (uint32_t i = 0; i < p->n_free; i++) {
-        uint32_t page = p->free[i];
-        if (page >= p->n_page || p->ref[page] || (p->entry && p->entry[page].id))
-            return "free list: a page that is held or listed";
-    }
-    return p->entry ? check_cache(p, n_listed) : NULL;
+    return p->entry ? check_cache(p) : NULL;
 }

@@ -54,14 +54,19 @@ static err_t take_memory(struct sched *s, struct arena *a)
 {
     const struct sched_config *cfg = &s->cfg;
     struct batch *b = &s->batch;
-    err_t e = pages_init(&s->pages, a, cfg->n_page, cfg->page_tok, cfg->prefix_cache);
+    const struct pages_config pages = {.n = {cfg->n_page, cfg->n_page_local, cfg->n_snapshot},
+                                       .page_tok = cfg->page_tok,
+                                       .cache = cfg->prefix_cache};
+    err_t e = pages_init(&s->pages, a, &pages);
     if (e) return e;
     uint32_t table = state_pages_for(s, cfg->ctx);
     s->table_cap = table < cfg->n_page ? table : cfg->n_page;
     s->n_free_slot = cfg->n_slot;
     s->seats = arena_take_n(a, cfg->n_slot, sizeof *s->seats);
     s->free_slots = arena_take_n(a, cfg->n_slot, sizeof *s->free_slots);
-    s->tables = arena_take_n(a, (size_t)cfg->n_slot * s->table_cap, sizeof *s->tables);
+    const size_t n_entry = (size_t)cfg->n_slot * s->table_cap;
+    s->tables = arena_take_n(a, n_entry, sizeof *s->tables);
+    s->local_tables = arena_take_n(a, cfg->n_page_local ? n_entry : 0, sizeof *s->local_tables);
     s->page_ids = arena_take_n(a, cfg->page_tok, sizeof *s->page_ids);
     b->rows = arena_take_n(a, cfg->max_rows, sizeof *b->rows);
     b->binds = arena_take_n(a, cfg->max_rows, sizeof *b->binds);
@@ -69,8 +74,8 @@ static err_t take_memory(struct sched *s, struct arena *a)
     b->ids = arena_take_n(a, cfg->max_tok, sizeof *b->ids);
     s->ring = arena_take_n(a, cfg->in_flight, sizeof *s->ring);
     struct sent_row *rows = arena_take_n(a, (size_t)cfg->in_flight * cfg->max_rows, sizeof *rows);
-    if (!s->seats || !s->free_slots || !s->tables || !s->page_ids || !b->rows || !b->binds ||
-        !b->picks || !b->ids || !s->ring || !rows)
+    if (!s->seats || !s->free_slots || !s->tables || !s->local_tables || !s->page_ids || !b->rows ||
+        !b->binds || !b->picks || !b->ids || !s->ring || !rows)
         return ERR_MEMORY;
     for (uint32_t i = 0; i < cfg->n_slot; i++)
         s->free_slots[i] = cfg->n_slot - 1 - i;
@@ -99,7 +104,10 @@ static bool config_ok(const struct sched_config *c)
     return c->n_stage && c->in_flight && c->n_slot && c->n_page && c->page_tok && c->ctx &&
            c->max_tok >= 2 && c->max_rows >= 2 && c->max_tok <= STEP_TOKENS_MAX &&
            c->max_rows <= STEP_ROWS_MAX && c->n_slot <= STEP_SLOTS_MAX &&
-           c->n_page <= STEP_PAGES_MAX && c->in_flight <= 1024 && c->ctx <= INT32_MAX;
+           c->n_page <= STEP_PAGES_MAX && c->n_page_local <= STEP_PAGES_MAX &&
+           c->n_snapshot <= STEP_SNAPSHOTS_MAX &&
+           (!c->n_page_local || c->n_page_local >= sched_local_pages(c, 1)) &&
+           c->in_flight <= 1024 && c->ctx <= INT32_MAX;
 }
 
 err_t sched_configure(struct sched *s, const struct sched_config *c)
@@ -190,8 +198,13 @@ struct sched_stats sched_stats_get(const struct sched *s)
     if (!s->on) return t;
     t.n_slot = s->cfg.n_slot;
     t.n_page = s->cfg.n_page;
-    t.n_page_used = s->cfg.n_page - pages_room(&s->pages);
-    t.n_page_cached = s->pages.n_idle;
+    t.n_page_used = s->cfg.n_page - pages_room(&s->pages, PAGES_GLOBAL);
+    t.n_page_cached = s->pages.pool[PAGES_GLOBAL].n_idle;
+    t.n_page_local = s->cfg.n_page_local;
+    t.n_page_local_used = s->cfg.n_page_local - pages_room(&s->pages, PAGES_LOCAL);
+    t.n_page_local_cached = s->pages.pool[PAGES_LOCAL].n_idle;
+    t.n_snapshot = s->cfg.n_snapshot;
+    t.n_snapshot_cached = s->pages.pool[PAGES_SNAPSHOT].n_idle;
     t.in_flight = s->n_sent;
     return t;
 }
@@ -210,6 +223,19 @@ const struct request *sched_request_next(const struct sched *s, const struct req
     return next == &s->requests ? NULL : list_item(next, struct request, node);
 }
 
+static const char *check_locals(const struct sched *s, const struct choice *c)
+{
+    const struct seat *seat = &s->seats[c->slot];
+    if (!state_has_local(s)) return seat->n_local ? "local pages where there are none" : NULL;
+    if (seat->local_from < state_local_from(s, c->n_done)) return "local pages out of sight";
+    if (seat->local_from > state_local_from(s, c->n_sent)) return "local pages in sight are gone";
+    if ((uint64_t)seat->n_local * s->cfg.page_tok < c->n_sent) return "sent without a local page";
+    for (uint32_t i = seat->local_from; i < seat->n_local; i++)
+        if (!pool_refs(&s->pages.pool[PAGES_LOCAL], seat->locals[i]))
+            return "a local page table names a page that is not held";
+    return NULL;
+}
+
 static const char *check_running(const struct sched *s, const struct choice *c, bool decodes)
 {
     uint32_t n_id = choice_n_id(c);
@@ -220,36 +246,65 @@ static const char *check_running(const struct sched *s, const struct choice *c, 
     if (!decodes && c->n_sent >= n_id) return "prefill: nothing left to send";
     if (decodes && (c->n_sent + 1 < n_id || c->n_sent > n_id + 1)) return "decode: wrong n_sent";
     for (uint32_t i = 0; i < c->n_page; i++)
-        if (!s->pages.ref[c->pages[i]]) return "a page table names a page that is not held";
-    return NULL;
+        if (!pool_refs(&s->pages.pool[PAGES_GLOBAL], c->pages[i]))
+            return "a page table names a page that is not held";
+    return check_locals(s, c);
 }
 
-const char *sched_check(const struct sched *s)
+static const char *check_queue(const struct sched *s)
 {
-    uint32_t n_waiting = 0, n_running = 0;
-    uint64_t order = 0, n_held = 0, n_named = 0;
+    uint32_t n = 0;
+    uint64_t order = 0;
     list_each(it, &s->queue)
     {
         const struct choice *c = state_choice(it);
         if (c->state != CHOICE_QUEUED || c->slot >= 0 || c->n_sent) return "queue: wrong state";
         if (c->order <= order) return "queue: out of order";
         order = c->order;
-        n_waiting++;
+        n++;
     }
+    return n == s->n_waiting ? NULL : "queue: wrong count";
+}
+
+// References that seats and rows on their way have, against those of the pools.
+static const char *check_held(const struct sched *s)
+{
+    uint64_t named[PAGES_KINDS] = {0};
+    for (uint32_t i = 0; i < s->cfg.n_slot; i++) {
+        const struct seat *seat = &s->seats[i];
+        if (!seat->choice) continue;
+        named[PAGES_GLOBAL] += seat->choice->n_page;
+        named[PAGES_LOCAL] += seat->n_local - seat->local_from;
+        named[PAGES_SNAPSHOT] += (seat->start != POOL_NONE) + (seat->trail != POOL_NONE);
+    }
+    for (uint32_t i = 0; i < s->n_sent; i++) {
+        const struct sent_step *st = &s->ring[(s->number - i) % s->cfg.in_flight];
+        for (uint32_t k = 0; k < st->n_row; k++)
+            named[PAGES_SNAPSHOT] += st->rows[k].snapshot != 0;
+    }
+    for (int kind = 0; kind < PAGES_KINDS; kind++) {
+        for (uint32_t i = 0; i < s->pages.pool[kind].n; i++)
+            named[kind] -= pool_refs(&s->pages.pool[kind], i);
+        if (named[kind]) return "pages: references are not those of seats and rows";
+    }
+    return NULL;
+}
+
+const char *sched_check(const struct sched *s)
+{
+    uint32_t n_running = 0;
+    const char *e = check_queue(s);
     const struct list *lists[2] = {&s->prefill, &s->decode};
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2 && !e; i++)
         list_each(it, lists[i])
         {
-            const char *e = check_running(s, state_choice(it), i == 1);
-            if (e) return e;
-            n_named += state_choice(it)->n_page;
+            if (!e) e = check_running(s, state_choice(it), i == 1);
             n_running++;
         }
-    if (n_waiting != s->n_waiting || n_running != s->n_running) return "wrong counts";
+    if (e) return e;
+    if (n_running != s->n_running) return "wrong counts";
     if (!s->on) return n_running ? "running while suspended" : NULL;
     if (n_running + s->n_free_slot != s->cfg.n_slot) return "slots: free + taken is not n_slot";
-    for (uint32_t i = 0; i < s->cfg.n_page; i++)
-        n_held += s->pages.ref[i];
-    if (n_held != n_named) return "pages: references are not those of the page tables";
-    return pages_check(&s->pages);
+    e = check_held(s);
+    return e ? e : pages_check(&s->pages);
 }

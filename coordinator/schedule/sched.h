@@ -17,6 +17,17 @@
 // preempted: it gives back its pages, waits in its old place and is computed again from its
 // history. The oldest choice is never preempted, so it always finishes, and then the next.
 //
+// Pages of local layers (window, chunk) that fell out of sight are given back when the row that was
+// the last to see them is committed, or as soon as its step is sent if others need them. A choice
+// is admitted only when the local pool can hold what all the running may see at once.
+//
+// A prefix is taken over up to the longest length at which its pages, its local pages in sight and,
+// for models with recurrent state, a snapshot are all there. Snapshots are saved where a sequence
+// is likely to be taken up again: at the last full page of the prompt (prefill rows are cut to end
+// there), where the listed pages show that others went on differently, at each page's end while
+// decoding (the newest replaces the one before), and now and then in long prompts as long as that
+// pushes out nothing better.
+//
 // An end id ends a choice with FINISH_STOP: it gives no EVENT_TOKEN, but counts in n_generated.
 // Logits that hold NaN or infinity end the whole request with FINISH_ERROR, and its pages are no
 // longer found by others.
@@ -30,6 +41,10 @@ struct sched_config {
     uint32_t n_stage;
     uint32_t in_flight;
     uint32_t n_slot, n_page, page_tok;
+    uint32_t n_page_local;  // 0: local layers use the other pages, or there are none
+    uint32_t window, chunk; // of local layers, 0: none (step_sees_from)
+    uint32_t n_snapshot;
+    bool recurrent;             // the model has recurrent state
     uint32_t max_tok, max_rows; // of one step
     uint32_t ctx;
     uint32_t queue_max; // choices waiting; over it sched_submit says ERR_BUSY
@@ -53,6 +68,7 @@ struct sched_event {
 
 struct sched_stats {
     uint32_t n_running, n_waiting, n_slot, n_page, n_page_used, n_page_cached, in_flight;
+    uint32_t n_page_local, n_page_local_used, n_page_local_cached, n_snapshot, n_snapshot_cached;
     uint64_t prefix_queries, prefix_hits; // tokens
     uint64_t preemptions, prompt_tokens, generated_tokens, steps, step_tokens;
 };
@@ -65,9 +81,14 @@ void sched_free(struct sched *s);
 // A new placement took over: every unfinished choice goes back to QUEUED with its history, in its
 // old order and before newer requests; nothing of the old epoch's steps is waited for; pages start
 // empty. A request that can never fit the new pages ends with FINISH_ERROR (an event).
-// ERR_MEMORY, ERR_INVALID (zeros, over the limits of step.h, max_rows or max_tok below 2): it stays
-// suspended.
+// ERR_MEMORY, ERR_INVALID (zeros, over the limits of step.h, max_rows or max_tok below 2, fewer
+// local pages than one sequence needs): it stays suspended.
 err_t sched_configure(struct sched *s, const struct sched_config *c);
+// Local pages that n_running sequences need at most, whatever the steps.
+static inline uint64_t sched_local_pages(const struct sched_config *c, uint32_t n_running)
+{
+    return step_local_pages(n_running, c->window, c->chunk, c->page_tok, c->max_tok);
+}
 // No placement: sched_next gives nothing and results are ignored until the next sched_configure.
 // Unfinished choices are QUEUED. Requests stay and may be submitted, finished and cancelled.
 void sched_suspend(struct sched *s);

@@ -1,7 +1,8 @@
-// Byte-level BPE: words from the pre-tokenizer, bytes to ids, merges in order of rank.
+// BPE of one word: bytes (or characters) to ids, merges in order of rank.
 #include "coordinator/text/vocab.h"
 #include "proto/base/utf8.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { SHORT_WORD = 32 };
@@ -46,47 +47,76 @@ static err_t encode_short(struct vocab_sink *s, int32_t *ids, size_t n)
     return put_all(s, ids, n);
 }
 
+// An unknown character: its bytes, if all of them are tokens, else the unknown token, if there is
+// one. -1 alone: no token can spell it.
+static size_t unknown(const struct tokenizer *t, const char *s, size_t len, int32_t *ids)
+{
+    bool all = t->has_bytes;
+    for (size_t i = 0; all && i < len; i++)
+        all = t->bytes[(unsigned char)s[i]] >= 0;
+    for (size_t i = 0; all && i < len; i++)
+        ids[i] = t->bytes[(unsigned char)s[i]];
+    if (all) return len;
+    ids[0] = t->unk;
+    return 1;
+}
+
+// The symbols of a word: at most one for each byte. ids and syms are two ways to keep them.
+static err_t symbols(struct vocab_sink *s, const char *word, size_t len, int32_t *ids, size_t *n)
+{
+    const struct tokenizer *t = s->t;
+    bool was_unknown = false;
+    *n = 0;
+    for (size_t at = 0, seq = 1; at < len; at += seq) {
+        int32_t made[4];
+        size_t n_made = 1;
+        made[0] = t->by_chars ? -1 : t->bytes[(unsigned char)word[at]];
+        if (t->by_chars) {
+            seq = utf8_len(word + at, len - at);
+            if (seq) made[0] = vocab_find(t, word + at, seq);
+            if (!seq) seq = 1;
+        }
+        bool is_unknown = made[0] < 0;
+        if (is_unknown) n_made = unknown(t, word + at, seq, made);
+        is_unknown &= made[0] == t->unk && n_made == 1;
+        bool fused = is_unknown && was_unknown && t->fuse_unk;
+        was_unknown = is_unknown;
+        if (made[0] < 0 && !t->drops_unknown) return ERR_INVALID;
+        if (fused || made[0] < 0) continue;
+        memcpy(ids + *n, made, n_made * sizeof *ids);
+        *n += n_made;
+    }
+    return OK;
+}
+
 static err_t encode_long(struct vocab_sink *s, const char *word, size_t len)
 {
     struct merge *m = &s->merge;
-    if (!merge_reserve(m, len)) return ERR_MEMORY;
-    for (size_t i = 0; i < len; i++)
-        m->syms[i].id = s->t->bytes[(unsigned char)word[i]];
-    m->n_sym = len;
+    int32_t *ids = malloc(len * sizeof *ids);
+    if (!ids || !merge_reserve(m, len)) {
+        free(ids);
+        return ERR_MEMORY;
+    }
+    err_t err = symbols(s, word, len, ids, &m->n_sym);
+    for (size_t i = 0; !err && i < m->n_sym; i++)
+        m->syms[i].id = ids[i];
+    free(ids);
     m->pair = pair_by_id;
-    err_t err = merge_run(m);
-    for (int32_t i = 0; !err && i >= 0; i = m->syms[i].next)
+    if (!err) err = merge_run(m);
+    for (int32_t i = m->n_sym ? 0 : -1; !err && i >= 0; i = m->syms[i].next)
         err = vocab_put(s, m->syms[i].id);
     return err;
 }
 
-static err_t encode_word(void *arg, const char *word, size_t len)
+err_t bpe_word(struct vocab_sink *s, const char *word, size_t len)
 {
-    struct vocab_sink *s = arg;
     int32_t ids[SHORT_WORD];
+    size_t n;
     if (s->t->ignore_merges && len <= s->t->piece_max) {
         int32_t whole = vocab_find(s->t, word, len);
         if (whole >= 0) return vocab_put(s, whole);
     }
     if (len > SHORT_WORD) return encode_long(s, word, len);
-    for (size_t i = 0; i < len; i++)
-        ids[i] = s->t->bytes[(unsigned char)word[i]];
-    return encode_short(s, ids, len);
-}
-
-// Runs of bytes that are not UTF-8 are words of their own.
-err_t bpe_encode(struct vocab_sink *s, const char *text, size_t len)
-{
-    err_t err = OK;
-    for (size_t at = 0; !err && at < len;) {
-        size_t end = at, seq;
-        while (end < len && (seq = utf8_len(text + end, len - end)) > 0)
-            end += seq;
-        if (end > at) err = pretokenize_each(s->t->pre, text + at, end - at, encode_word, s);
-        for (at = end; end < len && utf8_len(text + end, len - end) == 0; end++)
-            ;
-        if (!err && end > at) err = encode_word(s, text + at, end - at);
-        at = end;
-    }
-    return err;
+    err_t err = symbols(s, word, len, ids, &n);
+    return err ? err : encode_short(s, ids, n);
 }

@@ -1,269 +1,207 @@
-// How text is cut into words before BPE, by tokenizer.ggml.pre name: one or more patterns, each
-// applied to the pieces that the ones before it left; what lies between matches is a word too. The
-// patterns are those of the models' own tokenizer.json files (and of llama.cpp's
-// src/llama-vocab.cpp for names that only exist there).
+#include "coordinator/text/pretokenize.h"
 #include "coordinator/text/vocab.h"
+#include "proto/base/utf8.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PATTERNS_MAX = 6 };
+static const char mark[] = "\xe2\x96\x81";
 
-// White space of Unicode. PCRE2's own \s has U+180E besides, the models' tokenizers have not.
-#define S "\\t-\\r\\x{85}\\p{Z}"
-#define TAILS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define SPACES "[" S "]*[\\r\\n]+|[" S "]+(?![^" S "])|[" S "]+"
-#define LEAD "[^\\r\\n\\p{L}\\p{N}]?"
-#define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
-#define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define OTHER " ?[^" S "\\p{L}\\p{N}]+"
-
-#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+|" OTHER "|[" S "]+(?![^" S "])"
-#define LLAMA3(digits) TAILS "|" LEAD "\\p{L}+|\\p{N}" digits "|" OTHER "[\\r\\n]*|" SPACES
-#define QWEN35                                                                                     \
-    TAILS "|" LEAD "[\\p{L}\\p{M}]+|\\p{N}| ?[^" S "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES
-// Words that begin with capitals, then words of capitals.
-#define CASED(tails, digits)                                                                       \
-    LEAD UPPER "*" LOWER "+" tails "|" LEAD UPPER "+" LOWER "*" tails "|\\p{N}" digits "|" OTHER   \
-               "[\\r\\n/]*|" SPACES
-#define DEEPSEEK3                                                                                  \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|"                                       \
-    "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACES
-#define CJK_WORDS "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
-// The cased letters of the Unicode version that deepseek-llm was made with.
-#define CASED_LETTERS                                                                              \
-    "\\x{41}-\\x{5a}\\x{61}-\\x{7a}\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}"          \
-    "\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}\\x{295}-\\x{2af}\\x{370}-\\x{373}\\x{376}-\\x{377}"        \
-    "\\x{37b}-\\x{37d}\\x{37f}\\x{386}\\x{388}-\\x{38a}\\x{38c}\\x{38e}-\\x{3a1}"                  \
-    "\\x{3a3}-\\x{3f5}\\x{3f7}-\\x{481}\\x{48a}-\\x{52f}\\x{531}-\\x{556}\\x{10a0}-\\x{10c5}"      \
-    "\\x{13a0}-\\x{13f5}\\x{13f8}-\\x{13fd}\\x{1c90}-\\x{1cba}\\x{1cbd}-\\x{1cbf}"                 \
-    "\\x{1d00}-\\x{1d2b}\\x{1d6b}-\\x{1d77}\\x{1d79}-\\x{1d9a}\\x{1e00}-\\x{1f15}"                 \
-    "\\x{1f18}-\\x{1f1d}\\x{1f20}-\\x{1f45}\\x{1f48}-\\x{1f4d}\\x{1f50}-\\x{1f57}\\x{1f59}"        \
-    "\\x{1f5b}\\x{1f5d}\\x{1f5f}-\\x{1f7d}\\x{1f80}-\\x{1fb4}\\x{1fb6}-\\x{1fbc}\\x{1fbe}"         \
-    "\\x{1fc2}-\\x{1fc4}\\x{1fc6}-\\x{1fcc}\\x{1fd0}-\\x{1fd3}\\x{1fd6}-\\x{1fdb}"                 \
-    "\\x{1fe0}-\\x{1fec}\\x{1ff2}-\\x{1ff4}\\x{1ff6}-\\x{1ffc}\\x{2102}\\x{2107}"                  \
-    "\\x{210a}-\\x{2113}\\x{2115}\\x{2119}-\\x{211d}\\x{2124}\\x{2126}\\x{2128}"                   \
-    "\\x{212a}-\\x{212d}\\x{212f}-\\x{2134}\\x{2139}\\x{213c}-\\x{213f}\\x{2145}-\\x{2149}"        \
-    "\\x{214e}\\x{2183}-\\x{2184}\\x{2c00}-\\x{2c7b}\\x{2c7e}-\\x{2ce4}\\x{2ceb}-\\x{2cee}"        \
-    "\\x{2cf2}-\\x{2cf3}\\x{a640}-\\x{a66d}\\x{a680}-\\x{a69b}\\x{a722}-\\x{a76f}"                 \
-    "\\x{a771}-\\x{a787}\\x{a78b}-\\x{a78e}\\x{ab70}-\\x{abbf}\\x{fb00}-\\x{fb06}"                 \
-    "\\x{fb13}-\\x{fb17}\\x{ff21}-\\x{ff3a}\\x{ff41}-\\x{ff5a}\\x{10400}-\\x{1044f}"               \
-    "\\x{104b0}-\\x{104d3}\\x{104d8}-\\x{104fb}\\x{10c80}-\\x{10cb2}\\x{10cc0}-\\x{10cf2}"         \
-    "\\x{118a0}-\\x{118df}\\x{1e900}-\\x{1e943}"
-#define BLOOM " ?[^(" S "|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+"
-
-enum {
-    DEFAULT,
-    GPT_2,
-    DIGITS,
-    LLAMA_3,
-    QWEN_2,
-    QWEN_35,
-    CODER,
-    DEEPSEEK_3,
-    FALCON,
-    BLOOM_1,
-    VIKING,
-    TEKKEN,
-    GPT_4O,
-    SEED,
-    DEEPSEEK_LLM,
-    BAILING
-};
-
-static const char *const patterns[][PATTERNS_MAX + 1] = {
-    [DEFAULT] = {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"},
-    [GPT_2] = {GPT2},
-    [DIGITS] = {"\\p{N}", GPT2},
-    [LLAMA_3] = {LLAMA3("{1,3}")},
-    [QWEN_2] = {LLAMA3("")},
-    [QWEN_35] = {QWEN35},
-    [CODER] = {"[\\r\\n]", "[" S "]?\\p{L}+", "[" S "]?\\p{P}+", CJK_WORDS, "\\p{N}"},
-    [DEEPSEEK_3] = {"\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
-                    DEEPSEEK3},
-    [FALCON] = {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"},
-    [BLOOM_1] = {BLOOM},
-    [VIKING] = {BLOOM, "\\p{N}"},
-    [TEKKEN] = {CASED("", "")},
-    [GPT_4O] = {CASED(TAILS "?", "{1,3}")},
-    [DEEPSEEK_LLM] =
-        {"[\\r\\n]", "[" S "]?[" CASED_LETTERS "]+",
-         "[" S
-         "]?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+",
-         "[" S "]+$", CJK_WORDS, "\\p{N}+"},
-    [BAILING] = {"'(?i:[sdmt]|ll|ve|re)|" LEAD "+\\p{L}+|\\p{N}|" OTHER "+[\\r\\n]*|[" S
-                 "]*[\\r\\n]|[" S "]+(?![^" S "])|[" S "]+"},
-    [SEED] = {TAILS "|" LEAD "\\p{L}+|\\p{N}| ?[^" S "\\p{L}\\p{N}\\r\\n]+|" SPACES},
-};
-
-// ignore_merges: a word that is a token needs no merges. add_bos: unless the file says otherwise.
-static const struct {
-    const char *name;
-    int patterns;
-    bool ignore_merges, add_bos;
-} names[] = {
-    {"default", DEFAULT, false, false},
-    {"gpt-2", GPT_2, false, false},
-    {"phi-2", GPT_2, false, false},
-    {"mpt", GPT_2, false, false},
-    {"olmo", GPT_2, false, false},
-    {"jais", GPT_2, false, false},
-    {"trillion", GPT_2, false, false},
-    {"granite-docling", GPT_2, false, false},
-    {"exaone4", GPT_2, false, false},
-    {"gigachat", GPT_2, false, false},
-    {"mellum", GPT_2, false, false},
-    {"a.x-4.0", GPT_2, false, false},
-    {"jina-es", GPT_2, false, false},
-    {"jina-de", GPT_2, false, false},
-    {"jina-v2-es", GPT_2, false, false},
-    {"jina-v2-de", GPT_2, false, false},
-    {"starcoder", DIGITS, false, false},
-    {"refact", DIGITS, false, false},
-    {"command-r", DIGITS, false, false},
-    {"smollm", DIGITS, false, false},
-    {"codeshell", DIGITS, false, false},
-    {"exaone", DIGITS, false, false},
-    {"minerva-7b", DIGITS, false, false},
-    {"mellum2", DIGITS, false, false},
-    {"llama3", LLAMA_3, true, true},
-    {"llama-v3", LLAMA_3, true, true},
-    {"llama-bpe", LLAMA_3, true, true},
-    {"falcon3", LLAMA_3, true, true},
-    {"falcon-h1", LLAMA_3, true, true},
-    {"pixtral", LLAMA_3, true, true},
-    {"midm-2.0", LLAMA_3, true, true},
-    {"lfm2", LLAMA_3, true, true},
-    {"dbrx", LLAMA_3, false, false},
-    {"smaug-bpe", LLAMA_3, false, false},
-    {"glm4", LLAMA_3, false, false},
-    {"chatglm-bpe", LLAMA_3, false, false},
-    {"qwen2", QWEN_2, false, false},
-    {"deepseek-r1-qwen", QWEN_2, false, false},
-    {"kormo", QWEN_2, false, false},
-    {"megrez", QWEN_2, false, false},
-    {"stablelm2", QWEN_2, false, false},
-    {"hunyuan", QWEN_2, false, false},
-    {"solar-open", QWEN_2, false, false},
-    {"grok-2", QWEN_2, false, false},
-    {"qwen35", QWEN_35, false, false},
-    {"deepseek-coder", CODER, false, false},
-    {"deepseek-llm", DEEPSEEK_LLM, false, false},
-    {"bailingmoe", BAILING, false, false},
-    {"bailingmoe2", BAILING, false, false},
-    {"llada-moe", BAILING, false, false},
-    {"deepseek-v3", DEEPSEEK_3, false, false},
-    {"hunyuan-dense", DEEPSEEK_3, false, false},
-    {"joyai-llm", DEEPSEEK_3, false, false},
-    {"falcon", FALCON, false, false},
-    {"bloom", BLOOM_1, false, false},
-    {"poro-chat", BLOOM_1, false, false},
-    {"gpt3-finnish", BLOOM_1, false, false},
-    {"viking", VIKING, false, false},
-    {"tekken", TEKKEN, true, true},
-    {"gpt-4o", GPT_4O, false, false},
-    {"llama4", GPT_4O, false, false},
-    {"minimax-m2", GPT_4O, false, false},
-    {"seed-coder", SEED, false, false},
-};
-
-struct pretokenize {
-    pcre2_code *codes[PATTERNS_MAX];
-    int n;
-};
-
-static err_t compile(struct pretokenize *p, const char *const *list, struct err_text *why)
+bool pretokenize_add(struct pretokenize *p, const struct pretokenize_step *s)
 {
-    for (; p->n < PATTERNS_MAX && list[p->n]; p->n++) {
-        int code;
-        size_t at;
-        p->codes[p->n] = pcre2_compile((PCRE2_SPTR)list[p->n], PCRE2_ZERO_TERMINATED,
-                                       PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
-        if (!p->codes[p->n])
-            return err_say(why, ERR_SYSTEM, "pre-tokenizer pattern: PCRE2 error %d at %zu", code,
-                           at);
-        pcre2_jit_compile(p->codes[p->n], PCRE2_JIT_COMPLETE); // without it, it is only slower
+    if (p->n == PRETOKENIZE_STEPS_MAX) {
+        regex_close(s->pattern);
+        return false;
     }
-    return OK;
-}
-
-err_t pretokenize_open(const char *name, size_t len, struct pretokenize **out, bool *ignore_merges,
-                       bool *add_bos, struct err_text *why)
-{
-    size_t i = 0, n = sizeof names / sizeof *names;
-    while (i < n && (strlen(names[i].name) != len || memcmp(names[i].name, name, len) != 0))
-        i++;
-    if (i == n)
-        return err_say(why, ERR_MODEL, "tokenizer.ggml.pre: unknown pre-tokenizer '%.*s'",
-                       len > 60 ? 60 : (int)len, name);
-    struct pretokenize *p = calloc(1, sizeof *p);
-    if (!p) return err_say(why, ERR_MEMORY, "tokenizer: out of memory");
-    err_t err = compile(p, patterns[names[i].patterns], why);
-    if (err) {
-        pretokenize_close(p);
-        return err;
-    }
-    *ignore_merges = names[i].ignore_merges;
-    *add_bos = names[i].add_bos;
-    *out = p;
-    return OK;
+    p->steps[p->n++] = *s;
+    return true;
 }
 
 void pretokenize_close(struct pretokenize *p)
 {
-    if (!p) return;
-    for (int i = 0; i < p->n; i++)
-        pcre2_code_free(p->codes[i]);
+    for (int i = 0; p && i < p->n; i++)
+        regex_close(p->steps[i].pattern);
     free(p);
 }
 
-// --- splitting --------------------------------------------------------------------------------
+void pretokenize_work_fini(struct pretokenize_work *w)
+{
+    regex_work_fini(&w->match);
+    for (int i = 0; i < PRETOKENIZE_STEPS_MAX; i++)
+        buf_fini(&w->texts[i]);
+    buf_fini(&w->word);
+}
 
 struct split {
     const struct pretokenize *p;
-    pcre2_match_data *data[PATTERNS_MAX];
+    struct pretokenize_work *work;
+    bool letters; // the words are spelled in letters
     pretokenize_fn *fn;
     void *arg;
 };
 
-static err_t piece(struct split *s, int level, const char *text, size_t len);
+static err_t piece(struct split *s, int level, const char *text, size_t len, bool at_start);
 
-// Pieces of text by pattern `level`; each goes on to the next pattern (at most PATTERNS_MAX deep).
-static err_t by_pattern(struct split *s, int level, const char *text, size_t len)
+static err_t word(struct split *s, const char *text, size_t len)
 {
+    if (!s->letters) return s->fn(s->arg, text, len);
+    struct buf *b = &s->work->word;
+    size_t n;
+    buf_clear(b);
+    if (!buf_reserve(b, len)) return ERR_MEMORY;
+    if (!vocab_letters(text, len, b->data, &n)) return ERR_INVALID;
+    return s->fn(s->arg, b->data, n);
+}
+
+// --- splits -----------------------------------------------------------------------------------
+
+// A run of text that goes on to the next step when it is known that nothing joins it.
+struct held {
+    size_t from, to;
+    bool is_match, any;
+};
+
+static err_t give(struct split *s, int level, const char *text, struct held *h, bool at_start)
+{
+    bool any = h->any && h->to > h->from;
+    h->any = false;
+    return any ? piece(s, level + 1, text + h->from, h->to - h->from, at_start && h->from == 0)
+               : OK;
+}
+
+static bool joins(enum pretokenize_then then, const struct held *h, bool is_match)
+{
+    if (!h->any) return false;
+    switch (then) {
+    case PRETOKENIZE_TO_PREVIOUS:
+        return is_match && !h->is_match;
+    case PRETOKENIZE_TO_NEXT:
+        return !is_match && h->is_match;
+    case PRETOKENIZE_CONTIGUOUS:
+        return is_match == h->is_match;
+    default:
+        return false;
+    }
+}
+
+static err_t take(struct split *s, int level, const char *text, struct held *h, struct held next,
+                  bool at_start)
+{
+    const struct pretokenize_step *step = &s->p->steps[level];
+    next.is_match ^= step->invert;
+    if (joins(step->then, h, next.is_match)) {
+        h->to = next.to;
+        h->is_match = next.is_match;
+        return OK;
+    }
+    err_t err = give(s, level, text, h, at_start);
+    if (step->then != PRETOKENIZE_REMOVED || !next.is_match) *h = next;
+    return err;
+}
+
+static err_t by_pattern(struct split *s, int level, const char *text, size_t len, bool at_start)
+{
+    const struct regex *p = s->p->steps[level].pattern;
+    struct held h = {0};
     err_t err = OK;
-    const size_t *range = pcre2_get_ovector_pointer(s->data[level]);
+    size_t done = 0;
     for (size_t at = 0; !err && at < len;) {
-        int n = pcre2_match(s->p->codes[level], (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK,
-                            s->data[level], NULL);
-        if (n < 0 && n != PCRE2_ERROR_NOMATCH)
-            return n == PCRE2_ERROR_NOMEMORY ? ERR_MEMORY : ERR_TOO_LARGE;
-        size_t from = n < 0 ? len : range[0], to = n < 0 ? len : range[1];
-        if (from > at) err = piece(s, level + 1, text + at, from - at);
-        if (!err && to > from) err = piece(s, level + 1, text + from, to - from);
-        at = to;
+        bool found = false;
+        size_t from = len, to = len;
+        err = regex_find(p, &s->work->match, text, len, at, &found, &from, &to);
+        if (err) return err;
+        if (from > done)
+            err = take(s, level, text, &h, (struct held){done, from, false, true}, at_start);
+        if (!err && to > from)
+            err = take(s, level, text, &h, (struct held){from, to, true, true}, at_start);
+        done = at = to;
+        if (from == to && to < len) at += utf8_len(text + to, len - to); // an empty match
     }
+    return err ? err : give(s, level, text, &h, at_start);
+}
+
+// --- steps that write -------------------------------------------------------------------------
+
+static err_t with_space(struct split *s, int level, const char *text, size_t len)
+{
+    if (*text == ' ') return piece(s, level + 1, text, len, false);
+    struct buf *b = &s->work->texts[level];
+    buf_clear(b);
+    buf_char(b, ' ');
+    buf_add(b, text, len);
+    return buf_ok(b) ? piece(s, level + 1, b->data, b->len, false) : ERR_MEMORY;
+}
+
+static err_t in_letters(struct split *s, int level, const char *text, size_t len)
+{
+    struct buf *b = &s->work->texts[level];
+    buf_clear(b);
+    for (size_t i = 0; i < len; i++) {
+        uint32_t c = vocab_letter((uint8_t)text[i]);
+        if (c >= 0x80) buf_char(b, (char)(0xc0 | c >> 6));
+        buf_char(b, (char)(c >= 0x80 ? 0x80 | (c & 63) : c));
+    }
+    if (!buf_ok(b)) return ERR_MEMORY;
+    s->letters = true;
+    err_t err = piece(s, level + 1, b->data, b->len, false);
+    s->letters = false;
     return err;
 }
 
-static err_t piece(struct split *s, int level, const char *text, size_t len)
+// Words begin with their mark; of several marks the last one only.
+static err_t by_marks(struct split *s, int level, const char *text, size_t len)
 {
-    return level == s->p->n ? s->fn(s->arg, text, len) : by_pattern(s, level, text, len);
-}
-
-err_t pretokenize_each(const struct pretokenize *p, const char *text, size_t len,
-                       pretokenize_fn *fn, void *arg)
-{
-    struct split s = {.p = p, .fn = fn, .arg = arg};
     err_t err = OK;
-    for (int i = 0; i < p->n; i++) {
-        s.data[i] = pcre2_match_data_create(1, NULL);
-        if (!s.data[i]) err = ERR_MEMORY;
+    for (size_t from = 0; !err && from < len;) {
+        size_t to = from + (len - from >= 3 && memcmp(text + from, mark, 3) == 0 ? 3 : 1);
+        const char *next = memmem(text + to, len - to, mark, 3);
+        to = next ? (size_t)(next - text) : len;
+        err = piece(s, level + 1, text + from, to - from, false);
+        from = to;
     }
-    if (!err) err = piece(&s, 0, text, len);
-    for (int i = 0; i < p->n; i++)
-        pcre2_match_data_free(s.data[i]);
     return err;
+}
+
+static err_t with_marks(struct split *s, int level, const char *text, size_t len, bool at_start)
+{
+    const struct pretokenize_step *step = &s->p->steps[level];
+    struct buf *b = &s->work->texts[level];
+    bool prefix = step->prefix == PRETOKENIZE_ALWAYS ||
+                  (step->prefix == PRETOKENIZE_FIRST && at_start);
+    buf_clear(b);
+    if (prefix && *text != ' ' && (len < 3 || memcmp(text, mark, 3) != 0)) buf_str(b, mark);
+    for (size_t at = 0, end; at < len; at = end + 1) {
+        const char *space = memchr(text + at, ' ', len - at);
+        end = space ? (size_t)(space - text) : len;
+        buf_add(b, text + at, end - at);
+        if (space) buf_str(b, mark);
+    }
+    if (!buf_ok(b)) return ERR_MEMORY;
+    return step->split ? by_marks(s, level, b->data, b->len)
+                       : piece(s, level + 1, b->data, b->len, false);
+}
+
+// At most PRETOKENIZE_STEPS_MAX deep.
+static err_t piece(struct split *s, int level, const char *text, size_t len, bool at_start)
+{
+    if (len == 0) return OK;
+    if (level == s->p->n) return word(s, text, len);
+    switch (s->p->steps[level].kind) {
+    case PRETOKENIZE_SPLIT:
+        return by_pattern(s, level, text, len, at_start);
+    case PRETOKENIZE_SPACE:
+        return with_space(s, level, text, len);
+    case PRETOKENIZE_LETTERS:
+        return in_letters(s, level, text, len);
+    case PRETOKENIZE_MARKS:
+        return with_marks(s, level, text, len, at_start);
+    }
+    return OK;
+}
+
+err_t pretokenize_each(const struct pretokenize *p, struct pretokenize_work *w, const char *text,
+                       size_t len, bool at_start, pretokenize_fn *fn, void *arg)
+{
+    struct split s = {.p = p, .work = w, .fn = fn, .arg = arg};
+    return piece(&s, 0, text, len, at_start);
 }

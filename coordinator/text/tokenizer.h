@@ -1,6 +1,5 @@
-// tokenizer: text <-> token ids, from the vocabulary in a model's own metadata. BPE
-// (tokenizer.ggml.model gpt2, with the pre-tokenisers tokenizer.ggml.pre names) and SentencePiece
-// unigram-style merges by score (llama, "SPM").
+// tokenizer: text <-> token ids, from what a model brings with it: a GGUF's metadata, or a Hugging
+// Face directory (tokenizer.json, else tekken.json, else SentencePiece's tokenizer.model).
 //
 // Immutable after opening: any number of threads may encode and decode at once. Encoding is linear
 // in the text for every input.
@@ -9,8 +8,16 @@
 #include "topology/gguf.h"
 
 struct tokenizer;
+struct model;
 
-// ERR_MODEL names the key at fault.
+// Of the model's ids, those that the tokenizer lacks (padded embeddings) are bad ids: they give no
+// bytes, and no text becomes them. Special tokens that the model lacks are left out; that it lacks
+// others is an error. ERR_MODEL names file and key at fault; ERR_NOT_FOUND: the model has no
+// tokenizer (shape:NAME).
+err_t tokenizer_open_model(const struct model *m, struct tokenizer **out, struct err_text *why);
+// n_max: ids that the model has; 0: not known.
+err_t tokenizer_open_dir(const char *dir, int32_t n_max, struct tokenizer **out,
+                         struct err_text *why);
 err_t tokenizer_open(const struct gguf *g, struct tokenizer **out, struct err_text *why);
 void tokenizer_close(struct tokenizer *t);
 

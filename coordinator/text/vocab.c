@@ -87,8 +87,14 @@ static int byte_of_letter(uint32_t c)
     return c >= 289 && c < 289 + sizeof rest ? rest[c - 289] : -1;
 }
 
-// Decodes the text of a token in place of `out`; false if it uses other letters.
-static bool decode_letters(const char *s, size_t len, char *out, size_t *n)
+uint32_t vocab_letter(uint8_t byte)
+{
+    if (byte < 33) return 256u + byte;
+    if (byte >= 127 && byte <= 160) return 289u + (byte - 127u);
+    return byte == 173 ? 323 : byte;
+}
+
+bool vocab_letters(const char *s, size_t len, char *out, size_t *n)
 {
     *n = 0;
     for (size_t i = 0; i < len;) {
@@ -103,8 +109,7 @@ static bool decode_letters(const char *s, size_t len, char *out, size_t *n)
     return true;
 }
 
-// SPM: the mark U+2581 is a space, in pieces as in texts (spm.c).
-static size_t decode_marks(const char *s, size_t len, char *out)
+size_t vocab_marks(const char *s, size_t len, char *out)
 {
     size_t n = 0;
     for (size_t i = 0; i < len;) {
@@ -126,99 +131,18 @@ static int hex_digit(char c)
                                   : -1;
 }
 
-// "<0x0A>"
-static int byte_of_name(const struct gguf_str *s)
+int vocab_byte_name(const char *s, size_t len)
 {
-    if (s->len != 6 || memcmp(s->s, "<0x", 3) != 0 || s->s[5] != '>') return -1;
-    int hi = hex_digit(s->s[3]), lo = hex_digit(s->s[4]);
-    return hi < 0 || lo < 0 ? -1 : hi * 16 + lo;
+    if (len != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>') return -1;
+    int high = hex_digit(s[3]), low = hex_digit(s[4]);
+    return high < 0 || low < 0 ? -1 : high << 4 | low;
 }
 
-// --- loading ----------------------------------------------------------------------------------
+// --- building ---------------------------------------------------------------------------------
 
-struct load {
-    const struct gguf *g;
-    struct tokenizer *t;
-    struct arena scratch;
-    struct err_text *why;
-    const struct gguf_str *tokens, *merges;
-    uint64_t n_token, n_merge;
-    const int32_t *types;
-    const float *scores;
-};
-
-static err_t no_memory(struct load *l)
+static err_t no_memory(struct err_text *why)
 {
-    return err_say(l->why, ERR_MEMORY, "tokenizer: out of memory");
-}
-
-// An array that may be absent, but must have an entry for each token.
-static err_t check_count(struct load *l, const char *key, err_t err, uint64_t n)
-{
-    if (err == ERR_NOT_FOUND) return OK;
-    if (err) return err;
-    if (n == l->n_token) return OK;
-    return err_say(l->why, ERR_MODEL, "%s: %llu entries for %llu tokens", key,
-                   (unsigned long long)n, (unsigned long long)l->n_token);
-}
-
-static err_t read_arrays(struct load *l)
-{
-    static const char tokens[] = "tokenizer.ggml.tokens";
-    static const char types[] = "tokenizer.ggml.token_type", scores[] = "tokenizer.ggml.scores";
-    const struct gguf_kv *kv = gguf_find(l->g, tokens);
-    uint64_t n = 0;
-    if (!kv) return err_say(l->why, ERR_MODEL, "%s: missing", tokens);
-    if (kv->n == 0 || kv->n > VOCAB_TOKENS_MAX)
-        return err_say(l->why, ERR_MODEL, "%s: %llu tokens, 1 to %d are possible", tokens,
-                       (unsigned long long)kv->n, VOCAB_TOKENS_MAX);
-    err_t err = gguf_get_strs(l->g, tokens, &l->scratch, &l->tokens, &l->n_token, l->why);
-    if (err) return err;
-    l->t->n_token = (int32_t)l->n_token;
-    err = gguf_get_i32s(l->g, types, &l->scratch, &l->types, &n, l->why);
-    err = check_count(l, types, err, n);
-    if (err) return err;
-    err = gguf_get_f32s(l->g, scores, &l->scratch, &l->scores, &n, l->why);
-    if (l->t->kind == VOCAB_SPM && err == ERR_NOT_FOUND)
-        return err_say(l->why, ERR_MODEL, "%s: missing", scores);
-    return check_count(l, scores, err, n);
-}
-
-// Bytes of token i into the blob. `plain`: made of the alphabet, so text can become it.
-static err_t read_token(struct load *l, uint64_t i, size_t *at, bool *plain)
-{
-    const struct gguf_str *s = &l->tokens[i];
-    struct vocab_token *tok = &l->t->tokens[i];
-    int type = l->types ? l->types[i] : VOCAB_NORMAL, byte = byte_of_name(s);
-    size_t n = s->len;
-    if (s->len == 0 || s->len > VOCAB_PIECE_MAX)
-        return err_say(l->why, ERR_MODEL, "tokenizer.ggml.tokens: token %llu has %llu bytes",
-                       (unsigned long long)i, (unsigned long long)s->len);
-    if (type < 0 || type > VOCAB_BYTE)
-        return err_say(l->why, ERR_MODEL, "tokenizer.ggml.token_type: token %llu has type %d",
-                       (unsigned long long)i, type);
-    char *out = l->t->blob + *at;
-    *tok = (struct vocab_token){.at = (uint32_t)*at, .type = (uint8_t)(type ? type : VOCAB_NORMAL)};
-    *plain = tok->type == VOCAB_NORMAL;
-    if (tok->type == VOCAB_BYTE && l->t->kind == VOCAB_SPM) {
-        if (byte < 0)
-            return err_say(l->why, ERR_MODEL,
-                           "tokenizer.ggml.tokens: byte token %llu is not <0xNN>",
-                           (unsigned long long)i);
-        out[0] = (char)byte;
-        n = 1;
-        l->t->bytes[byte] = (int32_t)i;
-    } else if (*plain && l->t->kind == VOCAB_SPM) {
-        n = decode_marks(s->s, s->len, out);
-    } else if (*plain && decode_letters(s->s, s->len, out, &n)) {
-        if (n == 1) l->t->bytes[(unsigned char)out[0]] = (int32_t)i;
-    } else {
-        memcpy(out, s->s, n = s->len);
-        *plain = false;
-    }
-    tok->len = (uint32_t)n;
-    *at += n;
-    return OK;
+    return err_say(why, ERR_MEMORY, "tokenizer: out of memory");
 }
 
 // Later tokens win over earlier ones with the same bytes.
@@ -237,127 +161,28 @@ static void insert(struct tokenizer *t, int32_t id)
     if (tok->len > t->piece_max) t->piece_max = tok->len;
 }
 
-static err_t read_tokens(struct load *l)
+static bool same(const struct vocab_piece *p)
 {
-    struct tokenizer *t = l->t;
-    uint64_t bytes = 0;
-    for (uint64_t i = 0; i < l->n_token; i++)
-        bytes += l->tokens[i].len; // the file was no larger, so this cannot wrap
-    if (bytes > UINT32_MAX)
-        return err_say(l->why, ERR_MODEL, "tokenizer.ggml.tokens: more than 4 GiB of text");
-    t->n_slot = table_size(l->n_token);
-    t->blob = arena_take(&t->mem, bytes + 1);
-    t->tokens = arena_take_n(&t->mem, l->n_token, sizeof *t->tokens);
-    t->slots = arena_take_n(&t->mem, t->n_slot, sizeof *t->slots);
-    if (!t->blob || !t->tokens || !t->slots) return no_memory(l);
-    memset(t->slots, 0xff, t->n_slot * sizeof *t->slots);
-    memset(t->bytes, 0xff, sizeof t->bytes);
-    size_t at = 0;
-    for (uint64_t i = 0; i < l->n_token; i++) {
-        bool plain = false;
-        err_t err = read_token(l, i, &at, &plain);
-        if (err) return err;
-        if (plain) insert(t, (int32_t)i);
-    }
+    return p->len == p->n_shown && (p->s == p->shown || memcmp(p->s, p->shown, p->len) == 0);
+}
+
+static err_t check_piece(const struct vocab_piece *p, int32_t id, const char *where,
+                         struct err_text *why)
+{
+    if (p->type == 0) return OK;
+    if (p->n_shown == 0 || p->len > VOCAB_PIECE_MAX || p->n_shown > VOCAB_PIECE_MAX)
+        return err_say(why, ERR_MODEL, "%s: token %d has %u bytes", where, id, p->n_shown);
     return OK;
 }
 
-static err_t read_merge(struct load *l, uint64_t i, char *text)
+static bool is_special(uint8_t type)
 {
-    struct tokenizer *t = l->t;
-    const struct gguf_str *s = &l->merges[i];
-    const char *gap = s->len > 2 ? memchr(s->s + 1, ' ', s->len - 1) : NULL;
-    size_t n_left = 0, n_right = 0;
-    if (!gap || s->len > 2 * VOCAB_PIECE_MAX)
-        return err_say(l->why, ERR_MODEL, "tokenizer.ggml.merges: merge %llu is not two pieces",
-                       (unsigned long long)i);
-    size_t split = (size_t)(gap - s->s);
-    int32_t left = -1, right = -1, both = -1;
-    if (decode_letters(s->s, split, text, &n_left) &&
-        decode_letters(gap + 1, s->len - split - 1, text + n_left, &n_right)) {
-        left = vocab_find(t, text, n_left);
-        right = vocab_find(t, text + n_left, n_right);
-        both = vocab_find(t, text, n_left + n_right);
-    }
-    if (left < 0 || right < 0 || both < 0)
-        return err_say(l->why, ERR_MODEL,
-                       "tokenizer.ggml.merges: merge %llu, '%.*s', has an unknown piece",
-                       (unsigned long long)i, s->len > 60 ? 60 : (int)s->len, s->s);
-    struct vocab_merge *m = merge_slot(t, left, right);
-    if (m->pair != UINT64_MAX) return OK; // again: the first rank counts
-    *m = (struct vocab_merge){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, (int32_t)i, both};
-    return OK;
+    return type == VOCAB_CONTROL || type == VOCAB_UNKNOWN || type == VOCAB_USER;
 }
 
-static err_t read_merges(struct load *l)
-{
-    static const char key[] = "tokenizer.ggml.merges";
-    struct tokenizer *t = l->t;
-    const struct gguf_kv *kv = gguf_find(l->g, key);
-    if (!kv) return err_say(l->why, ERR_MODEL, "%s: missing", key);
-    if (kv->n > 4 * (uint64_t)VOCAB_TOKENS_MAX)
-        return err_say(l->why, ERR_MODEL, "%s: too many", key);
-    err_t err = gguf_get_strs(l->g, key, &l->scratch, &l->merges, &l->n_merge, l->why);
-    if (err) return err;
-    t->n_merge_slot = table_size(l->n_merge);
-    t->n_rank = (uint32_t)l->n_merge;
-    t->merges = arena_take_n(&t->mem, t->n_merge_slot, sizeof *t->merges);
-    char *text = arena_take(&l->scratch, 2 * VOCAB_PIECE_MAX);
-    if (!t->merges || !text) return no_memory(l);
-    memset(t->merges, 0xff, t->n_merge_slot * sizeof *t->merges);
-    for (uint64_t i = 0; !err && i < l->n_merge; i++)
-        err = read_merge(l, i, text);
-    return err;
-}
+// --- tries ---
 
-// --- SPM: scores and the hash -----------------------------------------------------------------
-
-static int by_score(const void *a, const void *b, void *scores)
-{
-    float x = ((const float *)scores)[*(const int32_t *)a];
-    float y = ((const float *)scores)[*(const int32_t *)b];
-    return (x < y) - (x > y); // best first
-}
-
-// Ranks are dense: tokens of one score share theirs, and then the leftmost pair wins.
-static err_t rank_scores(struct load *l)
-{
-    struct tokenizer *t = l->t;
-    int32_t *order = arena_take_n(&l->scratch, l->n_token, sizeof *order);
-    if (!order) return no_memory(l);
-    for (int32_t i = 0; i < t->n_token; i++) {
-        order[i] = i;
-        if (isnan(l->scores[i]))
-            return err_say(l->why, ERR_MODEL, "tokenizer.ggml.scores: token %d is not a number", i);
-    }
-    qsort_r(order, l->n_token, sizeof *order, by_score, (void *)(uintptr_t)l->scores);
-    for (int32_t i = 0; i < t->n_token; i++) {
-        bool next = i > 0 && l->scores[order[i]] != l->scores[order[i - 1]];
-        t->n_rank += next;
-        t->tokens[order[i]].rank = t->n_rank;
-    }
-    t->n_rank++;
-    return OK;
-}
-
-// Bytes without a token of their own become the unknown token. In BPE that may be missing too: some
-// vocabularies lack the bytes that no UTF-8 contains, and encoding those is an error.
-static err_t check_bytes(struct load *l)
-{
-    for (int i = 0; i < 256; i++) {
-        if (l->t->bytes[i] < 0) l->t->bytes[i] = l->t->unk;
-        if (l->t->bytes[i] < 0 && l->t->kind == VOCAB_SPM)
-            return err_say(
-                l->why, ERR_MODEL,
-                "tokenizer.ggml.tokens: no token for byte 0x%02X and no unknown_token_id",
-                (unsigned)i);
-    }
-    return OK;
-}
-
-// --- special tokens ---------------------------------------------------------------------------
-
-static int32_t child_of(const struct tokenizer *t, int32_t node, uint8_t byte)
+int32_t vocab_child(const struct vocab_trie *t, int32_t node, uint8_t byte)
 {
     if (node == 0) return t->first[byte];
     int32_t kid = t->nodes[node].child;
@@ -366,102 +191,242 @@ static int32_t child_of(const struct tokenizer *t, int32_t node, uint8_t byte)
     return kid;
 }
 
-static void trie_add(struct tokenizer *t, int32_t id)
+static bool trie_room(struct tokenizer *t, struct vocab_trie *trie, uint64_t n_byte)
+{
+    if (n_byte > INT32_MAX / 2) return false;
+    trie->nodes = arena_take_n(&t->mem, n_byte + 1, sizeof *trie->nodes);
+    if (!trie->nodes) return false;
+    trie->nodes[0].id = -1;
+    trie->n_node = 1;
+    return true;
+}
+
+static void trie_add(struct tokenizer *t, struct vocab_trie *trie, int32_t id)
 {
     const struct vocab_token *tok = &t->tokens[id];
     int32_t node = 0;
     for (uint32_t i = 0; i < tok->len; i++) {
         uint8_t byte = (uint8_t)t->blob[tok->at + i];
-        int32_t kid = child_of(t, node, byte);
+        int32_t kid = vocab_child(trie, node, byte);
         if (!kid) {
-            kid = t->n_node++;
-            t->nodes[kid] = (struct vocab_node){.id = -1, .byte = byte};
+            kid = trie->n_node++;
+            trie->nodes[kid] = (struct vocab_node){.id = -1, .byte = byte};
             if (node == 0) {
-                t->first[byte] = kid;
+                trie->first[byte] = kid;
             } else {
-                t->nodes[kid].sibling = t->nodes[node].child;
-                t->nodes[node].child = kid;
+                trie->nodes[kid].sibling = trie->nodes[node].child;
+                trie->nodes[node].child = kid;
             }
         }
         node = kid;
     }
-    t->nodes[node].id = id;
+    trie->nodes[node].id = id;
 }
 
-static bool is_special(const struct vocab_token *tok)
+static err_t build_tries(struct tokenizer *t, const char *where, struct err_text *why)
 {
-    return tok->type == VOCAB_CONTROL || tok->type == VOCAB_UNKNOWN || tok->type == VOCAB_USER;
-}
-
-static err_t build_trie(struct load *l)
-{
-    struct tokenizer *t = l->t;
-    uint64_t nodes = 1;
+    uint64_t n_byte[2] = {0, 0};
     for (int32_t i = 0; i < t->n_token; i++) {
-        if (!is_special(&t->tokens[i])) continue;
-        nodes += t->tokens[i].len;
-        if (t->tokens[i].len > VOCAB_SPECIAL_MAX)
-            return err_say(l->why, ERR_MODEL,
-                           "tokenizer.ggml.tokens: special token %d is longer than %d bytes", i,
-                           VOCAB_SPECIAL_MAX);
+        const struct vocab_token *tok = &t->tokens[i];
+        if (!is_special(tok->type)) continue;
+        if (tok->len > VOCAB_SPECIAL_MAX)
+            return err_say(why, ERR_MODEL, "%s: special token %d is longer than %d bytes", where,
+                           i, VOCAB_SPECIAL_MAX);
+        n_byte[(tok->flags & VOCAB_NORMALIZED) != 0] += tok->len;
     }
-    if (nodes > INT32_MAX / 2)
-        return err_say(l->why, ERR_MODEL, "tokenizer.ggml.tokens: too many special tokens");
-    t->nodes = arena_take_n(&t->mem, nodes, sizeof *t->nodes);
-    if (!t->nodes) return no_memory(l);
-    t->nodes[0].id = -1;
-    t->n_node = 1;
-    for (int32_t i = 0; i < t->n_token; i++)
-        if (is_special(&t->tokens[i])) trie_add(t, i);
+    if (!trie_room(t, &t->special, n_byte[0]) || !trie_room(t, &t->normalized, n_byte[1]))
+        return err_say(why, ERR_MODEL, "%s: too many special tokens", where);
+    for (int32_t i = 0; i < t->n_token; i++) {
+        const struct vocab_token *tok = &t->tokens[i];
+        if (is_special(tok->type) && tok->len > 0)
+            trie_add(t, tok->flags & VOCAB_NORMALIZED ? &t->normalized : &t->special, i);
+    }
     return OK;
 }
 
-int32_t vocab_special(const struct tokenizer *t, const char *s, size_t len, bool control,
-                      size_t control_len, size_t *used)
+static void copy_piece(struct tokenizer *t, int32_t id, const struct vocab_piece *p, uint32_t *at)
 {
-    int32_t best = -1, node = 0;
-    for (size_t i = 0; i < len; i++) {
-        node = child_of(t, node, (uint8_t)s[i]);
-        if (!node) break;
-        int32_t id = t->nodes[node].id;
-        if (id < 0) continue;
-        if (t->tokens[id].type != VOCAB_USER && (!control || i + 1 > control_len)) continue;
-        best = id;
-        *used = i + 1;
-    }
-    return best;
+    struct vocab_token *tok = &t->tokens[id];
+    *tok = (struct vocab_token){.at = *at,
+                                .len = p->len,
+                                .shown = *at,
+                                .n_shown = p->n_shown,
+                                .type = p->type ? p->type : VOCAB_UNUSED,
+                                .flags = p->flags};
+    if (p->len) memcpy(t->blob + *at, p->s, p->len);
+    *at += p->len;
+    if (same(p)) return;
+    tok->shown = *at;
+    if (p->n_shown) memcpy(t->blob + *at, p->shown, p->n_shown);
+    *at += p->n_shown;
 }
 
-// --- the rest of the metadata -----------------------------------------------------------------
-
-static err_t read_id(struct load *l, const char *key, int32_t *out)
+// A model may have fewer ids than its tokenizer: placeholders of pictures, which it never sees.
+static err_t cut_to_model(const struct tokenizer *t, const struct vocab_piece *pieces, int32_t *n,
+                          const char *where, struct err_text *why)
 {
-    uint32_t id;
-    *out = -1;
-    err_t err = gguf_get_u32(l->g, key, &id, l->why);
-    if (err == ERR_NOT_FOUND) return OK;
+    if (t->n_max == 0 || *n <= t->n_max) return OK;
+    for (int32_t i = t->n_max; i < *n; i++)
+        if (pieces[i].type != 0 && !is_special(pieces[i].type))
+            return err_say(why, ERR_MODEL, "%s: token %d, but the model has %d", where, i,
+                           t->n_max);
+    *n = t->n_max;
+    return OK;
+}
+
+err_t vocab_build(struct tokenizer *t, const struct vocab_piece *pieces, int32_t n,
+                  const char *where, struct err_text *why)
+{
+    uint64_t bytes = 0;
+    uint32_t at = 0;
+    err_t err = cut_to_model(t, pieces, &n, where, why);
     if (err) return err;
-    if (id >= l->n_token)
-        return err_say(l->why, ERR_MODEL, "%s: %u, but there are %llu tokens", key, id,
-                       (unsigned long long)l->n_token);
-    *out = (int32_t)id;
-    return OK;
+    if (getrandom(&t->seed, sizeof t->seed, GRND_NONBLOCK) != sizeof t->seed)
+        t->seed = (uint64_t)(uintptr_t)t * 0x9e3779b97f4a7c15u;
+    for (int32_t i = 0; i < n; i++) {
+        err = check_piece(&pieces[i], i, where, why);
+        if (err) return err;
+        bytes += pieces[i].len + (same(&pieces[i]) ? 0 : pieces[i].n_shown);
+    }
+    if (bytes > UINT32_MAX)
+        return err_say(why, ERR_MODEL, "%s: more than 4 GiB of tokens", where);
+    t->n_token = n;
+    t->n_slot = table_size((uint64_t)n);
+    t->blob = arena_take(&t->mem, bytes + 1);
+    t->tokens = arena_take_n(&t->mem, (size_t)n, sizeof *t->tokens);
+    t->slots = arena_take_n(&t->mem, t->n_slot, sizeof *t->slots);
+    if (!t->blob || !t->tokens || !t->slots) return no_memory(why);
+    memset(t->slots, 0xff, t->n_slot * sizeof *t->slots);
+    for (int32_t i = 0; i < n; i++) {
+        copy_piece(t, i, &pieces[i], &at);
+        if (pieces[i].flags & VOCAB_FIND && pieces[i].len) insert(t, i);
+    }
+    return build_tries(t, where, why);
 }
 
-static err_t read_bool(struct load *l, const char *key, bool *out)
+// --- merges and scores ------------------------------------------------------------------------
+
+bool vocab_merges_room(struct tokenizer *t, uint64_t n)
 {
-    err_t err = gguf_get_bool(l->g, key, out, l->why);
-    return err == ERR_NOT_FOUND ? OK : err;
+    if (n > INT32_MAX / 4) return false;
+    t->n_merge_slot = table_size(n);
+    t->n_rank = (uint32_t)n;
+    t->merges = arena_take_n(&t->mem, t->n_merge_slot, sizeof *t->merges);
+    if (t->merges) memset(t->merges, 0xff, t->n_merge_slot * sizeof *t->merges);
+    return t->merges != NULL;
 }
 
-static bool spelled(const struct tokenizer *t, int32_t id, const char *s)
+void vocab_merge_add(struct tokenizer *t, int32_t left, int32_t right, int32_t both, int32_t rank)
+{
+    struct vocab_merge *m = merge_slot(t, left, right);
+    if (m->pair != UINT64_MAX) return; // again: the first rank counts
+    *m = (struct vocab_merge){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, both};
+}
+
+static uint64_t each_cut(struct tokenizer *t, int32_t id, int32_t rank, bool add)
 {
     const struct vocab_token *tok = &t->tokens[id];
-    return tok->len == strlen(s) && memcmp(t->blob + tok->at, s, tok->len) == 0;
+    const char *s = t->blob + tok->at;
+    uint64_t n = 0;
+    for (uint32_t cut = 1; cut < tok->len; cut++) {
+        int32_t left = vocab_find(t, s, cut);
+        int32_t right = left < 0 ? -1 : vocab_find(t, s + cut, tok->len - cut);
+        if (right < 0) continue;
+        n++;
+        if (add) vocab_merge_add(t, left, right, id, rank);
+    }
+    return n;
+}
+
+err_t vocab_merges_by_rank(struct tokenizer *t, const int32_t *rank_of, struct err_text *why)
+{
+    uint64_t n = 0;
+    for (int32_t i = 0; i < t->n_token; i++)
+        if (rank_of[i] >= 0) n += each_cut(t, i, 0, false);
+    if (!vocab_merges_room(t, n)) return no_memory(why);
+    t->n_rank = (uint32_t)t->n_token;
+    for (int32_t i = 0; i < t->n_token; i++)
+        if (rank_of[i] >= 0) each_cut(t, i, rank_of[i], true);
+    return OK;
+}
+
+static int by_score(const void *a, const void *b, void *pieces)
+{
+    double x = ((const struct vocab_piece *)pieces)[*(const int32_t *)a].score;
+    double y = ((const struct vocab_piece *)pieces)[*(const int32_t *)b].score;
+    return (x < y) - (x > y); // best first
+}
+
+// Ranks are dense: tokens of one score share theirs, and then the leftmost pair wins.
+static err_t rank_scores(struct tokenizer *t, const struct vocab_piece *pieces,
+                         struct err_text *why)
+{
+    int32_t *order = malloc((size_t)t->n_token * sizeof *order);
+    if (!order) return no_memory(why);
+    for (int32_t i = 0; i < t->n_token; i++)
+        order[i] = i;
+    qsort_r(order, (size_t)t->n_token, sizeof *order, by_score, (void *)(uintptr_t)pieces);
+    for (int32_t i = 0; i < t->n_token; i++) {
+        t->n_rank += i > 0 && pieces[order[i]].score != pieces[order[i - 1]].score;
+        t->tokens[order[i]].rank = t->n_rank;
+    }
+    t->n_rank++;
+    free(order);
+    return OK;
+}
+
+// SentencePiece's unigram_model: unknown characters cost 10 more than the worst piece; a user's own
+// symbol is better than anything of its length that is made of pieces.
+static err_t keep_scores(struct tokenizer *t, const struct vocab_piece *pieces,
+                         struct err_text *why)
+{
+    uint64_t n_byte = 0;
+    double least = INFINITY, most = -INFINITY;
+    t->scores = arena_take_n(&t->mem, (size_t)t->n_token, sizeof *t->scores);
+    for (int32_t i = 0; i < t->n_token; i++) {
+        if (!(pieces[i].flags & VOCAB_FIND)) continue;
+        n_byte += pieces[i].len;
+        if (pieces[i].type != VOCAB_NORMAL) continue;
+        least = fmin(least, pieces[i].score);
+        most = fmax(most, pieces[i].score);
+    }
+    if (!t->scores || !trie_room(t, &t->pieces, n_byte)) return no_memory(why);
+    for (int32_t i = 0; i < t->n_token; i++) {
+        t->scores[i] = pieces[i].score;
+        if (pieces[i].type == VOCAB_USER) t->scores[i] = pieces[i].len * most - 0.1;
+        if (pieces[i].flags & VOCAB_FIND && pieces[i].len) trie_add(t, &t->pieces, i);
+    }
+    t->unk_score = (isfinite(least) ? least : 0) - 10;
+    return OK;
+}
+
+err_t vocab_scores(struct tokenizer *t, const struct vocab_piece *pieces, const char *where,
+                   struct err_text *why)
+{
+    for (int32_t i = 0; i < t->n_token; i++)
+        if (isnan(pieces[i].score) || (t->kind == VOCAB_UNIGRAM && isinf(pieces[i].score)))
+            return err_say(why, ERR_MODEL, "%s: token %d is not a number", where, i);
+    return t->kind == VOCAB_UNIGRAM ? keep_scores(t, pieces, why) : rank_scores(t, pieces, why);
+}
+
+// --- spellings --------------------------------------------------------------------------------
+
+static bool spelled(const struct tokenizer *t, int32_t id, const char *s, size_t len)
+{
+    const struct vocab_token *tok = &t->tokens[id];
+    return tok->n_shown == len && memcmp(t->blob + tok->shown, s, len) == 0;
+}
+
+int32_t vocab_spelled(const struct tokenizer *t, const char *s, size_t len)
+{
+    int32_t found = -1;
+    for (int32_t i = 0; i < t->n_token; i++)
+        if (spelled(t, i, s, len) && (found < 0 || is_special(t->tokens[i].type))) found = i;
+    return found;
 }
 
 // Control tokens (some files call them user-defined) that end a turn whatever the metadata says.
-static void find_ends(struct tokenizer *t)
+void vocab_find_ends(struct tokenizer *t)
 {
     static const char *const ends[] = {
         "<|eot_id|>",
@@ -490,52 +455,12 @@ static void find_ends(struct tokenizer *t)
     bool harmony = false;
     for (int32_t i = 0; i < t->n_token; i++) {
         struct vocab_token *tok = &t->tokens[i];
-        if (!is_special(tok)) continue;
+        if (!is_special(tok->type)) continue;
         for (size_t k = 0; k < sizeof ends / sizeof *ends; k++)
-            tok->ends |= spelled(t, i, ends[k]);
-        harmony |= spelled(t, i, "<|return|>");
+            tok->ends |= spelled(t, i, ends[k], strlen(ends[k]));
+        harmony |= spelled(t, i, "<|return|>", 10);
     }
     // With gpt-oss, <|end|> ends a message of a turn, not the turn.
     for (int32_t i = 0; harmony && i < t->n_token; i++)
-        if (t->tokens[i].ends && spelled(t, i, "<|end|>")) t->tokens[i].ends = false;
-}
-
-static err_t read_metadata(struct load *l)
-{
-    struct tokenizer *t = l->t;
-    int32_t eot, eom;
-    err_t err = read_id(l, "tokenizer.ggml.bos_token_id", &t->bos);
-    if (!err) err = read_id(l, "tokenizer.ggml.eos_token_id", &t->eos);
-    if (!err) err = read_id(l, "tokenizer.ggml.unknown_token_id", &t->unk);
-    if (!err) err = read_id(l, "tokenizer.ggml.eot_token_id", &eot);
-    if (!err) err = read_id(l, "tokenizer.ggml.eom_token_id", &eom);
-    if (!err) err = read_bool(l, "tokenizer.ggml.add_bos_token", &t->add_bos);
-    if (!err) err = read_bool(l, "tokenizer.ggml.add_eos_token", &t->add_eos);
-    if (!err) err = read_bool(l, "tokenizer.ggml.add_space_prefix", &t->add_space);
-    if (err) return err;
-    if (t->add_bos && t->bos < 0 && gguf_find(l->g, "tokenizer.ggml.add_bos_token"))
-        return err_say(l->why, ERR_MODEL, "tokenizer.ggml.bos_token_id: missing, but wanted");
-    if (t->add_eos && t->eos < 0)
-        return err_say(l->why, ERR_MODEL, "tokenizer.ggml.eos_token_id: missing, but wanted");
-    find_ends(t);
-    if (t->eos >= 0) t->tokens[t->eos].ends = true;
-    if (eot >= 0) t->tokens[eot].ends = true;
-    if (eom >= 0) t->tokens[eom].ends = true;
-    return OK;
-}
-
-err_t vocab_load(const struct gguf *g, struct tokenizer *t, struct err_text *why)
-{
-    struct load l = {.g = g, .t = t, .why = why};
-    arena_init(&l.scratch, 0);
-    if (getrandom(&t->seed, sizeof t->seed, GRND_NONBLOCK) != sizeof t->seed)
-        t->seed = (uint64_t)(uintptr_t)t * 0x9e3779b97f4a7c15u;
-    err_t err = read_arrays(&l);
-    if (!err) err = read_tokens(&l);
-    if (!err) err = t->kind == VOCAB_BPE ? read_merges(&l) : rank_scores(&l);
-    if (!err) err = read_metadata(&l);
-    if (!err) err = check_bytes(&l);
-    if (!err) err = build_trie(&l);
-    arena_fini(&l.scratch);
-    return err;
+        if (t->tokens[i].ends && spelled(t, i, "<|end|>", 7)) t->tokens[i].ends = false;
 }

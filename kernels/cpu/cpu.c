@@ -16,8 +16,10 @@ static void cpu_close(struct kernels *k)
         free(c->scratch[i]);
     free(c->scratch);
     free(c->xq);
-    free(c->item_at);
-    free(c->part_at);
+    free(c->xe);
+    free(c->parts);
+    free(c->share_at);
+    free(c->row_at);
     free(c->part_attn);
     free(c->freq);
     free(c->part_sum);
@@ -34,8 +36,10 @@ static uint64_t cpu_progress(struct kernels *k)
     {                                                                                              \
         .name = "cpu " isa, .close = cpu_close, .weight_bytes = quant_weight_bytes,                \
         .weight_pack = quant_weight_pack, .kv_page_bytes = attn_kv_page_bytes,                     \
-        .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run, .rope_table = rope_table,    \
-        .rope = rope_turn, .kv_store = attn_kv_store, .attention = attn_run_all, .glu = act_glu,   \
+        .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run, .gemm_each = gemm_run_each, .gemm_experts = gemm_run_experts, .gather = gemm_gather, .rope_table = rope_table,    \
+        .rope = rope_turn, .kv_store = attn_kv_store, .attention = attn_run_all, .conv = conv_run, \
+        .delta = delta_run, .route = moe_route, .combine = moe_combine, .glu = act_glu,            \
+        .gate = act_gate, .gate_rows = act_gate_rows, .scale_rows = act_scale_rows,                \
         .add = act_add, .scale = act_scale, .softcap = act_softcap, .argmax = sample_argmax,       \
         .logsumexp = sample_logsumexp, .progress = cpu_progress,                                   \
     }
@@ -96,9 +100,10 @@ static err_t check_limits(const struct kernels_limits *l, struct err_text *why)
         {"heads", l->max_head, 1 << 12},
         {"head dimension", l->max_head_dim, 1 << 12},
         {"context", l->max_ctx, 1 << 28},
+        {"rows of experts", l->max_expert_rows, 1 << 24},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (all[i].value < 1 || all[i].value > all[i].max)
+        if (all[i].value < (all[i].value == l->max_expert_rows ? 0 : 1) || all[i].value > all[i].max)
             return err_say(why, ERR_CONFIG, "cpu backend: %lld %s, allowed are 1 to %lld",
                            (long long)all[i].value, all[i].name, (long long)all[i].max);
     if (l->precision != PRECISION_FAST && l->precision != PRECISION_EXACT)
@@ -118,34 +123,45 @@ static struct cpu_scratch *scratch_new(int32_t v_stride)
 {
     const size_t head = (sizeof(struct cpu_scratch) + 63) / 64 * 64;
     const size_t vs = (size_t)v_stride, n_attn = ATTN_ROWS * (SEG_TOK + vs);
-    const size_t n = LEAF_GEMM_FLOATS + n_attn + ATTN_BLOCK * vs;
+    const size_t n = LEAF_GEMM_FLOATS + n_attn + ATTN_BLOCK * vs + LEAF_DELTA_FLOATS;
     char *p = zeroed(head + n * sizeof(float) + 64);
     if (!p) return NULL;
     struct cpu_scratch *s = (void *)p;
     s->gemm = (void *)(p + head);
     s->attn = s->gemm + LEAF_GEMM_FLOATS;
     s->o = s->attn + n_attn;
+    s->delta = s->o + ATTN_BLOCK * vs;
     return s;
+}
+
+static bool take_gemm_memory(struct cpu *c)
+{
+    const struct kernels_limits *l = &c->lim;
+    const size_t n_tok = (size_t)l->max_tok, n_expert_row = (size_t)l->max_expert_rows;
+    const size_t row = ((size_t)l->max_cols / BLOCK_COLS + 1) * XQ_BYTES;
+    c->parts = zeroed((n_expert_row + 1) * sizeof *c->parts);
+    if (!c->parts) return false;
+    if (l->precision == PRECISION_EXACT) return true;
+    c->xq = zeroed((n_tok > n_expert_row ? n_tok : n_expert_row) * row);
+    if (n_expert_row) c->xe = zeroed(n_expert_row * row);
+    return c->xq && (c->xe || !n_expert_row);
 }
 
 static bool take_memory(struct cpu *c)
 {
     const struct kernels_limits *l = &c->lim;
     size_t n_tok = (size_t)l->max_tok, chunks = ((size_t)l->max_rows - 1) / REDUCE_CHUNK + 1;
-    c->item_at = zeroed((n_tok + 1) * sizeof *c->item_at);
-    c->part_at = zeroed((n_tok + 1) * sizeof *c->part_at);
-    c->part_attn = zeroed(ATTN_PART_FLOATS * sizeof *c->part_attn);
+    c->share_at = zeroed(n_tok * sizeof *c->share_at);
+    c->row_at = zeroed(n_tok * sizeof *c->row_at);
+    c->part_attn = zeroed(ATTN_PART_FLOATS * (size_t)l->n_threads * sizeof *c->part_attn);
     c->freq = zeroed(((size_t)l->max_head_dim / 2 + 1) * sizeof *c->freq);
     c->part_sum = zeroed(n_tok * chunks * sizeof *c->part_sum);
     c->part_max = zeroed(n_tok * chunks * sizeof *c->part_max);
     c->scratch = zeroed((size_t)l->n_threads * sizeof *c->scratch);
-    if (!c->item_at || !c->part_at || !c->part_attn || !c->freq || !c->part_sum || !c->part_max ||
+    if (!c->share_at || !c->row_at || !c->part_attn || !c->freq || !c->part_sum || !c->part_max ||
         !c->scratch)
         return false;
-    if (l->precision == PRECISION_FAST) {
-        c->xq = zeroed(n_tok * ((size_t)l->max_cols / BLOCK_COLS + 1) * XQ_BYTES);
-        if (!c->xq) return false;
-    }
+    if (!take_gemm_memory(c)) return false;
     for (int32_t i = 0; i < l->n_threads; i++)
         if (!(c->scratch[i] = scratch_new((l->max_head_dim + 7) / 8 * 8))) return false;
     return true;

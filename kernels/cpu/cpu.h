@@ -7,7 +7,7 @@
 
 enum {
     ATTN_BLOCK = 32, // most query rows of one share of attention
-    ATTN_PART_FLOATS = 1 << 20,
+    ATTN_PART_FLOATS = 1 << 17, // of partial softmaxes, for each thread
     REDUCE_CHUNK = 1 << 14 // elements of a row that argmax and logsumexp take at once
 };
 
@@ -16,7 +16,13 @@ struct cpu_scratch {
     float *gemm; // LEAF_GEMM_FLOATS
     float *attn; // ATTN_ROWS * (SEG_TOK + v_stride)
     float *o;    // (ATTN_BLOCK, v_stride)
+    float *delta; // LEAF_DELTA_FLOATS
     float m[ATTN_BLOCK], l[ATTN_BLOCK];
+};
+
+// Up to TILE_TOK products of a gemm_experts call with one expert.
+struct gemm_part {
+    int32_t from, n, expert;
 };
 
 struct cpu {
@@ -25,10 +31,12 @@ struct cpu {
     struct kernels_limits lim;
     struct pool *pool;
     uint8_t *xq;                  // quantised x of the gemm call under way
+    uint8_t *xe;                  // quantised x of each expert's rows, side by side
+    struct gemm_part *parts;      // (max_expert_rows + 1)
     struct cpu_scratch **scratch; // one per thread
-    int32_t *item_at;             // (max_tok + 1): first share of each run
-    int32_t *part_at;             // (max_tok + 1): first partial softmax of each run
-    float *part_attn;             // ATTN_PART_FLOATS
+    int32_t *share_at;            // (max_tok): first share of each run of attention
+    int64_t *row_at;              // (max_tok): first row of each run of attention
+    float *part_attn;             // ATTN_PART_FLOATS for each thread
     double *freq;                 // (max_head_dim / 2)
     double *part_sum;             // (max_tok, chunks of max_rows): partial reductions
     float *part_max;
@@ -50,8 +58,12 @@ void quant_embed(struct kernels *k, const struct view *table, const int32_t *ids
                  float *out);
 void gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
               const struct gemm_job *jobs, int32_t n_job);
-uint64_t attn_kv_page_bytes(struct kernels *k, int32_t page_tok, int32_t n_head_kv,
-                            int32_t head_dim, enum dtype t);
+void gemm_run_each(struct kernels *k, const struct view *w, const float *x, int32_t n_tok,
+                   float *y);
+void gemm_run_experts(struct kernels *k, const struct expert_gemm *e);
+void gemm_gather(struct kernels *k, const float *x, const int32_t *order, int32_t n_tok,
+                 int32_t cols, float *out);
+uint64_t attn_kv_page_bytes(struct kernels *k, const struct kv_view *kv);
 void attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct attn_run *runs,
                    int32_t n_run, const float *key, const float *value);
 void attn_run_all(struct kernels *k, const struct attn_args *a);
@@ -61,8 +73,16 @@ void rope_table(struct kernels *k, const struct rope *r, const int32_t *pos, int
                 float *cos_sin);
 void rope_turn(struct kernels *k, const struct rope *r, const float *cos_sin, int32_t n_tok,
                int32_t n_head, int32_t head_dim, float *x);
-void act_glu(struct kernels *k, enum glu_kind kind, const float *gate, const float *up, int64_t n,
-             float *out);
+void conv_run(struct kernels *k, const struct conv_args *a);
+void delta_run(struct kernels *k, const struct delta_args *a);
+void moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok);
+void moe_combine(struct kernels *k, const float *y, const int32_t *at, const float *weights,
+                 int32_t n_tok, int32_t n_used, int32_t dim, float *out);
+void act_glu(struct kernels *k, const struct glu *kind, const float *gate, const float *up,
+             int64_t n, float *out);
+void act_gate(struct kernels *k, float *x, const float *gate, int64_t n);
+void act_gate_rows(struct kernels *k, float *x, const float *gate, int32_t n_tok, int32_t dim);
+void act_scale_rows(struct kernels *k, float *x, const float *s, int32_t n_tok, int32_t dim);
 void act_add(struct kernels *k, float *x, const float *y, int64_t n);
 void act_scale(struct kernels *k, float *x, float s, int64_t n);
 void act_softcap(struct kernels *k, float *x, float cap, int64_t n);

@@ -24,19 +24,28 @@ struct leaf_gemm {
     int32_t panel_from, panel_to;
     int32_t n_tok;     // of this tile, at most TILE_TOK
     const uint8_t *xq; // the quantised tile (fast)
-    const float *x;    // (n_tok, cols) (float)
-    const float *bias; // (rows) or NULL
-    float *y;          // row 0 of the tile, column 0
+    const float *x;     // rows of cols elements, row stride ldx (float)
+    int64_t ldx;        // floats
+    const int32_t *row; // (n_tok) rows of x, or NULL: the first n_tok (float)
+    float factor;       // of the sum, before the bias
+    const float *bias;  // (rows) or NULL
+    float *y;           // row 0 of the tile, column 0
     int64_t ldy;
-    float *scratch; // LEAF_GEMM_FLOATS
+    float *scratch; // LEAF_GEMM_FLOATS, aligned to 32 bytes
 };
-enum { LEAF_GEMM_FLOATS = TILE_TOK * 2 * PANEL_ROWS + 2 * BLOCK_COLS * PANEL_ROWS };
+// Sums of two panels, values of a block of each, a decoded run of each.
+enum {
+    LEAF_GEMM_SUMS = TILE_TOK * 2 * PANEL_ROWS,
+    LEAF_GEMM_VALUES = 2 * BLOCK_COLS * PANEL_ROWS,
+    LEAF_GEMM_FLOATS = LEAF_GEMM_SUMS + LEAF_GEMM_VALUES + 2 * CODES_BYTES / 4
+};
 
 // Up to ATTN_ROWS queries against the keys of one segment. Row r sees positions [lo[r], hi[r]) of
 // the segment, counted from its beginning; empty ranges are allowed.
 struct leaf_attn {
     enum dtype kv_dtype;
-    int32_t head_dim, v_stride; // elements
+    int32_t head_dim, head_dim_v, v_stride; // elements
+    bool v_in_k; // values are the first head_dim_v elements of the keys, and v is not read
     int32_t n_row;
     const float *q[ATTN_ROWS]; // (head_dim)
     int32_t lo[ATTN_ROWS], hi[ATTN_ROWS];
@@ -48,11 +57,37 @@ struct leaf_attn {
     float *scratch; // ATTN_ROWS * (SEG_TOK + v_stride) floats
 };
 
+// A block of neighbouring channels of a run of the convolution; n at most LEAF_CONV.
+struct leaf_conv {
+    const float *x;    // (n_tok, ld)
+    const float *w;    // (n, n_tap)
+    const float *bias; // (n) or NULL
+    float *state;      // (n_tap - 1, ld)
+    float *out;        // (n_tok, ld)
+    int64_t ld;
+    int32_t n, n_tap, n_tok;
+};
+enum { LEAF_CONV = 64, CONV_TAPS_MAX = 8 };
+
+// A block of neighbouring columns of one value head's state, over a run; n at most LEAF_DELTA.
+struct leaf_delta {
+    const float *q, *k;    // (n_tok, dim_k), row stride ld
+    const float *v;        // (n_tok, n), row stride ld
+    const float *a, *b;    // (n_tok), stride ld_ab
+    float a_neg, dt_bias;
+    float *state;          // (dim_k, n), row stride ld_state
+    float *out;            // (n_tok, n), row stride ld_out
+    int64_t ld, ld_ab, ld_state, ld_out;
+    int32_t dim_k, n, n_tok;
+    float *scratch; // LEAF_DELTA_FLOATS
+};
+enum { LEAF_DELTA = 32, DELTA_K_MAX = 512, LEAF_DELTA_FLOATS = LEAF_DELTA * DELTA_K_MAX };
+
 struct leaf_isa {
     const char *name;
     // Quantises one row of x into row t of a tile of n_tok rows.
     void (*quantise)(const float *x, int32_t cols, uint8_t *tile, int32_t n_tok, int32_t t);
-    void (*gemm_fast)(const struct leaf_gemm *g);  // quantised types, quantised x
+    void (*gemm_fast)(const struct leaf_gemm *g);  // PACKED_BLOCKS and PACKED_FILE, quantised x
     void (*gemm_float)(const struct leaf_gemm *g); // every type, float x
     // out[c] = value of column c of row `row`.
     void (*row)(enum dtype t, const uint8_t *w, int64_t panel_bytes, int64_t row, int32_t cols,
@@ -61,13 +96,21 @@ struct leaf_isa {
     // Merges a partial softmax (m2, l2, o2[n]) into another; n is a multiple of 8.
     void (*attn_merge)(float *m, float *l, float *o, float m2, float l2, const float *o2,
                        int32_t n);
-    // One token's K and V of one head into a page: see attn.c for the layout.
-    void (*kv_put)(enum dtype t, const float *key, const float *value, int32_t head_dim, void *k,
-                   void *v);
+    // One token's key and value of one head into a page: see attn.c for the layout.
+    void (*k_put)(enum dtype t, const float *key, int32_t head_dim, void *k);
+    void (*v_put)(enum dtype t, const float *value, int32_t head_dim, void *v);
     void (*rms_norm)(const float *x, const float *w, int32_t dim, float eps, float *y);
     void (*rope)(const struct rope *r, const float *cos_sin, int32_t n_head, int32_t head_dim,
                  float *x);
-    void (*glu)(enum glu_kind kind, const float *gate, const float *up, int64_t n, float *out);
+    void (*conv)(const struct leaf_conv *c);
+    void (*delta)(const struct leaf_delta *d);
+    void (*softmax)(const float *x, int64_t n, float *out);
+    void (*sigmoid)(const float *x, int64_t n, float *out);
+    // out[c] = sum over j, ascending, of weights[j] * y[at[j] * ld + c], c < n
+    void (*combine)(const float *y, int64_t ld, const int32_t *at, const float *weights,
+                    int32_t n_used, int64_t n, float *out);
+    void (*glu)(const struct glu *kind, const float *gate, const float *up, int64_t n, float *out);
+    void (*gate)(float *x, const float *gate, int64_t n); // x *= sigmoid(gate)
     void (*add)(float *x, const float *y, int64_t n);
     void (*scale)(float *x, float s, int64_t n);
     void (*softcap)(float *x, float cap, int64_t n);

@@ -3,7 +3,8 @@
 // Order for one query, whatever shares the pass with it: a score is fma over the head's dimensions
 // ascending; the segment's maximum; p = e^(score - maximum), summed by lane (position mod 8) and
 // then across; output = fma(p, v, output) over positions ascending, from 0; then the segment is
-// merged into the running softmax.
+// merged into the running softmax. Values that lie in keys are side by side by position: output is
+// fma(p, v, sum) by lane (position mod 8) over positions ascending, then across.
 #pragma once
 
 LEAF_INLINE v8 leaf_load_kv(enum dtype t, const void *p, int64_t i)
@@ -175,6 +176,91 @@ LEAF_INLINE void leaf_weigh(enum dtype t, const struct leaf_attn *a, const float
                         o + r * a->v_stride);
 }
 
+// Lanes [from, to) of a, zeros elsewhere.
+LEAF_INLINE v8 leaf_keep(v8 a, int32_t from, int32_t to)
+{
+    const v8 lane = v8_load(vec_lanes), minus = v8_sub(v8_set(0.0f), lane);
+    return v8_zero_below(v8_zero_below(a, lane, (float)from), minus, (float)(1 - to));
+}
+
+// Groups of 8 positions: seen by any row, seen wholly by all.
+struct leaf_groups {
+    int32_t from, to, all_from, all_to;
+};
+
+static struct leaf_groups leaf_groups_of(const struct leaf_attn *a)
+{
+    struct leaf_groups g = {SEG_TOK / 8, 0, 0, SEG_TOK / 8};
+    for (int32_t r = 0; r < a->n_row; r++) {
+        int32_t lo = a->lo[r], hi = a->hi[r];
+        if (lo < hi) {
+            g.from = lo / 8 < g.from ? lo / 8 : g.from;
+            g.to = (hi + 7) / 8 > g.to ? (hi + 7) / 8 : g.to;
+        }
+        g.all_from = (lo + 7) / 8 > g.all_from ? (lo + 7) / 8 : g.all_from;
+        g.all_to = hi / 8 < g.all_to ? hi / 8 : g.all_to;
+    }
+    return g;
+}
+
+// o (R rows, elements [d0, d0 + D)) = p v, the values being elements of the keys. What a row does
+// not see is not multiplied, be it a number or not. R * D at most 12, constants.
+LEAF_INLINE void leaf_mix_of(enum dtype t, int R, int D, const struct leaf_attn *a,
+                             const struct leaf_groups *gs, const float *p, int32_t d0, float *o)
+{
+    v8 s[12];
+    LEAF_UNROLL(12)
+    for (int i = 0; i < R * D; i++)
+        s[i] = v8_set(0.0f);
+    for (int32_t g = gs->from; g < gs->to; g++) {
+        const int64_t at = 8 * ((int64_t)(g % 2) * a->head_dim + d0);
+        const bool is_whole = g >= gs->all_from && g < gs->all_to;
+        LEAF_UNROLL(4)
+        for (int r = 0; r < R; r++) {
+            const int32_t lo = a->lo[r] - 8 * g, hi = a->hi[r] - 8 * g;
+            if (!is_whole && (lo >= 8 || hi <= 0 || lo >= hi)) continue;
+            const v8 w = v8_load(p + r * SEG_TOK + 8 * g);
+            LEAF_UNROLL(12)
+            for (int d = 0; d < D; d++) {
+                v8 v = leaf_load_kv(t, a->k[g / 2], at + 8 * d);
+                if (!is_whole) v = leaf_keep(v, lo, hi);
+                s[r * D + d] = v8_fma(w, v, s[r * D + d]);
+            }
+        }
+    }
+    for (int i = 0; i < R * D; i++)
+        o[i / D * a->v_stride + d0 + i % D] = v8_hsum(s[i]);
+}
+
+LEAF_INLINE void leaf_mix_rows(enum dtype t, int R, int D, const struct leaf_attn *a,
+                               const struct leaf_groups *gs, const float *p, float *o)
+{
+    int32_t d = 0;
+    for (; d + D <= a->head_dim_v; d += D)
+        leaf_mix_of(t, R, D, a, gs, p, d, o);
+    for (; d < a->head_dim_v; d++)
+        leaf_mix_of(t, R, 1, a, gs, p, d, o);
+}
+
+LEAF_INLINE void leaf_mix(enum dtype t, const struct leaf_attn *a, const float *p, float *o)
+{
+    const struct leaf_groups gs = leaf_groups_of(a);
+    switch (a->n_row) {
+    case 1:
+        leaf_mix_rows(t, 1, 8, a, &gs, p, o);
+        break;
+    case 2:
+        leaf_mix_rows(t, 2, 4, a, &gs, p, o);
+        break;
+    case 3:
+        leaf_mix_rows(t, 3, 4, a, &gs, p, o);
+        break;
+    default:
+        leaf_mix_rows(t, 4, 2, a, &gs, p, o);
+        break;
+    }
+}
+
 static float leaf_exp_one(float x)
 {
     float e[8];
@@ -212,7 +298,10 @@ LEAF_INLINE void leaf_attn_of(enum dtype t, const struct leaf_attn *a)
         l[r] = leaf_softmax(a, p + r * SEG_TOK, a->lo[r], a->hi[r], &m[r]);
     for (int32_t i = 0; i < a->n_row * a->v_stride; i += 8)
         v8_store(o + i, v8_set(0.0f));
-    leaf_weigh(t, a, p, o);
+    if (a->v_in_k)
+        leaf_mix(t, a, p, o);
+    else
+        leaf_weigh(t, a, p, o);
     for (int32_t r = 0; r < a->n_row; r++)
         if (a->lo[r] < a->hi[r])
             leaf_merge(a->m[r], a->l[r], a->o[r], m[r], l[r], o + r * a->v_stride, a->v_stride);
@@ -226,22 +315,29 @@ static void leaf_attn_segment(const struct leaf_attn *a)
         leaf_attn_of(DT_F32, a);
 }
 
-static void leaf_kv_put(enum dtype t, const float *key, const float *value, int32_t hd, void *k,
-                        void *v)
+static void leaf_k_put(enum dtype t, const float *key, int32_t hd, void *k)
 {
     for (int32_t d = 0; d < hd; d += 8) {
         int32_t n = hd - d < 8 ? hd - d : 8;
-        v8 x = v8_load_part(key + d, n, 0.0f), y = v8_load_part(value + d, n, 0.0f);
         if (t == DT_F16) {
             uint16_t h[8];
-            v8_store_f16(h, x);
+            v8_store_f16(h, v8_load_part(key + d, n, 0.0f));
             for (int32_t i = 0; i < n; i++)
                 ((uint16_t *)k)[8 * (d + i)] = h[i];
-            v8_store_f16((uint16_t *)v + d, y);
         } else {
             for (int32_t i = 0; i < n; i++)
                 ((float *)k)[8 * (d + i)] = key[d + i];
-            v8_store((float *)v + d, y);
         }
+    }
+}
+
+static void leaf_v_put(enum dtype t, const float *value, int32_t hd, void *v)
+{
+    for (int32_t d = 0; d < hd; d += 8) {
+        v8 y = v8_load_part(value + d, hd - d < 8 ? hd - d : 8, 0.0f);
+        if (t == DT_F16)
+            v8_store_f16((uint16_t *)v + d, y);
+        else
+            v8_store((float *)v + d, y);
     }
 }

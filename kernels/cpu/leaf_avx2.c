@@ -4,6 +4,7 @@
 #include "kernels/cpu/leaf_gemm.h"
 #include "kernels/cpu/leaf_attn.h"
 #include "kernels/cpu/leaf_elem.h"
+#include "kernels/cpu/leaf_delta.h"
 #include "kernels/cpu/leaf_table.h"
 
 LEAF_TABLE(avx2);

@@ -18,8 +18,12 @@ static void leaf_rms_norm(const float *x, const float *w, int32_t dim, float eps
     }
     float mean = v8_hsum(v8_add(a, b)) / (float)dim;
     const float k = 1.0f / __builtin_sqrtf(mean + eps);
-    for (i = 0; i < dim; i++)
-        y[i] = x[i] * k * w[i];
+    if (w)
+        for (i = 0; i < dim; i++)
+            y[i] = x[i] * k * w[i];
+    else
+        for (i = 0; i < dim; i++)
+            y[i] = x[i] * k;
 }
 
 static void leaf_rope(const struct rope *r, const float *cos_sin, int32_t n_head, int32_t head_dim,
@@ -36,33 +40,132 @@ static void leaf_rope(const struct rope *r, const float *cos_sin, int32_t n_head
         }
 }
 
-LEAF_INLINE v8 leaf_act(enum glu_kind kind, v8 x)
+LEAF_INLINE v8 leaf_sigmoid_of(v8 x)
 {
-    const v8 one = v8_set(1.0f), zero = v8_set(0.0f);
-    if (kind == GLU_SILU) return v8_div(x, v8_add(one, v8_exp(v8_sub(zero, x))));
-    // x (1 + tanh u) / 2 = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3)
+    const v8 one = v8_set(1.0f);
+    return v8_div(one, v8_add(one, v8_exp(v8_sub(v8_set(0.0f), x))));
+}
+LEAF_INLINE v8 leaf_silu(v8 x)
+{
+    return v8_div(x, v8_add(v8_set(1.0f), v8_exp(v8_sub(v8_set(0.0f), x))));
+}
+// x (1 + tanh u) / 2 = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3)
+LEAF_INLINE v8 leaf_gelu_tanh(v8 x)
+{
+    const v8 one = v8_set(1.0f);
     v8 u = v8_mul(x, v8_fma(v8_mul(x, x), v8_set(0.044715f), one));
     return v8_div(x, v8_add(one, v8_exp(v8_mul(u, v8_set(-1.59576912f)))));
 }
+// x (1 + erf(x / sqrt(2))) / 2 = max(x, 0) - |x| h with h = erfc(|x| / sqrt(2)) / 2 after Abramowitz
+// and Stegun 1964, 7.1.26 (error 1.5e-7).
+LEAF_INLINE v8 leaf_gelu(v8 x)
+{
+    const v8 one = v8_set(1.0f), zero = v8_set(0.0f);
+    v8 abs = v8_max(v8_sub(zero, x), x);
+    v8 t = v8_div(one, v8_fma(abs, v8_set(0.3275911f * 0.70710678f), one));
+    v8 p = v8_fma(v8_set(0.5f * 1.061405429f), t, v8_set(0.5f * -1.453152027f));
+    p = v8_fma(p, t, v8_set(0.5f * 1.421413741f));
+    p = v8_fma(p, t, v8_set(0.5f * -0.284496736f));
+    p = v8_fma(p, t, v8_set(0.5f * 0.254829592f));
+    v8 h = v8_mul(v8_mul(p, t), v8_exp(v8_mul(v8_mul(x, x), v8_set(-0.5f))));
+    return v8_sub(v8_max(zero, x), v8_mul(abs, h));
+}
 
-LEAF_INLINE void leaf_glu_of(enum glu_kind kind, const float *gate, const float *up, int64_t n,
-                             float *out)
+LEAF_INLINE v8 leaf_glu_one(const struct glu *a, enum glu_kind kind, v8 gate, v8 up)
+{
+    if (kind == GLU_SILU) return v8_mul(leaf_silu(gate), up);
+    if (kind == GLU_GELU_TANH) return v8_mul(leaf_gelu_tanh(gate), up);
+    if (kind == GLU_GELU) return v8_mul(leaf_gelu(gate), up);
+    const v8 limit = v8_set(a->limit), one = v8_set(1.0f);
+    v8 g = v8_min(limit, gate), u = v8_max(v8_set(-a->limit), v8_min(limit, up));
+    v8 e = v8_exp(v8_mul(v8_set(-a->alpha), g));
+    return v8_mul(v8_div(g, v8_add(one, e)), v8_add(u, one));
+}
+
+LEAF_INLINE void leaf_glu_of(const struct glu *a, enum glu_kind kind, const float *gate,
+                             const float *up, int64_t n, float *out)
 {
     int64_t i = 0;
     for (; i + 8 <= n; i += 8)
-        v8_store(out + i, v8_mul(leaf_act(kind, v8_load(gate + i)), v8_load(up + i)));
+        v8_store(out + i, leaf_glu_one(a, kind, v8_load(gate + i), v8_load(up + i)));
     int rest = (int)(n - i);
     if (!rest) return;
-    v8 g = leaf_act(kind, v8_load_part(gate + i, rest, 0.0f));
-    v8_store_part(out + i, v8_mul(g, v8_load_part(up + i, rest, 0.0f)), rest);
+    v8 g = v8_load_part(gate + i, rest, 0.0f), u = v8_load_part(up + i, rest, 0.0f);
+    v8_store_part(out + i, leaf_glu_one(a, kind, g, u), rest);
 }
 
-static void leaf_glu(enum glu_kind kind, const float *gate, const float *up, int64_t n, float *out)
+static void leaf_glu(const struct glu *a, const float *gate, const float *up, int64_t n, float *out)
 {
-    if (kind == GLU_SILU)
-        leaf_glu_of(GLU_SILU, gate, up, n, out);
-    else
-        leaf_glu_of(GLU_GELU_TANH, gate, up, n, out);
+    switch (a->kind) {
+    case GLU_SILU:
+        leaf_glu_of(a, GLU_SILU, gate, up, n, out);
+        break;
+    case GLU_GELU_TANH:
+        leaf_glu_of(a, GLU_GELU_TANH, gate, up, n, out);
+        break;
+    case GLU_GELU:
+        leaf_glu_of(a, GLU_GELU, gate, up, n, out);
+        break;
+    case GLU_SWIGLU_OAI:
+        leaf_glu_of(a, GLU_SWIGLU_OAI, gate, up, n, out);
+        break;
+    }
+}
+
+static void leaf_sigmoid(const float *x, int64_t n, float *out)
+{
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        v8_store(out + i, leaf_sigmoid_of(v8_load(x + i)));
+    int rest = (int)(n - i);
+    if (rest) v8_store_part(out + i, leaf_sigmoid_of(v8_load_part(x + i, rest, 0.0f)), rest);
+}
+
+static void leaf_gate(float *x, const float *gate, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        v8_store(x + i, v8_mul(v8_load(x + i), leaf_sigmoid_of(v8_load(gate + i))));
+    int rest = (int)(n - i);
+    if (!rest) return;
+    v8 s = leaf_sigmoid_of(v8_load_part(gate + i, rest, 0.0f));
+    v8_store_part(x + i, v8_mul(v8_load_part(x + i, rest, 0.0f), s), rest);
+}
+
+// D vectors of columns at a time, so that D chains run side by side.
+LEAF_INLINE void leaf_combine_of(int D, const float *y, int64_t ld, const int32_t *at,
+                                 const float *weights, int32_t n_used, float *out)
+{
+    v8 s[4];
+    LEAF_UNROLL(4)
+    for (int d = 0; d < D; d++)
+        s[d] = v8_set(0.0f);
+    for (int32_t j = 0; j < n_used; j++) {
+        const float *row = y + at[j] * ld;
+        const v8 w = v8_set(weights[j]);
+        LEAF_UNROLL(4)
+        for (int d = 0; d < D; d++)
+            s[d] = v8_fma(w, v8_load(row + 8 * d), s[d]);
+    }
+    LEAF_UNROLL(4)
+    for (int d = 0; d < D; d++)
+        v8_store(out + 8 * d, s[d]);
+}
+
+static void leaf_combine(const float *y, int64_t ld, const int32_t *at, const float *weights,
+                         int32_t n_used, int64_t n, float *out)
+{
+    int64_t c = 0;
+    for (; c + 32 <= n; c += 32)
+        leaf_combine_of(4, y + c, ld, at, weights, n_used, out + c);
+    for (; c + 8 <= n; c += 8)
+        leaf_combine_of(1, y + c, ld, at, weights, n_used, out + c);
+    int rest = (int)(n - c);
+    if (!rest) return;
+    v8 s = v8_set(0.0f);
+    for (int32_t j = 0; j < n_used; j++)
+        s = v8_fma(v8_set(weights[j]), v8_load_part(y + at[j] * ld + c, rest, 0.0f), s);
+    v8_store_part(out + c, s, rest);
 }
 
 static void leaf_add(float *x, const float *y, int64_t n)
@@ -104,6 +207,26 @@ static float leaf_max(const float *x, int64_t n)
     for (; i < n; i++)
         m = x[i] > m ? x[i] : m;
     return m;
+}
+
+// e^(x - max) / sum, summed by lane (index mod 8), then across; out may be x.
+static void leaf_softmax_row(const float *x, int64_t n, float *out)
+{
+    const float top = leaf_max(x, n), inf = __builtin_inff();
+    const v8 m = v8_set(top > -inf ? top : 0.0f);
+    v8 sum = v8_set(0.0f);
+    for (int64_t i = 0; i < n; i += 8) {
+        int k = n - i < 8 ? (int)(n - i) : 8;
+        v8 e = v8_exp(v8_sub(k == 8 ? v8_load(x + i) : v8_load_part(x + i, k, -inf), m));
+        sum = v8_add(sum, e);
+        if (k == 8)
+            v8_store(out + i, e);
+        else
+            v8_store_part(out + i, e, k);
+    }
+    const float all = v8_hsum(sum);
+    for (int64_t i = 0; i < n; i++)
+        out[i] /= all;
 }
 
 // In double, by lane (index mod 8), then across.

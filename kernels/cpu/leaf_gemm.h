@@ -2,121 +2,17 @@
 //
 // Order of one output element. Fast: for each block of 32 columns, ascending,
 //     y = fma(idot, d_w * d_x, y), then y = fma(m, s_x, y) where the type has an offset
-// with idot exact in integers. Float: y = fma(w[c], x[c], y) for c ascending. Neither depends on
-// how many rows of x or of w are worked on together.
+// with idot exact in integers (leaf_block.h has the variants). Float: y = fma(w[c], x[c], y) for c
+// ascending. Neither depends on how many rows of x or of w are worked on together. Last y * factor,
+// and + bias.
 #pragma once
-
-#ifndef LEAF_INLINE // the reference leaves both to the compiler
-#define LEAF_INLINE static inline __attribute__((always_inline))
-#define LEAF_PRAGMA(text) _Pragma(#text)
-#define LEAF_UNROLL(n) LEAF_PRAGMA(GCC unroll n)
-#endif
-
-// 8 rows x 32 columns, unpacked.
-struct leaf_block {
-    q32 w[8];
-    v8 d, m;
-    k6s k6;
-};
-
-LEAF_INLINE void leaf_unpack_bits(enum dtype t, const uint8_t *p, q32 w[8])
-{
-    const uint32_t bits = packed_info(t).bits;
-    if (bits == 8) {
-        LEAF_UNROLL(8)
-        for (int j = 0; j < 8; j++)
-            w[j] = q32_load(p + 32 * j);
-        return;
-    }
-    const uint8_t *q = p + (bits - 4) * 32;
-    LEAF_UNROLL(4)
-    for (int l = 0; l < 4; l++) {
-        q32 v = q32_load(q + 32 * l);
-        w[l] = q32_field(v, 0, 15);
-        w[l + 4] = q32_field(v, -4, 15);
-    }
-    if (bits == 5) {
-        q32 h = q32_load(p);
-        LEAF_UNROLL(8)
-        for (int j = 0; j < 8; j++)
-            w[j] = q32_or(w[j], q32_field(h, 4 - j, 16));
-    }
-    if (bits == 6) {
-        q32 h[2] = {q32_load(p), q32_load(p + 32)};
-        LEAF_UNROLL(8)
-        for (int j = 0; j < 8; j++)
-            w[j] = q32_or(w[j], q32_field(h[j / 4], 4 - 2 * (j % 4), 48));
-    }
-}
-
-// Q6_K leaves d without the scale of the 16 columns, which is in k6, and m unset.
-LEAF_INLINE void leaf_unpack(enum dtype t, const uint8_t *panel, int32_t b, struct leaf_block *o)
-{
-    const uint8_t *p = panel + packed_block_at(t, b), *run = panel + packed_run_at(t, b);
-    switch (t) {
-    case DT_Q4_0:
-        o->d = v8_load_f16(p);
-        o->m = v8_mul(o->d, v8_set(-8.0f));
-        p += 16;
-        break;
-    case DT_Q5_0:
-        o->d = v8_load_f16(p);
-        o->m = v8_mul(o->d, v8_set(-16.0f));
-        p += 16;
-        break;
-    case DT_Q4_1:
-    case DT_Q5_1:
-        o->d = v8_load_f16(p);
-        o->m = v8_load_f16(p + 16);
-        p += 32;
-        break;
-    case DT_Q8_0:
-        o->d = v8_load_f16(p);
-        p += 16;
-        break;
-    case DT_Q4_K:
-    case DT_Q5_K:
-        o->d = v8_mul(v8_load_f16(run), v8_load_u8(p));
-        o->m = v8_mul(v8_sub(v8_set(0.0f), v8_load_f16(run + 16)), v8_load_u8(p + 8));
-        p += 16;
-        break;
-    default: // DT_Q6_K
-        o->d = v8_load_f16(run);
-        o->k6 = k6_scales(p);
-        p += 16;
-        break;
-    }
-    leaf_unpack_bits(t, p, o->w);
-}
-
-LEAF_INLINE float leaf_float_at(const uint8_t *p, int32_t i)
-{
-    float f;
-    __builtin_memcpy(&f, p + 4 * i, 4);
-    return f;
-}
-
-// acc of row t after one more block; xb: this block of the x tile of n rows.
-LEAF_INLINE v8 leaf_block_dot(enum dtype ty, const struct leaf_block *w, const uint8_t *xb,
-                              int32_t n, int32_t t, v8 acc)
-{
-    const int8_t *x = (const int8_t *)xb + 32 * t;
-    v8 d = v8_mul(w->d, v8_set(leaf_float_at(xb + 32 * n, t)));
-    if (ty == DT_Q6_K) {
-        int32_t sums;
-        __builtin_memcpy(&sums, xb + 40 * n + 4 * t, 4);
-        return v8_fma(v8_of_int(dot_k6(w->w, w->k6, x, sums)), d, acc);
-    }
-    if (ty == DT_Q8_0) return v8_fma(v8_of_int(dot_s8(w->w, x)), d, acc);
-    v8i i = packed_info(ty).bits == 5 ? dot_u5(w->w, x) : dot_u4(w->w, x);
-    acc = v8_fma(v8_of_int(i), d, acc);
-    return v8_fma(w->m, v8_set(leaf_float_at(xb + 36 * n, t)), acc);
-}
+#include "kernels/cpu/leaf_block.h"
 
 LEAF_INLINE void leaf_put(const struct leaf_gemm *g, int32_t panel, int32_t t, v8 acc)
 {
     int32_t row = panel * PANEL_ROWS, n = g->rows - row;
     float *y = g->y + t * g->ldy + row;
+    acc = v8_mul(acc, v8_set(g->factor));
     if (n >= PANEL_ROWS) {
         if (g->bias) acc = v8_add(acc, v8_load(g->bias + row));
         v8_store(y, acc);
@@ -126,18 +22,29 @@ LEAF_INLINE void leaf_put(const struct leaf_gemm *g, int32_t panel, int32_t t, v
     }
 }
 
-// Few rows of x: memory is the limit, and the hardware's own prefetcher leaves a third of it.
-enum { PREFETCH_BYTES = 2048 };
-LEAF_INLINE void leaf_prefetch(enum dtype ty, const uint8_t *block)
+// Unpacks block b of a panel; blocks are asked for in ascending order, from the first. The runs of
+// a PACKED_FILE type (ty is DT_CODES) are decoded on the way.
+LEAF_INLINE void leaf_take(int ty, const struct leaf_gemm *g, const uint8_t *panel, int32_t b,
+                           struct leaf_block *o)
 {
-    uintptr_t at = (uintptr_t)block + PREFETCH_BYTES;
+    if (ty == DT_CODES) {
+        uint8_t *codes = (uint8_t *)(g->scratch + LEAF_GEMM_SUMS + LEAF_GEMM_VALUES);
+        if (b % RUN_BLOCKS == 0)
+            quant_decode(g->dtype, panel + packed_run_at((int)g->dtype, b), codes);
+        leaf_unpack(DT_CODES, codes, codes + CODES_HEAD + b % RUN_BLOCKS * CODES_BLOCK, o);
+        return;
+    }
+    // Few rows of x: memory is the limit, and the hardware's own prefetcher leaves a third of it.
+    enum { PREFETCH_BYTES = 2048 };
+    const uint8_t *p = panel + packed_block_at(ty, b);
+    leaf_unpack(ty, panel + packed_run_at(ty, b), p, o);
     LEAF_UNROLL(5)
     for (uint32_t i = 0; i < packed_info(ty).block; i += 64)
-        __builtin_prefetch((const void *)(at + i));
+        __builtin_prefetch((const void *)((uintptr_t)p + PREFETCH_BYTES + i));
 }
 
 // One panel against n rows of x whose sums fit registers; n is a constant at every call.
-LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t panel, int n)
+LEAF_INLINE void leaf_fast_few(int ty, const struct leaf_gemm *g, int32_t panel, int n)
 {
     const uint8_t *w = g->w + panel * g->panel_bytes;
     v8 acc[2];
@@ -145,8 +52,7 @@ LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t
         acc[t] = v8_set(0.0f);
     for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
         struct leaf_block blk;
-        leaf_unpack(ty, w, b, &blk);
-        leaf_prefetch(ty, w + packed_block_at(ty, b));
+        leaf_take(ty, g, w, b, &blk);
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
         LEAF_UNROLL(2)
         for (int t = 0; t < n; t++)
@@ -156,7 +62,7 @@ LEAF_INLINE void leaf_fast_few(enum dtype ty, const struct leaf_gemm *g, int32_t
         leaf_put(g, panel, t, acc[t]);
 }
 
-LEAF_INLINE void leaf_fast_many(enum dtype ty, const struct leaf_gemm *g, int32_t panel)
+LEAF_INLINE void leaf_fast_many(int ty, const struct leaf_gemm *g, int32_t panel)
 {
     const uint8_t *w = g->w + panel * g->panel_bytes;
     const int32_t n = g->n_tok;
@@ -165,8 +71,7 @@ LEAF_INLINE void leaf_fast_many(enum dtype ty, const struct leaf_gemm *g, int32_
         v8_store(acc + 8 * t, v8_set(0.0f));
     for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
         struct leaf_block blk;
-        leaf_unpack(ty, w, b, &blk);
-        leaf_prefetch(ty, w + packed_block_at(ty, b));
+        leaf_take(ty, g, w, b, &blk);
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
         for (int32_t t = 0; t < n; t++)
             v8_store(acc + 8 * t, leaf_block_dot(ty, &blk, xb, n, t, v8_load(acc + 8 * t)));
@@ -176,30 +81,10 @@ LEAF_INLINE void leaf_fast_many(enum dtype ty, const struct leaf_gemm *g, int32_
 }
 
 #if defined(VEC_QUAD)
-// acc (4, 2, 8) of rows t to t + 3 after one more block of two panels.
-LEAF_INLINE void leaf_quad(enum dtype ty, const struct leaf_block w[2], const uint8_t *xb,
-                           int32_t n, int32_t t, float *acc)
-{
-    const int8_t *x = (const int8_t *)xb + 32 * t;
-    v8i dot[8];
-    if (packed_info(ty).bits == 5)
-        dot_quad_u5(w[0].w, w[1].w, x, dot);
-    else
-        dot_quad_u4(w[0].w, w[1].w, x, dot);
-    LEAF_UNROLL(8)
-    for (int i = 0; i < 8; i++) {
-        v8 d = v8_mul(w[i % 2].d, v8_set(leaf_float_at(xb + 32 * n, t + i / 2)));
-        v8 y = v8_fma(v8_of_int(dot[i]), d, v8_load(acc + 8 * i));
-        y = v8_fma(w[i % 2].m, v8_set(leaf_float_at(xb + 36 * n, t + i / 2)), y);
-        v8_store(acc + 8 * i, y);
-    }
-}
-
-// Two panels against the tile, four rows of x at a time: fewer loads for each product. Measured: a
-// quarter faster from 64 rows on, no gain below 8, and none for 6 and 8 bits, where the multiplier
-// is the limit.
+// Two panels against the tile, four rows of x at a time. Measured: a quarter faster from 64 rows
+// on, no gain below 8.
 enum { PAIR_MIN_TOK = 8 };
-LEAF_INLINE void leaf_fast_pair(enum dtype ty, const struct leaf_gemm *g, int32_t panel)
+LEAF_INLINE void leaf_fast_pair(int ty, const struct leaf_gemm *g, int32_t panel)
 {
     const uint8_t *w = g->w + panel * g->panel_bytes;
     const int32_t n = g->n_tok;
@@ -208,10 +93,8 @@ LEAF_INLINE void leaf_fast_pair(enum dtype ty, const struct leaf_gemm *g, int32_
         v8_store(acc + 8 * i, v8_set(0.0f));
     for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
         struct leaf_block blk[2];
-        for (int p = 0; p < 2; p++) {
-            leaf_unpack(ty, w + p * g->panel_bytes, b, &blk[p]);
-            leaf_prefetch(ty, w + p * g->panel_bytes + packed_block_at(ty, b));
-        }
+        for (int p = 0; p < 2; p++)
+            leaf_take(ty, g, w + p * g->panel_bytes, b, &blk[p]);
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
         int32_t t = 0;
         for (; t + 4 <= n; t += 4)
@@ -227,11 +110,11 @@ LEAF_INLINE void leaf_fast_pair(enum dtype ty, const struct leaf_gemm *g, int32_
 }
 #endif
 
-LEAF_INLINE void leaf_fast(enum dtype ty, const struct leaf_gemm *g)
+LEAF_INLINE void leaf_fast(int ty, const struct leaf_gemm *g)
 {
     int32_t p = g->panel_from;
 #if defined(VEC_QUAD)
-    if (packed_info(ty).bits <= 5 && g->n_tok >= PAIR_MIN_TOK)
+    if (leaf_has_quad(ty) && g->n_tok >= PAIR_MIN_TOK)
         for (; p + 2 <= g->panel_to; p += 2)
             leaf_fast_pair(ty, g, p);
 #endif
@@ -252,123 +135,29 @@ LEAF_INLINE void leaf_fast(enum dtype ty, const struct leaf_gemm *g)
 static void leaf_gemm_fast(const struct leaf_gemm *g)
 {
     switch (g->dtype) {
-    case DT_Q4_0:
-        leaf_fast(DT_Q4_0, g);
+#define LEAF_FAST(T)                                                                               \
+    case T:                                                                                        \
+        leaf_fast(T, g);                                                                           \
         break;
-    case DT_Q4_1:
-        leaf_fast(DT_Q4_1, g);
-        break;
-    case DT_Q5_0:
-        leaf_fast(DT_Q5_0, g);
-        break;
-    case DT_Q5_1:
-        leaf_fast(DT_Q5_1, g);
-        break;
-    case DT_Q8_0:
-        leaf_fast(DT_Q8_0, g);
-        break;
-    case DT_Q4_K:
-        leaf_fast(DT_Q4_K, g);
-        break;
-    case DT_Q5_K:
-        leaf_fast(DT_Q5_K, g);
-        break;
-    case DT_Q6_K:
-        leaf_fast(DT_Q6_K, g);
-        break;
+        PACKED_EACH_BLOCKS(LEAF_FAST)
     default:
-        BUG("type without a fast product");
+        BUG_ON(packed_info((int)g->dtype).kind != PACKED_FILE);
+        leaf_fast(DT_CODES, g);
+        break;
     }
 }
 
 // -- float activations --
 
-LEAF_INLINE v8 leaf_load_column(enum dtype t, const uint8_t *p)
+// Row t of x from column c on.
+LEAF_INLINE const float *leaf_x(const struct leaf_gemm *g, int32_t t, int32_t c)
 {
-    return t == DT_F32   ? v8_load((const float *)(const void *)p)
-           : t == DT_F16 ? v8_load_f16(p)
-                         : v8_load_bf16(p);
+    return g->x + (g->row ? g->row[t] : t) * g->ldx + c;
 }
 
-// Values of block b of a panel, (32, 8): column by column. The last block of a float type may have
-// fewer columns.
-LEAF_INLINE void leaf_values_of(enum dtype t, const uint8_t *panel, int32_t b, int32_t n_col,
-                                float *out)
-{
-    if (packed_info(t).is_float) {
-        const int64_t step = packed_info(t).block;
-        const uint8_t *p = panel + (int64_t)b * BLOCK_COLS * step;
-        for (int32_t c = 0; c < n_col; c++)
-            v8_store(out + 8 * c, leaf_load_column(t, p + c * step));
-        return;
-    }
-    struct leaf_block blk;
-    leaf_unpack(t, panel, b, &blk);
-    v8 d6[2], m6[2];
-    if (t == DT_Q6_K)
-        for (int h = 0; h < 2; h++) {
-            d6[h] = v8_mul(blk.d, k6_scale_of(blk.k6, h));
-            m6[h] = v8_mul(d6[h], v8_set(-32.0f));
-        }
-    LEAF_UNROLL(8)
-    for (int j = 0; j < 8; j++) {
-        LEAF_UNROLL(4)
-        for (int i = 0; i < 4; i++) {
-            float *o = out + 8 * (4 * j + i);
-            if (t == DT_Q8_0)
-                v8_store(o, v8_mul(q32_column_s8(blk.w[j], i), blk.d));
-            else if (t == DT_Q6_K)
-                v8_store(o, v8_fma(q32_column_u8(blk.w[j], i), d6[j / 4], m6[j / 4]));
-            else
-                v8_store(o, v8_fma(q32_column_u8(blk.w[j], i), blk.d, blk.m));
-        }
-    }
-}
-
-static void leaf_values(enum dtype t, const uint8_t *panel, int32_t b, int32_t n_col, float *out)
-{
-    switch (t) {
-    case DT_F32:
-        leaf_values_of(DT_F32, panel, b, n_col, out);
-        break;
-    case DT_F16:
-        leaf_values_of(DT_F16, panel, b, n_col, out);
-        break;
-    case DT_BF16:
-        leaf_values_of(DT_BF16, panel, b, n_col, out);
-        break;
-    case DT_Q4_0:
-        leaf_values_of(DT_Q4_0, panel, b, n_col, out);
-        break;
-    case DT_Q4_1:
-        leaf_values_of(DT_Q4_1, panel, b, n_col, out);
-        break;
-    case DT_Q5_0:
-        leaf_values_of(DT_Q5_0, panel, b, n_col, out);
-        break;
-    case DT_Q5_1:
-        leaf_values_of(DT_Q5_1, panel, b, n_col, out);
-        break;
-    case DT_Q8_0:
-        leaf_values_of(DT_Q8_0, panel, b, n_col, out);
-        break;
-    case DT_Q4_K:
-        leaf_values_of(DT_Q4_K, panel, b, n_col, out);
-        break;
-    case DT_Q5_K:
-        leaf_values_of(DT_Q5_K, panel, b, n_col, out);
-        break;
-    case DT_Q6_K:
-        leaf_values_of(DT_Q6_K, panel, b, n_col, out);
-        break;
-    default:
-        BUG("type without values");
-    }
-}
-
-// acc (T, P, 8) after n_col more columns; w (P, 32, 8); x (T, ldx). T * P at most 8, constants.
-LEAF_INLINE void leaf_float_micro(int T, int P, int32_t n_col, const float *w, const float *x,
-                                  int64_t ldx, float *acc)
+// acc (T, P, 8) after n_col more columns; w (P, 32, 8); x: T rows. T * P at most 8, constants.
+LEAF_INLINE void leaf_float_micro(int T, int P, int32_t n_col, const float *w,
+                                  const float *const x[4], float *acc)
 {
     v8 a[8];
     LEAF_UNROLL(8)
@@ -381,7 +170,7 @@ LEAF_INLINE void leaf_float_micro(int T, int P, int32_t n_col, const float *w, c
             wc[p] = v8_load(w + 8 * (p * BLOCK_COLS + c));
         LEAF_UNROLL(4)
         for (int t = 0; t < T; t++) {
-            v8 xc = v8_set(x[t * ldx + c]);
+            v8 xc = v8_set(x[t][c]);
             LEAF_UNROLL(2)
             for (int p = 0; p < P; p++)
                 a[t * P + p] = v8_fma(wc[p], xc, a[t * P + p]);
@@ -395,7 +184,8 @@ LEAF_INLINE void leaf_float_micro(int T, int P, int32_t n_col, const float *w, c
 // Two panels (or the last one alone) against the tile.
 LEAF_INLINE void leaf_float_panels(const struct leaf_gemm *g, int32_t panel, int P)
 {
-    float *acc = g->scratch, *w = acc + TILE_TOK * 2 * PANEL_ROWS;
+    float *acc = g->scratch, *w = acc + LEAF_GEMM_SUMS;
+    uint8_t *codes = (uint8_t *)(w + LEAF_GEMM_VALUES);
     const v8 zero = v8_set(0.0f);
     for (int32_t i = 0; i < g->n_tok * 2; i++)
         v8_store(acc + 8 * i, zero);
@@ -403,12 +193,17 @@ LEAF_INLINE void leaf_float_panels(const struct leaf_gemm *g, int32_t panel, int
         int32_t n = g->cols - c < BLOCK_COLS ? g->cols - c : BLOCK_COLS;
         for (int p = 0; p < P; p++)
             leaf_values(g->dtype, g->w + (panel + p) * g->panel_bytes, c / BLOCK_COLS, n,
-                        w + p * BLOCK_COLS * PANEL_ROWS);
+                        codes + p * CODES_BYTES, w + p * BLOCK_COLS * PANEL_ROWS);
         int32_t t = 0;
-        for (; t + 4 <= g->n_tok; t += 4)
-            leaf_float_micro(4, P, n, w, g->x + (int64_t)t * g->cols + c, g->cols, acc + 16 * t);
-        for (; t < g->n_tok; t++)
-            leaf_float_micro(1, P, n, w, g->x + (int64_t)t * g->cols + c, g->cols, acc + 16 * t);
+        for (; t + 4 <= g->n_tok; t += 4) {
+            const float *const x[4] = {leaf_x(g, t, c), leaf_x(g, t + 1, c), leaf_x(g, t + 2, c),
+                                       leaf_x(g, t + 3, c)};
+            leaf_float_micro(4, P, n, w, x, acc + 16 * t);
+        }
+        for (; t < g->n_tok; t++) {
+            const float *const x[4] = {leaf_x(g, t, c)};
+            leaf_float_micro(1, P, n, w, x, acc + 16 * t);
+        }
     }
     for (int32_t t = 0; t < g->n_tok; t++)
         for (int p = 0; p < P; p++)
@@ -417,17 +212,18 @@ LEAF_INLINE void leaf_float_panels(const struct leaf_gemm *g, int32_t panel, int
 
 // One row of x straight from a float weight, four panels at once: enough chains to hide the latency
 // of each.
-LEAF_INLINE void leaf_float_one(enum dtype ty, const struct leaf_gemm *g, int32_t panel)
+LEAF_INLINE void leaf_float_one(int ty, const struct leaf_gemm *g, int32_t panel)
 {
     const int64_t step = packed_info(ty).block, pb = g->panel_bytes;
     const uint8_t *w = g->w + panel * pb;
+    const float *x = leaf_x(g, 0, 0);
     v8 a0 = v8_set(0.0f), a1 = a0, a2 = a0, a3 = a0;
     for (int32_t c = 0; c < g->cols; c++, w += step) {
-        v8 x = v8_set(g->x[c]);
-        a0 = v8_fma(leaf_load_column(ty, w), x, a0);
-        a1 = v8_fma(leaf_load_column(ty, w + pb), x, a1);
-        a2 = v8_fma(leaf_load_column(ty, w + 2 * pb), x, a2);
-        a3 = v8_fma(leaf_load_column(ty, w + 3 * pb), x, a3);
+        v8 xc = v8_set(x[c]);
+        a0 = v8_fma(leaf_load_column(ty, w), xc, a0);
+        a1 = v8_fma(leaf_load_column(ty, w + pb), xc, a1);
+        a2 = v8_fma(leaf_load_column(ty, w + 2 * pb), xc, a2);
+        a3 = v8_fma(leaf_load_column(ty, w + 3 * pb), xc, a3);
     }
     leaf_put(g, panel, 0, a0);
     leaf_put(g, panel + 1, 0, a1);
@@ -435,22 +231,51 @@ LEAF_INLINE void leaf_float_one(enum dtype ty, const struct leaf_gemm *g, int32_
     leaf_put(g, panel + 3, 0, a3);
 }
 
+// The same for FP8.
+LEAF_INLINE void leaf_f8_one(const struct leaf_gemm *g, int32_t panel)
+{
+    const int64_t pb = g->panel_bytes;
+    const uint8_t *w = g->w + panel * pb;
+    const float *x = leaf_x(g, 0, 0);
+    v8 a[4] = {v8_set(0.0f), v8_set(0.0f), v8_set(0.0f), v8_set(0.0f)}, d[4];
+    for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++, w += packed_info(DT_FP8).block) {
+        LEAF_UNROLL(4)
+        for (int p = 0; p < 4; p++)
+            d[p] = leaf_f8_scale(w + p * pb);
+        for (int32_t c = 0; c < BLOCK_COLS; c++) {
+            v8 xc = v8_set(x[b * BLOCK_COLS + c]);
+            LEAF_UNROLL(4)
+            for (int p = 0; p < 4; p++)
+                a[p] = v8_fma(v8_mul(v8_load_f8(w + p * pb + 32 + 8 * c), d[p]), xc, a[p]);
+        }
+    }
+    for (int p = 0; p < 4; p++)
+        leaf_put(g, panel + p, 0, a[p]);
+}
+
+// The four panels from `panel` on against one row, if the type has a way of its own for that.
+static bool leaf_gemm_one(const struct leaf_gemm *g, int32_t panel)
+{
+    switch (g->dtype) {
+#define LEAF_ONE(T)                                                                                \
+    case T:                                                                                        \
+        leaf_float_one(T, g, panel);                                                               \
+        return true;
+        PACKED_EACH_COLUMNS(LEAF_ONE)
+    case DT_FP8:
+        leaf_f8_one(g, panel);
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void leaf_gemm_float(const struct leaf_gemm *g)
 {
     int32_t p = g->panel_from;
     if (g->n_tok == 1)
-        for (; packed_info(g->dtype).is_float && p + 4 <= g->panel_to; p += 4)
-            switch (g->dtype) {
-            case DT_F32:
-                leaf_float_one(DT_F32, g, p);
-                break;
-            case DT_F16:
-                leaf_float_one(DT_F16, g, p);
-                break;
-            default:
-                leaf_float_one(DT_BF16, g, p);
-                break;
-            }
+        while (p + 4 <= g->panel_to && leaf_gemm_one(g, p))
+            p += 4;
     for (; p + 2 <= g->panel_to; p += 2)
         leaf_float_panels(g, p, 2);
     if (p < g->panel_to) leaf_float_panels(g, p, 1);
@@ -459,11 +284,12 @@ static void leaf_gemm_float(const struct leaf_gemm *g)
 static void leaf_row(enum dtype t, const uint8_t *w, int64_t panel_bytes, int64_t row, int32_t cols,
                      float *out)
 {
+    _Alignas(32) uint8_t codes[CODES_BYTES];
     float v[BLOCK_COLS * PANEL_ROWS];
     const uint8_t *panel = w + row / PANEL_ROWS * panel_bytes;
     for (int32_t c = 0; c < cols; c += BLOCK_COLS) {
         int32_t n = cols - c < BLOCK_COLS ? cols - c : BLOCK_COLS;
-        leaf_values(t, panel, c / BLOCK_COLS, n, v);
+        leaf_values(t, panel, c / BLOCK_COLS, n, codes, v);
         for (int32_t i = 0; i < n; i++)
             out[c + i] = v[i * PANEL_ROWS + row % PANEL_ROWS];
     }

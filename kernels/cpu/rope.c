@@ -33,7 +33,7 @@ void rope_table(struct kernels *k, const struct rope *r, const int32_t *pos, int
     BUG_ON(r->n_rot % 2 || r->n_rot > c->lim.max_head_dim);
     for (int32_t j = 0; j < r->n_rot / 2; j++) {
         c->freq[j] = r->freq_scale * pow(r->theta, -2.0 * j / r->n_rot);
-        if (r->freq_factors) c->freq[j] /= (double)r->freq_factors[j];
+        if (r->freq_factors) c->freq[j] /= r->freq_factors[j];
     }
     struct table_call t = {r, c->freq, pos, cos_sin};
     cpu_for(c, n_tok, 64, table_rows, &t);

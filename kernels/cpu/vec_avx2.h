@@ -89,6 +89,34 @@ VEC v8 v8_load_u8(const void *p)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)));
 }
+VEC v8 v8_load_s8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+VEC v8 v8_load_s16(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(p)));
+}
+// E4M3 has the fields of a half; the half's exponent has one bit more and its bias is 8 greater.
+VEC v8 v8_load_f8(const void *p)
+{
+    __m128i h = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64(p)), 7);
+    h = _mm_and_si128(h, _mm_set1_epi16((short)0xbfff));
+    return _mm256_cvtph_ps(h);
+}
+VEC v8 v8_load_e8(const void *p)
+{
+    const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
+    __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), e); // e < 2
+    __m256i is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, small, is_small));
+}
+VEC v8i v8i_add_sums(v8i a, int32_t n, int k, int l)
+{
+    const __m256i kl = _mm256_set1_epi32(k | l << 16);
+    return _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_set1_epi32(n), kl));
+}
 VEC v8 v8_of_int(v8i a)
 {
     return _mm256_cvtepi32_ps(a);
@@ -113,6 +141,10 @@ VEC q32 q32_field(q32 a, int shift, uint8_t mask)
 {
     __m256i s = shift >= 0 ? _mm256_slli_epi16(a, shift) : _mm256_srli_epi16(a, -shift);
     return _mm256_and_si256(s, _mm256_set1_epi8((char)mask));
+}
+VEC q32 q32_table(q32 a, const uint8_t t[16])
+{
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)t)), a);
 }
 VEC v8 q32_column_u8(q32 a, int i)
 {
@@ -174,16 +206,39 @@ VEC v8i dot_s8(const q32 w[8], const int8_t *x)
     t = _mm256_add_epi32(t, _mm256_add_epi32(dot_s8_part(w, x, 6), dot_s8_part(w, x, 7)));
     return _mm256_add_epi32(s, t);
 }
-VEC k6s k6_scales(const void *p)
+VEC void dot_halves(const q32 w[8], const int8_t *x, v8i out[2])
+{
+    // 4 * 2 * 24 * 127 = 24384 fits 16 bits
+    const __m256i one = _mm256_set1_epi16(1);
+    __m256i s = _mm256_add_epi16(q32_pairs(w, x, 0), q32_pairs(w, x, 1));
+    __m256i t = _mm256_add_epi16(q32_pairs(w, x, 4), q32_pairs(w, x, 5));
+    s = _mm256_add_epi16(s, _mm256_add_epi16(q32_pairs(w, x, 2), q32_pairs(w, x, 3)));
+    t = _mm256_add_epi16(t, _mm256_add_epi16(q32_pairs(w, x, 6), q32_pairs(w, x, 7)));
+    out[0] = _mm256_madd_epi16(s, one);
+    out[1] = _mm256_madd_epi16(t, one);
+}
+VEC k6s k6_of(__m128i sc)
 {
     k6s k;
-    k.pair = _mm256_cvtepi8_epi16(_mm_loadu_si128(p));
+    k.pair = _mm256_cvtepi8_epi16(sc);
     const __m256i even = _mm256_set1_epi32(0x01000100), odd = _mm256_set1_epi32(0x03020302),
                   at = _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404,
                                          0x08080808, 0x0c0c0c0c);
     k.even = _mm256_shuffle_epi8(k.pair, _mm256_add_epi8(even, at));
     k.odd = _mm256_shuffle_epi8(k.pair, _mm256_add_epi8(odd, at));
     return k;
+}
+VEC k6s k6_scales(const void *p)
+{
+    return k6_of(_mm_loadu_si128(p));
+}
+VEC k6s k6_low(const void *p)
+{
+    return k6_of(_mm_and_si128(_mm_loadu_si128(p), _mm_set1_epi8(15)));
+}
+VEC k6s k6_high(const void *p)
+{
+    return k6_of(_mm_and_si128(_mm_srli_epi16(_mm_loadu_si128(p), 4), _mm_set1_epi8(15)));
 }
 VEC v8 k6_scale_of(k6s k, int half)
 {
@@ -203,8 +258,38 @@ VEC v8i dot_k6(const q32 w[8], k6s k, const int8_t *x, int32_t neg_sums)
     return _mm256_add_epi32(s, _mm256_add_epi32(a, c));
 }
 
+VEC v8i k6_sums(k6s k, int32_t n)
+{
+    return _mm256_madd_epi16(k.pair, _mm256_set1_epi32(n));
+}
+VEC v8i dot_k3(const q32 w[8], k6s k, const int8_t *x)
+{
+    // 4 * 2 * 7 * 127 = 7112 fits 16 bits; the widening multiplies by the scale
+    __m256i s = _mm256_add_epi16(q32_pairs(w, x, 0), q32_pairs(w, x, 1));
+    __m256i t = _mm256_add_epi16(q32_pairs(w, x, 4), q32_pairs(w, x, 5));
+    s = _mm256_add_epi16(s, _mm256_add_epi16(q32_pairs(w, x, 2), q32_pairs(w, x, 3)));
+    t = _mm256_add_epi16(t, _mm256_add_epi16(q32_pairs(w, x, 6), q32_pairs(w, x, 7)));
+    return _mm256_add_epi32(_mm256_madd_epi16(s, k.even), _mm256_madd_epi16(t, k.odd));
+}
+VEC __m256i dot_k8_part(const q32 *w, const int8_t *x, int j)
+{
+    // |w| <= 62: 2 * 2 * 62 * 127 = 31496 fits 16 bits
+    __m256i s = _mm256_sign_epi8(q32_bcast(x, j), w[j]);
+    __m256i t = _mm256_sign_epi8(q32_bcast(x, j + 1), w[j + 1]);
+    return _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w[j]), s),
+                            _mm256_maddubs_epi16(_mm256_abs_epi8(w[j + 1]), t));
+}
+VEC v8i dot_k8(const q32 w[8], k6s k, const int8_t *x)
+{
+    __m256i s = _mm256_madd_epi16(dot_k8_part(w, x, 0), k.even);
+    __m256i t = _mm256_madd_epi16(dot_k8_part(w, x, 4), k.odd);
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(dot_k8_part(w, x, 2), k.even));
+    t = _mm256_add_epi32(t, _mm256_madd_epi16(dot_k8_part(w, x, 6), k.odd));
+    return _mm256_add_epi32(s, t);
+}
+
 // -- two panels against four rows: out[2t + p] is panel p and row t; x (4, 32) --
-#define VEC_QUAD 1 // has dot_quad_u4, dot_quad_u5
+#define VEC_QUAD 1 // has dot_quad_u4, _u5, _s8, _halves, _k3
 
 // Keeps eight sums in registers: gcc would make trees of the terms of all steps and spill them.
 VEC void quad_keep(__m256i s[8])
@@ -249,6 +334,56 @@ VEC void dot_quad_u5(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
         out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(s[i], _mm256_set1_epi16(1)));
+}
+VEC void dot_quad_s8(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
+{
+    __m256i s[8];
+    const __m256i one = _mm256_set1_epi16(1);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        s[i] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        const __m256i wa = q32_load(&a[j]), wb = q32_load(&b[j]);
+        const __m256i ua = _mm256_abs_epi8(wa), ub = _mm256_abs_epi8(wb);
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            __m256i v = q32_bcast(x + 32 * t, j);
+            __m256i p = _mm256_maddubs_epi16(ua, _mm256_sign_epi8(v, wa));
+            __m256i q = _mm256_maddubs_epi16(ub, _mm256_sign_epi8(v, wb));
+            s[2 * t] = _mm256_add_epi32(s[2 * t], _mm256_madd_epi16(p, one));
+            s[2 * t + 1] = _mm256_add_epi32(s[2 * t + 1], _mm256_madd_epi16(q, one));
+        }
+        quad_keep(s);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[i] = s[i];
+}
+VEC void dot_quad_halves(const q32 *a, const q32 *b, const int8_t *x, v8i out[2][8])
+{
+    __m256i s[8];
+    quad_sum16(s, a, b, x, 0, 4);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[0][i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
+    quad_sum16(s, a, b, x, 4, 8);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[1][i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
+}
+VEC void dot_quad_k3(const q32 *a, const q32 *b, const k6s *ka, const k6s *kb, const int8_t *x,
+                     v8i out[8])
+{
+    __m256i s[8];
+    quad_sum16(s, a, b, x, 0, 4);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[i] = _mm256_madd_epi16(s[i], i % 2 ? kb->even : ka->even);
+    quad_sum16(s, a, b, x, 4, 8);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(s[i], i % 2 ? kb->odd : ka->odd));
 }
 VEC uint32_t v8_abs_bits_max(v8 a, v8 b, v8 c, v8 d)
 {

@@ -109,6 +109,39 @@ VEC v8 v8_load_u8(const void *p)
     uint16x8_t h = vmovl_u8(vld1_u8(p));
     return (v8){vcvtq_f32_u32(vmovl_u16(vget_low_u16(h))), vcvtq_f32_u32(vmovl_high_u16(h))};
 }
+VEC v8 v8_load_s8(const void *p)
+{
+    int16x8_t h = vmovl_s8(vld1_s8(p));
+    return (v8){vcvtq_f32_s32(vmovl_s16(vget_low_s16(h))), vcvtq_f32_s32(vmovl_high_s16(h))};
+}
+VEC v8 v8_load_s16(const void *p)
+{
+    int16x8_t h = vreinterpretq_s16_u8(vld1q_u8(p));
+    return (v8){vcvtq_f32_s32(vmovl_s16(vget_low_s16(h))), vcvtq_f32_s32(vmovl_high_s16(h))};
+}
+// E4M3 has the fields of a half; the half's exponent has one bit more and its bias is 8 greater.
+VEC v8 v8_load_f8(const void *p)
+{
+    int16x8_t s = vshlq_n_s16(vmovl_s8(vld1_s8(p)), 7);
+    float16x8_t h = vreinterpretq_f16_s16(vandq_s16(s, vdupq_n_s16((int16_t)0xbfff)));
+    return (v8){vcvt_f32_f16(vget_low_f16(h)), vcvt_high_f32_f16(h)};
+}
+VEC float32x4_t v4_of_e8(uint32x4_t e)
+{
+    uint32x4_t normal = vshlq_n_u32(vsubq_u32(e, vdupq_n_u32(1)), 23);
+    uint32x4_t small = vshlq_u32(vdupq_n_u32(0x200000), vreinterpretq_s32_u32(e)); // e < 2
+    return vreinterpretq_f32_u32(vbslq_u32(vcltq_u32(e, vdupq_n_u32(2)), small, normal));
+}
+VEC v8 v8_load_e8(const void *p)
+{
+    uint16x8_t h = vmovl_u8(vld1_u8(p));
+    return (v8){v4_of_e8(vmovl_u16(vget_low_u16(h))), v4_of_e8(vmovl_high_u16(h))};
+}
+VEC v8i v8i_add_sums(v8i a, int32_t n, int k, int l)
+{
+    const int32x4_t s = vdupq_n_s32(k * (int16_t)n + l * (n >> 16));
+    return (v8i){vaddq_s32(a.lo, s), vaddq_s32(a.hi, s)};
+}
 VEC v8 v8_of_int(v8i a)
 {
     return (v8){vcvtq_f32_s32(a.lo), vcvtq_f32_s32(a.hi)};
@@ -134,6 +167,11 @@ VEC q32 q32_field(q32 a, int shift, uint8_t mask)
     const int8x16_t s = vdupq_n_s8((int8_t)shift);
     const uint8x16_t m = vdupq_n_u8(mask);
     return (q32){vandq_u8(vshlq_u8(a.lo, s), m), vandq_u8(vshlq_u8(a.hi, s), m)};
+}
+VEC q32 q32_table(q32 a, const uint8_t t[16])
+{
+    const uint8x16_t v = vld1q_u8(t);
+    return (q32){vqtbl1q_u8(v, a.lo), vqtbl1q_u8(v, a.hi)};
 }
 VEC float32x4_t q16_column_u8(uint8x16_t a, int i)
 {
@@ -196,13 +234,29 @@ VEC v8i dot_s8(const q32 w[8], const int8_t *x)
 {
     return dot_from_to(w, x, 0, 8);
 }
-VEC k6s k6_scales(const void *p)
+VEC void dot_halves(const q32 w[8], const int8_t *x, v8i out[2])
 {
-    int8x16_t s = vld1q_s8(p);
+    out[0] = dot_from_to(w, x, 0, 4);
+    out[1] = dot_from_to(w, x, 4, 8);
+}
+VEC k6s k6_of(int8x16_t s)
+{
     int16x8_t lo = vmovl_s8(vget_low_s8(s)), hi = vmovl_high_s8(s);
     int32x4_t a = vreinterpretq_s32_s16(lo), b = vreinterpretq_s32_s16(hi);
     return (k6s){vshrq_n_s32(vshlq_n_s32(a, 16), 16), vshrq_n_s32(vshlq_n_s32(b, 16), 16),
                  vshrq_n_s32(a, 16), vshrq_n_s32(b, 16)};
+}
+VEC k6s k6_scales(const void *p)
+{
+    return k6_of(vld1q_s8(p));
+}
+VEC k6s k6_low(const void *p)
+{
+    return k6_of(vreinterpretq_s8_u8(vandq_u8(vld1q_u8(p), vdupq_n_u8(15))));
+}
+VEC k6s k6_high(const void *p)
+{
+    return k6_of(vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p), 4)));
 }
 VEC v8 k6_scale_of(k6s k, int half)
 {
@@ -218,6 +272,23 @@ VEC v8i dot_k6(const q32 w[8], k6s k, const int8_t *x, int32_t neg_sums)
     int32x4_t hi = vmulq_s32(vaddq_s32(a.hi, n0), k.even_hi);
     return (v8i){vmlaq_s32(lo, vaddq_s32(b.lo, n1), k.odd_lo),
                  vmlaq_s32(hi, vaddq_s32(b.hi, n1), k.odd_hi)};
+}
+
+VEC v8i k6_sums(k6s k, int32_t n)
+{
+    const int32x4_t n0 = vdupq_n_s32((int16_t)n), n1 = vdupq_n_s32(n >> 16);
+    return (v8i){vmlaq_s32(vmulq_s32(k.even_lo, n0), k.odd_lo, n1),
+                 vmlaq_s32(vmulq_s32(k.even_hi, n0), k.odd_hi, n1)};
+}
+VEC v8i dot_k8(const q32 w[8], k6s k, const int8_t *x)
+{
+    v8i a = dot_from_to(w, x, 0, 4), b = dot_from_to(w, x, 4, 8);
+    return (v8i){vmlaq_s32(vmulq_s32(a.lo, k.even_lo), b.lo, k.odd_lo),
+                 vmlaq_s32(vmulq_s32(a.hi, k.even_hi), b.hi, k.odd_hi)};
+}
+VEC v8i dot_k3(const q32 w[8], k6s k, const int8_t *x)
+{
+    return dot_k8(w, k, x);
 }
 
 VEC uint32x4_t v8_abs_bits(v8 a)

@@ -126,6 +126,40 @@ VEC v8 v8_load_u8(const void *p)
     VEC_EACH r.f[i] = ((const uint8_t *)p)[i];
     return r;
 }
+VEC v8 v8_load_s8(const void *p)
+{
+    v8 r;
+    VEC_EACH r.f[i] = ((const int8_t *)p)[i];
+    return r;
+}
+VEC v8 v8_load_s16(const void *p)
+{
+    int16_t h[8];
+    v8 r;
+    memcpy(h, p, sizeof h);
+    VEC_EACH r.f[i] = h[i];
+    return r;
+}
+VEC v8 v8_load_f8(const void *p)
+{
+    const uint8_t *b = p;
+    v8 r;
+    VEC_EACH r.f[i] = (b[i] & 0x7f) == 0x7f ? (b[i] & 0x80 ? -480.0f : 480.0f)
+                                            : dtype_f8_to_f32(b[i]);
+    VEC_EACH r.f[i] *= 0x1p-8f;
+    return r;
+}
+VEC v8 v8_load_e8(const void *p)
+{
+    v8 r;
+    VEC_EACH r.f[i] = ldexpf(1.0f, ((const uint8_t *)p)[i] - 128);
+    return r;
+}
+VEC v8i v8i_add_sums(v8i a, int32_t n, int k, int l)
+{
+    VEC_EACH a.i[i] += k * (int16_t)n + l * (n >> 16);
+    return a;
+}
 VEC v8 v8_of_int(v8i a)
 {
     v8 r;
@@ -153,6 +187,12 @@ VEC q32 q32_field(q32 a, int shift, uint8_t mask)
 {
     for (int i = 0; i < 32; i++)
         a.b[i] = (uint8_t)(shift >= 0 ? a.b[i] << shift : a.b[i] >> -shift) & mask;
+    return a;
+}
+VEC q32 q32_table(q32 a, const uint8_t t[16])
+{
+    for (int i = 0; i < 32; i++)
+        a.b[i] = t[a.b[i]];
     return a;
 }
 VEC v8 q32_column_u8(q32 a, int k)
@@ -186,10 +226,28 @@ VEC v8i dot_s8(const q32 w[8], const int8_t *x)
         VEC_EACH for (int k = 0; k < 4; k++) r.i[i] += (int8_t)w[j].b[4 * i + k] * x[4 * j + k];
     return r;
 }
+VEC void dot_halves(const q32 w[8], const int8_t *x, v8i out[2])
+{
+    out[0] = out[1] = (v8i){{0}};
+    for (int j = 0; j < 8; j++)
+        VEC_EACH for (int k = 0; k < 4; k++) out[j / 4].i[i] += w[j].b[4 * i + k] * x[4 * j + k];
+}
 VEC k6s k6_scales(const void *p)
 {
     k6s k;
     memcpy(&k, p, sizeof k);
+    return k;
+}
+VEC k6s k6_low(const void *p)
+{
+    k6s k;
+    VEC_EACH for (int h = 0; h < 2; h++) k.s[i][h] = ((const uint8_t *)p)[2 * i + h] & 15;
+    return k;
+}
+VEC k6s k6_high(const void *p)
+{
+    k6s k;
+    VEC_EACH for (int h = 0; h < 2; h++) k.s[i][h] = ((const uint8_t *)p)[2 * i + h] >> 4;
     return k;
 }
 VEC v8 k6_scale_of(k6s k, int half)
@@ -205,6 +263,29 @@ VEC v8i dot_k6(const q32 w[8], k6s s, const int8_t *x, int32_t neg_sums)
     for (int j = 0; j < 8; j++)
         VEC_EACH for (int k = 0; k < 4; k++) r.i[i] +=
             s.s[i][j / 4] * (w[j].b[4 * i + k] - 32) * x[4 * j + k];
+    return r;
+}
+
+VEC v8i k6_sums(k6s k, int32_t n)
+{
+    v8i r;
+    VEC_EACH r.i[i] = k.s[i][0] * (int16_t)n + k.s[i][1] * (n >> 16);
+    return r;
+}
+VEC v8i dot_k3(const q32 w[8], k6s s, const int8_t *x)
+{
+    v8i r = {{0}};
+    for (int j = 0; j < 8; j++)
+        VEC_EACH for (int k = 0; k < 4; k++) r.i[i] +=
+            s.s[i][j / 4] * w[j].b[4 * i + k] * x[4 * j + k];
+    return r;
+}
+VEC v8i dot_k8(const q32 w[8], k6s s, const int8_t *x)
+{
+    v8i r = {{0}};
+    for (int j = 0; j < 8; j++)
+        VEC_EACH for (int k = 0; k < 4; k++) r.i[i] +=
+            s.s[i][j / 4] * (int8_t)w[j].b[4 * i + k] * x[4 * j + k];
     return r;
 }
 

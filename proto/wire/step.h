@@ -2,8 +2,13 @@
 // once, the same bytes go to every stage of a lane, and each stage runs it in step order.
 //
 // Sequences live in slots: a bind gives a slot a new sequence, rows extend it. A stage keeps per
-// slot only what a step cannot carry cheaply: the page table (extended by each row), and on the
-// last stage the sampling settings and the counts for penalties.
+// slot only what a step cannot carry cheaply: the page tables (extended by each row), the recurrent
+// state, and on the last stage the sampling settings and the counts for penalties.
+//
+// Layers that see a window or chunk only may have pages of their own (plan_settings.n_page_local):
+// a second table, whose entries fall out of sight as the sequence grows and are then somebody
+// else's. Recurrent state can be copied to one of n_snapshot places, numbered from 1, and a
+// sequence can start from there.
 #pragma once
 #include "proto/base/err.h"
 #include <stdbool.h>
@@ -13,6 +18,7 @@ enum {
     STEP_TOKENS_MAX = 8192, // rows' tokens together
     STEP_SLOTS_MAX = 1024,
     STEP_PAGES_MAX = 1 << 20, // highest page number + 1
+    STEP_SNAPSHOTS_MAX = 1 << 14,
     STEP_BIAS_MAX = 1024,
     STEP_LOGPROBS_MAX = 20,
 };
@@ -53,6 +59,7 @@ struct step_bind {
     const int32_t *history;
     uint32_t n_history;
     uint32_t n_prompt; // prompt tokens of the whole sequence: positions below are not "generated"
+    uint32_t snapshot; // the recurrent state starts as this snapshot; 0: as zeros
 };
 
 enum {
@@ -74,7 +81,30 @@ struct step_row {
     uint32_t page_from; // page table entries [page_from, page_from + n_page) are set by this row
     uint32_t n_page;
     const uint32_t *pages;
+    // The same of the table of local pages. A sequence's first row begins it where its first token
+    // begins to see; entries before that are never set and never read.
+    uint32_t local_from;
+    uint32_t n_local;
+    const uint32_t *locals;
+    uint32_t snapshot; // after its last token the recurrent state is copied there; 0: it is not
 };
+
+// First position that a token at `pos` sees in a local layer with this window and chunk (0: none;
+// kernels.h, struct attn_args).
+static inline uint32_t step_sees_from(uint32_t pos, uint32_t window, uint32_t chunk)
+{
+    uint32_t from = window && pos >= window ? pos - window + 1 : 0;
+    uint32_t first = chunk ? pos - pos % chunk : 0;
+    return from > first ? from : first;
+}
+
+// Local pages that n_seq sequences need at most at once, in steps of at most max_tok tokens.
+static inline uint64_t step_local_pages(uint32_t n_seq, uint32_t window, uint32_t chunk,
+                                        uint32_t page_tok, uint32_t max_tok)
+{
+    uint64_t sees = window && (!chunk || window < chunk) ? window : chunk;
+    return n_seq * ((sees + page_tok - 1) / page_tok + 2) + max_tok / page_tok;
+}
 
 struct step {
     uint64_t epoch;                // plan epoch

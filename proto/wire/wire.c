@@ -180,6 +180,8 @@ static err_t settings_in(struct wire_in *in, const char *what, const Trireme__Se
         {"in_flight", s->in_flight, 1, WIRE_IN_FLIGHT_MAX},
         {"kv_dtype", s->kv_dtype, 1, DT_COUNT - 1},
         {"precision", s->precision, 0, 255},
+        {"n_page_local", s->n_page_local, 0, STEP_PAGES_MAX},
+        {"n_snapshot", s->n_snapshot, 0, STEP_SNAPSHOTS_MAX},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         WIRE_NEED(in, rules[i].v >= rules[i].min && rules[i].v <= rules[i].max,
@@ -195,6 +197,8 @@ static err_t settings_in(struct wire_in *in, const char *what, const Trireme__Se
         .in_flight = s->in_flight,
         .kv_dtype = s->kv_dtype,
         .precision = s->precision,
+        .n_page_local = s->n_page_local,
+        .n_snapshot = s->n_snapshot,
     };
     return OK;
 }
@@ -505,6 +509,8 @@ static Trireme__Settings *settings_out(struct arena *a, const struct plan_settin
     out->in_flight = s->in_flight;
     out->kv_dtype = s->kv_dtype;
     out->precision = s->precision;
+    out->n_page_local = s->n_page_local;
+    out->n_snapshot = s->n_snapshot;
     return out;
 }
 

@@ -22,7 +22,7 @@
 #include "proto/wire/step.h"
 
 enum {
-    WIRE_VERSION = 1,
+    WIRE_VERSION = 2,
     WIRE_MESSAGE_MAX = 1 << 20,
     WIRE_ARENA_MAX = 4 << 20, // budget for unpacking one message
     WIRE_STAGES_MAX = 64,
@@ -101,6 +101,8 @@ struct plan_settings {
     uint32_t ctx; // tokens of one sequence, at most
     uint32_t page_tok;
     uint32_t n_page;
+    uint32_t n_page_local; // of layers that see a window or chunk only; 0: they use the others
+    uint32_t n_snapshot;   // copies of one sequence's recurrent state
     uint32_t n_slot;
     uint32_t max_tok; // tokens of one step
     uint32_t max_rows;

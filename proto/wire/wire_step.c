@@ -107,10 +107,13 @@ static err_t binds_in(struct wire_in *in, const Trireme__Step *s, struct step_bi
         WIRE_NEED(in, !seen_before(&slots, b->slot), "step: slot %u is bound twice", b->slot);
         WIRE_NEED(in, below(b->history, b->n_history, ID_END), "step: history holds a negative id");
         WIRE_NEED(in, b->n_prompt < ID_END, "step: prompt of %u tokens", b->n_prompt);
+        WIRE_NEED(in, b->snapshot <= STEP_SNAPSHOTS_MAX, "step: bind to snapshot %u, limit %d",
+                  b->snapshot, STEP_SNAPSHOTS_MAX);
         out[i].slot = b->slot;
         out[i].history = b->n_history ? (const int32_t *)b->history : NULL;
         out[i].n_history = (uint32_t)b->n_history;
         out[i].n_prompt = b->n_prompt;
+        out[i].snapshot = b->snapshot;
         err_t e = sampling_in(in, b, &out[i].sampling);
         if (e) return e;
     }
@@ -123,6 +126,9 @@ static err_t row_in(struct wire_in *in, const Trireme__Step *s, size_t i, struct
     uint32_t pos = at32(s->pos, s->n_pos, i), n_tok = at32(s->n_tok, s->n_n_tok, i);
     uint32_t page_from = at32(s->page_from, s->n_page_from, i);
     uint32_t n_page = at32(s->n_page, s->n_n_page, i);
+    uint32_t local_from = at32(s->local_from, s->n_local_from, i);
+    uint32_t n_local = at32(s->n_local, s->n_n_local, i);
+    uint32_t snapshot = at32(s->snapshot, s->n_snapshot, i);
     uint32_t flags = at32(s->flags, s->n_flags, i), next = at32(s->next_id, s->n_next_id, i);
     uint64_t chain = s->n_chain ? s->chain[i] : 0;
     bool is_chain = flags & ROW_CHAIN;
@@ -135,6 +141,10 @@ static err_t row_in(struct wire_in *in, const Trireme__Step *s, size_t i, struct
     WIRE_NEED(in, pos <= INT32_MAX - n_tok, "step: row %zu starts at position %u", i, pos);
     WIRE_NEED(in, n_page <= STEP_PAGES_MAX && page_from <= STEP_PAGES_MAX - n_page,
               "step: row %zu sets page entries from %u, %u of them", i, page_from, n_page);
+    WIRE_NEED(in, n_local <= STEP_PAGES_MAX && local_from <= STEP_PAGES_MAX - n_local,
+              "step: row %zu sets local page entries from %u, %u of them", i, local_from, n_local);
+    WIRE_NEED(in, snapshot <= STEP_SNAPSHOTS_MAX, "step: row %zu saves snapshot %u, limit %d", i,
+              snapshot, STEP_SNAPSHOTS_MAX);
     WIRE_NEED(in, next <= ID_END, "step: row %zu has a negative next id", i);
     WIRE_NEED(in, !is_chain || n_tok == 1, "step: row %zu chains %u tokens", i, n_tok);
     WIRE_NEED(in, is_chain ? chain > 0 && chain < s->number : chain == 0,
@@ -148,6 +158,9 @@ static err_t row_in(struct wire_in *in, const Trireme__Step *s, size_t i, struct
         .from_step = is_chain ? s->number - chain : 0,
         .page_from = page_from,
         .n_page = n_page,
+        .local_from = local_from,
+        .n_local = n_local,
+        .snapshot = snapshot,
     };
     return OK;
 }
@@ -155,7 +168,7 @@ static err_t row_in(struct wire_in *in, const Trireme__Step *s, size_t i, struct
 static err_t rows_in(struct wire_in *in, const Trireme__Step *s, struct step_row *out)
 {
     struct seen slots = {0};
-    size_t n = s->n_slot, n_tok = 0, id_at = 0, page_at = 0;
+    size_t n = s->n_slot, n_tok = 0, id_at = 0, page_at = 0, local_at = 0;
     for (size_t i = 0; i < n; i++) {
         struct step_row *r = &out[i];
         err_t e = row_in(in, s, i, r);
@@ -174,12 +187,20 @@ static err_t rows_in(struct wire_in *in, const Trireme__Step *s, struct step_row
             r->pages = s->pages + page_at;
             page_at += r->n_page;
         }
+        if (r->n_local) {
+            WIRE_NEED(in, r->n_local <= s->n_locals - local_at,
+                      "step: local pages of row %zu are missing", i);
+            r->locals = s->locals + local_at;
+            local_at += r->n_local;
+        }
     }
-    WIRE_NEED(in, id_at == s->n_ids && page_at == s->n_pages,
+    WIRE_NEED(in, id_at == s->n_ids && page_at == s->n_pages && local_at == s->n_locals,
               "step: ids or pages that belong to no row");
     WIRE_NEED(in, below(s->ids, s->n_ids, ID_END), "step: a token id is negative");
-    WIRE_NEED(in, below(s->pages, s->n_pages, STEP_PAGES_MAX), "step: a page number is over %d",
-              STEP_PAGES_MAX - 1);
+    WIRE_NEED(in,
+              below(s->pages, s->n_pages, STEP_PAGES_MAX) &&
+                  below(s->locals, s->n_locals, STEP_PAGES_MAX),
+              "step: a page number is over %d", STEP_PAGES_MAX - 1);
     return OK;
 }
 
@@ -198,7 +219,9 @@ err_t wire_step_in(struct wire_in *in, const Trireme__Step *s, struct step *out)
     WIRE_NEED(in,
               column_ok(s->n_flags, n) && column_ok(s->n_pos, n) && column_ok(s->n_n_tok, n) &&
                   column_ok(s->n_next_id, n) && column_ok(s->n_chain, n) &&
-                  column_ok(s->n_page_from, n) && column_ok(s->n_n_page, n),
+                  column_ok(s->n_page_from, n) && column_ok(s->n_n_page, n) &&
+                  column_ok(s->n_local_from, n) && column_ok(s->n_n_local, n) &&
+                  column_ok(s->n_snapshot, n),
               "step: a column does not have one entry per row");
     struct step_bind *binds = arena_take_n(in->arena, s->n_binds, sizeof *binds);
     struct step_row *rows = arena_take_n(in->arena, n, sizeof *rows);
@@ -236,6 +259,7 @@ static bool bind_out(struct arena *a, const struct step_bind *b, Trireme__Bind *
     out->n_history = b->n_history;
     out->history = (uint32_t *)b->history;
     out->n_prompt = b->n_prompt;
+    out->snapshot = b->snapshot;
     out->n_bias = out->n_bias_id = s->n_bias;
     out->bias = arena_take_n(a, s->n_bias, sizeof *out->bias);
     out->bias_id = arena_take_n(a, s->n_bias, sizeof *out->bias_id);
@@ -272,37 +296,46 @@ static void rows_fill(const struct step *s, Trireme__Step *out)
         out->chain[i] = r->flags & ROW_CHAIN ? s->number - r->from_step : 0;
         out->page_from[i] = r->page_from;
         out->n_page[i] = r->n_page;
+        out->local_from[i] = r->local_from;
+        out->n_local[i] = r->n_local;
+        out->snapshot[i] = r->snapshot;
         if (!(r->flags & ROW_CHAIN)) {
             memcpy(out->ids + out->n_ids, r->ids, r->n_tok * sizeof *r->ids);
             out->n_ids += r->n_tok;
         }
         if (r->n_page) memcpy(out->pages + out->n_pages, r->pages, r->n_page * sizeof *r->pages);
         out->n_pages += r->n_page;
+        if (r->n_local)
+            memcpy(out->locals + out->n_locals, r->locals, r->n_local * sizeof *r->locals);
+        out->n_locals += r->n_local;
     }
 }
 
 bool wire_step_out(struct arena *a, const struct step *s, Trireme__Step *out)
 {
-    size_t n = s->n_row, n_id = 0, n_page = 0;
+    size_t n = s->n_row, n_id = 0, n_page = 0, n_local = 0;
     bool has_chain = false;
     for (size_t i = 0; i < n; i++) {
         bool is_chain = s->rows[i].flags & ROW_CHAIN;
         n_id += is_chain ? 0 : s->rows[i].n_tok;
         n_page += s->rows[i].n_page;
+        n_local += s->rows[i].n_local;
         has_chain |= is_chain;
     }
     trireme__step__init(out);
     out->epoch = s->epoch;
     out->number = s->number;
     if (!binds_out(a, s, out)) return false;
-    uint32_t **const cols[] = {&out->slot,    &out->flags,     &out->pos,   &out->n_tok,
-                               &out->next_id, &out->page_from, &out->n_page};
+    uint32_t **const cols[] = {&out->slot,    &out->flags,     &out->pos,    &out->n_tok,
+                               &out->next_id, &out->page_from, &out->n_page, &out->local_from,
+                               &out->n_local, &out->snapshot};
     for (size_t c = 0; c < sizeof cols / sizeof *cols; c++)
         if (!(*cols[c] = arena_take_n(a, n, sizeof(uint32_t)))) return false;
     out->chain = arena_take_n(a, n, sizeof *out->chain);
     out->ids = arena_take_n(a, n_id, sizeof *out->ids);
     out->pages = arena_take_n(a, n_page, sizeof *out->pages);
-    if (!out->chain || !out->ids || !out->pages) return false;
+    out->locals = arena_take_n(a, n_local, sizeof *out->locals);
+    if (!out->chain || !out->ids || !out->pages || !out->locals) return false;
     rows_fill(s, out);
     out->n_slot = n;
     out->n_flags = any32(out->flags, n) ? n : 0;
@@ -312,6 +345,9 @@ bool wire_step_out(struct arena *a, const struct step *s, Trireme__Step *out)
     out->n_chain = has_chain ? n : 0;
     out->n_page_from = any32(out->page_from, n) ? n : 0;
     out->n_n_page = any32(out->n_page, n) ? n : 0;
+    out->n_local_from = any32(out->local_from, n) ? n : 0;
+    out->n_n_local = any32(out->n_local, n) ? n : 0;
+    out->n_snapshot = any32(out->snapshot, n) ? n : 0;
     return true;
 }
 

@@ -9,8 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const enum dtype types[] = {DT_Q4_0, DT_Q4_1, DT_Q5_0, DT_Q5_1, DT_Q8_0, DT_Q4_K,
-                                   DT_Q5_K, DT_Q6_K, DT_F16,  DT_BF16, DT_F32};
+static const enum dtype types[] = {
+    DT_Q4_0,   DT_Q4_1,    DT_Q5_0,    DT_Q5_1,   DT_Q8_0,  DT_Q2_K,   DT_Q3_K,
+    DT_Q4_K,   DT_Q5_K,    DT_Q6_K,    DT_IQ4_NL, DT_IQ4_XS, DT_MXFP4, DT_NVFP4,
+    DT_INT4,   DT_INT8,    DT_FP8,     DT_TQ2_0,  DT_IQ2_XXS, DT_IQ3_S, DT_IQ1_S,
+    DT_TQ1_0,  DT_F16,     DT_BF16,    DT_F32};
 
 static void *need(size_t bytes)
 {

@@ -1,53 +1,88 @@
 // golden: compares our forward pass with the answers of an independent implementation, and with
 // itself under every split, chunking and batch.
 //
-//   golden [--precision exact|fast] [--stages N] [--threads N] [--isa NAME] DIR
-//     DIR holds model.gguf, golden.safetensors, golden.json: logits at every position of prompts p1
-//     and p2, greedy continuation.
-//   golden ... --real JSON FILE.gguf
-//     greedy continuations and best logits of a real model. With --precision fast: mean
-//     Kullback-Leibler divergence of fast from exact over the same tokens instead.
+//   golden [options] DIR [DIR...]
+//     DIR holds golden.safetensors, golden.json and a checkpoint (model.gguf, or config.json with
+//     its files): logits at every position of prompts p1 and p2, greedy continuations; of some
+//     models chosen experts and the prediction head's logits. One line for each DIR.
+//   golden [options] --real JSON FILE.gguf
+//     greedy continuations and best logits of a real model.
 //
-// Exit code 0: within tolerance. 1: not. 77: this build refuses the model (says why). 2: usage.
+//   --precision exact   against golden.json's tolerance (the default)
+//   --precision fast    the kernels of every day against exact
+//   --stages N, --sets N   computed in N stages, with the experts in N sets
+//   --threads N, --isa NAME
+//   --table FILE        adds a line "architecture container quant ok" for each DIR
+//   --verbose           where the residual stream parts from the golden one
+//
+// In any case the same bits must come out of 1 stage and 1 set, of 2 (or N) stages and sets, of odd
+// chunks, and of a batch. Exit code 0: all within tolerance. 1: not. 2: usage.
+#include "tests/golden/compare.h"
 #include "tests/golden/lane.h"
+#include "tests/golden/real.h"
 #include "tests/golden/safetensors.h"
-#include "proto/base/clock.h"
 
-#include <math.h>
+#include <glob.h>
+#include <unistd.h>
 
-static const double FAST_RMS_MAX = 0.15;  // logit error with 8-bit activations, fixtures' README
-static const double FAST_KL_MAX = 3e-3;   // mean over all tokens
-static const double EXACT_TOP_MAX = 2e-2; // real models' best logits
-static const double EXACT_MARGIN = 0.02;  // a smaller margin may turn either way
-enum { TOP_STEPS = 16, GREEDY_MAX = 256, CHUNK = 64, CTX_SPARE = 300 };
+static const double KL_MAX = 1e-3;   // mean of fast from exact
+static const double TOP_MIN = 0.99;  // share of positions where they agree on the best
+static const double WEIGHT_MAX = 1e-3; // of an expert's weight
+enum { GREEDY_MAX = 256, CTX = 512, STEP = 256 };
 
-static struct lane_options options = {.n_stage = 1, .n_slot = 4, .n_threads = 1, .max_tok = 256};
+struct settings {
+    struct lane_options lane;
+    const char *table;
+    bool is_verbose;
+};
 
-static int fail(const char *what, const char *name)
+// What one directory's line says.
+struct report {
+    char why[128]; // first thing that is wrong
+    double max, mtp, kl;
+    uint64_t n_pos, n_top, n_fast_top;
+    uint32_t n_new, n_same;
+    uint64_t n_choice, n_choice_same;
+    bool has_experts, has_mtp;
+};
+
+struct check {
+    const struct settings *set;
+    const struct model *model;
+    const struct st_file *golden;
+    const char *prompt; // "p1"
+    const int32_t *ids, *greedy;
+    const float *logits;
+    uint32_t n, n_new;
+    uint32_t ctx, max_tok;
+    double tolerance;
+    struct report *r;
+};
+
+static void wrong(struct check *c, const char *what)
 {
-    printf("FAIL %s: %s\n", name, what);
-    return 1;
+    if (!c->r->why[0])
+        snprintf(c->r->why, sizeof c->r->why, "%s: %s", c->prompt ? c->prompt : "", what);
 }
 
-static int32_t best_of(const float *logits, int32_t n)
+static bool find(const struct check *c, const char *what, const char *dtype, struct st_tensor *out)
 {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++)
-        if (logits[i] > logits[best]) best = i;
-    return best;
+    char name[64];
+    snprintf(name, sizeof name, "%s.%s", c->prompt, what);
+    return st_find(c->golden, name, dtype, out);
 }
 
-// All logits of a prompt in slot `slot`, in chunks of `chunk`; copied to out (n, n_vocab).
-static bool prompt_logits(struct lane *l, uint32_t slot, const int32_t *ids, uint32_t n,
-                          uint32_t chunk, float *out)
+// All logits of the prompt in slot `slot`, in chunks of `chunk`; out (n, n_vocab).
+static bool prompt_logits(const struct check *c, struct lane *l, uint32_t slot, uint32_t chunk,
+                          float *out)
 {
-    const size_t row = (size_t)l->model->shape.n_vocab;
-    for (uint32_t pos = 0; pos < n; pos += chunk) {
-        const uint32_t take = n - pos < chunk ? n - pos : chunk;
+    const size_t row = (size_t)c->model->shape.n_vocab;
+    for (uint32_t pos = 0; pos < c->n; pos += chunk) {
+        const uint32_t take = c->n - pos < chunk ? c->n - pos : chunk;
         struct step_row r = {.slot = slot,
                              .pos = pos,
                              .n_tok = take,
-                             .ids = ids + pos,
+                             .ids = c->ids + pos,
                              .flags = ROW_SCORE,
                              .next_id = -1};
         struct step_result result;
@@ -57,390 +92,443 @@ static bool prompt_logits(struct lane *l, uint32_t slot, const int32_t *ids, uin
     return true;
 }
 
-// Prefills a prompt (without logits) and generates n ids; logits of step i are handed to `seen`.
-typedef void seen_fn(void *arg, uint32_t i, const float *logits);
-static bool generate(struct lane *l, const int32_t *prompt, uint32_t n_prompt, uint32_t n,
-                     int32_t *ids, seen_fn *seen, void *arg)
+static struct lane_options lane_options(const struct check *c)
 {
-    for (uint32_t pos = 0, i = 0; i < n;) {
-        const bool is_prompt = pos < n_prompt;
-        uint32_t take = is_prompt ? n_prompt - pos : 1;
-        if (take > l->settings.max_tok) take = l->settings.max_tok;
-        const bool samples = pos + take >= n_prompt;
-        struct step_row r = {.pos = pos,
-                             .n_tok = take,
-                             .next_id = -1,
-                             .ids = is_prompt ? prompt + pos : &ids[i - 1],
-                             .flags = samples ? ROW_SAMPLE : 0};
-        struct step_result result;
-        if (!lane_rows(l, &r, 1, &result)) return false;
-        pos += take;
-        if (!samples) continue;
-        ids[i] = result.items[0].id;
-        if (ids[i] != best_of(l->logits, l->model->shape.n_vocab)) return false;
-        if (seen) seen(arg, i, l->logits);
-        i++;
-    }
-    return true;
+    struct lane_options o = c->set->lane;
+    o.ctx = c->ctx;
+    o.max_tok = c->max_tok;
+    return o;
 }
 
 // -- against itself --
 
-// The same prompt token by token, in odd chunks, and in a batch beside others must give the same
-// bits; so must any split into stages.
-static int check_invariance(const struct model *m, const struct lane_options *o, const int32_t *ids,
-                            uint32_t n, const float *want)
+// Each token of the prompt beside rows of other lengths in other slots.
+static bool same_in_a_batch(const struct check *c, struct lane *l, const float *want)
 {
-    const size_t row = (size_t)m->shape.n_vocab, bytes = n * row * sizeof(float);
+    enum { ROWS = 4 };
+    const size_t row = (size_t)c->model->shape.n_vocab;
+    int32_t tail[ROWS];
+    for (uint32_t i = 0; i < ROWS; i++)
+        tail[i] = c->ids[i % c->n];
+    for (uint32_t pos = 0; pos < c->n && ROWS * (pos + 1) <= c->ctx; pos++) {
+        struct step_row rows[ROWS];
+        for (uint32_t k = 0; k < ROWS; k++) {
+            const bool is_it = k == 2;
+            const uint32_t take = is_it ? 1 : k + 1;
+            rows[k] = (struct step_row){.slot = k,
+                                        .pos = pos * take,
+                                        .n_tok = take,
+                                        .ids = is_it ? c->ids + pos : tail,
+                                        .flags = is_it ? ROW_SAMPLE : 0,
+                                        .next_id = -1};
+        }
+        struct step_result result;
+        if (!lane_rows(l, rows, ROWS, &result) || l->n_logits != 1 ||
+            memcmp(l->logits, want + pos * row, row * sizeof *want) != 0)
+            return false;
+    }
+    return true;
+}
+
+// The same prompt token by token, in odd chunks, and in a batch beside others must give the same
+// bits; so must any split into stages and expert sets, and local layers with pages of their own.
+static void check_invariance(struct check *c, const float *want)
+{
     static const uint32_t chunks[] = {1, 7, 64};
+    const struct lane_options *o = &c->set->lane;
+    const size_t bytes = (size_t)c->n * (size_t)c->model->shape.n_vocab * sizeof *want;
     float *got = malloc(bytes);
-    int bad = 0;
-    const uint32_t n_stages[] = {1, o->n_stage > 1 ? o->n_stage : 2};
-    for (size_t s = 0; s < 2 && got; s++) {
-        struct lane_options split = *o;
-        split.n_stage = n_stages[s];
+    for (int split = 0; split < 2 && got; split++) {
+        struct lane_options s = lane_options(c);
+        s.mtp = s.watch = false;
+        s.n_stage = split == 0 ? 1 : o->n_stage > 1 ? o->n_stage : 2;
+        s.n_set = split == 0 ? 1 : o->n_set > 1 ? o->n_set : 2;
+        s.local_pages = split == 1;
         struct lane l;
-        if (!lane_open(&l, m, &split)) return fail("cannot open", "split");
-        for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-            if (!prompt_logits(&l, (uint32_t)i % o->n_slot, ids, n, chunks[i], got) ||
+        if (!lane_open(&l, c->model, &s)) {
+            wrong(c, "cannot open a split");
+            break;
+        }
+        for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++)
+            if (!prompt_logits(c, &l, (uint32_t)i % s.n_slot, chunks[i], got) ||
                 memcmp(got, want, bytes) != 0)
-                bad += fail("chunks change the logits", "invariance");
-        }
-        // Each token of the prompt beside rows of other lengths in other slots.
-        for (uint32_t pos = 0; pos < n; pos++) {
-            struct step_row rows[4];
-            for (uint32_t k = 0; k < 4; k++) {
-                const uint32_t take = k == 2 ? 1 : k + 1;
-                const uint32_t at = k == 2 ? pos : pos * take;
-                rows[k] = (struct step_row){.slot = k,
-                                            .pos = at,
-                                            .n_tok = take,
-                                            .ids = ids + (k == 2 ? pos : pos % (n - 4)),
-                                            .flags = k == 2 ? ROW_SAMPLE : 0,
-                                            .next_id = -1};
-            }
-            struct step_result result;
-            if (!lane_rows(&l, rows, 4, &result) || l.n_logits != 1 ||
-                memcmp(l.logits, want + pos * row, row * sizeof(float)) != 0) {
-                bad += fail("a batch changes the logits", "invariance");
-                break;
-            }
-        }
+                wrong(c, split ? "stages, sets or chunks change the logits"
+                               : "chunks change the logits");
+        if (!same_in_a_batch(c, &l, want)) wrong(c, "a batch changes the logits");
         lane_close(&l);
     }
     free(got);
-    if (!bad)
-        printf("     same bits in chunks of 1, 7, 64, in a batch, and in %u stages\n", n_stages[1]);
-    return bad;
 }
 
-// -- small models --
+// -- against the golden answers --
 
-struct diff {
-    double max, sum2;
-    uint64_t n, n_top1, n_row;
+static void check_logits(struct check *c, const float *got)
+{
+    const int32_t n = c->model->shape.n_vocab;
+    const double d = max_diff(got, c->logits, (uint64_t)c->n * (uint64_t)n);
+    if (!(d <= c->r->max)) c->r->max = d;
+    for (uint32_t i = 0; i < c->n; i++)
+        c->r->n_top += best_of(got + (size_t)i * (size_t)n, n) ==
+                       best_of(c->logits + (size_t)i * (size_t)n, n);
+    c->r->n_pos += c->n;
+    if (c->set->lane.precision == PRECISION_EXACT && !(d <= c->tolerance))
+        wrong(c, "logits differ");
+}
+
+// One token's experts as a set, each with its weight.
+static bool same_experts(const int32_t *ids, const float *weights, const int32_t *want,
+                         const float *want_weights, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        int32_t k = 0;
+        while (k < n && ids[k] != want[i])
+            k++;
+        if (k == n) return false;
+        if (want_weights && !(fabsf(weights[k] - want_weights[i]) <= WEIGHT_MAX)) return false;
+    }
+    return true;
+}
+
+static void check_experts(struct check *c, const struct lane_seen *seen)
+{
+    const int32_t k = c->model->shape.moe.n_used;
+    for (int32_t l = 0; l < c->model->shape.n_layer; l++) {
+        char name[64];
+        struct st_tensor want, weights = {0};
+        snprintf(name, sizeof name, "experts.%d", l);
+        if (!find(c, name, "I32", &want)) continue;
+        snprintf(name, sizeof name, "expert_weights.%d", l);
+        find(c, name, "F32", &weights);
+        c->r->has_experts = true;
+        c->r->n_choice += c->n;
+        if (!seen->experts[l + 1] || want.shape[0] != c->n || want.shape[1] != k) {
+            wrong(c, "other layers or numbers of experts");
+            continue;
+        }
+        for (uint32_t i = 0; i < c->n; i++) {
+            const int64_t at = (int64_t)i * k;
+            c->r->n_choice_same += same_experts(
+                seen->experts[l + 1] + at, seen->weights[l + 1] + at, (const int32_t *)want.data + at,
+                weights.data ? (const float *)weights.data + at : NULL, k);
+        }
+    }
+    if (c->set->lane.precision == PRECISION_EXACT && c->r->n_choice_same != c->r->n_choice)
+        wrong(c, "experts differ");
+}
+
+// The lane has just run the prompt as one step.
+static void check_mtp(struct check *c, struct lane *l)
+{
+    struct st_tensor want;
+    if (!find(c, "mtp_logits", "F32", &want)) return;
+    if (!c->model->shape.has_mtp) {
+        wrong(c, "the prediction head is not loaded");
+        return;
+    }
+    const size_t n = (size_t)c->n * (size_t)c->model->shape.n_vocab;
+    int32_t *next = malloc(c->n * sizeof *next);
+    float *got = malloc(n * sizeof *got);
+    if (!next || !got) abort();
+    memcpy(next, c->ids + 1, (c->n - 1) * sizeof *next);
+    next[c->n - 1] = c->greedy[0];
+    stage_mtp(l->stages[l->n_stage - 1], l->x, next, got);
+    const double d = max_diff(got, want.data, n);
+    c->r->has_mtp = true;
+    if (!(d <= c->r->mtp)) c->r->mtp = d;
+    if (c->set->lane.precision == PRECISION_EXACT && !(d <= c->tolerance))
+        wrong(c, "the prediction head's logits differ");
+    free(next);
+    free(got);
+}
+
+// Where the residual stream parts from the golden one.
+static void tell_hidden(const struct check *c, const struct lane_seen *seen)
+{
+    for (int32_t l = -1; l < c->model->shape.n_layer; l++) {
+        char name[64];
+        struct st_tensor want;
+        snprintf(name, sizeof name, l < 0 ? "hidden.embed" : "hidden.%d", l);
+        const float *got = seen->hidden[l + 1];
+        if (!got || !find(c, name, "F32", &want)) continue;
+        const uint64_t n = (uint64_t)c->n * (uint64_t)c->model->shape.dim;
+        double largest = 0;
+        for (uint64_t i = 0; i < n; i++)
+            largest = fmax(largest, fabs((double)((const float *)want.data)[i]));
+        printf("     %s %s: differs by at most %.2e, its largest is %.2e\n", c->prompt, name,
+               max_diff(got, want.data, n), largest);
+    }
+}
+
+struct draws {
+    int32_t n_vocab;
+    int32_t ids[GREEDY_MAX], best[GREEDY_MAX];
 };
 
-static void compare(struct diff *d, const float *got, const float *want, uint32_t n_row, int32_t n)
+static void see_best(void *arg, uint32_t i, const float *logits)
 {
-    for (uint32_t r = 0; r < n_row; r++, got += n, want += n) {
-        for (int32_t i = 0; i < n; i++) {
-            const double e = fabs((double)got[i] - (double)want[i]);
-            if (!(e <= d->max)) d->max = e; // NaN stays
-            d->sum2 += e * e;
-        }
-        d->n += (uint64_t)n;
-        d->n_row++;
-        d->n_top1 += best_of(got, n) == best_of(want, n);
-    }
+    struct draws *d = arg;
+    d->best[i] = best_of(logits, d->n_vocab);
 }
 
-static int check_prompt(struct lane *l, const struct st_file *golden, const char *prompt,
-                        double tolerance)
+static void check_greedy(struct check *c, struct lane *l)
 {
-    char name[32];
-    struct st_tensor ids, logits, greedy;
-    snprintf(name, sizeof name, "%s.input_ids", prompt);
-    bool ok = st_find(golden, name, "I32", &ids);
-    snprintf(name, sizeof name, "%s.logits", prompt);
-    ok = ok && st_find(golden, name, "F32", &logits);
-    snprintf(name, sizeof name, "%s.greedy", prompt);
-    ok = ok && st_find(golden, name, "I32", &greedy) && greedy.shape[0] <= GREEDY_MAX;
-    if (!ok) return fail("golden tensors are missing", prompt);
-
-    const uint32_t n = (uint32_t)ids.shape[0], n_new = (uint32_t)greedy.shape[0];
-    const bool is_exact = options.precision == PRECISION_EXACT;
-    float *got = malloc(n * (size_t)l->model->shape.n_vocab * sizeof *got);
-    int32_t drawn[GREEDY_MAX];
-    if (!got || !prompt_logits(l, 0, ids.data, n, l->settings.max_tok, got)) {
-        free(got);
-        return fail("run failed", prompt);
+    struct draws d = {.n_vocab = c->model->shape.n_vocab};
+    if (!lane_generate(l, c->ids, c->n, c->n_new, d.ids, see_best, &d)) {
+        wrong(c, "generation failed");
+        return;
     }
-    struct diff d = {0};
-    compare(&d, got, logits.data, n, l->model->shape.n_vocab);
-    if (!generate(l, ids.data, n, n_new, drawn, NULL, NULL)) ok = false;
     uint32_t same = 0;
-    while (same < n_new && drawn[same] == ((const int32_t *)greedy.data)[same])
+    while (same < c->n_new && d.ids[same] == c->greedy[same])
         same++;
-    const double rms = sqrt(d.sum2 / (double)d.n);
-    printf(
-        "     %s: logits differ by at most %.2e (rms %.2e), top-1 %llu of %llu, greedy %u of %u\n",
-        prompt, d.max, rms, (unsigned long long)d.n_top1, (unsigned long long)d.n_row, same, n_new);
-    int bad = ok ? 0 : fail("generation failed", prompt);
-    if (is_exact && (d.max > tolerance || isnan(d.max))) bad += fail("logits differ", prompt);
-    if (is_exact && same < n_new) bad += fail("greedy differs", prompt);
-    if (!is_exact && !(rms <= FAST_RMS_MAX)) bad += fail("logits differ", prompt);
-    struct lane_options o = options;
-    bad += check_invariance(l->model, &o, ids.data, n, got);
-    free(got);
-    return bad;
+    for (uint32_t i = 0; i < c->n_new; i++)
+        if (d.ids[i] != d.best[i]) wrong(c, "a greedy token is not the best");
+    c->r->n_new += c->n_new;
+    c->r->n_same += same;
+    if (c->set->lane.precision == PRECISION_EXACT && same < c->n_new) wrong(c, "greedy differs");
 }
 
-static int run_small(const char *dir)
+// fast (n, n_vocab) against the same prompt in exact precision.
+static void check_fast(struct check *c, const float *fast)
+{
+    const int32_t n = c->model->shape.n_vocab;
+    struct lane_options o = lane_options(c);
+    o.precision = PRECISION_EXACT;
+    o.kv_dtype = DT_F32;
+    o.mtp = o.watch = false;
+    float *exact = malloc((size_t)c->n * (size_t)n * sizeof *exact);
+    struct lane l;
+    if (!exact) abort();
+    if (!lane_open(&l, c->model, &o)) {
+        free(exact);
+        wrong(c, "cannot open in exact precision");
+        return;
+    }
+    if (!prompt_logits(c, &l, 0, c->max_tok, exact)) wrong(c, "run failed in exact precision");
+    for (uint32_t i = 0; i < c->n; i++) {
+        const float *p = exact + (size_t)i * (size_t)n, *q = fast + (size_t)i * (size_t)n;
+        c->r->kl += kl_of(p, q, n);
+        c->r->n_fast_top += best_of(p, n) == best_of(q, n);
+    }
+    lane_close(&l);
+    free(exact);
+}
+
+static void run_prompt(struct check *c)
+{
+    const bool whole = c->n <= c->max_tok;
+    struct lane_options o = lane_options(c);
+    o.watch = true;
+    o.mtp = c->model->shape.has_mtp;
+    struct lane l;
+    float *got = malloc((size_t)c->n * (size_t)c->model->shape.n_vocab * sizeof *got);
+    if (!got) abort();
+    if (!lane_open(&l, c->model, &o)) {
+        free(got);
+        wrong(c, "cannot load");
+        return;
+    }
+    if (!prompt_logits(c, &l, 0, c->max_tok, got)) {
+        wrong(c, "run failed");
+    } else {
+        check_logits(c, got);
+        if (whole) check_experts(c, &l.seen);
+        if (whole) check_mtp(c, &l);
+        if (whole && c->set->is_verbose) tell_hidden(c, &l.seen);
+        check_greedy(c, &l);
+        check_invariance(c, got);
+        if (c->set->lane.precision == PRECISION_FAST) check_fast(c, got);
+    }
+    lane_close(&l);
+    free(got);
+}
+
+// A model with two lists of rotation factors takes the short one for as long as its text is short:
+// the plan's context decides that here.
+static uint32_t context_for(const struct model *m, uint32_t n)
+{
+    const struct model_rope *r = &m->shape.rope;
+    const uint32_t ctx = n > CTX ? n : CTX;
+    const bool is_short = r->long_factors && r->long_from > 0 && n <= (uint32_t)r->long_from;
+    return is_short && ctx > (uint32_t)r->long_from ? (uint32_t)r->long_from : ctx;
+}
+
+static void check_prompt(struct check *c, const char *prompt)
+{
+    struct st_tensor ids, logits, greedy;
+    c->prompt = prompt;
+    if (!find(c, "input_ids", "I32", &ids) || !find(c, "logits", "F32", &logits) ||
+        !find(c, "greedy", "I32", &greedy) || greedy.shape[0] > GREEDY_MAX || ids.shape[0] < 1 ||
+        greedy.shape[0] < 1) {
+        wrong(c, "golden tensors are missing");
+        return;
+    }
+    if (logits.shape[1] != c->model->shape.n_vocab || logits.shape[0] != ids.shape[0]) {
+        wrong(c, "golden logits are of another vocabulary");
+        return;
+    }
+    c->ids = ids.data;
+    c->logits = logits.data;
+    c->greedy = greedy.data;
+    c->n = (uint32_t)ids.shape[0];
+    c->n_new = (uint32_t)greedy.shape[0];
+    c->ctx = context_for(c->model, c->n + c->n_new);
+    c->max_tok = c->ctx < STEP ? c->ctx : STEP;
+    run_prompt(c);
+}
+
+// -- directories --
+
+// model.gguf, or the directory itself, or its first (piece of a) GGUF file.
+static void find_model(const char *dir, char *path, size_t cap)
+{
+    snprintf(path, cap, "%s/model.gguf", dir);
+    if (!access(path, R_OK)) return;
+    snprintf(path, cap, "%s/config.json", dir);
+    const bool is_hf = !access(path, R_OK);
+    glob_t found = {0};
+    snprintf(path, cap, "%s/*.gguf", dir);
+    if (!is_hf && !glob(path, 0, NULL, &found) && found.gl_pathc)
+        snprintf(path, cap, "%s", found.gl_pathv[0]);
+    else
+        snprintf(path, cap, "%s", dir);
+    globfree(&found);
+}
+
+static double tolerance_of(const char *dir)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/golden.json", dir);
+    json_t *info = json_load_file(path, 0, NULL);
+    const json_t *t = json_object_get(info, "tolerance");
+    const double max = json_number_value(json_object_get(t, "f32_logits_max_abs"));
+    json_decref(info);
+    return max;
+}
+
+static void tell(const char *dir, const struct settings *set, const struct report *r)
+{
+    printf("%s %s: logits within %.2e, top-1 %llu of %llu, greedy %u of %u",
+           r->why[0] ? "FAIL" : "ok  ", dir, r->max, (unsigned long long)r->n_top,
+           (unsigned long long)r->n_pos, r->n_same, r->n_new);
+    if (r->has_experts)
+        printf(", experts %llu of %llu", (unsigned long long)r->n_choice_same,
+               (unsigned long long)r->n_choice);
+    if (r->has_mtp) printf(", mtp within %.2e", r->mtp);
+    if (set->lane.precision == PRECISION_FAST && r->n_pos)
+        printf(", to exact: KL %.2e, top-1 %llu", r->kl / (double)r->n_pos,
+               (unsigned long long)r->n_fast_top);
+    printf("%s%s\n", r->why[0] ? " -- " : "", r->why);
+}
+
+static void check_dir(const char *dir, const struct model *m, const struct settings *set,
+                      struct report *r)
+{
+    char path[4096];
+    struct st_file golden;
+    struct check c = {.set = set, .model = m, .golden = &golden, .r = r};
+    c.tolerance = tolerance_of(dir);
+    snprintf(path, sizeof path, "%s/golden.safetensors", dir);
+    if (!st_open(&golden, path) || !(c.tolerance > 0)) {
+        wrong(&c, "cannot read golden.safetensors and golden.json");
+        return;
+    }
+    check_prompt(&c, "p1");
+    check_prompt(&c, "p2");
+    const double n = (double)r->n_pos;
+    if (set->lane.precision == PRECISION_FAST &&
+        (!(r->kl / n <= KL_MAX) || (double)r->n_fast_top < TOP_MIN * n))
+        wrong(&c, "fast strays from exact");
+    st_close(&golden);
+}
+
+static bool add_row(const char *table, const struct model *m, bool is_ok)
+{
+    FILE *f = fopen(table, "a");
+    if (!f) return false;
+    fprintf(f, "%s\t%s\t%s\t%s\n", m->shape.arch, m->gguf ? "GGUF" : "Hugging Face", m->quant,
+            is_ok ? "ok" : "no");
+    return fclose(f) == 0;
+}
+
+static int run_dir(const char *dir, const struct settings *set)
 {
     char path[4096];
     struct err_text why = {0};
+    struct report r = {0};
     struct model *m = NULL;
-    snprintf(path, sizeof path, "%s/model.gguf", dir);
+    find_model(dir, path, sizeof path);
     if (model_open(path, &m, &why)) {
-        printf("SKIP %s: %s\n", dir, why.s);
-        return 77;
+        printf("FAIL %s: %s\n", dir, why.s);
+        return 1;
     }
-    snprintf(path, sizeof path, "%s/golden.json", dir);
-    json_t *info = json_load_file(path, 0, NULL);
-    json_t *tolerance = json_object_get(info, "tolerance");
-    const double max = json_number_value(json_object_get(tolerance, "f32_logits_max_abs"));
-    struct st_file golden;
-    struct lane l;
-    snprintf(path, sizeof path, "%s/golden.safetensors", dir);
-    struct lane_options one = options;
-    one.n_stage = 1;
-    int bad = max > 0 && st_open(&golden, path) ? 0 : fail("cannot read golden answers", dir);
-    if (!bad) {
-        if (!lane_open(&l, m, &one)) return 1;
-        bad += check_prompt(&l, &golden, "p1", max) + check_prompt(&l, &golden, "p2", max);
-        lane_close(&l);
-        st_close(&golden);
+    check_dir(dir, m, set, &r);
+    tell(dir, set, &r);
+    if (set->table && !add_row(set->table, m, !r.why[0])) {
+        fprintf(stderr, "cannot write %s\n", set->table);
+        r.why[0] = '!';
     }
-    json_decref(info);
     model_close(m);
-    if (!bad) printf("ok   %s\n", dir);
-    return bad != 0;
+    return r.why[0] != 0;
 }
 
-// -- real models --
+// -- command line --
 
-static uint32_t int_list(const json_t *array, int32_t *out, uint32_t max)
+static int usage(void)
 {
-    const size_t n = json_array_size(array);
-    for (size_t i = 0; i < n && i < max; i++)
-        out[i] = (int32_t)json_integer_value(json_array_get(array, i));
-    return n < max ? (uint32_t)n : max;
+    fprintf(stderr, "usage: golden [--precision exact|fast] [--stages N] [--sets N] [--threads N] "
+                    "[--isa NAME] [--table FILE] [--verbose] DIR... | --real JSON FILE.gguf\n");
+    return 2;
 }
 
-struct top_check {
-    const json_t *top, *margins;
-    double max;
-};
-
-// Until a margin is too small to be sure of, both runs continue the same text.
-static void see_top(void *arg, uint32_t i, const float *logits)
+// Takes the option at argv[i] (and its value); false if there is no such.
+static bool take_option(struct settings *s, const char **real, const char *a, const char *v)
 {
-    struct top_check *c = arg;
-    const json_t *t = json_array_get(c->top, i);
-    for (uint32_t k = 0; k < i; k++)
-        if (json_number_value(json_array_get(c->margins, k)) < EXACT_MARGIN) return;
-    const json_t *ids = json_object_get(t, "ids"), *values = json_object_get(t, "logits");
-    for (size_t k = 0; k < json_array_size(ids); k++) {
-        const double want = json_number_value(json_array_get(values, k));
-        const double e = fabs((double)logits[json_integer_value(json_array_get(ids, k))] - want);
-        if (!(e <= c->max)) c->max = e;
-    }
-}
-
-static int check_case(struct lane *l, const json_t *c, int32_t *ids, uint32_t n_prompt,
-                      double *worst)
-{
-    const json_t *margins = json_object_get(c, "margins");
-    int32_t want[GREEDY_MAX], got[GREEDY_MAX];
-    const uint32_t n = int_list(json_object_get(c, "greedy_ids"), want, GREEDY_MAX);
-    struct top_check top = {.top = json_object_get(c, "top"), .margins = margins};
-    const int64_t t0 = clock_now_us();
-    if (!generate(l, ids, n_prompt, n, got, see_top, &top)) return fail("run failed", "case");
-    const double seconds = (double)(clock_now_us() - t0) * 1e-6;
-    uint32_t same = 0;
-    while (same < n && got[same] == want[same])
-        same++;
-    const double margin = same < n ? json_number_value(json_array_get(margins, same)) : INFINITY;
-    printf("     prompt %4u: greedy %2u of %u%s, best logits within %.2e, %.1f s\n", n_prompt, same,
-           n, same < n ? " (margin below the limit)" : "", top.max, seconds);
-    if (top.max > *worst) *worst = top.max;
-    int bad = 0;
-    if (margin >= EXACT_MARGIN && same < n) bad += fail("greedy differs", "case");
-    if (!(top.max <= EXACT_TOP_MAX)) bad += fail("best logits differ", "case");
-    return bad;
-}
-
-static double kl_of(const float *p, const float *q, int32_t n)
-{
-    double max_p = p[0], max_q = q[0], sum_p = 0, sum_q = 0, kl = 0;
-    for (int32_t i = 1; i < n; i++) {
-        if (p[i] > max_p) max_p = p[i];
-        if (q[i] > max_q) max_q = q[i];
-    }
-    for (int32_t i = 0; i < n; i++) {
-        sum_p += exp((double)p[i] - max_p);
-        sum_q += exp((double)q[i] - max_q);
-    }
-    const double log_p = max_p + log(sum_p), log_q = max_q + log(sum_q);
-    for (int32_t i = 0; i < n; i++) {
-        const double lp = (double)p[i] - log_p;
-        if (lp > -40) kl += exp(lp) * (lp - ((double)q[i] - log_q));
-    }
-    return kl;
-}
-
-struct kl_sum {
-    double kl, nll_exact, nll_fast;
-    uint64_t n, n_top1, n_nll;
-};
-
-static double nll_of(const float *logits, int32_t n, int32_t id)
-{
-    double max = logits[0], sum = 0;
-    for (int32_t i = 1; i < n; i++)
-        if (logits[i] > max) max = logits[i];
-    for (int32_t i = 0; i < n; i++)
-        sum += exp((double)logits[i] - max);
-    return max + log(sum) - (double)logits[id];
-}
-
-// Both precisions read the same tokens, chunk by chunk.
-static int add_kl(struct lane *exact, struct lane *fast, const int32_t *ids, uint32_t n,
-                  struct kl_sum *sum)
-{
-    const int32_t n_vocab = exact->model->shape.n_vocab;
-    for (uint32_t pos = 0; pos < n; pos += CHUNK) {
-        const uint32_t take = n - pos < CHUNK ? n - pos : CHUNK;
-        struct step_row r = {
-            .pos = pos, .n_tok = take, .ids = ids + pos, .flags = ROW_SCORE, .next_id = -1};
-        struct step_result result;
-        if (!lane_rows(exact, &r, 1, &result) || !lane_rows(fast, &r, 1, &result))
-            return fail("run failed", "kl");
-        for (uint32_t i = 0; i < take; i++) {
-            const float *p = exact->logits + (size_t)i * (size_t)n_vocab;
-            const float *q = fast->logits + (size_t)i * (size_t)n_vocab;
-            sum->kl += kl_of(p, q, n_vocab);
-            sum->n_top1 += best_of(p, n_vocab) == best_of(q, n_vocab);
-            sum->n++;
-            if (pos + i + 1 >= n) continue;
-            sum->nll_exact += nll_of(p, n_vocab, ids[pos + i + 1]);
-            sum->nll_fast += nll_of(q, n_vocab, ids[pos + i + 1]);
-            sum->n_nll++;
-        }
-    }
-    return 0;
-}
-
-static uint32_t longest_prompt(const json_t *cases)
-{
-    uint32_t longest = 0;
-    for (size_t i = 0; i < json_array_size(cases); i++) {
-        const size_t n = json_array_size(json_object_get(json_array_get(cases, i), "prompt_ids"));
-        if (n > longest) longest = (uint32_t)n;
-    }
-    return longest;
-}
-
-static int run_cases(const struct model *m, const json_t *cases)
-{
-    const bool is_exact = options.precision == PRECISION_EXACT;
-    struct lane_options o = options, f = options;
-    o.ctx = f.ctx = longest_prompt(cases) + CTX_SPARE;
-    o.precision = PRECISION_EXACT;
-    o.kv_dtype = DT_F32;
-    o.n_slot = f.n_slot = 1;
-    int32_t *ids = calloc(o.ctx, sizeof *ids);
-    struct lane exact, fast = {0};
-    if (!ids || !lane_open(&exact, m, &o) || (!is_exact && !lane_open(&fast, m, &f))) return 1;
-    struct kl_sum sum = {0};
-    double worst = 0;
-    int bad = 0;
-    for (size_t i = 0; i < json_array_size(cases); i++) {
-        const json_t *c = json_array_get(cases, i);
-        uint32_t n = int_list(json_object_get(c, "prompt_ids"), ids, o.ctx);
-        if (is_exact) {
-            bad += check_case(&exact, c, ids, n, &worst);
-        } else {
-            n += int_list(json_object_get(c, "greedy_ids"), ids + n, o.ctx - n);
-            bad += add_kl(&exact, &fast, ids, n, &sum);
-        }
-    }
-    if (is_exact) {
-        printf("     best logits within %.2e (limit %.0e)\n", worst, EXACT_TOP_MAX);
-    } else {
-        const double kl = sum.kl / (double)sum.n, ppl = exp(sum.nll_exact / (double)sum.n_nll);
-        const double ppl_fast = exp(sum.nll_fast / (double)sum.n_nll);
-        printf("     %llu tokens: mean KL %.2e (limit %.0e), top-1 %.2f %%, perplexity %.4f exact, "
-               "%.4f fast\n",
-               (unsigned long long)sum.n, kl, FAST_KL_MAX, 100 * (double)sum.n_top1 / (double)sum.n,
-               ppl, ppl_fast);
-        if (!(kl <= FAST_KL_MAX)) bad += fail("fast strays from exact", "kl");
-        lane_close(&fast);
-    }
-    lane_close(&exact);
-    free(ids);
-    return bad;
-}
-
-static int run_real(const char *path, const char *answers)
-{
-    struct err_text why = {0};
-    struct model *m = NULL;
-    if (model_open(path, &m, &why)) {
-        printf("SKIP %s: %s\n", path, why.s);
-        return 77;
-    }
-    json_t *j = json_load_file(answers, 0, NULL);
-    const json_t *cases = json_object_get(j, "cases");
-    int bad = json_array_size(cases) ? run_cases(m, cases) : fail("no cases", answers);
-    json_decref(j);
-    model_close(m);
-    if (!bad) printf("ok   %s\n", path);
-    return bad != 0;
+    if (!strcmp(a, "--precision"))
+        s->lane.precision = strcmp(v, "fast") ? PRECISION_EXACT : PRECISION_FAST;
+    else if (!strcmp(a, "--stages"))
+        s->lane.n_stage = (uint32_t)atoi(v);
+    else if (!strcmp(a, "--sets"))
+        s->lane.n_set = atoi(v);
+    else if (!strcmp(a, "--threads"))
+        s->lane.n_threads = atoi(v);
+    else if (!strcmp(a, "--isa"))
+        s->lane.isa = v;
+    else if (!strcmp(a, "--table"))
+        s->table = v;
+    else if (!strcmp(a, "--real"))
+        *real = v;
+    else
+        return false;
+    return true;
 }
 
 int main(int argc, char **argv)
 {
-    const char *model = NULL, *real = NULL;
-    options.precision = PRECISION_EXACT;
+    struct settings s = {.lane = {.n_stage = 1, .n_set = 1, .n_slot = 4, .n_threads = 1}};
+    const char *real = NULL;
+    s.lane.precision = PRECISION_EXACT;
+    int n_dir = 0;
     for (int i = 1; i < argc; i++) {
-        const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : "";
-        if (a[0] != '-') {
-            model = a;
-            continue;
-        }
-        if (!strcmp(a, "--precision"))
-            options.precision = strcmp(v, "fast") ? PRECISION_EXACT : PRECISION_FAST;
-        else if (!strcmp(a, "--stages"))
-            options.n_stage = (uint32_t)atoi(v);
-        else if (!strcmp(a, "--threads"))
-            options.n_threads = atoi(v);
-        else if (!strcmp(a, "--isa"))
-            options.isa = v;
-        else if (!strcmp(a, "--real"))
-            real = v;
+        if (argv[i][0] != '-')
+            argv[n_dir++] = argv[i];
+        else if (!strcmp(argv[i], "--verbose"))
+            s.is_verbose = true;
+        else if (i + 1 == argc || !take_option(&s, &real, argv[i], argv[i + 1]))
+            return usage();
         else
-            model = NULL, i = argc;
-        i++;
+            i++;
     }
-    if (!model || options.n_stage < 1 || options.n_stage >= LANE_STAGES_MAX ||
-        options.n_threads < 1) {
-        fprintf(stderr, "usage: golden [--precision exact|fast] [--stages N] [--threads N] "
-                        "[--isa NAME] DIR | --real JSON FILE.gguf\n");
-        return 2;
+    if (!n_dir || s.lane.n_stage < 1 || s.lane.n_stage >= LANE_STAGES_MAX || s.lane.n_set < 1 ||
+        s.lane.n_threads < 1 || (real && n_dir != 1))
+        return usage();
+    s.lane.kv_dtype = s.lane.precision == PRECISION_EXACT ? DT_F32 : DT_F16;
+    s.lane.max_tok = STEP;
+    if (real) return real_run(argv[0], real, &s.lane);
+    int bad = 0;
+    for (int i = 0; i < n_dir; i++) {
+        bad += run_dir(argv[i], &s);
+        fflush(stdout);
     }
-    options.kv_dtype = options.precision == PRECISION_EXACT ? DT_F32 : DT_F16;
-    options.ctx = 512;
-    return real ? run_real(model, real) : run_small(model);
+    if (n_dir > 1) printf("%d of %d good\n", n_dir - bad, n_dir);
+    return bad != 0;
 }

@@ -9,26 +9,45 @@
 
 enum { LANE_STAGES_MAX = 16 };
 
+// What was seen inside during the last step, with `watch`; index layer + 1, 0 is the embedding.
+struct lane_seen {
+    float *hidden[MODEL_LAYERS_MAX + 1];    // (n_tok, dim)
+    int32_t *experts[MODEL_LAYERS_MAX + 1]; // (n_tok, n_used), NULL: the layer has none
+    float *weights[MODEL_LAYERS_MAX + 1];
+};
+
 struct lane {
     const struct model *model;
     struct stage *stages[LANE_STAGES_MAX];
     uint32_t n_stage;
     struct plan_settings settings;
+    uint32_t ring; // local pages of one slot, used in turn
     float *x;
     struct arena arena;
     uint64_t step;
     // logits of the step, as the tap saw them
     float *logits; // (cap, n_vocab)
     uint32_t n_logits, cap;
+    struct lane_seen seen;
 };
 
 struct lane_options {
     uint32_t n_stage, n_slot, ctx, max_tok;
+    int32_t n_set; // of experts
     enum precision precision;
     enum dtype kv_dtype;
     int32_t n_threads;
     const char *isa;
+    bool mtp, watch;
+    bool local_pages; // layers that see a window or chunk have few pages of their own
 };
+
+static inline void *lane_grow(void *old, size_t n, size_t size)
+{
+    void *p = realloc(old, n * size);
+    if (!p) abort();
+    return p;
+}
 
 static inline void lane_tap(void *arg, uint32_t row, uint32_t tok, const float *logits)
 {
@@ -38,20 +57,58 @@ static inline void lane_tap(void *arg, uint32_t row, uint32_t tok, const float *
     const size_t n = (size_t)l->model->shape.n_vocab;
     if (l->n_logits == l->cap) {
         l->cap = l->cap ? 2 * l->cap : 64;
-        l->logits = realloc(l->logits, l->cap * n * sizeof *l->logits);
-        if (!l->logits) abort();
+        l->logits = lane_grow(l->logits, l->cap * n, sizeof *l->logits);
     }
     memcpy(l->logits + l->n_logits++ * n, logits, n * sizeof *logits);
+}
+
+static inline void lane_see_hidden(void *arg, int32_t layer, int32_t n_tok, const float *x)
+{
+    struct lane *l = arg;
+    if (layer < PART_EMBED) return; // the prediction head's
+    float **p = &l->seen.hidden[layer + 1];
+    const size_t n = (size_t)n_tok * (size_t)l->model->shape.dim;
+    *p = lane_grow(*p, n, sizeof **p);
+    memcpy(*p, x, n * sizeof **p);
+}
+
+static inline void lane_see_experts(void *arg, int32_t layer, int32_t n_tok, const int32_t *ids,
+                                    const float *weights)
+{
+    struct lane *l = arg;
+    if (layer < 0) return;
+    int32_t **p = &l->seen.experts[layer + 1];
+    float **w = &l->seen.weights[layer + 1];
+    const size_t n = (size_t)n_tok * (size_t)l->model->shape.moe.n_used;
+    *p = lane_grow(*p, n, sizeof **p);
+    *w = lane_grow(*w, n, sizeof **w);
+    memcpy(*p, ids, n * sizeof **p);
+    memcpy(*w, weights, n * sizeof **w);
 }
 
 static inline void lane_close(struct lane *l)
 {
     for (uint32_t i = 0; i < l->n_stage; i++)
         stage_close(l->stages[i]);
+    for (int i = 0; i <= MODEL_LAYERS_MAX; i++) {
+        free(l->seen.hidden[i]);
+        free(l->seen.experts[i]);
+        free(l->seen.weights[i]);
+    }
     free(l->x);
     free(l->logits);
     arena_fini(&l->arena);
     *l = (struct lane){0};
+}
+
+// Local pages of one slot: what the oldest token of a step may see, the step, and a page's rest.
+static inline uint32_t lane_ring(const struct model_shape *s, uint32_t max_tok, uint32_t page_tok)
+{
+    bool has_local = false;
+    for (int32_t i = 0; i < s->n_layer; i++)
+        has_local |= s->layers[i].is_local;
+    const uint32_t sight = (uint32_t)(s->window > s->chunk ? s->window : s->chunk);
+    return has_local ? (sight + max_tok + page_tok - 1) / page_tok + 1 : 0;
 }
 
 static inline bool lane_open(struct lane *l, const struct model *m, const struct lane_options *o)
@@ -59,10 +116,12 @@ static inline bool lane_open(struct lane *l, const struct model *m, const struct
     enum { PAGE_TOK = 16 };
     const uint32_t per_slot = (o->ctx + PAGE_TOK - 1) / PAGE_TOK, n = (uint32_t)m->shape.n_layer;
     *l = (struct lane){.model = m, .n_stage = o->n_stage < n ? o->n_stage : n};
+    l->ring = o->local_pages ? lane_ring(&m->shape, o->max_tok, PAGE_TOK) : 0;
     arena_init(&l->arena, 0);
     l->settings = (struct plan_settings){.ctx = o->ctx,
                                          .page_tok = PAGE_TOK,
                                          .n_page = per_slot * o->n_slot,
+                                         .n_page_local = l->ring * o->n_slot,
                                          .n_slot = o->n_slot,
                                          .max_tok = o->max_tok,
                                          .max_rows = o->n_slot,
@@ -76,8 +135,10 @@ static inline bool lane_open(struct lane *l, const struct model *m, const struct
                                        .layer_to = n * (i + 1) / l->n_stage,
                                        .embed = i == 0,
                                        .head = i + 1 == l->n_stage,
+                                       .mtp = o->mtp && i + 1 == l->n_stage,
                                        .settings = l->settings,
                                        .n_threads = o->n_threads,
+                                       .n_expert_set = o->n_set,
                                        .isa = o->isa};
         struct err_text why = {0};
         if (stage_open(&c, NULL, &l->stages[i], &why)) {
@@ -85,36 +146,52 @@ static inline bool lane_open(struct lane *l, const struct model *m, const struct
             lane_close(l);
             return false;
         }
+        const struct stage_watch watch = {l, lane_see_hidden, lane_see_experts};
+        stage_watch(l->stages[i], o->watch ? &watch : NULL);
     }
     stage_tap(l->stages[l->n_stage - 1], lane_tap, l);
     return true;
 }
 
-// Runs rows, whose pages are filled in here: backwards and with the slots' pages interleaved, so
-// that no test passes because pages lie in order. Rows at position 0 bind their slot to greedy
-// sampling. Pointers in result live until the next call.
-static inline bool lane_rows(struct lane *l, struct step_row *rows, uint32_t n_row,
-                             struct step_result *result)
+// Page numbers go backwards and the slots' are interleaved, so that no test passes because pages
+// lie in order.
+static inline void lane_pages(struct lane *l, struct step_row *r)
 {
     const struct plan_settings *s = &l->settings;
     const uint32_t per_slot = s->n_page / s->n_slot;
+    const uint32_t from = (r->pos + s->page_tok - 1) / s->page_tok;
+    const uint32_t n = (r->pos + r->n_tok + s->page_tok - 1) / s->page_tok - from;
+    uint32_t *pages = arena_take_n(&l->arena, n, sizeof *pages);
+    uint32_t *locals = arena_take_n(&l->arena, n, sizeof *locals);
+    for (uint32_t p = 0; p < n; p++) {
+        pages[p] = (per_slot - 1 - (from + p)) * s->n_slot + r->slot;
+        if (l->ring) locals[p] = (from + p) % l->ring * s->n_slot + r->slot;
+    }
+    r->page_from = from;
+    r->n_page = n;
+    r->pages = pages;
+    if (!l->ring) return;
+    r->local_from = from;
+    r->n_local = n;
+    r->locals = locals;
+}
+
+// Runs rows, whose pages are filled in here. Rows at position 0 bind their slot to greedy sampling.
+// Pointers in result live until the next call.
+static inline bool lane_rows(struct lane *l, struct step_row *rows, uint32_t n_row,
+                             struct step_result *result)
+{
     arena_reset(&l->arena);
     l->n_logits = 0;
     struct step_bind *binds = arena_take_n(&l->arena, n_row, sizeof *binds);
     struct step st = {
         .epoch = 1, .number = ++l->step, .binds = binds, .rows = rows, .n_row = n_row};
     for (uint32_t i = 0; i < n_row; i++) {
-        struct step_row *r = &rows[i];
-        if (r->pos == 0)
+        if (rows[i].pos == 0)
             binds[st.n_bind++] = (struct step_bind){
-                .slot = r->slot,
+                .slot = rows[i].slot,
                 .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1, .digest = true}};
-        r->page_from = (r->pos + s->page_tok - 1) / s->page_tok;
-        r->n_page = (r->pos + r->n_tok + s->page_tok - 1) / s->page_tok - r->page_from;
-        uint32_t *pages = arena_take_n(&l->arena, r->n_page, sizeof *pages);
-        for (uint32_t p = 0; p < r->n_page; p++)
-            pages[p] = (per_slot - 1 - (r->page_from + p)) * s->n_slot + r->slot;
-        r->pages = pages;
+        lane_pages(l, &rows[i]);
     }
     struct err_text why = {0};
     for (uint32_t i = 0; i < l->n_stage; i++) {
@@ -123,6 +200,33 @@ static inline bool lane_rows(struct lane *l, struct step_row *rows, uint32_t n_r
         if (!e) continue;
         fprintf(stderr, "stage %u: %s\n", i, why.s);
         return false;
+    }
+    return true;
+}
+
+// Prefills a prompt (without logits) and generates n ids in slot 0; logits of step i are handed to
+// `seen`.
+typedef void lane_seen_fn(void *arg, uint32_t i, const float *logits);
+static inline bool lane_generate(struct lane *l, const int32_t *prompt, uint32_t n_prompt,
+                                 uint32_t n, int32_t *ids, lane_seen_fn *seen, void *arg)
+{
+    for (uint32_t pos = 0, i = 0; i < n;) {
+        const bool is_prompt = pos < n_prompt;
+        uint32_t take = is_prompt ? n_prompt - pos : 1;
+        if (take > l->settings.max_tok) take = l->settings.max_tok;
+        const bool samples = pos + take >= n_prompt;
+        struct step_row r = {.pos = pos,
+                             .n_tok = take,
+                             .next_id = -1,
+                             .ids = is_prompt ? prompt + pos : &ids[i - 1],
+                             .flags = samples ? ROW_SAMPLE : 0};
+        struct step_result result;
+        if (!lane_rows(l, &r, 1, &result)) return false;
+        pos += take;
+        if (!samples) continue;
+        ids[i] = result.items[0].id;
+        if (seen) seen(arg, i, l->logits);
+        i++;
     }
     return true;
 }

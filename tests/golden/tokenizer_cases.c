@@ -1,6 +1,7 @@
-// tokenizer_cases [--vocab FILE.gguf] DIR...: checks every case of DIR/cases.jsonl against
-// DIR/vocab.gguf (or the file given). Prints passed/total and the first failing case per directory;
-// exits with 1 if a case failed.
+// tokenizer_cases [--vocab PATH] DIR...: checks every case of DIR/cases.jsonl against the tokenizer
+// of DIR: vocab.gguf, or one of the files of a Hugging Face directory. Where DIR has none of them,
+// its info.json says in words where one is to be had; then PATH names it (a GGUF, or a directory).
+// Prints passed/total and the first failing case per directory; exits with 1 if a case failed.
 #include "coordinator/text/tokenizer.h"
 #include "proto/base/clock.h"
 
@@ -8,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static bool read_file(const char *path, struct buf *out)
 {
@@ -51,6 +54,27 @@ static bool check_encode(const struct tokenizer *t, const json_t *c, bool tell)
     return ok;
 }
 
+// "decoded": the text of the ids, special tokens included.
+static bool check_decoded(const struct tokenizer *t, const json_t *c, bool tell)
+{
+    const json_t *ids = json_object_get(c, "ids"), *want = json_object_get(c, "decoded");
+    struct buf got = {0};
+    size_t len;
+    for (size_t i = 0; i < json_array_size(ids); i++) {
+        const char *p =
+            tokenizer_piece(t, (int32_t)json_integer_value(json_array_get(ids, i)), true, &len);
+        bool strip = i == 0 && len && *p == ' ' && tokenizer_strips_first_space(t);
+        buf_add(&got, p + strip, len - strip);
+    }
+    bool ok = got.len == json_string_length(want) &&
+              memcmp(got.data ? got.data : "", json_string_value(want), got.len) == 0;
+    if (!ok && tell)
+        printf("  decoded, want: %.200s\n  decoded, got:  %.200s\n", json_string_value(want),
+               got.data ? got.data : "");
+    buf_fini(&got);
+    return ok;
+}
+
 static bool check_decode(const struct tokenizer *t, const json_t *c, bool tell)
 {
     const json_t *ids = json_object_get(c, "decode_ids");
@@ -86,28 +110,38 @@ static void run_lines(const struct tokenizer *t, struct buf *cases, size_t *pass
         if (!c)
             printf("  %s\n", e.text);
         else if (json_object_get(c, "text"))
-            *passed += check_encode(t, c, tell);
+            *passed += check_encode(t, c, tell) &&
+                       (!json_object_get(c, "decoded") || check_decoded(t, c, tell));
         else
             *passed += check_decode(t, c, tell);
         json_decref(c);
     }
 }
 
+static err_t open_any(const char *path, struct tokenizer **out, struct err_text *why)
+{
+    struct stat st;
+    struct gguf *g = NULL;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return tokenizer_open_dir(path, 0, out, why);
+    err_t err = gguf_open(path, &g, why);
+    if (!err) err = tokenizer_open(g, out, why);
+    if (g) gguf_close(g);
+    return err;
+}
+
 static bool run_dir(const char *dir, const char *vocab)
 {
     char path[4096], cases_path[4096];
-    struct gguf *g = NULL;
     struct tokenizer *t = NULL;
     struct buf cases = {0};
     struct err_text why = {""};
     size_t passed = 0, total = 0;
     snprintf(path, sizeof path, "%s/vocab.gguf", dir);
     snprintf(cases_path, sizeof cases_path, "%s/cases.jsonl", dir);
-    err_t err = gguf_open(vocab ? vocab : path, &g, &why);
+    if (access(path, R_OK) != 0) snprintf(path, sizeof path, "%s", dir);
     int64_t from = clock_now_us();
-    if (!err) err = tokenizer_open(g, &t, &why);
+    err_t err = open_any(vocab ? vocab : path, &t, &why);
     int64_t ms = (clock_now_us() - from) / 1000;
-    if (g) gguf_close(g);
     if (!err && !read_file(cases_path, &cases))
         err = err_say(&why, ERR_NOT_FOUND, "no cases.jsonl");
     if (!err) run_lines(t, &cases, &passed, &total);
@@ -129,7 +163,7 @@ int main(int argc, char **argv)
         first = 3;
     }
     if (argc <= first) {
-        fprintf(stderr, "usage: tokenizer_cases [--vocab FILE.gguf] DIR...\n");
+        fprintf(stderr, "usage: tokenizer_cases [--vocab PATH] DIR...\n");
         return 2;
     }
     bool ok = true;

@@ -12,8 +12,8 @@
 
 enum { LAYERS = 12, VOCAB = 320, ROWERS = 4 };
 
-// A model without a file: one tensor for each part.
-static struct model_tensor tensors[LAYERS + 2];
+// A model without a file: one weight for each part.
+static struct model_weight weights[LAYERS + 2];
 static struct model model = {
     .path = "none",
     .hash = {1, 2, 3},
@@ -27,8 +27,8 @@ static struct model model = {
               .n_head = 4,
               .n_head_kv = 4,
               .head_dim = 16},
-    .tensors = tensors,
-    .n_tensor = LAYERS + 2,
+    .weights = weights,
+    .n_weight = LAYERS + 2,
 };
 
 struct scene {
@@ -100,10 +100,12 @@ static void scene_open(struct scene *s, uint32_t n_expect, uint32_t n_stage)
 {
     memset(s, 0, sizeof *s);
     for (int i = 0; i < LAYERS + 2; i++)
-        tensors[i] = (struct model_tensor){.name = "t",
+        weights[i] = (struct model_weight){.slot = SLOT_FFN_UP,
                                            .dtype = DT_F32,
-                                           .n_dim = 2,
-                                           .shape = {64, 64},
+                                           .is_matrix = true,
+                                           .n = 1,
+                                           .rows = 64,
+                                           .cols = 64,
                                            .part = i < LAYERS    ? i
                                                    : i == LAYERS ? PART_EMBED
                                                                  : PART_HEAD,

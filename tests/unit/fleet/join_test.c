@@ -20,8 +20,8 @@
 
 enum { LAYERS = 2, STRANGERS = 24 };
 
-static struct model_tensor tensors[LAYERS] = {{.name = "a", .part = 0, .bytes = 1000},
-                                              {.name = "b", .part = 1, .bytes = 1000}};
+static struct model_weight weights[LAYERS] = {{.part = 0, .bytes = 1000},
+                                              {.part = 1, .bytes = 1000}};
 static struct model model = {.path = "none",
                              .hash = {9},
                              .shape = {.arch = "llama",
@@ -34,8 +34,8 @@ static struct model model = {.path = "none",
                                        .n_head = 4,
                                        .n_head_kv = 4,
                                        .head_dim = 16},
-                             .tensors = tensors,
-                             .n_tensor = LAYERS};
+                             .weights = weights,
+                             .n_weight = LAYERS};
 
 struct scene {
     uv_loop_t loop;

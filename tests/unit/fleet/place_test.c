@@ -13,7 +13,7 @@
 
 enum { LAYERS = 32, WORKERS = 16, GIB = 1 << 30, MIB = 1 << 20 };
 
-static struct model_tensor tensors[LAYERS + 2];
+static struct model_weight weights[LAYERS + 2];
 static struct model model = {
     .path = "none",
     .hash = {7},
@@ -27,8 +27,8 @@ static struct model model = {
               .n_head = 16,
               .n_head_kv = 4,
               .head_dim = 64},
-    .tensors = tensors,
-    .n_tensor = LAYERS + 2,
+    .weights = weights,
+    .n_weight = LAYERS + 2,
 };
 static const char *const names[WORKERS] = {"a", "b", "c", "d", "e", "f", "g", "h",
                                            "i", "j", "k", "l", "m", "n", "o", "p"};
@@ -45,14 +45,19 @@ static void bench_init(struct bench *b, uint32_t n, uint32_t n_stage)
 {
     memset(b, 0, sizeof *b);
     for (int i = 0; i < LAYERS + 2; i++)
-        tensors[i] = (struct model_tensor){.name = "t",
+        weights[i] = (struct model_weight){.slot = SLOT_FFN_UP,
                                            .dtype = DT_F16,
-                                           .n_dim = 2,
-                                           .shape = {5 * MIB / 1024, 1024},
+                                           .is_matrix = true,
+                                           .n = 1,
+                                           .rows = 5 * MIB / 1024,
+                                           .cols = 1024,
                                            .part = i < LAYERS    ? i
                                                    : i == LAYERS ? PART_EMBED
                                                                  : PART_HEAD,
                                            .bytes = (i < LAYERS ? 10u : 60u) * MIB};
+    memset(model.shape.layers, 0, sizeof model.shape.layers);
+    memset(&model.shape.delta, 0, sizeof model.shape.delta);
+    model.shape.window = model.shape.chunk = 0;
     b->want = (struct place_want){.model = &model,
                                   .n_stage = n_stage,
                                   .ctx = 2048,
@@ -222,6 +227,89 @@ static void test_short_memory_means_fewer_pages(void **state)
     assert_true(sum > 3ull * GIB); // what there is is used, but for the reserve
 }
 
+// Every layer but each fourth sees 512 tokens.
+static void make_local(void)
+{
+    model.shape.window = 512;
+    for (int i = 0; i < LAYERS; i++)
+        model.shape.layers[i].is_local = i % 4 != 3;
+}
+
+static uint64_t kv_of(const struct place *p)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < p->n_stage; i++)
+        sum += p->stages[i].kv_bytes;
+    return sum;
+}
+
+static void test_windows_have_pages_of_their_own(void **state)
+{
+    (void)state;
+    struct bench b;
+    const uint64_t page_bytes = PLACE_PAGE_TOK * 2 * 4 * 64 * 2;
+    bench_init(&b, 2, 2);
+    make_local();
+    b.want.n_slot = 4;
+    b.want.kv_tokens = 64 << 10;
+    make(&b, 2);
+    const struct plan_settings *s = &b.place.settings;
+    assert_int_equal(s->n_page, 2048);
+    assert_int_equal(s->n_page_local, 2 * 4 * (512 / 32 + 2) + 256 / 32);
+    assert_int_equal(b.place.window, 512);
+    assert_int_equal(kv_of(&b.place), page_bytes * (8 * 2048 + 24 * (uint64_t)s->n_page_local));
+    // No longer than the window: nothing ever falls out of sight.
+    b.want.ctx = 512;
+    make(&b, 2);
+    assert_int_equal(s->n_page_local, 0);
+    assert_int_equal(kv_of(&b.place), page_bytes * 32 * 2048);
+    // So many sequences that all pages are in sight of somebody.
+    b.want.ctx = 2048;
+    b.want.n_slot = 128;
+    make(&b, 2);
+    assert_int_equal(s->n_page_local, 0);
+    // Short memory: less is kept of sequences, before tokens go.
+    b.want.n_slot = 32;
+    b.want.kv_tokens = 256 << 10;
+    make(&b, 2);
+    const uint32_t n_much = s->n_page_local;
+    assert_int_equal(n_much, 2 * 32 * 18 + 8);
+    for (int i = 0; i < 2; i++)
+        b.workers[i].mem_bytes = b.workers[i].mem_free_bytes = 1700ull * MIB;
+    make(&b, 2);
+    assert_int_equal(s->n_page, 8192);
+    assert_true(s->n_page_local < n_much && s->n_page_local >= 4 * 18 + 8);
+}
+
+static void test_recurrent_models_have_snapshots(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 2, 2);
+    model.shape.delta =
+        (struct model_delta){.n_head_k = 8, .n_head_v = 16, .dim_k = 128, .dim_v = 128, .n_tap = 4};
+    for (int i = 0; i < LAYERS; i++)
+        if (i % 4 != 3) model.shape.layers[i].mixer = MIXER_DELTA;
+    const uint64_t state_bytes = 4 * (16 * 128 * 128 + 3 * (2 * 8 * 128 + 16 * 128));
+    const uint64_t page_bytes = PLACE_PAGE_TOK * 2 * 4 * 64 * 2;
+    b.want.n_slot = 4;
+    make(&b, 2);
+    assert_true(b.place.recurrent);
+    assert_int_equal(b.place.settings.n_snapshot, 8);
+    assert_int_equal(kv_of(&b.place), 24 * state_bytes * (4 + 8) + 8 * page_bytes * (8192 / 32));
+    // 1.6 GiB of state and twice that of snapshots do not fit: fewer snapshots.
+    b.want.n_slot = 64;
+    for (int i = 0; i < 2; i++)
+        b.workers[i].mem_bytes = b.workers[i].mem_free_bytes = 2000ull * MIB;
+    make(&b, 2);
+    assert_true(b.place.settings.n_snapshot < 128 && b.place.settings.n_snapshot >= 4);
+    assert_int_equal(b.place.settings.n_page, 8192 / PLACE_PAGE_TOK);
+    bench_init(&b, 1, 1);
+    make(&b, 1);
+    assert_int_equal(b.place.settings.n_snapshot, 0);
+    assert_false(b.place.recurrent);
+}
+
 static void test_does_not_fit(void **state)
 {
     (void)state;
@@ -312,6 +400,8 @@ int main(void)
         cmocka_unit_test(test_what_is_held_stays),
         cmocka_unit_test(test_bad_claims_are_ignored),
         cmocka_unit_test(test_short_memory_means_fewer_pages),
+        cmocka_unit_test(test_windows_have_pages_of_their_own),
+        cmocka_unit_test(test_recurrent_models_have_snapshots),
         cmocka_unit_test(test_does_not_fit),
         cmocka_unit_test(test_one_host_has_its_memory_once),
         cmocka_unit_test(test_roads),

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the kernels for AArch64 and runs kernels_check under an emulator. Its digest must be the
-# one this machine's own build prints. Exit status 77 if the tools are absent.
+# Builds the kernels for AArch64 and runs their check programs under an emulator. The digests must
+# be the ones this machine's own build prints. Exit status 77 if the tools are absent.
 set -eu
 cd "$(dirname "$0")/../../.."
 CROSS=${CROSS:-aarch64-linux-gnu-gcc}
@@ -16,20 +16,34 @@ trap 'rm -rf "$dir"' EXIT
 
 # base without json.c, which needs a library
 base=$(ls proto/base/*.c | grep -v /json.c)
-flags="-std=gnu11 -D_GNU_SOURCE -I. -ffp-contract=off -fno-math-errno -O2 -static"
-kernels=$(ls kernels/*.c kernels/cpu/*.c 2>/dev/null | grep -v _avx2.c)
-$CROSS $flags tests/unit/kernels/kernels_check.c $kernels $base -lm -lpthread -o "$dir/check"
-"$QEMU" "$dir/check" -t 2 neon | tee "$dir/neon"
+flags="-std=gnu11 -D_GNU_SOURCE -I. -ffp-contract=off -fno-math-errno -O2"
 
-native=$(ls kernels/*.c kernels/cpu/*.c 2>/dev/null | grep -v -e _avx2.c -e _neon.c)
-if [ "$(uname -m)" = x86_64 ]; then
-    cc $flags -O3 -mavx2 -mfma -mf16c -c kernels/cpu/leaf_avx2.c -o "$dir/avx2.o"
-    cc $flags tests/unit/kernels/kernels_check.c $native "$dir/avx2.o" $base -lm -lpthread \
-        -o "$dir/native"
-    "$dir/native" -t 1 avx2 | tee "$dir/avx2"
+# build CC DIR: the kernels and base as one archive
+build() {
+    mkdir -p "$2"
+    for source in $(ls kernels/*.c kernels/cpu/*.c 2>/dev/null) $base; do
+        simd=
+        case $1:$source in
+        *aarch64*:*_avx2.c | cc:*_neon.c) continue ;;
+        *:*_avx2.c) simd="-O3 -mavx2 -mfma -mf16c" ;;
+        esac
+        $1 $flags $simd -c "$source" -o "$2/$(echo "$source" | tr / _).o"
+    done
+    ar rcs "$2/kernels.a" "$2"/*.o
+}
+
+build "$CROSS" "$dir/arm"
+if [ "$(uname -m)" = x86_64 ]; then build cc "$dir/native"; fi
+for check in kernels_check ops_check; do
+    source=tests/unit/kernels/$check.c
+    $CROSS $flags -static "$source" "$dir/arm/kernels.a" -lm -lpthread -o "$dir/arm/$check"
+    "$QEMU" "$dir/arm/$check" -b -t 2 neon | tee "$dir/neon"
+    [ "$(uname -m)" = x86_64 ] || continue
+    cc $flags "$source" "$dir/native/kernels.a" -lm -lpthread -o "$dir/native/$check"
+    "$dir/native/$check" -b -t 1 avx2 | tee "$dir/avx2"
     if [ "$(sed -n 's/.*digest //p' "$dir/neon")" != "$(sed -n 's/.*digest //p' "$dir/avx2")" ]; then
-        echo "neon and avx2 give different bits"
+        echo "$check: neon and avx2 give different bits"
         exit 1
     fi
-    echo "neon and avx2 give the same bits"
-fi
+    echo "$check: neon and avx2 give the same bits"
+done

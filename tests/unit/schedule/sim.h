@@ -2,8 +2,9 @@
 //
 // A KV position holds a hash of the tenant and all tokens up to it, so a page of another prefix, of
 // another tenant, overwritten too early or never written is seen at the first row that attends to
-// it. The id drawn is a hash of the whole history, the seed, the choice and the position, so each
-// stream is known in full beforehand.
+// it. Local pages are kept and looked at in the same way, as far as a window or chunk lets a token
+// see; recurrent state is the hash itself, carried along. The id drawn is a hash of the whole
+// history, the seed, the choice and the position, so each stream is known in full beforehand.
 #pragma once
 #include "coordinator/schedule/sched.h"
 
@@ -129,6 +130,10 @@ struct lane_slot {
     struct job *job;
     uint32_t choice, len, n_table;
     uint32_t *table;
+    uint32_t local_from, n_local;
+    uint32_t *locals;
+    bool starts;    // no row yet
+    uint64_t state; // of the recurrent layers
     int32_t drawn;
     uint64_t drawn_in;
     bool penalised;
@@ -144,6 +149,8 @@ struct lane {
     struct sched_config cfg;
     struct lane_slot *slots;
     uint64_t *kv;            // (n_page, page_tok)
+    uint64_t *local_kv;      // (n_page_local, page_tok)
+    uint64_t *snapshots;     // (n_snapshot)
     struct job **jobs;       // by id - 1
     struct lane_step *queue; // FIFO
     uint32_t head, n_queue, cap_queue;
@@ -155,9 +162,14 @@ static inline void lane_init(struct lane *l, const struct sched_config *cfg, str
 {
     *l = (struct lane){.cfg = *cfg, .jobs = jobs, .cap_queue = cfg->in_flight};
     l->slots = calloc(cfg->n_slot, sizeof *l->slots);
-    for (uint32_t i = 0; i < cfg->n_slot; i++)
-        l->slots[i].table = calloc(cfg->n_page, sizeof(uint32_t));
+    uint32_t table = cfg->ctx / cfg->page_tok + 2 + cfg->n_page;
+    for (uint32_t i = 0; i < cfg->n_slot; i++) {
+        l->slots[i].table = calloc(table, sizeof(uint32_t));
+        l->slots[i].locals = calloc(table, sizeof(uint32_t));
+    }
     l->kv = calloc((size_t)cfg->n_page * cfg->page_tok, sizeof *l->kv);
+    l->local_kv = calloc((size_t)cfg->n_page_local * cfg->page_tok + 1, sizeof *l->local_kv);
+    l->snapshots = calloc((size_t)cfg->n_snapshot + 1, sizeof *l->snapshots);
     l->queue = calloc(cfg->in_flight, sizeof *l->queue);
     arena_init(&l->arena, 0);
 }
@@ -166,10 +178,14 @@ static inline void lane_fini(struct lane *l)
 {
     for (uint32_t i = 0; i < l->n_queue; i++)
         arena_fini(&l->queue[(l->head + i) % l->cap_queue].arena);
-    for (uint32_t i = 0; i < l->cfg.n_slot; i++)
+    for (uint32_t i = 0; i < l->cfg.n_slot; i++) {
         free(l->slots[i].table);
+        free(l->slots[i].locals);
+    }
     free(l->slots);
     free(l->kv);
+    free(l->local_kv);
+    free(l->snapshots);
     free(l->queue);
     arena_fini(&l->arena);
 }
@@ -192,6 +208,7 @@ static inline void lane_send(struct lane *l, const struct step *st)
         if (rows[i].ids)
             rows[i].ids = arena_copy(&q->arena, rows[i].ids, rows[i].n_tok * sizeof(int32_t));
         rows[i].pages = arena_copy(&q->arena, rows[i].pages, rows[i].n_page * sizeof(uint32_t));
+        rows[i].locals = arena_copy(&q->arena, rows[i].locals, rows[i].n_local * sizeof(uint32_t));
     }
     SIM_CHECK(n_tok <= l->cfg.max_tok, "%u tokens in a step", n_tok);
     q->step = *st;
@@ -206,7 +223,10 @@ static inline void lane_bind(struct lane *l, const struct step_bind *b)
     s->job = l->jobs[b->sampling.seed - 1];
     s->choice = b->sampling.choice;
     s->len = UINT32_MAX; // the first row says
-    s->n_table = 0;
+    s->n_table = s->local_from = s->n_local = 0;
+    s->starts = true;
+    SIM_CHECK(b->snapshot <= l->cfg.n_snapshot, "snapshot %u", b->snapshot);
+    s->state = b->snapshot ? l->snapshots[b->snapshot - 1] : 0;
     s->drawn_in = 0;
     s->n_logprobs = b->sampling.n_logprobs;
     s->penalised =
@@ -217,6 +237,37 @@ static inline void lane_bind(struct lane *l, const struct step_bind *b)
               "bind: history");
     if (s->penalised) s->len = b->n_history;
     SIM_CHECK(s->penalised || !b->n_history, "history without need");
+}
+
+static inline uint64_t *lane_at(const struct lane *l, const struct lane_slot *s, uint32_t pos)
+{
+    uint32_t page_tok = l->cfg.page_tok;
+    return &l->kv[(size_t)s->table[pos / page_tok] * page_tok + pos % page_tok];
+}
+
+static inline uint64_t *lane_local_at(const struct lane *l, const struct lane_slot *s, uint32_t pos)
+{
+    uint32_t page_tok = l->cfg.page_tok;
+    SIM_CHECK(pos / page_tok >= s->local_from && pos / page_tok < s->n_local,
+              "local page of %u was never given", pos);
+    return &l->local_kv[(size_t)s->locals[pos / page_tok] * page_tok + pos % page_tok];
+}
+
+static inline void lane_write_locals(struct lane *l, const struct step_row *r, struct lane_slot *s)
+{
+    if (!l->cfg.n_page_local) {
+        SIM_CHECK(!r->n_local, "local pages");
+        return;
+    }
+    if (s->starts) s->local_from = s->n_local = r->local_from;
+    SIM_CHECK(r->local_from == s->n_local, "local pages from %u, table has %u", r->local_from,
+              s->n_local);
+    for (uint32_t i = 0; i < r->n_local; i++) {
+        SIM_CHECK(r->locals[i] < l->cfg.n_page_local, "local page %u", r->locals[i]);
+        s->locals[s->n_local++] = r->locals[i];
+    }
+    for (uint32_t pos = r->pos; pos < r->pos + r->n_tok; pos++)
+        *lane_local_at(l, s, pos) = s->job->kv[s->choice][pos];
 }
 
 // Takes the row's pages and tokens in.
@@ -234,6 +285,8 @@ static inline void lane_write(struct lane *l, const struct step_row *r)
     uint32_t page_tok = l->cfg.page_tok, end = r->pos + r->n_tok;
     SIM_CHECK(end <= s->n_table * page_tok && end <= l->cfg.ctx, "row ends at %u", end);
     SIM_CHECK(end < s->job->n_known, "row at %u that nobody needs", r->pos);
+    lane_write_locals(l, r, s);
+    s->starts = false;
     bool chain = r->flags & ROW_CHAIN;
     SIM_CHECK(chain ? r->n_tok == 1 && !r->ids && s->drawn_in == r->from_step && s->drawn_in != 0
                     : r->ids != NULL,
@@ -242,12 +295,9 @@ static inline void lane_write(struct lane *l, const struct step_row *r)
         uint32_t pos = r->pos + i;
         int32_t id = chain ? s->drawn : r->ids[i];
         SIM_CHECK(id == s->job->ids[s->choice][pos], "token at %u", pos);
-        uint64_t before = 0;
-        if (pos)
-            before =
-                l->kv[(size_t)s->table[(pos - 1) / page_tok] * page_tok + (pos - 1) % page_tok];
-        l->kv[(size_t)s->table[pos / page_tok] * page_tok + pos % page_tok] =
-            kv_next(s->job->tenant, before, pos, id);
+        uint64_t before = pos ? *lane_at(l, s, pos - 1) : 0;
+        *lane_at(l, s, pos) = kv_next(s->job->tenant, before, pos, id);
+        s->state = kv_next(s->job->tenant, s->state, pos, id);
     }
     s->len = end;
 }
@@ -288,7 +338,7 @@ static inline struct step_result lane_run(struct lane *l)
     const struct step *st = &q->step;
     arena_reset(&l->arena);
     struct step_item *items = arena_take_n(&l->arena, st->n_row, sizeof *items);
-    uint32_t n_item = 0, page_tok = l->cfg.page_tok;
+    uint32_t n_item = 0;
     for (uint32_t i = 0; i < st->n_bind; i++)
         lane_bind(l, &st->binds[i]);
     for (uint32_t i = 0; i < st->n_row; i++) {
@@ -300,16 +350,30 @@ static inline struct step_result lane_run(struct lane *l)
     for (uint32_t i = 0; i < st->n_row; i++) {
         const struct step_row *r = &st->rows[i];
         const struct lane_slot *s = &l->slots[r->slot];
+        const uint64_t *want = s->job->kv[s->choice];
+        const unsigned long long id = s->job->id;
+        uint32_t sees = step_sees_from(r->pos, l->cfg.window, l->cfg.chunk);
         for (uint32_t pos = 0; pos < s->len; pos++)
-            SIM_CHECK(l->kv[(size_t)s->table[pos / page_tok] * page_tok + pos % page_tok] ==
-                          s->job->kv[s->choice][pos],
-                      "job %llu choice %u: KV at %u of %u is another's",
-                      (unsigned long long)s->job->id, s->choice, pos, s->len);
+            SIM_CHECK(*lane_at(l, s, pos) == want[pos],
+                      "job %llu choice %u: KV at %u of %u is another's", id, s->choice, pos,
+                      s->len);
+        for (uint32_t pos = sees; l->cfg.n_page_local && pos < s->len; pos++)
+            SIM_CHECK(*lane_local_at(l, s, pos) == want[pos],
+                      "job %llu choice %u: local KV at %u of %u is another's", id, s->choice, pos,
+                      s->len);
+        if (l->cfg.recurrent)
+            SIM_CHECK(s->state == want[s->len - 1], "job %llu choice %u: state at %u is another's",
+                      id, s->choice, s->len);
         if (!(r->flags & (ROW_SAMPLE | ROW_SCORE))) continue;
         struct step_item *it = &items[n_item++];
         *it = (struct step_item){.row = i, .slot = r->slot, .id = -1};
         if (r->flags & ROW_SCORE) lane_score(l, r, it);
         if (r->flags & ROW_SAMPLE) lane_draw(l, st->number, r, it);
+    }
+    for (uint32_t i = 0; i < st->n_row; i++) {
+        uint32_t snapshot = st->rows[i].snapshot;
+        SIM_CHECK(snapshot <= l->cfg.n_snapshot, "snapshot %u", snapshot);
+        if (snapshot) l->snapshots[snapshot - 1] = l->slots[st->rows[i].slot].state;
     }
     struct step_result res = {.epoch = st->epoch, .number = st->number};
     res.items = items;

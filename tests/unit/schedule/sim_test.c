@@ -17,7 +17,23 @@ struct world {
 };
 
 static uint32_t n_tokens_seen, n_preempted, n_refused, n_epochs;
-static uint64_t n_hits;
+static uint64_t n_hits, n_hits_local, n_hits_recurrent;
+
+// Plain models, those with windows, with recurrent state, with both.
+static void any_kind(uint64_t *g, struct sched_config *c)
+{
+    if (sim_rand(g, 2)) {
+        if (sim_rand(g, 3)) c->window = 1 + sim_rand(g, 30);
+        if (!c->window || sim_rand(g, 4) == 0) c->chunk = 1 + sim_rand(g, 40);
+        c->n_page_local = (uint32_t)sched_local_pages(c, 1 + sim_rand(g, c->n_slot));
+        if (sim_rand(g, 2)) c->n_page_local += sim_rand(g, 60 / c->page_tok + 1);
+        if (sim_rand(g, 8) == 0) c->n_page_local = 0;
+    }
+    if (sim_rand(g, 2)) {
+        c->recurrent = true;
+        c->n_snapshot = sim_rand(g, 2 * c->n_slot + 4);
+    }
+}
 
 static struct sched_config any_config(struct world *w)
 {
@@ -32,6 +48,7 @@ static struct sched_config any_config(struct world *w)
     c.max_rows = 2 + sim_rand(g, 8);
     c.queue_max = 3 + sim_rand(g, 20);
     c.prefix_cache = sim_rand(g, 5) > 0;
+    any_kind(g, &c);
     c.chain = sim_rand(g, 4) > 0;
     return c;
 }
@@ -287,7 +304,10 @@ static void run_world(uint64_t seed)
     struct sched_stats t = sched_stats_get(w.s);
     SIM_CHECK(!t.n_running && !t.n_waiting && !t.n_page_used, "not quiet");
     n_preempted += (uint32_t)t.preemptions;
+    SIM_CHECK(!t.n_page_local_used, "not quiet");
     n_hits += t.prefix_hits;
+    if (w.lane.cfg.n_page_local) n_hits_local += t.prefix_hits;
+    if (w.lane.cfg.recurrent) n_hits_recurrent += t.prefix_hits;
     sched_free(w.s);
     lane_fini(&w.lane);
     for (uint32_t i = 0; i < w.n_job; i++) {
@@ -308,11 +328,14 @@ static void test_worlds(void **state)
     uint64_t n = many ? strtoull(many, NULL, 10) : 2000;
     for (uint64_t seed = 1; seed <= n; seed++)
         run_world(seed);
-    printf("%llu worlds: %u tokens, %u preemptions, %u epochs, %llu prefix tokens, %u refused\n",
-           (unsigned long long)n, n_tokens_seen, n_preempted, n_epochs, (unsigned long long)n_hits,
-           n_refused);
+    printf("%llu worlds: %u tokens, %u preemptions, %u epochs, %u refused; prefix tokens %llu, "
+           "with windows %llu, with recurrent state %llu\n",
+           (unsigned long long)n, n_tokens_seen, n_preempted, n_epochs, n_refused,
+           (unsigned long long)n_hits, (unsigned long long)n_hits_local,
+           (unsigned long long)n_hits_recurrent);
     // The worlds must have been worth it.
-    assert_true(n < 100 || (n_preempted > n / 4 && n_epochs > n / 2 && n_hits > n));
+    assert_true(n < 100 || (n_preempted > n / 4 && n_epochs > n / 2 && n_hits > n &&
+                            n_hits_local > n / 2 && n_hits_recurrent > n / 2));
 }
 
 int main(void)

@@ -55,14 +55,13 @@ static struct cost_model model_of(int32_t n_layer, uint64_t layer_bytes)
 {
     struct cost_model m = {.n_layer = n_layer,
                            .dim = 1024,
-                           .ffn_dim = 4096,
                            .n_vocab = 32000,
-                           .n_head = 16,
-                           .n_head_kv = 4,
-                           .head_dim = 64,
+                           .row_floats = 14848,
                            .name = "synthetic"};
     for (int32_t l = 0; l < n_layer; l++)
-        m.layers[l] = (struct cost_part){layer_bytes, layer_bytes * 2, 0};
+        m.layers[l] = (struct cost_layer){.part = {layer_bytes, layer_bytes * 2, 0},
+                                          .kv_elems = 2 * 4 * 64,
+                                          .seen_flops = 4.0 * 16 * 64};
     m.embed = m.head = (struct cost_part){layer_bytes / 2, layer_bytes, 0};
     return m;
 }
@@ -175,10 +174,15 @@ static void random_case(struct cost_model *m, struct cluster *c, struct plan_ask
     uint64_t all = 0;
     for (int32_t l = 0; l < m->n_layer; l++) {
         uint64_t bytes = (10 + random_to(40)) << 20;
-        m->layers[l] = (struct cost_part){bytes, random_to(2) ? bytes * 2 : 0, bytes / 4};
-        m->is_local[l] = (uint8_t)random_to(2);
-        all += bytes;
+        struct cost_layer *layer = &m->layers[l];
+        layer->part = (struct cost_part){bytes, random_to(2) ? bytes * 2 : 0, bytes / 4};
+        if (random_to(3) == 0) layer->experts = (struct cost_part){bytes * 4, bytes * 8, 0};
+        layer->is_local = random_to(2);
+        if (random_to(4) == 0) layer->state_bytes = random_to(1 << 22);
+        all += bytes + layer->experts.bytes;
     }
+    m->n_expert = 8;
+    m->n_used = 2;
     m->window = (int32_t)random_to(2) * 256;
     m->tied_head = random_to(2);
     m->embed = (struct cost_part){(5 + random_to(60)) << 20, 1 << 24, 0};
@@ -416,8 +420,8 @@ static void times_follow_the_roofline(void **state)
 {
     (void)state;
     struct cost_model m = model_of(1, 100000000);
-    m.n_head_kv = m.n_head = 1;
-    m.head_dim = 2;
+    m.layers[0].kv_elems = 4;
+    m.layers[0].seen_flops = 8;
     struct cluster_device d = {
         .read_bytes_per_s = 1e10, .int8_ops_per_s = 1e12, .f32_flops_per_s = 1e11};
     struct cost_step one = {1, 1, 1, 0, 2}, many = {1000, 1, 1, 0, 2};
@@ -431,12 +435,82 @@ static void times_follow_the_roofline(void **state)
     assert_int_equal(cost_hop_busy_ns(&m, &l, &step), 10000);
     assert_int_equal(cost_hop_ns(&m, &l, &step), 110000);
     // A window bounds what a local layer reads.
-    m.head_dim = 64;
+    m.layers[0].kv_elems = 128;
     m.window = 100;
     struct cost_step deep = {1, 1, 1, 100000, 2};
     int64_t global = cost_layer_ns(&m, &d, &deep, 0);
-    m.is_local[0] = 1;
+    m.layers[0].is_local = true;
     assert_true(cost_layer_ns(&m, &d, &deep, 0) < global);
+}
+
+// Of 64 experts a token passes 4: one row reads a sixteenth, many rows nearly all, and each row
+// multiplies by a sixteenth.
+static void experts_are_read_as_they_are_chosen(void **state)
+{
+    (void)state;
+    struct cost_model m = model_of(1, 0);
+    struct cluster_device d = {
+        .read_bytes_per_s = 1e10, .int8_ops_per_s = 1e12, .f32_flops_per_s = 1e11};
+    m.layers[0].kv_elems = 0;
+    m.layers[0].seen_flops = 0;
+    m.layers[0].experts = (struct cost_part){640000000, 1280000000, 0};
+    m.n_expert = 64;
+    m.n_used = 4;
+    struct cost_step step = {1, 1, 1, 0, 2};
+    assert_true(fabs((double)cost_layer_ns(&m, &d, &step, 0) / 4e6 - 1) < 1e-3);
+    step.rows = step.n_seq = 8; // 1 - (15/16)^8 of them
+    assert_true(fabs((double)cost_layer_ns(&m, &d, &step, 0) / (64e6 * 0.40325) - 1) < 1e-3);
+    step.rows = 10000;
+    double math_ns = 2.0 * 10000 * 80000000 / 1e12 * 1e9;
+    assert_true(fabs((double)cost_layer_ns(&m, &d, &step, 0) / math_ns - 1) < 1e-3);
+    // All of them lie in memory.
+    struct cost_ask a = cost_ask_of(1024, 1);
+    struct cost_memory mem = cost_memory_of(&m, &a, &d, 0, 1);
+    assert_int_equal(mem.weights, 640000000);
+}
+
+// Layers with a window hold what the requests see, recurrent ones a state each.
+static void memory_follows_the_kinds_of_layers(void **state)
+{
+    (void)state;
+    struct cost_model m = model_of(4, 1 << 20);
+    struct cluster_device d = {.read_bytes_per_s = 1e10, .f32_flops_per_s = 1e11};
+    struct cost_ask a = cost_ask_of(65536, 2);
+    struct cost_memory all = cost_memory_of(&m, &a, &d, 0, 4);
+    assert_int_equal(all.kv, 4 * 131072ull * 512 * 2);
+    assert_int_equal(all.state, 0);
+    m.window = 4096;
+    m.layers[0].is_local = m.layers[1].is_local = true;
+    struct cost_memory some = cost_memory_of(&m, &a, &d, 0, 4);
+    assert_true(some.kv > all.kv / 2 && some.kv < all.kv * 6 / 10);
+    a.local_tokens = 8192;
+    some = cost_memory_of(&m, &a, &d, 0, 4);
+    assert_int_equal(some.kv, (2 * 131072ull + 2 * 8192) * 512 * 2);
+    m.chunk = 8192;
+    m.window = 0;
+    a.local_tokens = 0;
+    assert_true(cost_memory_of(&m, &a, &d, 0, 4).kv < all.kv * 6 / 10);
+    m.layers[3].kv_elems = 0;
+    m.layers[3].state_bytes = 1000;
+    some = cost_memory_of(&m, &a, &d, 3, 4);
+    assert_int_equal(some.kv, 0);
+    assert_int_equal(some.state, 3 * 2 * 1000);
+    a.n_state = 40;
+    some = cost_memory_of(&m, &a, &d, 3, 4);
+    assert_int_equal(some.state, 40 * 1000);
+    assert_int_equal(cost_memory_sum(&some),
+                     some.weights + some.state + some.workspace + some.reserve);
+    // A state is read and written, however long the sequence.
+    struct cost_step step = {1, 1, 1, 0, 2};
+    m.layers[3].part = (struct cost_part){0};
+    m.layers[3].seen_flops = 0;
+    m.layers[3].state_bytes = 50000000;
+    int64_t ns = cost_layer_ns(&m, &d, &step, 3);
+    assert_true(fabs((double)ns / 1e7 - 1) < 1e-3);
+    step.depth = 1000000;
+    assert_int_equal(cost_layer_ns(&m, &d, &step, 3), ns);
+    step.n_seq = step.rows = 3;
+    assert_true(fabs((double)cost_layer_ns(&m, &d, &step, 3) / 3e7 - 1) < 1e-3);
 }
 
 static void refuses_senseless_asks(void **state)
@@ -600,6 +674,8 @@ int main(void)
         cmocka_unit_test(explains_itself),
         cmocka_unit_test(tied_head_is_counted_once_per_stage),
         cmocka_unit_test(times_follow_the_roofline),
+        cmocka_unit_test(experts_are_read_as_they_are_chosen),
+        cmocka_unit_test(memory_follows_the_kinds_of_layers),
         cmocka_unit_test(refuses_senseless_asks),
         cmocka_unit_test(hash_names_the_assignment),
         cmocka_unit_test(large_clusters_are_quick),

@@ -87,7 +87,8 @@ static struct msg good_hello(void)
                                   .process = 99}};
 }
 
-static const struct plan_settings settings = {131072, 16, 4096, 64, 2048, 128, 4, DT_F16, 1};
+static const struct plan_settings settings = {131072, 16, 4096,   77, STEP_SNAPSHOTS_MAX, 64, 2048,
+                                              128,    4,  DT_F16, 1};
 
 static struct msg good_plan(void)
 {
@@ -109,6 +110,7 @@ static struct msg good_plan(void)
 
 static const int32_t ids[] = {0, 7, 151935, INT32_MAX};
 static const uint32_t pages[] = {0, 5, STEP_PAGES_MAX - 1};
+static const uint32_t locals[] = {STEP_PAGES_MAX - 1, 0, 6};
 static const struct logit_bias bias[] = {{0, -100}, {INT32_MAX, 0.5f}};
 
 static const struct step_bind binds[2] = {
@@ -128,7 +130,8 @@ static const struct step_bind binds[2] = {
                   .n_bias = 2},
      .history = ids,
      .n_history = 4,
-     .n_prompt = 9},
+     .n_prompt = 9,
+     .snapshot = STEP_SNAPSHOTS_MAX},
     {.slot = STEP_SLOTS_MAX - 1, .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1}},
 };
 
@@ -141,14 +144,23 @@ static const struct step_row rows[3] = {
      .next_id = 17,
      .page_from = 6,
      .n_page = 3,
-     .pages = pages},
+     .pages = pages,
+     .local_from = STEP_PAGES_MAX - 3,
+     .n_local = 3,
+     .locals = locals},
     {.slot = 0,
      .flags = ROW_SAMPLE | ROW_CHAIN,
      .pos = 5,
      .n_tok = 1,
      .next_id = -1,
      .from_step = 41},
-    {.slot = 1, .n_tok = 1, .ids = ids + 1, .next_id = INT32_MAX},
+    {.slot = 1,
+     .n_tok = 1,
+     .ids = ids + 1,
+     .next_id = INT32_MAX,
+     .n_local = 1,
+     .locals = locals + 1,
+     .snapshot = STEP_SNAPSHOTS_MAX},
 };
 
 static struct msg good_step(void)
@@ -268,6 +280,7 @@ static void test_step(void **state)
     const struct step_bind *b = s->binds;
     const struct sampling *x = &b->sampling, *y = &binds[0].sampling;
     assert_true(b[0].slot == 3 && b[1].slot == STEP_SLOTS_MAX - 1 && b[0].n_prompt == 9);
+    assert_true(b[0].snapshot == STEP_SNAPSHOTS_MAX && b[1].snapshot == 0);
     assert_true(x->temperature == y->temperature && x->top_p == y->top_p && x->min_p == y->min_p);
     assert_true(x->top_k == y->top_k && x->presence == y->presence && x->seed == y->seed);
     assert_true(x->frequency == y->frequency && x->repetition == y->repetition);
@@ -283,6 +296,9 @@ static void test_step(void **state)
         assert_true(r->from_step == want->from_step && r->page_from == want->page_from);
         assert_int_equal(r->n_page, want->n_page);
         if (want->n_page) assert_memory_equal(r->pages, want->pages, 4 * want->n_page);
+        assert_true(r->local_from == want->local_from && r->n_local == want->n_local);
+        if (want->n_local) assert_memory_equal(r->locals, want->locals, 4 * want->n_local);
+        assert_int_equal(r->snapshot, want->snapshot);
         if (want->ids)
             assert_memory_equal(r->ids, want->ids, 4 * want->n_tok);
         else
@@ -545,6 +561,8 @@ static void test_rules_plan(void **state)
     REFUSED(good_plan(), m.plan.settings.ctx = UINT32_MAX);
     REFUSED(good_plan(), m.plan.settings.page_tok = 0);
     REFUSED(good_plan(), m.plan.settings.n_page = STEP_PAGES_MAX + 1);
+    REFUSED(good_plan(), m.plan.settings.n_page_local = STEP_PAGES_MAX + 1);
+    REFUSED(good_plan(), m.plan.settings.n_snapshot = STEP_SNAPSHOTS_MAX + 1);
     REFUSED(good_plan(), m.plan.settings.n_slot = STEP_SLOTS_MAX + 1);
     REFUSED(good_plan(), m.plan.settings.max_tok = STEP_TOKENS_MAX + 1);
     REFUSED(good_plan(), m.plan.settings.max_rows = STEP_ROWS_MAX + 1);
@@ -578,6 +596,10 @@ static void test_rules_step(void **state)
     ROW(r[0].pages = bad_pages);
     ROW(r[0].page_from = STEP_PAGES_MAX - 2);
     ROW(r[0].page_from = UINT32_MAX);
+    ROW(r[0].locals = bad_pages);
+    ROW(r[0].local_from = STEP_PAGES_MAX - 2);
+    ROW(r[0].local_from = UINT32_MAX);
+    ROW(r[0].snapshot = STEP_SNAPSHOTS_MAX + 1);
     ROW(r[0].next_id = -2);
     ROW(r[1].n_tok = 2);
     ROW(r[1].n_tok = 0);
@@ -589,6 +611,7 @@ static void test_rules_step(void **state)
     BIND(b[0].slot = b[1].slot);
     BIND(b[0].history = bad_ids);
     BIND(b[0].n_prompt = UINT32_MAX);
+    BIND(b[1].snapshot = STEP_SNAPSHOTS_MAX + 1);
     SAMPLING(temperature = 2.01f);
     SAMPLING(temperature = -0.1f);
     SAMPLING(temperature = NAN);
@@ -757,6 +780,16 @@ static void test_columns_that_disagree(void **state)
     step.n_page = ones, step.n_n_page = 2;
     assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL);
     step.n_pages = 2;
+    assert_int_equal(unpack_env(&env), OK);
+    step.locals = one, step.n_locals = 1;
+    assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL);
+    step.n_local = ones, step.n_n_local = 2;
+    assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL);
+    step.n_locals = 2;
+    assert_int_equal(unpack_env(&env), OK);
+    step.snapshot = one, step.n_snapshot = 3;
+    assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL);
+    step.n_snapshot = 2;
     assert_int_equal(unpack_env(&env), OK);
     step.flags = one, step.n_flags = 3;
     assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL);

@@ -1,10 +1,10 @@
-#include "deploy/file.h"
+#include "deploy/textfile.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
-err_t file_read(const char *path, bool is_secret, char **out, struct err_text *why)
+err_t textfile_read(const char *path, bool is_secret, char **out, struct err_text *why)
 {
     struct stat st;
     FILE *f = fopen(path, "rb");

@@ -1,0 +1,293 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "tests/golden/compare.h"
+#include "tests/golden/lane.h"
+#include "tests/unit/worker/made.h"
+
+enum { N_PROMPT = 75, N_MTP = 20 };
+
+static int32_t prompt[N_PROMPT];
+static struct made *models[MADE_KINDS];
+
+static int setup(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_PROMPT; i++)
+        prompt[i] = (i * 37 + i * i) % MADE_VOCAB;
+    for (int k = 0; k < MADE_KINDS; k++)
+        models[k] = made_new((enum made_kind)k);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    for (int k = 0; k < MADE_KINDS; k++)
+        free(models[k]);
+    return 0;
+}
+
+static struct lane_options options(void)
+{
+    return (struct lane_options){.n_stage = 1,
+                                 .n_slot = 4,
+                                 .n_set = 1,
+                                 .ctx = 160,
+                                 .max_tok = 80,
+                                 .precision = PRECISION_FAST,
+                                 .kv_dtype = DT_F32,
+                                 .n_threads = 2};
+}
+
+static void open_lane(struct lane *l, int kind, const struct lane_options *o)
+{
+    if (!lane_open(l, &models[kind]->model, o)) fail_msg("kind %d does not open", kind);
+}
+
+// Logits of the whole prompt, in chunks.
+static void run_prompt(struct lane *l, uint32_t slot, uint32_t chunk, float *out)
+{
+    for (uint32_t pos = 0; pos < N_PROMPT; pos += chunk) {
+        const uint32_t take = N_PROMPT - pos < chunk ? N_PROMPT - pos : chunk;
+        struct step_row row = {.slot = slot,
+                               .pos = pos,
+                               .n_tok = take,
+                               .ids = prompt + pos,
+                               .flags = ROW_SCORE,
+                               .next_id = -1};
+        struct step_result r;
+        assert_true(lane_rows(l, &row, 1, &r));
+        assert_int_equal(l->n_logits, take);
+        memcpy(out + pos * MADE_VOCAB, l->logits, take * MADE_VOCAB * sizeof *out);
+    }
+}
+
+// Every kind: whole, token by token, in odd chunks, in every number of stages and expert sets, with
+// local pages of their own: the same bits. And a token's neighbours matter, so that this says
+// something.
+static void splits_and_chunks_give_the_same_bits(void **state)
+{
+    (void)state;
+    static float want[N_PROMPT * MADE_VOCAB], got[N_PROMPT * MADE_VOCAB];
+    for (int kind = 0; kind < MADE_KINDS; kind++) {
+        for (uint32_t split = 0; split < 4; split++) {
+            struct lane_options o = options();
+            o.n_stage = split + 1;
+            o.n_set = (int32_t)(split * split) + 1; // 1, 2, 5, 10: more than there are experts
+            o.local_pages = split % 2;
+            struct lane l;
+            open_lane(&l, kind, &o);
+            run_prompt(&l, 1, split == 0 ? N_PROMPT : split == 1 ? 1 : 13, got);
+            if (split == 0) memcpy(want, got, sizeof want);
+            assert_memory_equal(got, want, sizeof want);
+            lane_close(&l);
+        }
+        for (int i = 0; i < N_PROMPT * MADE_VOCAB; i++)
+            assert_true(isfinite(want[i]));
+        prompt[N_PROMPT - 2] ^= 1;
+        struct lane l;
+        const struct lane_options o = options();
+        open_lane(&l, kind, &o);
+        run_prompt(&l, 1, N_PROMPT, got);
+        prompt[N_PROMPT - 2] ^= 1;
+        const size_t before = (size_t)(N_PROMPT - 2) * MADE_VOCAB;
+        assert_memory_equal(got, want, before * sizeof *want);
+        assert_true(max_diff(got + before + MADE_VOCAB, want + before + MADE_VOCAB, MADE_VOCAB) >
+                    1e-4);
+        lane_close(&l);
+    }
+}
+
+// Local layers do not see what lies before their window or chunk.
+static void local_layers_forget(void **state)
+{
+    (void)state;
+    for (int kind = MADE_WINDOW; kind <= MADE_CHUNK; kind++) {
+        for (int all_local = 0; all_local < 2; all_local++) {
+            static float want[N_PROMPT * MADE_VOCAB], got[N_PROMPT * MADE_VOCAB];
+            struct model_shape *s = &models[kind]->model.shape;
+            const struct model_layer kept[] = {s->layers[1], s->layers[3]};
+            if (all_local) s->layers[1].is_local = s->layers[3].is_local = true;
+            struct lane l;
+            const struct lane_options o = options();
+            open_lane(&l, kind, &o);
+            run_prompt(&l, 0, N_PROMPT, want);
+            // 4 layers of 24 tokens see less than 93 tokens back: too many. The chunk's end is
+            // sharp: position 64 on sees nothing before 64.
+            prompt[0] ^= 1;
+            run_prompt(&l, 0, N_PROMPT, got);
+            prompt[0] ^= 1;
+            lane_close(&l);
+            const size_t last = (size_t)(N_PROMPT - 1) * MADE_VOCAB;
+            const bool same = !memcmp(got + last, want + last, MADE_VOCAB * sizeof *got);
+            if (kind == MADE_CHUNK) assert_true(same == (all_local == 1));
+            else assert_false(same);
+            s->layers[1] = kept[0];
+            s->layers[3] = kept[1];
+        }
+    }
+}
+
+// The rows of a step do not see each other, nor what their slot held before.
+static void rows_are_alone(void **state)
+{
+    (void)state;
+    static float want[N_PROMPT * MADE_VOCAB];
+    for (int kind = 0; kind < MADE_KINDS; kind++) {
+        struct lane l;
+        struct lane_options o = options();
+        o.local_pages = true;
+        open_lane(&l, kind, &o);
+        run_prompt(&l, 0, N_PROMPT, want);
+        for (uint32_t pos = 0; pos < 25; pos++) {
+            struct step_row rows[3] = {
+                {.slot = 3, .pos = pos, .n_tok = 1, .ids = prompt + 25 - pos, .next_id = -1},
+                {.slot = 0, .pos = 3 * pos, .n_tok = 3, .ids = prompt + 3 * pos, .flags = ROW_SCORE,
+                 .next_id = -1},
+                {.slot = 2, .pos = 5 * pos, .n_tok = 5, .ids = prompt + pos, .next_id = -1},
+            };
+            struct step_result r;
+            assert_true(lane_rows(&l, rows, 3, &r));
+            assert_memory_equal(l.logits, want + 3 * pos * MADE_VOCAB,
+                                3 * MADE_VOCAB * sizeof *want);
+        }
+        lane_close(&l);
+    }
+}
+
+// A sequence that starts from a snapshot and a page of another one goes on with the same bits.
+static void snapshots_stand_for_what_was_computed(void **state)
+{
+    (void)state;
+    static float x[32 * MADE_DIM];
+    const struct model *m = &models[MADE_HYBRID]->model;
+    const struct stage_config c = {.model = m,
+                                   .layer_to = MADE_LAYERS,
+                                   .embed = true,
+                                   .head = true,
+                                   .settings = {.ctx = 64,
+                                                .page_tok = 16,
+                                                .n_page = 8,
+                                                .n_snapshot = 2,
+                                                .n_slot = 2,
+                                                .max_tok = 32,
+                                                .max_rows = 2,
+                                                .in_flight = 1,
+                                                .kv_dtype = DT_F32},
+                                   .n_threads = 1};
+    struct stage *s;
+    struct err_text why = {0};
+    if (stage_open(&c, NULL, &s, &why)) fail_msg("%s", why.s);
+    struct arena arena;
+    arena_init(&arena, 0);
+    const uint32_t pages[] = {5, 2, 7};
+    uint64_t digests[3] = {0};
+    for (int i = 0; i < 4; i++) {
+        // 0: the whole; 1: the first page, kept as snapshot 2; 2: the rest from there in another
+        // slot; 3: the rest from nothing is refused
+        struct step_bind b = {.slot = i == 2, .snapshot = i == 2 ? 2 : 0};
+        b.sampling = (struct sampling){.top_p = 1, .repetition = 1, .n_logprobs = -1};
+        b.sampling.digest = true;
+        struct step_row row = {.slot = b.slot, .ids = prompt, .next_id = -1, .flags = ROW_SAMPLE};
+        row.n_tok = i == 1 ? 16 : 30;
+        row.pages = pages;
+        row.n_page = 2;
+        if (i == 1) row.snapshot = 2;
+        if (i >= 2) {
+            row.pos = 16;
+            row.n_tok = 14;
+            row.ids = prompt + 16;
+        }
+        const struct step st = {.epoch = 1,
+                                .number = (uint64_t)i + 1,
+                                .binds = &b,
+                                .n_bind = 1,
+                                .rows = &row,
+                                .n_row = 1};
+        if (i == 3) {
+            assert_int_equal(stage_check(s, &st, &why), ERR_LINK_PROTOCOL);
+            break;
+        }
+        struct step_result r;
+        if (stage_check(s, &st, &why)) fail_msg("%s", why.s);
+        assert_int_equal(stage_run(s, &st, x, NULL, &arena, &r), OK);
+        digests[i] = r.items[0].digest;
+    }
+    assert_true(digests[0] == digests[2]);
+    assert_true(digests[0] != digests[1]);
+    arena_fini(&arena);
+    stage_close(s);
+}
+
+// The prediction head's logits of each token do not depend on how the prompt was cut.
+static void prediction_head_is_cut_like_the_rest(void **state)
+{
+    (void)state;
+    static float want[N_MTP * MADE_VOCAB], got[N_MTP * MADE_VOCAB];
+    for (uint32_t n_stage = 1; n_stage <= 3; n_stage++) {
+        const uint32_t chunk = n_stage == 1 ? N_MTP : 2 * n_stage - 1;
+        struct lane l;
+        struct lane_options o = options();
+        o.n_stage = n_stage;
+        o.mtp = true;
+        open_lane(&l, MADE_HYBRID, &o);
+        for (uint32_t pos = 0; pos < N_MTP; pos += chunk) {
+            const uint32_t take = N_MTP - pos < chunk ? N_MTP - pos : chunk;
+            struct step_row row = {.pos = pos, .n_tok = take, .ids = prompt + pos, .next_id = -1};
+            struct step_result r;
+            assert_true(lane_rows(&l, &row, 1, &r));
+            stage_mtp(l.stages[n_stage - 1], l.x, prompt + pos + 1, got + pos * MADE_VOCAB);
+        }
+        if (n_stage == 1) memcpy(want, got, sizeof want);
+        assert_memory_equal(got, want, sizeof want);
+        lane_close(&l);
+    }
+    for (int i = 0; i < N_MTP * MADE_VOCAB; i++)
+        assert_true(isfinite(want[i]));
+}
+
+static void refuses(const struct stage_config *c, const char *word)
+{
+    struct stage *s = NULL;
+    struct err_text why = {0};
+    assert_int_equal(stage_open(c, NULL, &s, &why), ERR_CONFIG);
+    if (!strstr(why.s, word)) fail_msg("\"%s\" does not say \"%s\"", why.s, word);
+}
+
+static void bad_configs_are_refused_by_name(void **state)
+{
+    (void)state;
+    struct lane l;
+    const struct lane_options o = options();
+    open_lane(&l, MADE_HYBRID, &o);
+    struct stage_config c = *stage_config_get(l.stages[0]);
+    c.n_expert_set = -1;
+    refuses(&c, "expert sets");
+    c.n_expert_set = MODEL_EXPERTS_MAX + 1;
+    refuses(&c, "expert sets");
+    c = *stage_config_get(l.stages[0]);
+    c.mtp = true;
+    c.head = false;
+    refuses(&c, "output head");
+    c.head = true;
+    c.model = &models[MADE_LATENT]->model;
+    refuses(&c, "has none");
+    lane_close(&l);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(splits_and_chunks_give_the_same_bits),
+        cmocka_unit_test(local_layers_forget),
+        cmocka_unit_test(rows_are_alone),
+        cmocka_unit_test(snapshots_stand_for_what_was_computed),
+        cmocka_unit_test(prediction_head_is_cut_like_the_rest),
+        cmocka_unit_test(bad_configs_are_refused_by_name),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

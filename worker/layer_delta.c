@@ -1,0 +1,94 @@
+#include "worker/layer.h"
+
+void layer_delta_carve(struct delta_work *w, const struct pass_limits *l, struct mem_carver *c)
+{
+    const struct model_delta *d = &l->shape->delta;
+    const uint64_t k = (uint64_t)d->n_head_k * (uint64_t)d->dim_k;
+    const uint64_t v = (uint64_t)d->n_head_v * (uint64_t)d->dim_v;
+    const uint64_t n = l->max_tok, heads = n * (uint64_t)d->n_head_v;
+    w->qkv = mem_carve(c, n * (2 * k + v), sizeof(float));
+    w->mixed = mem_carve(c, n * (2 * k + v), sizeof(float));
+    w->z = mem_carve(c, n * v, sizeof(float));
+    w->a = mem_carve(c, heads, sizeof(float));
+    w->b = mem_carve(c, heads, sizeof(float));
+    w->out = mem_carve(c, n * v, sizeof(float));
+    w->conv = mem_carve(c, l->max_rows, sizeof *w->conv);
+    w->sum = mem_carve(c, l->max_rows, sizeof *w->sum);
+}
+
+// mixed = silu(convolution over time of qkv), out = the gated delta rule over its parts
+static void recur(struct pass *p, const struct part *w, int32_t index)
+{
+    const struct model_delta *d = &p->shape->delta;
+    const struct delta_work *b = &p->delta;
+    const int32_t k = d->n_head_k * d->dim_k, wide = 2 * k + d->n_head_v * d->dim_v;
+    for (int32_t i = 0; i < p->n_run; i++) {
+        b->conv[i] = state_conv(p->state, index, p->slots[i]);
+        b->sum[i] = state_delta(p->state, index, p->slots[i]);
+    }
+    const struct conv_args conv = {
+        .x = b->qkv,
+        .w = part_vector(w, SLOT_DELTA_CONV),
+        .n_channel = wide,
+        .n_tap = d->n_tap,
+        .runs = p->runs[PASS_GLOBAL],
+        .n_run = p->n_run,
+        .state = b->conv,
+        .out = b->mixed,
+    };
+    p->k->ops->conv(p->k, &conv);
+    const struct delta_args delta = {
+        .q = b->mixed,
+        .k = b->mixed + k,
+        .v = b->mixed + 2 * (int64_t)k,
+        .ld = wide,
+        .a = b->a,
+        .b = b->b,
+        .a_neg = part_vector(w, SLOT_DELTA_A_NEG),
+        .dt_bias = part_vector(w, SLOT_DELTA_DT_BIAS),
+        .n_head_k = d->n_head_k,
+        .n_head_v = d->n_head_v,
+        .dim_k = d->dim_k,
+        .dim_v = d->dim_v,
+        .tiled = d->tiled,
+        .runs = p->runs[PASS_GLOBAL],
+        .n_run = p->n_run,
+        .state = b->sum,
+        .out = b->out,
+    };
+    p->k->ops->delta(p->k, &delta);
+}
+
+void layer_delta(struct pass *p, const struct part *w, int32_t index,
+                 const struct model_layer *kind)
+{
+    (void)kind; // neither positions nor a window
+    struct kernels *k = p->k;
+    const struct kernels_ops *op = k->ops;
+    const struct model_shape *s = p->shape;
+    const struct model_delta *d = &s->delta;
+    const struct delta_work *b = &p->delta;
+    const int32_t v = d->n_head_v * d->dim_v, wide = 2 * d->n_head_k * d->dim_k + v;
+
+    // h = norm(x); qkv, z, a, b = h Wqkv, h Wz, h Wa, h Wb
+    layer_norm(p, w, SLOT_ATTN_NORM);
+    const struct projection in[] = {
+        {part_weight(w, SLOT_DELTA_QKV), NULL, b->qkv, wide},
+        {part_weight(w, SLOT_DELTA_Z), NULL, b->z, v},
+        {part_weight(w, SLOT_DELTA_A), NULL, b->a, d->n_head_v},
+        {part_weight(w, SLOT_DELTA_B), NULL, b->b, d->n_head_v},
+    };
+    layer_project(k, p->ordered, p->h, p->n_tok, s->dim, in, 4);
+    recur(p, w, index);
+
+    // out = silu(z) * norm(out), each head by itself
+    op->rms_norm(k, b->out, part_vector(w, SLOT_DELTA_NORM), (int64_t)p->n_tok * d->n_head_v,
+                 d->dim_v, s->norm_eps, b->out);
+    const struct glu silu = {.kind = GLU_SILU};
+    op->glu(k, &silu, b->z, b->out, (int64_t)p->n_tok * v, b->out);
+
+    // x += norm(out Wo)
+    const struct projection out = {part_weight(w, SLOT_ATTN_OUT), NULL, p->h, s->dim};
+    layer_project(k, p->ordered, b->out, p->n_tok, v, &out, 1);
+    layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
+}

@@ -1,0 +1,33 @@
+// stage_priv: what a stage holds; for stage*.c only.
+#pragma once
+#include "worker/head.h"
+#include "worker/layer.h"
+
+struct stage {
+    struct stage_config config; // config.settings is what kv, state and head point to
+    struct kernels *kernels;
+    struct weights weights;
+    struct kv kv;
+    struct state state;
+    struct head head;
+    struct pass pass;
+    struct stage_watch watch;
+    struct mem work;              // everything below, and the buffers of kv, head and pass
+    int32_t *ids;                 // (max_tok)
+    int32_t *pos;                 // (max_tok)
+    double *freqs;                // (n_rot / 2) SLOT_ROPE_FREQS of the model
+    uint16_t *fresh;              // (n_slot) the bind of the step under check, from 1; else 0
+    float *mtp_x, *mtp_h, *mtp_e; // (max_tok, dim), of the prediction head
+    float *mtp_in;                // (max_tok, 2 dim)
+    struct stage_sizes sizes;
+};
+
+// stage_size.c
+struct kernels_limits stage_limits(const struct stage_config *c);
+struct kv_config stage_kv_config(const struct stage *s);
+struct state_config stage_state_config(const struct stage *s);
+// Sizes (base NULL) or lays out all work space.
+void stage_carve(struct stage *s, struct mem_carver *c);
+// Of a stage of which config and kernels are set.
+err_t stage_count(struct stage *s, struct stage_sizes *out, struct err_text *why);
+err_t stage_check_config(const struct stage_config *c, struct err_text *why);

@@ -1,0 +1,176 @@
+#include "worker/stage_priv.h"
+
+enum { THREADS_MAX = 1024, BACKEND_BYTES_PER_THREAD = 1 << 20 };
+
+static int32_t max_of(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+static int32_t n_product(const struct stage_config *c)
+{
+    return (int32_t)c->settings.max_tok * c->model->shape.moe.n_used;
+}
+
+struct kernels_limits stage_limits(const struct stage_config *c)
+{
+    const struct model *m = c->model;
+    const struct plan_settings *p = &c->settings;
+    struct kernels_limits l = {
+        .n_threads = c->n_threads,
+        .precision = (enum precision)p->precision,
+        .max_tok = (int32_t)p->max_tok,
+        .max_cols = m->shape.dim,
+        .max_rows = m->shape.n_vocab,
+        .max_head = m->shape.n_head,
+        .max_head_dim = max_of(m->shape.head_dim, m->shape.mla.kv_rank + m->shape.mla.rope_dim),
+        .max_ctx = (int32_t)p->ctx,
+        .max_expert_rows = n_product(c),
+    };
+    for (int32_t i = 0; i < m->n_weight; i++) {
+        if (!m->weights[i].is_matrix) continue;
+        l.max_cols = max_of(l.max_cols, (int32_t)m->weights[i].cols);
+        l.max_rows = max_of(l.max_rows, (int32_t)m->weights[i].rows);
+    }
+    return l;
+}
+
+struct kv_config stage_kv_config(const struct stage *s)
+{
+    return (struct kv_config){
+        .settings = &s->config.settings,
+        .shape = &s->config.model->shape,
+        .layer_from = s->config.layer_from,
+        .layer_to = s->config.layer_to,
+        .mtp = s->config.mtp,
+        .kernels = s->kernels,
+    };
+}
+
+struct state_config stage_state_config(const struct stage *s)
+{
+    return (struct state_config){
+        .settings = &s->config.settings,
+        .shape = &s->config.model->shape,
+        .layer_from = s->config.layer_from,
+        .layer_to = s->config.layer_to,
+    };
+}
+
+// Columns of the widest matrix that has them in an order of its own. Stacks keep theirs elsewhere.
+static uint64_t ordered_cols(const struct model *m)
+{
+    int64_t cols = 0;
+    for (int32_t i = 0; i < m->n_weight; i++) {
+        const struct model_weight *w = &m->weights[i];
+        if (w->n == 1 && w->n_source == 1 && w->sources[0].order && w->cols > cols) cols = w->cols;
+    }
+    return (uint64_t)cols;
+}
+
+static void carve_pass(struct stage *s, struct mem_carver *c)
+{
+    const struct model_shape *m = &s->config.model->shape;
+    const struct plan_settings *p = &s->config.settings;
+    const uint64_t n = p->max_tok, cols = ordered_cols(s->config.model);
+    const struct pass_limits limits = {.shape = m, .max_tok = n, .max_rows = p->max_rows};
+    const int32_t n_rot[PASS_SIGHTS] = {m->rope.n_rot, m->rope_local.n_rot};
+    struct pass *pass = &s->pass;
+    for (int i = 0; i < PASS_SIGHTS; i++) {
+        pass->runs[i] = mem_carve(c, p->max_rows, sizeof *pass->runs[i]);
+        pass->cos_sin[i] = mem_carve(c, n * (uint64_t)n_rot[i], sizeof(float));
+    }
+    pass->slots = mem_carve(c, p->max_rows, sizeof *pass->slots);
+    pass->q_scale = mem_carve(c, n, sizeof(float));
+    pass->h = mem_carve(c, n * (uint64_t)m->dim, sizeof(float));
+    pass->ordered = cols ? mem_carve(c, n * cols, sizeof(float)) : NULL;
+    layer_carve(pass, &limits, c);
+}
+
+void stage_carve(struct stage *s, struct mem_carver *c)
+{
+    const struct model_shape *m = &s->config.model->shape;
+    const struct plan_settings *p = &s->config.settings;
+    const struct kv_config kv = stage_kv_config(s);
+    const uint64_t n = p->max_tok, wide = n * (uint64_t)m->dim;
+    s->ids = mem_carve(c, n, sizeof *s->ids);
+    s->pos = mem_carve(c, n, sizeof *s->pos);
+    s->freqs = mem_carve(c, (uint64_t)m->rope.n_rot / 2, sizeof *s->freqs);
+    s->fresh = mem_carve(c, p->n_slot, sizeof *s->fresh);
+    carve_pass(s, c);
+    kv_carve(&s->kv, &kv, c);
+    if (s->config.head) head_carve(&s->head, m, p, c);
+    if (!s->config.mtp) return;
+    s->mtp_x = mem_carve(c, wide, sizeof(float));
+    s->mtp_h = mem_carve(c, wide, sizeof(float));
+    s->mtp_e = mem_carve(c, wide, sizeof(float));
+    s->mtp_in = mem_carve(c, 2 * wide, sizeof(float));
+}
+
+// The backend's own scratch is not told by its table: quantised activations, partial sums, and some
+// space for each thread.
+static uint64_t backend_bytes(const struct stage_config *c)
+{
+    const struct kernels_limits l = stage_limits(c);
+    const uint64_t rows = (uint64_t)max_of(l.max_tok, l.max_expert_rows);
+    return rows * (uint64_t)l.max_cols * 2 + (uint64_t)l.n_threads * BACKEND_BYTES_PER_THREAD;
+}
+
+err_t stage_count(struct stage *s, struct stage_sizes *out, struct err_text *why)
+{
+    const struct kv_config kv = stage_kv_config(s);
+    const struct state_config state = stage_state_config(s);
+    struct mem_carver carver = {0};
+    struct stage_sizes sizes = {0};
+    err_t e = kv_bytes(&kv, &sizes.kv_bytes, why);
+    if (!e) e = weights_bytes(&s->config, s->kernels, &sizes.weight_bytes, why);
+    if (e) return e;
+    stage_carve(s, &carver);
+    sizes.kv_bytes += state_bytes(&state);
+    sizes.work_bytes = carver.used + backend_bytes(&s->config);
+    if (s->config.head)
+        sizes.work_bytes += penalty_bytes(s->config.settings.n_slot, s->config.settings.ctx);
+    *out = sizes;
+    return OK;
+}
+
+err_t stage_check_config(const struct stage_config *c, struct err_text *why)
+{
+    const struct model_shape *s = &c->model->shape;
+    if (c->layer_from >= c->layer_to || c->layer_to > (uint32_t)s->n_layer)
+        return err_say(why, ERR_CONFIG, "layers %u to %u of a model of %d", c->layer_from,
+                       c->layer_to, s->n_layer);
+    if (c->mtp && !(c->head && s->has_mtp))
+        return err_say(why, ERR_CONFIG, "a prediction head %s",
+                       c->head ? "of a model that has none" : "without the output head");
+    if (c->n_threads < 1 || c->n_threads > THREADS_MAX)
+        return err_say(why, ERR_CONFIG, "%d threads, allowed are 1 to %d", c->n_threads,
+                       THREADS_MAX);
+    if (c->n_expert_set < 0 || c->n_expert_set > MODEL_EXPERTS_MAX)
+        return err_say(why, ERR_CONFIG, "%d expert sets, allowed are 0 to %d", c->n_expert_set,
+                       MODEL_EXPERTS_MAX);
+    err_t e = kv_check_settings(&c->settings, why);
+    if (e) return e;
+    // Products of tokens and experts are counted in 32 bits.
+    if ((int64_t)c->settings.max_tok * s->moe.n_used > INT32_MAX / 2)
+        return err_say(why, ERR_CONFIG, "setting max_tok is %u, too large for %d experts a token",
+                       c->settings.max_tok, s->moe.n_used);
+    return OK;
+}
+
+err_t stage_sizes(const struct stage_config *c, struct stage_sizes *out, struct err_text *why)
+{
+    err_t e = stage_check_config(c, why);
+    if (e) return e;
+    // The smallest backend of the kind: only its layouts are asked for.
+    struct stage s = {.config = *c};
+    struct kernels_limits l = stage_limits(c);
+    l.n_threads = 1;
+    l.max_tok = 1;
+    l.max_expert_rows = 1;
+    e = kernels_open_cpu(c->isa, &l, &s.kernels, why);
+    if (e) return e;
+    e = stage_count(&s, out, why);
+    s.kernels->ops->close(s.kernels);
+    return e;
+}
