@@ -29,12 +29,19 @@ static const char *token_text(struct coordinator *c, int32_t id)
     return len && len <= TOKEN_TEXT_MAX ? arena_copy_str(&c->arena, s, len) : "";
 }
 
-// The file's name without its ending: what the user typed is what callers may say.
+// The name of the file without its ending, or of the folder: what the user typed is what callers
+// may say.
 static const char *model_id(struct coordinator *c)
 {
-    const char *path = c->config.model, *slash = strrchr(path, '/');
-    const char *stem = slash ? slash + 1 : path;
-    size_t len = strlen(stem);
+    const char *path = c->config.model;
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t from = end;
+    while (from > 0 && path[from - 1] != '/')
+        from--;
+    const char *stem = path + from;
+    size_t len = end - from;
     if (len > 5 && strcmp(stem + len - 5, ".gguf") == 0) len -= 5;
     return arena_copy_str(&c->arena, stem, len);
 }
@@ -69,16 +76,20 @@ static bool find_end_ids(struct coordinator *c)
 
 static err_t open_template(struct coordinator *c, struct err_text *why)
 {
-    struct gguf_str source;
-    err_t err = gguf_get_str(c->model->gguf, "tokenizer.chat_template", &source, why);
-    if (err == ERR_NOT_FOUND) return OK; // a base model
-    if (err == OK) err = template_open(source.s, source.len, &c->template, why);
-    return err;
+    const char *source;
+    size_t len;
+    struct arena mem;
+    arena_init(&mem, 0);
+    err_t err = template_find(c->model, &mem, &source, &len, why);
+    bool is_base = err == ERR_NOT_FOUND;
+    if (err == OK) err = template_open(source, len, &c->template, why);
+    arena_fini(&mem);
+    return is_base ? OK : err;
 }
 
 static err_t open_text(struct coordinator *c, struct err_text *why)
 {
-    err_t err = tokenizer_open(c->model->gguf, &c->tokenizer, why);
+    err_t err = tokenizer_open_model(c->model, &c->tokenizer, why);
     if (err == OK) err = open_template(c, why);
     if (err) return err;
     c->n_vocab = c->model->shape.n_vocab;

@@ -230,7 +230,7 @@ err_t bench_perplexity(struct bench *b, const char *file, uint32_t window, uint3
     struct tokenizer *tok = NULL;
     struct ids ids = {0};
     err_t err = read_file(file, &text, why);
-    if (!err) err = tokenizer_open(b->model->gguf, &tok, why);
+    if (!err) err = tokenizer_open_model(b->model, &tok, why);
     if (!err &&
         tokenizer_encode(tok, text.data, text.len, TOKENIZER_BOS, NULL, 0, SIZE_MAX / 8, &ids))
         err = err_say(why, ERR_MEMORY, "%s: cannot be tokenised", file);

@@ -271,6 +271,8 @@ int cmd_serve(int argc, char **argv)
          0},
         {"no-chain", OPT_FLAG, &c->no_chain, NULL, "send a step only when the one before returned",
          0, 0},
+        {"strict-roles", OPT_FLAG, &c->door.strict_roles, NULL,
+         "refuse conversations that the chat template refuses, instead of repairing them", 0, 0},
         {"alias", OPT_STRS, &s.aliases, "NAME", "further model name for callers; repeatable", 0, 0},
         {"api-key-file", OPT_STR, &s.api_key_file, "FILE", "API keys, one a line (mode 0600)", 0,
          0},

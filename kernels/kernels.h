@@ -52,7 +52,7 @@ struct kernels_limits {
     int32_t max_rows; // tallest gemm weight (vocabulary)
     int32_t max_head; // query heads
     int32_t max_head_dim;
-    int32_t max_ctx; // tokens a query may look back
+    int32_t max_ctx;         // tokens a query may look back
     int32_t max_expert_rows; // products in one gemm_experts call; 0: it is not used
 };
 

@@ -256,6 +256,7 @@ static const struct arch archs[] = {
         .gguf_defaults = "{\"norm_topk_prob\": true}",
         .must = QK_NORM,
         .qk_norm = QK_NORM_HEAD,
+        .traits = ARCH_EXPERTS,
     },
     {
         .name = "qwen3_next",
@@ -266,7 +267,7 @@ static const struct arch archs[] = {
         .hf_names = hf_gated,
         .gguf_names = gguf_gated,
         .must = QK_NORM | S(ATTN_GATE) | S(SHARED_ROUTER),
-        .traits = ARCH_DELTA | ARCH_PLUS_ONE,
+        .traits = ARCH_EXPERTS | ARCH_DELTA | ARCH_PLUS_ONE,
         .qk_norm = QK_NORM_HEAD,
     },
     {
@@ -289,13 +290,13 @@ static const struct arch archs[] = {
         .hf_names = hf_gated,
         .gguf_names = gguf_gated,
         .must = QK_NORM | S(ATTN_GATE) | S(SHARED_ROUTER),
-        .traits = ARCH_DELTA | ARCH_PLUS_ONE | ARCH_GGUF_TILED,
+        .traits = ARCH_EXPERTS | ARCH_DELTA | ARCH_PLUS_ONE | ARCH_GGUF_TILED,
         .qk_norm = QK_NORM_HEAD,
     },
     {
         .name = "mistral",
         .hf = {"mistral", "mistral3"}, // the wrapper, where it does not say what is inside
-        .defaults = "{\"sliding_window\": null}",
+        .hf_defaults = "{\"sliding_window\": 4096}",
     },
     {
         .name = "ministral3",
@@ -310,13 +311,14 @@ static const struct arch archs[] = {
         .gguf = {"mistral4"},
         .defaults = "{\"norm_topk_prob\": true, \"first_k_dense_replace\": 0,"
                     " \"n_shared_experts\": 1, \"rope_interleave\": true}",
-        .traits = ARCH_MLA | ARCH_HF_INTERLEAVED | ARCH_GGUF_INTERLEAVED | ARCH_GROUP_BY_TWO |
-                  ARCH_GGUF_MSCALE_TENTH,
+        .traits = ARCH_EXPERTS | ARCH_MLA | ARCH_HF_INTERLEAVED | ARCH_GGUF_INTERLEAVED |
+                  ARCH_GROUP_BY_TWO | ARCH_GGUF_MSCALE_TENTH,
     },
     {
         .name = "mixtral",
         .hf = {"mixtral"},
         .defaults = "{\"norm_topk_prob\": true, \"rope_theta\": 1000000.0}",
+        .traits = ARCH_EXPERTS,
     },
     {
         // DeepSeek-AI 2024 (arXiv 2405.04434). GGUF's is DeepSeek V3 too.
@@ -324,17 +326,18 @@ static const struct arch archs[] = {
         .hf = {"deepseek_v2"},
         .gguf = {"deepseek2"},
         .defaults = "{\"first_k_dense_replace\": 0, \"topk_method\": \"greedy\"}",
-        .traits = ARCH_MLA | ARCH_HF_INTERLEAVED | ARCH_GGUF_INTERLEAVED | ARCH_GGUF_MSCALE_TENTH,
+        .traits = ARCH_EXPERTS | ARCH_MLA | ARCH_HF_INTERLEAVED | ARCH_GGUF_INTERLEAVED |
+                  ARCH_GGUF_MSCALE_TENTH,
     },
     {
         // DeepSeek-AI 2024 (arXiv 2412.19437)
         .name = "deepseek_v3",
-        .hf = {"deepseek_v3"},
+        .hf = {"deepseek_v3", "kimi_k2"}, // Kimi K2: the same with one group
         .defaults = "{\"norm_topk_prob\": true, \"first_k_dense_replace\": 3, \"n_group\": 8,"
                     " \"topk_group\": 4, \"routed_scaling_factor\": 2.5, \"n_shared_experts\": 1,"
                     " \"rope_interleave\": true}",
-        .traits =
-            ARCH_MLA | ARCH_HF_INTERLEAVED | ARCH_SIGMOID | ARCH_GROUP_BY_TWO | ARCH_CORRECTION,
+        .traits = ARCH_EXPERTS | ARCH_MLA | ARCH_HF_INTERLEAVED | ARCH_SIGMOID | ARCH_GROUP_BY_TWO |
+                  ARCH_CORRECTION,
     },
     {
         // OpenAI 2025 (arXiv 2508.10925)
@@ -348,7 +351,7 @@ static const struct arch archs[] = {
         .hf_names = hf_gpt_oss,
         .must = QKV_BIAS | S(ATTN_OUT_BIAS) | S(ATTN_SINKS) | S(MOE_ROUTER_BIAS) |
                 S(MOE_GATE_BIAS) | S(MOE_UP_BIAS) | S(MOE_DOWN_BIAS),
-        .traits = ARCH_LATE_SOFTMAX | ARCH_SWIGLU_OAI,
+        .traits = ARCH_EXPERTS | ARCH_LATE_SOFTMAX | ARCH_SWIGLU_OAI,
     },
     {
         // Gemma Team 2024 (arXiv 2408.00118)
@@ -408,8 +411,8 @@ static const struct arch archs[] = {
                     " \"partial_rotary_factor\": 0.5, \"n_shared_experts\": 1,"
                     " \"routed_scaling_factor\": 1.0}",
         .must = QK_NORM,
-        .traits = ARCH_SIGMOID | ARCH_GROUP_BY_TWO | ARCH_CORRECTION | ARCH_NO_OUT_BIAS |
-                  ARCH_QK_NORM_BY_KEY,
+        .traits = ARCH_EXPERTS | ARCH_SIGMOID | ARCH_GROUP_BY_TWO | ARCH_CORRECTION |
+                  ARCH_NO_OUT_BIAS | ARCH_QK_NORM_BY_KEY,
         .qk_norm = QK_NORM_HEAD,
     },
     {
@@ -419,6 +422,7 @@ static const struct arch archs[] = {
         .gguf = {"olmoe"},
         .must = QK_NORM,
         .qk_norm = QK_NORM_ALL,
+        .traits = ARCH_EXPERTS,
     },
     {
         .name = "granite",
@@ -430,7 +434,7 @@ static const struct arch archs[] = {
         .name = "granitemoe",
         .hf = {"granitemoe", "granitemoeshared"},
         .gguf = {"granitemoe"},
-        .traits = ARCH_LATE_SOFTMAX | ARCH_GGUF_INTERLEAVED,
+        .traits = ARCH_EXPERTS | ARCH_LATE_SOFTMAX | ARCH_GGUF_INTERLEAVED,
     },
     {
         .name = "llama4",
@@ -443,8 +447,8 @@ static const struct arch archs[] = {
                     " \"rope_theta\": 500000.0, \"norm_topk_prob\": false}",
         .hf_defaults = "{\"head_dim\": 128}",
         .hf_names = hf_llama4,
-        .traits = ARCH_HF_INTERLEAVED | ARCH_GGUF_INTERLEAVED | ARCH_SIGMOID | ARCH_WEIGH_INPUT |
-                  ARCH_CHUNKED | ARCH_QK_NORM_BY_KEY,
+        .traits = ARCH_EXPERTS | ARCH_HF_INTERLEAVED | ARCH_GGUF_INTERLEAVED | ARCH_SIGMOID |
+                  ARCH_WEIGH_INPUT | ARCH_CHUNKED | ARCH_QK_NORM_BY_KEY,
         .qk_norm = QK_NORM_L2,
     },
     {
@@ -453,7 +457,7 @@ static const struct arch archs[] = {
         .gguf = {"minimax-m2"},
         .defaults = "{\"norm_topk_prob\": true, \"rope_theta\": 5000000.0}",
         .must = QK_NORM,
-        .traits = ARCH_SIGMOID | ARCH_CORRECTION,
+        .traits = ARCH_EXPERTS | ARCH_SIGMOID | ARCH_CORRECTION,
         .qk_norm = QK_NORM_ALL,
     },
 };

@@ -53,7 +53,8 @@ enum arch_trait {
     ARCH_NO_OUT_BIAS = 1 << 13,      // attention_bias is of queries, keys, values only
     ARCH_QK_NORM_BY_KEY = 1 << 14,   // qk_norm only if use_qk_norm (GGUF: if it has the tensors)
     ARCH_GGUF_TILED = 1 << 15,       // struct model_delta
-    ARCH_GGUF_MSCALE_TENTH = 1 << 16 // yarn_log_multiplier is a tenth of mscale_all_dim
+    ARCH_EXPERTS = 1 << 16,          // never without experts
+    ARCH_GGUF_MSCALE_TENTH = 1 << 17 // yarn_log_multiplier is a tenth of mscale_all_dim
 };
 
 struct arch {

@@ -117,6 +117,7 @@ static const struct {
 };
 
 enum { N_JSON = 3, N_GGUF = 2 };
+static const char *const rope_folders[] = {"rope_parameters", "rope_scaling"};
 
 void config_of_json(struct config *c, const struct json *root)
 {
@@ -128,6 +129,17 @@ void config_of_json(struct config *c, const struct json *root)
         c->text = text;
         return;
     }
+}
+
+err_t config_check(const struct config *c)
+{
+    for (int i = 0; i < 2 && !c->gguf; i++) {
+        const struct json *j = json_get(c->text, rope_folders[i]);
+        if (j && j->kind != J_NULL && j->kind != J_OBJ)
+            return config_fail(c, "key '%s': found %s, allowed object, null", rope_folders[i],
+                               json_kind_name(j->kind));
+    }
+    return OK;
 }
 
 err_t config_fail(const struct config *c, const char *fmt, ...)
@@ -239,9 +251,8 @@ static bool member(const struct json *obj, enum key key, const struct json **out
 static bool json_find(const struct config *c, enum key key, const char *group,
                       const struct json **out)
 {
-    static const char *const folders[] = {"rope_parameters", "rope_scaling"};
     for (int i = 0; names[key].rope && i < 2; i++) {
-        const struct json *rope = json_get(c->text, folders[i]);
+        const struct json *rope = json_get(c->text, rope_folders[i]);
         const struct json *inner = group ? json_get(rope, group) : NULL;
         if ((inner && member(inner, key, out)) || member(rope, key, out)) return true;
     }
@@ -279,20 +290,43 @@ bool config_has(const struct config *c, enum key key)
     return c->gguf ? gguf_find_key(c, key) != NULL : json_find(c, key, NULL, &j);
 }
 
+// The name that an object has for a key, or NULL.
+static const char *name_in(const struct json *obj, enum key key)
+{
+    for (int i = 0; i < N_JSON && names[key].json[i]; i++) {
+        const struct json *j = json_get(obj, names[key].json[i]);
+        if (j && j->kind != J_NULL) return names[key].json[i];
+    }
+    return NULL;
+}
+
+static const char *json_key_name(const struct config *c, enum key key)
+{
+    const char *const *n = names[key].json;
+    for (int i = 0; names[key].rope && i < 2; i++) {
+        const struct json *rope = json_get(c->text, rope_folders[i]);
+        const char *s = name_in(rope, key);
+        if (!s) s = name_in(json_get(rope, "full_attention"), key);
+        if (s) return s;
+    }
+    const char *s = name_in(c->text, key);
+    if (s) return s;
+    if (n[0] && n[1]) // absent: any of them would do
+        s = arena_printf(c->arena, "%s' or '%s%s%s", n[0], n[1], n[2] ? "' or '" : "",
+                         n[2] ? n[2] : "");
+    else
+        s = n[0];
+    return s ? s : "?";
+}
+
 const char *config_key_name(const struct config *c, enum key key)
 {
-    const struct json *j;
-    if (c->gguf) {
-        const struct gguf_kv *kv = gguf_find_key(c, key);
-        const char *s = kv ? arena_copy_str(c->arena, kv->key.s, kv->key.len)
-                           : arena_printf(c->arena, "%s.%s", c->prefix,
-                                          names[key].gguf[0] ? names[key].gguf[0] : "?");
-        return s ? s : "?";
-    }
-    for (int i = 0; i < N_JSON && names[key].json[i]; i++)
-        if ((j = json_get(c->text, names[key].json[i])) && j->kind != J_NULL)
-            return names[key].json[i];
-    return names[key].json[0] ? names[key].json[0] : "?";
+    if (!c->gguf) return json_key_name(c, key);
+    const struct gguf_kv *kv = gguf_find_key(c, key);
+    const char *s = kv ? arena_copy_str(c->arena, kv->key.s, kv->key.len)
+                       : arena_printf(c->arena, "%s.%s", c->prefix,
+                                      names[key].gguf[0] ? names[key].gguf[0] : "?");
+    return s ? s : "?";
 }
 
 // ---- typed reads

@@ -115,6 +115,8 @@ struct config {
 
 // Sets text and outer: some models wrap the text model's config.
 void config_of_json(struct config *c, const struct json *root);
+// What holds other keys is an object where it is there at all.
+err_t config_check(const struct config *c);
 // "path: ..." and ERR_MODEL.
 err_t config_fail(const struct config *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

@@ -175,7 +175,8 @@ static err_t moe_numbers(const struct config *c, const struct arch *a, struct mo
 {
     struct model_moe *m = &s->moe;
     int32_t n_shared;
-    err_t e = config_count(c, KEY_EXPERTS, MODEL_EXPERTS_MAX, 0, &m->n_expert);
+    int32_t otherwise = a->traits & ARCH_EXPERTS ? -1 : 0;
+    err_t e = config_count(c, KEY_EXPERTS, MODEL_EXPERTS_MAX, otherwise, &m->n_expert);
     if (e || m->n_expert == 0) return e;
     if ((e = config_count(c, KEY_EXPERTS_USED, m->n_expert, -1, &m->n_used))) return e;
     if ((e = config_count(c, KEY_EXPERT_FFN, WIDTH_MAX, -1, &m->dim))) return e;
@@ -210,10 +211,26 @@ static bool is_true(const struct json *j)
     return j->kind == J_BOOL ? j->b : json_number(j, 0) != 0;
 }
 
+// An array of layer numbers, or *out NULL.
+static err_t layer_list(const struct config *c, enum key key, const struct model_shape *s,
+                        const struct json **out)
+{
+    err_t e = config_get(c, key, NULL, out);
+    if (e || !*out) return e;
+    bool right = (*out)->kind == J_ARR;
+    for (size_t i = 0; right && i < (*out)->arr.n; i++) {
+        const struct json *layer = &(*out)->arr.items[i];
+        right = layer->kind == J_INT && layer->i >= 0 && layer->i < s->n_layer;
+    }
+    if (right) return OK;
+    return config_fail(c, "key '%s': not a list of layers, 0 to %d", config_key_name(c, key),
+                       s->n_layer - 1);
+}
+
 static bool in_list(const struct json *list, int32_t layer)
 {
-    for (size_t i = 0; list && list->kind == J_ARR && i < list->arr.n; i++)
-        if (json_number(&list->arr.items[i], -1) == layer) return true;
+    for (size_t i = 0; list && i < list->arr.n; i++)
+        if (list->arr.items[i].i == layer) return true;
     return false;
 }
 
@@ -223,8 +240,8 @@ static err_t ffn_kinds(const struct config *c, struct model_shape *s)
     const struct json *dense, *moe, *freq_list;
     err_t e = config_count(c, KEY_DENSE_FIRST, MODEL_LAYERS_MAX, 0, &dense_first);
     if (e || (e = config_count(c, KEY_MOE_EVERY, MODEL_LAYERS_MAX, 1, &every))) return e;
-    if ((e = config_get(c, KEY_DENSE_LAYERS, NULL, &dense))) return e;
-    if ((e = config_get(c, KEY_MOE_LAYERS, NULL, &moe))) return e;
+    if ((e = layer_list(c, KEY_DENSE_LAYERS, s, &dense))) return e;
+    if ((e = layer_list(c, KEY_MOE_LAYERS, s, &moe))) return e;
     if ((e = config_get(c, KEY_MOE_FREQ, NULL, &freq_list))) return e;
     if (freq_list && freq_list->kind == J_ARR) { // one flag for each layer
         if ((e = per_layer(c, KEY_MOE_FREQ, s, &freq_list))) return e;
@@ -304,8 +321,12 @@ static err_t rope_layers(const struct config *c, struct model_shape *s)
 {
     const struct json *flags;
     int32_t every;
-    err_t e = per_layer(c, KEY_ROPE_LAYERS, s, &flags);
-    if (e || (e = config_count(c, KEY_NO_ROPE_EVERY, MODEL_LAYERS_MAX, 0, &every))) return e;
+    err_t e = config_get(c, KEY_ROPE_LAYERS, NULL, &flags);
+    if (e) return e;
+    bool given = flags && (flags->kind != J_ARR || flags->arr.n); // empty: by rule
+    if (given && (e = per_layer(c, KEY_ROPE_LAYERS, s, &flags))) return e;
+    if (!given) flags = NULL;
+    if ((e = config_count(c, KEY_NO_ROPE_EVERY, MODEL_LAYERS_MAX, 0, &every))) return e;
     for (int32_t i = 0; i < s->n_layer; i++)
         s->layers[i].no_rope =
             flags ? !is_true(&flags->arr.items[i]) : every && (i + 1) % every == 0;
@@ -442,8 +463,9 @@ err_t arch_numbers(const struct config *c, const struct arch *a, const struct ar
                    struct model_shape *s, struct arch_needs *needs)
 {
     double eps;
-    err_t e = config_count(c, KEY_LAYERS, MODEL_LAYERS_MAX, -1, &s->n_layer);
-    if (e || (e = config_count(c, KEY_NEXTN, MODEL_LAYERS_MAX, 0, &needs->n_nextn))) return e;
+    err_t e = config_check(c);
+    if (e || (e = config_count(c, KEY_LAYERS, MODEL_LAYERS_MAX, -1, &s->n_layer))) return e;
+    if ((e = config_count(c, KEY_NEXTN, MODEL_LAYERS_MAX, 0, &needs->n_nextn))) return e;
     if (c->gguf && needs->n_nextn >= s->n_layer)
         return config_fail(c, "key '%s': found %d, the model has %d layers",
                            config_key_name(c, KEY_NEXTN), needs->n_nextn, s->n_layer);
@@ -462,6 +484,12 @@ err_t arch_numbers(const struct config *c, const struct arch *a, const struct ar
         if (s->layers[i].ffn == FFN_DENSE && !s->ffn_dim)
             return config_fail(c, "key '%s' is missing", config_key_name(c, KEY_FFN));
     if ((e = scale_numbers(c, a, s)) || (e = beta_numbers(c, s))) return e;
-    if ((e = slots(c, a, file, s, needs))) return e;
-    return arch_rope(c, a, s);
+    if ((e = slots(c, a, file, s, needs)) || (e = arch_rope(c, a, s))) return e;
+    // A window that never closes is none (phi3 says so with one of 262144).
+    if (s->window >= s->ctx_train && s->rope_local.theta == s->rope.theta) {
+        s->window = 0;
+        for (int32_t i = 0; i < s->n_layer; i++)
+            s->layers[i].is_local = false;
+    }
+    return OK;
 }

@@ -198,6 +198,17 @@ static err_t scaled(const struct config *c, const char *group, const struct arch
     return OK;
 }
 
+// Numbers that are fine one by one can still make frequencies that are not.
+static err_t check_factors(const struct config *c, const struct model_rope *r)
+{
+    for (int32_t i = 0; r->factors && i < r->n_rot / 2; i++)
+        if (!isfinite(r->factors[i]) || r->factors[i] <= 0)
+            return config_fail(c, "the scaling of rotations divides frequency %d by %g", i,
+                               r->factors[i]);
+    if (isfinite(r->attn_factor)) return OK;
+    return config_fail(c, "the scaling of rotations has no finite factor");
+}
+
 static err_t n_rot(const struct config *c, const struct model_shape *s, int32_t head_dim,
                    struct model_rope *r)
 {
@@ -226,6 +237,7 @@ err_t arch_rope(const struct config *c, const struct arch *a, struct model_shape
     r->freq_scale = r->attn_factor = 1;
     s->rope_local = *r;
     if ((e = scaled(c, "full_attention", a, s, r))) return e;
+    if ((e = check_factors(c, r))) return e;
     // Local layers turn like the others unless something says how they turn.
     const struct json *own = json_get(json_get(c->text, "rope_parameters"), "sliding_attention");
     if ((e = config_positive(c, KEY_THETA_LOCAL, NULL, 0, &theta_local))) return e;

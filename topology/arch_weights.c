@@ -388,8 +388,7 @@ static err_t make(struct opening *o, struct model_weight *w)
 {
     w->kind = SOURCE_MADE;
     w->dtype = DT_F32;
-    w->n_take = 1;
-    w->take[0] = whole(w->is_matrix ? w->rows : w->cols);
+    take_rows(&o->m->shape, TAKE_ALL, w);
     if (!w->is_matrix) return OK;
     return shape_dtype(o->made, w->slot, w->cols, &w->dtype, o->why);
 }

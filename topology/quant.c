@@ -144,15 +144,16 @@ static err_t check_one(const struct find *f, const char *words)
                 f->want->module, (long long)f->want->n, words);
 }
 
-// Groups of columns of integers.
-static err_t count_groups(const struct find *f, int64_t *out)
+// Columns of one scale of integers; the last group may have fewer.
+static int64_t group_size(const struct find *f)
 {
-    const int64_t cols = f->want->cols, group = f->scheme.group < 0 ? cols : f->scheme.group;
-    if (cols % group && group < cols)
-        return fail(f, "module '%.90s': %lld columns, group_size %lld does not divide them",
-                    f->want->module, (long long)cols, (long long)group);
-    *out = group < cols ? cols / group : 1;
-    return OK;
+    const int64_t cols = f->want->cols, group = f->scheme.group;
+    return group < 0 || group > cols ? cols : group;
+}
+
+static int64_t count_groups(const struct find *f)
+{
+    return (f->want->cols + group_size(f) - 1) / group_size(f);
 }
 
 static err_t check_words(const struct find *f, int64_t n, const char *what)
@@ -163,21 +164,22 @@ static err_t check_words(const struct find *f, int64_t n, const char *what)
 }
 
 // Blocks of 32 columns must not straddle two scales.
-static enum dtype int_dtype(const struct find *f, int64_t n_group)
+static enum dtype int_dtype(const struct find *f)
 {
-    const int64_t cols = f->want->cols;
-    if (cols % 32 || cols / n_group % 32) return DT_F32;
+    const int64_t cols = f->want->cols, group = group_size(f);
+    if (cols % 32 || (group < cols && group % 32)) return DT_F32;
     return f->scheme.bits == 8                          ? DT_INT8
            : f->scheme.bits == 4 && f->scheme.symmetric ? DT_Q4_0
                                                         : DT_INT4;
 }
 
-static void take_int(struct find *f, enum source_kind kind, int64_t n_group)
+static void take_int(struct find *f, enum source_kind kind)
 {
     f->found.kind = kind;
     f->found.bits = f->scheme.bits;
     f->found.zero_is_plus_one = f->scheme.zero_is_plus_one;
-    f->found.dtype = int_dtype(f, n_group);
+    f->found.block_cols = (int32_t)group_size(f);
+    f->found.dtype = int_dtype(f);
 }
 
 // ---- layouts
@@ -191,9 +193,9 @@ static err_t find_gptq(struct find *f, int64_t n_group)
     if (!e) e = needs(f, ".qweight", DT_I32, dims2(cols * bits / 32, rows), &s->main);
     if (!e) e = needs(f, ".qzeros", DT_I32, dims2(n_group, rows * bits / 32), &s->zero);
     if (!e) e = needs(f, ".scales", DT_NONE, dims2(n_group, rows), &s->scale);
-    if (!e && (look(f, ".g_idx") || (f->scheme.act_order && n_group > 1)))
+    if (!e && f->scheme.act_order && n_group > 1) // else it is there, but says nothing
         e = needs(f, ".g_idx", DT_I32, (struct dims){1, {cols}}, &s->order);
-    if (!e) take_int(f, SOURCE_GPTQ, n_group);
+    if (!e) take_int(f, SOURCE_GPTQ);
     return e;
 }
 
@@ -205,29 +207,27 @@ static err_t find_awq(struct find *f, int64_t n_group)
     if (!e) e = needs(f, ".qweight", DT_I32, dims2(cols, rows * bits / 32), &s->main);
     if (!e) e = needs(f, ".qzeros", DT_I32, dims2(n_group, rows * bits / 32), &s->zero);
     if (!e) e = needs(f, ".scales", DT_NONE, dims2(n_group, rows), &s->scale);
-    if (!e) take_int(f, SOURCE_AWQ, n_group);
+    if (!e) take_int(f, SOURCE_AWQ);
     return e;
 }
 
 static err_t find_qweight(struct find *f)
 {
-    int64_t n_group;
     err_t e = check_layout(f, LAYOUT_GPTQ | LAYOUT_AWQ, "qweight");
     if (!e) e = check_one(f, "integers");
-    if (!e) e = count_groups(f, &n_group);
     if (e) return e;
-    return f->scheme.layouts & LAYOUT_AWQ ? find_awq(f, n_group) : find_gptq(f, n_group);
+    return f->scheme.layouts & LAYOUT_AWQ ? find_awq(f, count_groups(f))
+                                          : find_gptq(f, count_groups(f));
 }
 
 static err_t find_ct_int(struct find *f)
 {
     const int64_t rows = f->want->rows, cols = f->want->cols;
     struct model_source *s = &f->found.source;
-    int64_t n_group;
     err_t e = check_layout(f, LAYOUT_CT_INT, "packed integers");
-    const int64_t bits = f->scheme.bits;
-    if (!e) e = count_groups(f, &n_group);
-    if (!e) e = check_words(f, cols, "columns");
+    if (e) return e;
+    const int64_t bits = f->scheme.bits, n_group = count_groups(f);
+    e = check_words(f, cols, "columns");
     if (!e) e = needs(f, ".weight_packed", DT_I32, dims2(rows, cols * bits / 32), &s->main);
     if (!e) e = needs(f, ".weight_scale", DT_NONE, dims2(rows, n_group), &s->scale);
     if (!e && !f->scheme.symmetric) {
@@ -235,10 +235,10 @@ static err_t find_ct_int(struct find *f)
         if (!e)
             e = needs(f, ".weight_zero_point", DT_I32, dims2(rows * bits / 32, n_group), &s->zero);
     }
-    if (!e && (look(f, ".weight_g_idx") || f->scheme.act_order))
+    if (!e && f->scheme.act_order && n_group > 1)
         e = needs(f, ".weight_g_idx", DT_I32, (struct dims){1, {cols}}, &s->order);
     if (e) return e;
-    take_int(f, SOURCE_CT_INT, n_group);
+    take_int(f, SOURCE_CT_INT);
     f->found.is_signed = true;
     return OK;
 }

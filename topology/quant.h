@@ -40,7 +40,7 @@ struct quant_found {
     enum dtype dtype; // in memory; columns that do not fit a block type: F32
     uint8_t bits;
     bool zero_is_plus_one, is_signed, global_divides;
-    int32_t block_rows, block_cols;
+    int32_t block_rows, block_cols; // of integers (0 and) the columns of one scale
 };
 
 // By one thread at a time. ERR_NOT_FOUND (why untouched): no tensor of this module at all.

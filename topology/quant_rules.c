@@ -414,7 +414,8 @@ static err_t read_ct_int(const struct reading *r, const struct json *w, const ch
     if (!e && !s->group) e = get_group(r, w, &s->group);
     if (!e) e = get_bool(r, w, "symmetric", true, &s->symmetric);
     // "weight" orders before packing and leaves no trace
-    s->act_order = json_is(order, "group") || (order && order->kind == J_BOOL && order->b);
+    s->act_order = json_is(order, "group") || json_is(order, "dynamic") ||
+                   (order && order->kind == J_BOOL && order->b);
     return e;
 }
 

@@ -81,9 +81,11 @@ __attribute__((format(printf, 2, 3))) static err_t fail(const struct scan *s, co
 
 static int peek(struct scan *s)
 {
-    while (s->at < s->len && memchr(" \t\r\n", s->text[s->at], 4))
-        s->at++;
-    return s->at < s->len ? s->text[s->at] : -1;
+    for (; s->at < s->len; s->at++) {
+        const uint8_t c = s->text[s->at];
+        if (c != ' ' && c != '\t' && c != '\r' && c != '\n') return c;
+    }
+    return -1;
 }
 
 static err_t expect(struct scan *s, char c)
@@ -171,8 +173,8 @@ static err_t string(struct scan *s, char *to, size_t max, size_t *len)
         char piece[4];
         if (s->at >= s->len) return fail(s, "its header ends within a string");
         const uint8_t *p = s->text + s->at;
-        size_t k = utf8_len(p, s->len - s->at);
         if (*p == '"') break;
+        size_t k = utf8_len(p, s->len - s->at);
         if (!k || *p < 0x20)
             return fail(s, "byte %llu of its header, 0x%02x, is no text", (unsigned long long)s->at,
                         *p);

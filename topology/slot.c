@@ -125,6 +125,8 @@ static const struct row rows[SLOT_COUNT] = {
     [SLOT_ROPE_FREQS_LONG] = SOME("rope_freqs_long", IN_SHARED, ONE, HALF_ROT),
 };
 
+_Static_assert(SLOT_COUNT <= 64, "sets of slots are words");
+
 const char *slot_name(enum slot s)
 {
     return rows[s].name;

@@ -33,9 +33,9 @@ struct head {
     const float *norm;           // (dim)
     const struct weight *matrix; // (n_vocab, dim)
     const float *matrix_bias;    // (n_vocab) or NULL
-    uint32_t block;            // rows of h and logits
-    struct head_slot *slots;   // (n_slot)
-    struct logit_bias *bias;   // (n_slot, STEP_BIAS_MAX)
+    uint32_t block;              // rows of h and logits
+    struct head_slot *slots;     // (n_slot)
+    struct logit_bias *bias;     // (n_slot, STEP_BIAS_MAX)
     struct penalty penalty;
     struct head_want *wants;   // (block)
     float *h;                  // (block, dim)

@@ -11,10 +11,10 @@ enum { PASS_GLOBAL, PASS_LOCAL, PASS_SIGHTS };
 
 // Work space of one layer kind. Kinds are never at work at once: their buffers share memory.
 struct attn_work {
-    float *q;        // (n_tok, n_head, head_dim)
+    float *q;         // (n_tok, n_head, head_dim)
     float *key, *val; // (n_tok, n_head_kv, head_dim)
-    float *gate;     // (n_tok, n_head, head_dim)
-    float *att;      // (n_tok, n_head, head_dim)
+    float *gate;      // (n_tok, n_head, head_dim)
+    float *att;       // (n_tok, n_head, head_dim)
 };
 struct mla_work {
     float *q_a;    // (n_tok, q_rank)
@@ -36,18 +36,18 @@ struct ffn_work {
 };
 // A product is one (token, chosen expert); n_prod = n_tok * n_used of them, sorted by expert.
 struct moe_work {
-    float *logits;     // (n_tok, n_expert)
-    int32_t *ids;      // (n_tok, n_used)
-    float *weights;    // (n_tok, n_used)
-    int32_t *at;       // (n_tok, n_used) the product's place in the sorted list
-    int32_t *row;      // (n_prod) its token
-    int32_t *expert;   // (n_prod) ascending
-    int32_t *seq;      // (n_prod) 0, 1, 2, ...
-    int32_t *from;     // (n_expert + 1) where each expert's products begin
-    float *x;          // (n_prod, dim) inputs weighed beforehand, or NULL
-    float *gate, *up;  // (n_prod, m)
-    float *y;          // (n_prod, dim)
-    float *out;        // (n_tok, dim)
+    float *logits;                  // (n_tok, n_expert)
+    int32_t *ids;                   // (n_tok, n_used)
+    float *weights;                 // (n_tok, n_used)
+    int32_t *at;                    // (n_tok, n_used) the product's place in the sorted list
+    int32_t *row;                   // (n_prod) its token
+    int32_t *expert;                // (n_prod) ascending
+    int32_t *seq;                   // (n_prod) 0, 1, 2, ...
+    int32_t *from;                  // (n_expert + 1) where each expert's products begin
+    float *x;                       // (n_prod, dim) inputs weighed beforehand, or NULL
+    float *gate, *up;               // (n_prod, m)
+    float *y;                       // (n_prod, dim)
+    float *out;                     // (n_tok, dim)
     float *shared_gate, *shared_up; // (n_tok, shared_dim)
     float *shared_out;              // (n_tok, dim)
     float *share;                   // (n_tok)

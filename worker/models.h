@@ -1,5 +1,5 @@
-// models: the models this worker can read, found once at start and known by their hash; a plan names
-// a hash and never a path.
+// models: the models this worker can read, found once at start and known by their hash; a plan
+// names a hash and never a path.
 #pragma once
 #include "proto/wire/wire.h"
 

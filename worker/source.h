@@ -49,8 +49,8 @@ void source_reader_fini(struct source_reader *r);
 struct source_piece {
     const struct model_weight *w;
     int64_t i, row_from, n_row;
-    // (cols) or NULL: where columns that are sorted by group (act-order) are listed. Column c of the
-    // rows is column order[c] of the model's.
+    // (cols) or NULL: where columns that are sorted by group (act-order) are listed. Column c of
+    // the rows is column order[c] of the model's.
     int32_t *order;
 };
 

@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-// Scales of a matrix lie in a grid (ceil(out / rows), ceil(in / cols)) of blocks; one scale for all,
-// and one for each row, are grids too. Read are the lines that the job's rows need.
+// Scales of a matrix lie in a grid (ceil(out / rows), ceil(in / cols)) of blocks; one scale for
+// all, and one for each row, are grids too. Read are the lines that the job's rows need.
 struct grid {
     int64_t rows, cols; // of the weights that share a scale
     int64_t n_col;      // scales in a line

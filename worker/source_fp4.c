@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-static const float values[16] = {0,  .5f,  1,  1.5f,  2,  3,  4,  6,
+static const float values[16] = {0,    .5f,  1,  1.5f,  2,  3,  4,  6,
                                  -0.f, -.5f, -1, -1.5f, -2, -3, -4, -6};
 
 // 64 values, 4 scales: GGML's NVFP4 keeps values i and i + 8 of each 16 in a byte.
@@ -94,8 +94,7 @@ err_t source_fp4_rows(struct source_job *j, uint8_t *dst, struct err_text *why)
     if (!e && j->w->dtype == DT_F32 && j->src->global)
         e = source_factor(r, j->w, j->w->n_source > 1 ? j->src - j->w->sources : j->matrix, &factor,
                           why);
-    if (!e)
-        e = source_buffer(r, SOURCE_BUFFER_SCALE, (uint64_t)(j->n_src * per_row), &scales, why);
+    if (!e) e = source_buffer(r, SOURCE_BUFFER_SCALE, (uint64_t)(j->n_src * per_row), &scales, why);
     if (!e)
         e = source_read(r, j->src->scale, (uint64_t)(from * per_row),
                         (uint64_t)(j->n_src * per_row), scales, why);

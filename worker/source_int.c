@@ -90,16 +90,17 @@ static err_t read_zeros(struct source_job *j, struct ints *n, struct err_text *w
     if (e || !t) return e;
     if (t->bytes != (uint64_t)(4 * words * n->n_group * j->n_matrix))
         return source_say(j->reader, t, why, "does not have one zero for each group");
-    e = source_buffer(j->reader, SOURCE_BUFFER_RAW,
-                      4 * (uint64_t)((to - from) * n->n_group), &raw, why);
+    e = source_buffer(j->reader, SOURCE_BUFFER_RAW, 4 * (uint64_t)((to - from) * n->n_group), &raw,
+                      why);
     if (!e) e = source_read_lines(j->reader, t, is_by_row(j) ? &by_row : &by_group, raw, why);
     for (int64_t r = 0; !e && r < j->n_src; r++) {
         int64_t row = j->lo + r;
         if (j->w->kind == SOURCE_AWQ) row += awq_nibble(row) - row % 8;
         const int64_t bit = row * bits - 32 * from;
         for (int64_t g = 0; g < n->n_group; g++) {
-            const uint32_t z = is_by_row(j) ? bits_at(&raw[bit / 32 * n->n_group + g], bit % 32, bits)
-                                      : bits_at(&raw[g * (to - from)], bit, bits);
+            const uint32_t z = is_by_row(j)
+                                   ? bits_at(&raw[bit / 32 * n->n_group + g], bit % 32, bits)
+                                   : bits_at(&raw[g * (to - from)], bit, bits);
             n->zeros[r * n->n_group + g] = (uint16_t)(z + j->w->zero_is_plus_one);
         }
     }
@@ -331,8 +332,7 @@ err_t source_int_rows(struct source_job *j, uint8_t *dst, struct err_text *why)
     if (!e) e = check(j, &n, why);
     if (!e) e = read_groups(j, &n, why);
     if (!e) e = read_words(j, &n, why);
-    if (!e)
-        e = source_buffer(j->reader, SOURCE_BUFFER_CODE, 2 * (uint64_t)j->in, &n.codes, why);
+    if (!e) e = source_buffer(j->reader, SOURCE_BUFFER_CODE, 2 * (uint64_t)j->in, &n.codes, why);
     if (e) return e;
     const uint64_t row_bytes = dtype_row_bytes(j->w->dtype, (uint64_t)j->in);
     for (int64_t i = 0; i < j->n; i++) {

@@ -16,31 +16,19 @@ struct made_block {
     float size;
 };
 static const struct made_block blocks[DT_COUNT] = {
-    [DT_Q4_0] = {SCALE_HALF, 0, -1, 0, 4.6f},
-    [DT_Q4_1] = {SCALE_HALF, 0, 2, -7.5f, 4.6f},
-    [DT_Q5_0] = {SCALE_HALF, 0, -1, 0, 9.2f},
-    [DT_Q5_1] = {SCALE_HALF, 0, 2, -15.5f, 9.2f},
-    [DT_Q8_0] = {SCALE_HALF, 0, -1, 0, 74},
-    [DT_Q2_K] = {SCALE_HALF, 80, 82, 1.5f, 14},
-    [DT_Q3_K] = {SCALE_HALF, 108, -1, 0, 43},
-    [DT_Q4_K] = {SCALE_HALF, 0, 2, 7.5f, 258},
-    [DT_Q5_K] = {SCALE_HALF, 0, 2, 15.5f, 516},
-    [DT_Q6_K] = {SCALE_HALF, 208, -1, 0, 1369},
-    [DT_IQ4_NL] = {SCALE_HALF, 0, -1, 0, 71},
-    [DT_IQ4_XS] = {SCALE_HALF, 0, -1, 0, 1313},
-    [DT_IQ2_XXS] = {SCALE_HALF, 0, -1, 0, 54},
-    [DT_IQ2_XS] = {SCALE_HALF, 0, -1, 0, 54},
-    [DT_IQ2_S] = {SCALE_HALF, 0, -1, 0, 54},
-    [DT_IQ3_XXS] = {SCALE_HALF, 0, -1, 0, 140},
-    [DT_IQ3_S] = {SCALE_HALF, 0, -1, 0, 150},
-    [DT_IQ1_S] = {SCALE_HALF, 0, -1, 0, 7},
+    [DT_Q4_0] = {SCALE_HALF, 0, -1, 0, 4.6f},   [DT_Q4_1] = {SCALE_HALF, 0, 2, -7.5f, 4.6f},
+    [DT_Q5_0] = {SCALE_HALF, 0, -1, 0, 9.2f},   [DT_Q5_1] = {SCALE_HALF, 0, 2, -15.5f, 9.2f},
+    [DT_Q8_0] = {SCALE_HALF, 0, -1, 0, 74},     [DT_Q2_K] = {SCALE_HALF, 80, 82, 1.5f, 14},
+    [DT_Q3_K] = {SCALE_HALF, 108, -1, 0, 43},   [DT_Q4_K] = {SCALE_HALF, 0, 2, 7.5f, 258},
+    [DT_Q5_K] = {SCALE_HALF, 0, 2, 15.5f, 516}, [DT_Q6_K] = {SCALE_HALF, 208, -1, 0, 1369},
+    [DT_IQ4_NL] = {SCALE_HALF, 0, -1, 0, 71},   [DT_IQ4_XS] = {SCALE_HALF, 0, -1, 0, 1313},
+    [DT_IQ2_XXS] = {SCALE_HALF, 0, -1, 0, 54},  [DT_IQ2_XS] = {SCALE_HALF, 0, -1, 0, 54},
+    [DT_IQ2_S] = {SCALE_HALF, 0, -1, 0, 54},    [DT_IQ3_XXS] = {SCALE_HALF, 0, -1, 0, 140},
+    [DT_IQ3_S] = {SCALE_HALF, 0, -1, 0, 150},   [DT_IQ1_S] = {SCALE_HALF, 0, -1, 0, 7},
     [DT_IQ1_M] = {SCALE_HALF, -1, -1, 0, 7}, // in the high nibbles of four halves
-    [DT_TQ1_0] = {SCALE_HALF, 52, -1, 0, .8f},
-    [DT_TQ2_0] = {SCALE_HALF, 64, -1, 0, 1.2f},
-    [DT_MXFP4] = {SCALE_E8M0, 0, -1, 0, 2.9f},
-    [DT_INT4] = {SCALE_HALF, 0, -1, 0, 4.6f},
-    [DT_INT8] = {SCALE_FLOAT, 0, -1, 0, 74},
-    [DT_FP8] = {SCALE_FLOAT, 0, -1, 0, .7f},
+    [DT_TQ1_0] = {SCALE_HALF, 52, -1, 0, .8f},  [DT_TQ2_0] = {SCALE_HALF, 64, -1, 0, 1.2f},
+    [DT_MXFP4] = {SCALE_E8M0, 0, -1, 0, 2.9f},  [DT_INT4] = {SCALE_HALF, 0, -1, 0, 4.6f},
+    [DT_INT8] = {SCALE_FLOAT, 0, -1, 0, 74},    [DT_FP8] = {SCALE_FLOAT, 0, -1, 0, .7f},
 };
 enum { NVFP4_ONE = 0x38 }; // 1 as E4M3; the weight's factor does the rest
 
@@ -180,8 +168,7 @@ void source_made_rows(const struct source_piece *p, uint8_t *dst)
     const float d = b->size > 0 ? size_of(w) / b->size : 1;
     for (int64_t r = 0; r < p->n_row; r++, dst += row_bytes) {
         put_random(seed_of(p, p->row_from + r), dst, row_bytes);
-        if (info->block == 1)
-            fix_floats(w->dtype, size_of(w), dst, w->cols);
+        if (info->block == 1) fix_floats(w->dtype, size_of(w), dst, w->cols);
         for (uint64_t at = 0; info->block > 1 && at < row_bytes; at += info->bytes)
             put_scales(w->dtype, b, d, dst + at);
     }

@@ -25,8 +25,7 @@ static const double *freq_factors(struct stage *s, const struct model_rope *r)
     if (is_long && part_vector(shared, SLOT_ROPE_FREQS_LONG))
         from_file = part_vector(shared, SLOT_ROPE_FREQS_LONG);
     const bool is_own = r->theta != s->config.model->shape.rope.theta;
-    if (!from_file || is_own)
-        return is_long && r->long_factors ? r->long_factors : r->factors;
+    if (!from_file || is_own) return is_long && r->long_factors ? r->long_factors : r->factors;
     for (int32_t i = 0; i < r->n_rot / 2; i++)
         s->freqs[i] = (double)from_file[i];
     return s->freqs;

@@ -63,7 +63,8 @@ typedef void stage_tap_fn(void *arg, uint32_t row, uint32_t tok, const float *lo
 void stage_tap(struct stage *s, stage_tap_fn *fn, void *arg);
 
 // Lets tests see inside, during stage_run: the residual stream (n_tok, dim) after each layer
-// (and as PART_EMBED before the first), and the experts of each token with their weights (n_tok, n_used). Either may be NULL.
+// (and as PART_EMBED before the first), and the experts of each token with their weights (n_tok,
+// n_used). Either may be NULL.
 struct stage_watch {
     void *arg;
     void (*hidden)(void *arg, int32_t layer, int32_t n_tok, const float *x);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum {
-    PIECE_BYTES = 4 << 20, // read and packed at once by one thread
+    PIECE_BYTES = 512 << 10, // read and packed at once by one thread
     LOAD_THREADS_MAX = 16,
     OTHERS_MAX = 4, // parts besides the layers
 };
@@ -68,7 +68,7 @@ static err_t layout(const struct stage_config *c, struct kernels *k, struct part
         const uint64_t need = bytes_of(k, w);
         if (need == 0)
             return err_say(why, ERR_MODEL, "weight %s: no kernel for %s of shape %lld x %lld (%s)",
-                           w->n_source ? w->sources[0].main->name : "of this shape",
+                           w->n_source ? w->sources[0].main->name : "made up",
                            dtype_info(w->dtype)->name, (long long)w->rows, (long long)w->cols,
                            c->model->path);
         p->w[w->slot] = lay_out(w, need, &carver);

@@ -1,6 +1,6 @@
 // weights: the weights of one stage, read from the model's files (source.h) and packed for the
-// backend. The only place where weight bytes are read. Nothing of the file is mapped: a file that shrinks or changes
-// under us is an error and not a SIGBUS.
+// backend. The only place where weight bytes are read. Nothing of the file is mapped: a file that
+// shrinks or changes under us is an error and not a SIGBUS.
 //
 // Tensors are held in parts (a layer, the embedding table, the head, what every stage needs), one
 // block of memory each, so that a new plan can take over what an old one has loaded.

@@ -2,33 +2,53 @@
 
 #include <string.h>
 
-// Where a block keeps its scales and offsets: halves (ggml-common.h), and of some types what special_is_finite
-// looks at. Everything else in a block is small integers and cannot be wrong in this way.
+// Where a block keeps its scale, and after it perhaps an offset: halves (ggml-common.h). Of some
+// types special_is_finite looks for it. Everything else in a block is small integers and cannot be
+// wrong in this way.
 static const struct {
-    int16_t half[2]; // byte offsets, -1: none
-    bool is_special;
+    int16_t half; // byte offset, -1: none
+    bool is_pair, is_special;
 } scales[DT_COUNT] = {
-    [DT_Q4_0] = {{0, -1}, false},   [DT_Q4_1] = {{0, 2}, false},   [DT_Q5_0] = {{0, -1}, false},
-    [DT_Q5_1] = {{0, 2}, false},    [DT_Q8_0] = {{0, -1}, false},  [DT_Q2_K] = {{80, 82}, false},
-    [DT_Q3_K] = {{108, -1}, false}, [DT_Q4_K] = {{0, 2}, false},   [DT_Q5_K] = {{0, 2}, false},
-    [DT_Q6_K] = {{208, -1}, false}, [DT_IQ4_NL] = {{0, -1}, false}, [DT_IQ4_XS] = {{0, -1}, false},
-    [DT_IQ2_XXS] = {{0, -1}, false}, [DT_IQ2_XS] = {{0, -1}, false}, [DT_IQ2_S] = {{0, -1}, false},
-    [DT_IQ3_XXS] = {{0, -1}, false}, [DT_IQ3_S] = {{0, -1}, false}, [DT_IQ1_S] = {{0, -1}, false},
-    [DT_TQ1_0] = {{52, -1}, false}, [DT_TQ2_0] = {{64, -1}, false}, [DT_INT4] = {{0, -1}, false},
-    [DT_IQ1_M] = {{-1, -1}, true}, [DT_MXFP4] = {{-1, -1}, true}, [DT_NVFP4] = {{-1, -1}, true},
-    [DT_INT8] = {{-1, -1}, true},   [DT_FP8] = {{-1, -1}, true},
+    [DT_Q4_0] = {0, false, false},    [DT_Q4_1] = {0, true, false},
+    [DT_Q5_0] = {0, false, false},    [DT_Q5_1] = {0, true, false},
+    [DT_Q8_0] = {0, false, false},    [DT_Q2_K] = {80, true, false},
+    [DT_Q3_K] = {108, false, false},  [DT_Q4_K] = {0, true, false},
+    [DT_Q5_K] = {0, true, false},     [DT_Q6_K] = {208, false, false},
+    [DT_IQ4_NL] = {0, false, false},  [DT_IQ4_XS] = {0, false, false},
+    [DT_IQ2_XXS] = {0, false, false}, [DT_IQ2_XS] = {0, false, false},
+    [DT_IQ2_S] = {0, false, false},   [DT_IQ3_XXS] = {0, false, false},
+    [DT_IQ3_S] = {0, false, false},   [DT_IQ1_S] = {0, false, false},
+    [DT_IQ1_M] = {-1, false, true},   [DT_TQ1_0] = {52, false, false},
+    [DT_TQ2_0] = {64, false, false},  [DT_MXFP4] = {-1, false, true},
+    [DT_NVFP4] = {-1, false, true},   [DT_INT4] = {0, false, false},
+    [DT_INT8] = {-1, false, true},    [DT_FP8] = {-1, false, true},
 };
 
-// n halves, `stride` bytes apart.
-static bool halves_are_finite(const uint8_t *p, uint64_t n, uint64_t stride, uint16_t exponent)
+static bool halves_are_finite(const uint8_t *p, uint64_t n, uint16_t exponent)
 {
     bool bad = false;
-    for (uint64_t i = 0; i < n; i++, p += stride) {
+    for (uint64_t i = 0; i < n; i++) {
         uint16_t h;
-        memcpy(&h, p, 2);
+        memcpy(&h, p + 2 * i, 2);
         bad |= (h & exponent) == exponent;
     }
     return !bad;
+}
+
+// The half at p, and in every other of n blocks; where is_pair, the next half too. One is added to
+// each exponent: it overflows into the sign's place where all its bits are set.
+static bool scales_are_finite(const uint8_t *p, uint64_t n, uint64_t stride, bool is_pair)
+{
+    uint32_t bad = 0, x = 0;
+    for (uint64_t i = 0; is_pair && i < n; i++, p += stride) {
+        memcpy(&x, p, 4);
+        bad |= (x & 0x7c007c00) + 0x04000400;
+    }
+    for (uint64_t i = 0; !is_pair && i < n; i++, p += stride) {
+        memcpy(&x, p, 2);
+        bad |= (x & 0x7c00) + 0x0400;
+    }
+    return !(bad & 0x80008000);
 }
 
 static bool words_are_finite(const uint8_t *p, uint64_t n)
@@ -74,14 +94,14 @@ bool weights_are_finite(enum dtype t, const void *data, uint64_t bytes)
 {
     const uint8_t *p = data;
     if (t == DT_F32) return words_are_finite(p, bytes / 4);
-    if (t == DT_F16) return halves_are_finite(p, bytes / 2, 2, 0x7c00);
-    if (t == DT_BF16) return halves_are_finite(p, bytes / 2, 2, 0x7f80);
+    if (t == DT_F16) return halves_are_finite(p, bytes / 2, 0x7c00);
+    if (t == DT_BF16) return halves_are_finite(p, bytes / 2, 0x7f80);
     const struct dtype_info *info = dtype_info(t);
     if (!info->is_quantised) return true;
     const uint64_t n = bytes / info->bytes;
     bool good = true;
-    for (int i = 0; i < 2 && scales[t].half[i] >= 0; i++)
-        good &= halves_are_finite(p + scales[t].half[i], n, info->bytes, 0x7c00);
+    if (scales[t].half >= 0)
+        good = scales_are_finite(p + scales[t].half, n, info->bytes, scales[t].is_pair);
     for (uint64_t b = 0; scales[t].is_special && b < n; b++)
         good &= special_is_finite(t, p + b * info->bytes);
     return good;

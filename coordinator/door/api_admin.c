@@ -70,6 +70,10 @@ void api_admin_metrics(struct exchange *x)
     for (int i = 2; i < 6; i++)
         buf_printf(&out, "trireme_http_answers_total{class=\"%dxx\"} %llu\n", i,
                    (unsigned long long)d->stats.by_class[i]);
+    buf_str(&out, "# TYPE trireme_role_repairs_total counter\n");
+    for (int i = 0; i < REPAIR_RULES; i++)
+        buf_printf(&out, "trireme_role_repairs_total{rule=\"%s\"} %llu\n", repair_names[i],
+                   (unsigned long long)d->stats.repaired[i]);
     put_metric(&out, "connections", "gauge", d->n_conn);
     put_metric(&out, "requests", "gauge", d->n_exchange);
     put_metric(&out, "connections_total", "counter", d->stats.accepted);

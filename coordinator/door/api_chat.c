@@ -3,6 +3,7 @@
 // one, and what would depend on it (forced calls, constrained formats) is refused.
 #include "coordinator/door/api.h"
 #include "coordinator/door/messages.h"
+#include "coordinator/door/repair.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -82,7 +83,36 @@ static int64_t local_now(void)
     return now + tm.tm_gmtoff;
 }
 
-static err_t render(const struct prepare *p, struct template_output *text, struct refusal *no)
+// The sentence of a template that refuses, on the message that it probably means.
+static err_t refuse_messages(const struct prepare *p, const struct err_text *why,
+                             struct refusal *no)
+{
+    int i = messages_repeat(p->messages);
+    refusal_field(no, "messages", "%s", why->s);
+    if (i >= 0) snprintf(no->param, sizeof no->param, "messages[%d].role", i);
+    return ERR_INVALID;
+}
+
+// The template refused the conversation as it is: what the smallest change that it takes gives.
+static bool render_repaired(struct prepare *p, struct template_input *in,
+                            struct template_output *text, unsigned *repaired)
+{
+    bool tried[1 << REPAIR_RULES] = {true};
+    unsigned rules, changed;
+    for (size_t i = 0; (rules = repair_way(i)) != 0; i++) {
+        if (prepare_unwanted(p->in)) return false;
+        if (repair_apply(p->messages, rules, &p->scratch, &in->messages, &changed) != OK)
+            return false;
+        if (tried[changed]) continue;
+        tried[changed] = true;
+        *repaired = changed;
+        if (template_render(p->in->model->template, in, text, NULL) == OK) return true;
+    }
+    return false;
+}
+
+static err_t render(struct prepare *p, struct template_output *text, unsigned *repaired,
+                    struct refusal *no)
 {
     const struct engine_model *m = p->in->model;
     struct template_input in = {
@@ -100,22 +130,20 @@ static err_t render(const struct prepare *p, struct template_output *text, struc
                            "The model '%.100s' is a base model without a chat template; use "
                            "/v1/completions",
                            m->id);
-    if (template_render(m->template, &in, text, &why) == OK) return OK;
-    int i = messages_repeat(p->messages);
-    if (i < 0) return refusal_field(no, "messages", "%s", why.s);
-    refusal_field(no, "messages",
-                  "%.120s (messages[%d].role repeats the role before it; "
-                  "'merge_consecutive_roles': true joins such messages)",
-                  why.s, i);
-    snprintf(no->param, sizeof no->param, "messages[%d].role", i);
-    return ERR_INVALID;
+    *repaired = 0;
+    err_t err = template_render(m->template, &in, text, &why);
+    if (!err) return OK;
+    bool may = err == ERR_INVALID && !p->p.strict && !p->in->strict;
+    if (may && render_repaired(p, &in, text, repaired)) return OK;
+    *repaired = 0;
+    return refuse_messages(p, &why, no);
 }
 
 static err_t chat_encode(struct prepare *p, struct prepared *out, struct refusal *no)
 {
     struct template_output text = {0};
     struct ids ids = {0};
-    err_t err = render(p, &text, no);
+    err_t err = render(p, &text, &out->repaired, no);
     if (!err && prepare_unwanted(p->in)) err = ERR_CANCELLED;
     out->prompts = arena_take(&out->arena, sizeof *out->prompts);
     if (!err && !out->prompts) err = refusal_set(no, 500, "internal_error", "out of memory");

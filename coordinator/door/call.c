@@ -49,6 +49,9 @@ static void start(struct call *c)
     }
     // From here on the engine may wake the exchange.
     x->reply = r;
+    x->repaired = r->p.repaired;
+    for (int i = 0; i < REPAIR_RULES; i++)
+        c->door->stats.repaired[i] += x->repaired >> i & 1;
     x->streaming = r->p.stream;
     if (reply_start(r, &x->no) != OK) {
         x->reply = NULL;
@@ -118,6 +121,7 @@ static void call_run(struct exchange *x, const struct api *api)
                                     .model = m,
                                     .n_vocab = tokenizer_n_vocab(m->tokenizer),
                                     .tenant = x->tenant,
+                                    .strict = d->strict_roles,
                                     .unwanted = &c->unwanted};
         c->body = x->body;
         x->body = (struct buf){.max = x->body.max};

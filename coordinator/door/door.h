@@ -11,6 +11,7 @@
 #include "coordinator/door/hosts.h"
 #include "coordinator/door/http.h"
 #include "coordinator/door/refusal.h"
+#include "coordinator/door/repair.h"
 #include "proto/base/list.h"
 #include <microhttpd.h>
 #include <poll.h>
@@ -42,6 +43,7 @@ struct conn {
 struct door_stats {
     uint64_t by_class[6]; // answers with status 1xx..5xx
     uint64_t accepted, refused, hang_ups, too_slow;
+    uint64_t repaired[REPAIR_RULES]; // conversations, by what was done to them
 };
 
 struct door {
@@ -62,6 +64,7 @@ struct door {
     struct auth auth;
     struct hosts hosts;
     size_t max_body;
+    bool strict_roles;
     uint32_t max_connections, max_per_address;
     int64_t header_us, body_us, write_us;
     bool tls, layout; // layout: the library is the one gate.h describes

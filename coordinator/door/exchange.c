@@ -45,6 +45,16 @@ void *exchange_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
 
 // -- answers --
 
+// x-trireme-repaired: what was done to the conversation, in words.
+static void repaired_header(struct exchange *x, struct MHD_Response *r)
+{
+    struct buf words = {0};
+    for (int i = 0; i < REPAIR_RULES; i++)
+        if (x->repaired >> i & 1) buf_printf(&words, words.len ? ", %s" : "%s", repair_names[i]);
+    if (words.len) MHD_add_response_header(r, "x-trireme-repaired", words.data);
+    buf_fini(&words);
+}
+
 static void answer_headers(struct exchange *x, struct MHD_Response *r)
 {
     char number[16];
@@ -54,6 +64,7 @@ static void answer_headers(struct exchange *x, struct MHD_Response *r)
         MHD_add_response_header(r, "Cache-Control", "no-cache");
         MHD_add_response_header(r, "X-Accel-Buffering", "no");
     }
+    repaired_header(x, r);
     if (x->status == 401) MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (x->status == 405)
         MHD_add_response_header(r, "Allow", x->route && x->route->is_post ? "POST" : "GET, HEAD");
@@ -64,7 +75,8 @@ static void answer_headers(struct exchange *x, struct MHD_Response *r)
     if (x->origin) {
         MHD_add_response_header(r, "Access-Control-Allow-Origin", x->origin);
         MHD_add_response_header(r, "Vary", "Origin");
-        MHD_add_response_header(r, "Access-Control-Expose-Headers", "x-request-id");
+        MHD_add_response_header(r, "Access-Control-Expose-Headers",
+                                "x-request-id, x-trireme-repaired");
     }
     if (x->origin && x->status == 204) {
         MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, POST");

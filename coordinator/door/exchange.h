@@ -41,6 +41,7 @@ struct exchange {
     // tokens
     struct call *call; // on the pool
     struct reply *reply;
+    unsigned repaired; // enum repair_rule
     bool streaming, ended;
     struct buf out; // events not handed to the library yet: [out_at, len)
     size_t out_at;

@@ -93,6 +93,7 @@ static const struct field table[] = {
     FLAG("logits_digest", FIELD_BOTH, digest),
     FLAG("return_token_ids", FIELD_BOTH, token_ids),
     FLAG("merge_consecutive_roles", FIELD_CHAT, merge_roles),
+    FLAG("strict", FIELD_CHAT, strict),
 };
 
 const struct field *fields_table(size_t *n)

@@ -13,7 +13,7 @@ struct params {
     const struct json *model, *messages, *prompt, *stop, *logit_bias, *tools, *tool_choice;
     const struct json *response_format, *kwargs, *suffix, *reasoning_effort, *logprobs;
     bool stream, include_usage, continuous_usage, echo, ignore_eos, digest, token_ids, progress,
-        merge_roles;
+        merge_roles, strict;
     int64_t max_tokens, max_completion_tokens; // 0: not given
     int64_t top_logprobs;                      // -1: not given
     int64_t n, best_of, top_k, seed;

@@ -243,6 +243,7 @@ static struct door *door_new(uv_loop_t *loop, const struct door_config *c, struc
     d->loop = loop;
     d->engine = e;
     d->hosts = (struct hosts){.names = c->hosts, .origins = c->origins};
+    d->strict_roles = c->strict_roles;
     d->max_body = c->max_body_bytes ? c->max_body_bytes : 8 << 20;
     d->max_connections = c->max_connections ? c->max_connections : 1024;
     d->max_per_address = c->max_per_address ? c->max_per_address : 64;

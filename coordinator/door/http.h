@@ -16,6 +16,7 @@ struct door_config {
                                 // and the listen address always are
     const char *const *origins; // CORS allow-list, or NULL: no CORS headers at all
     size_t max_body_bytes;      // 0: 8 MiB
+    bool strict_roles;          // what a template refuses is refused, and not repaired (repair.h)
     uint32_t max_connections;   // 0: 1024
     uint32_t max_per_address;   // 0: 64 (loopback is exempt)
     uint32_t header_ms, body_ms, write_ms; // deadlines; 0: 10 s, 30 s, 60 s

@@ -20,6 +20,7 @@ struct prepare_in {
     const struct engine_model *model; // lives at least as long as the door
     int32_t n_vocab;
     uint64_t tenant;
+    bool strict; // conversations that the template refuses are not repaired
     const char *body;
     size_t len;
     const atomic_bool *unwanted; // set when nobody waits any more; may be NULL
@@ -51,6 +52,7 @@ struct prepared {
     const char *name; // of the model, as the caller wrote it
     bool stream, include_usage, continuous_usage, echo, digest, token_ids, progress;
     int32_t n_logprobs; // -1: none
+    unsigned repaired;  // enum repair_rule: what was done to the conversation
     struct stream_stop stops[STREAM_STOPS_MAX];
     int n_stop;
     struct prepared_prompt *prompts;

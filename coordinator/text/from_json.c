@@ -38,8 +38,8 @@ static void go_to(struct json_load *l, const struct scan_str *text)
 
 static err_t find_parts(struct json_load *l, const char *data, size_t len)
 {
-    const struct part top[] = {{"model", &l->model},        {"added_tokens", &l->added},
-                               {"normalizer", &l->norm},    {"pre_tokenizer", &l->pre},
+    const struct part top[] = {{"model", &l->model},         {"added_tokens", &l->added},
+                               {"normalizer", &l->norm},     {"pre_tokenizer", &l->pre},
                                {"post_processor", &l->post}, {"decoder", &l->decoder}};
     const struct part inner[] = {{"type", &l->type},
                                  {"vocab", &l->vocab},
@@ -51,12 +51,8 @@ static err_t find_parts(struct json_load *l, const char *data, size_t len)
                                  {"ignore_merges", &l->ignore_merges},
                                  {"continuing_subword_prefix", &l->subword_prefix},
                                  {"end_of_word_suffix", &l->word_suffix}};
-    l->scan = (struct scan){.begin = data,
-                            .at = data,
-                            .end = data + len,
-                            .file = file,
-                            .mem = &l->mem,
-                            .why = l->why};
+    l->scan = (struct scan){
+        .begin = data, .at = data, .end = data + len, .file = file, .mem = &l->mem, .why = l->why};
     err_t err = read_parts(l, top, sizeof top / sizeof *top);
     if (err) return err;
     if (scan_peek(&l->scan)) return scan_fail(&l->scan, "something follows the object");
@@ -89,12 +85,15 @@ static err_t read_kind(struct json_load *l)
     else if (scan_key_is(&name, "Unigram"))
         t->kind = VOCAB_UNIGRAM;
     else
-        return err_say(l->why, ERR_MODEL, "%s: model.type: '%.*s'; only BPE and Unigram are "
-                       "supported", file, name.len > 40 ? 40 : (int)name.len, name.s);
+        return err_say(l->why, ERR_MODEL,
+                       "%s: model.type: '%.*s'; only BPE and Unigram are "
+                       "supported",
+                       file, name.len > 40 ? 40 : (int)name.len, name.s);
     if (is_given(&l->subword_prefix) || is_given(&l->word_suffix))
         return err_say(l->why, ERR_MODEL,
                        "%s: model: continuing_subword_prefix and end_of_word_suffix are not "
-                       "supported", file);
+                       "supported",
+                       file);
     t->has_bytes = is_true(&l->byte_fallback);
     t->fuse_unk = is_true(&l->fuse_unk) || t->kind == VOCAB_UNIGRAM;
     t->ignore_merges = is_true(&l->ignore_merges);
@@ -149,8 +148,7 @@ static err_t read_added(struct json_load *l)
 {
     const struct json *list = NULL;
     size_t n = 0, n_more = l->config ? l->config->n_added : 0;
-    if (l->added.s && scan_tree(&l->scan, &l->added, &list) && list->kind == J_ARR)
-        n = list->arr.n;
+    if (l->added.s && scan_tree(&l->scan, &l->added, &list) && list->kind == J_ARR) n = list->arr.n;
     if (l->scan.err) return l->scan.err;
     l->tokens = arena_take_n(&l->mem, n + n_more, sizeof *l->tokens);
     if (!l->tokens) return no_memory(l);
@@ -236,8 +234,9 @@ static err_t put_added(struct json_load *l, const struct sidecar_token *c)
         struct normal made = {0};
         struct regex_work work = {0};
         err_t err = normalize_run(t->norm, &work, c->s, c->len, &made);
-        s = err ? NULL : arena_copy_str(&l->mem, made.text.data ? made.text.data : "",
-                                        len = made.text.len);
+        s = err ? NULL
+                : arena_copy_str(&l->mem, made.text.data ? made.text.data : "",
+                                 len = made.text.len);
         regex_work_fini(&work);
         normal_fini(&made);
         if (err) return err_say(l->why, err, "%s: added token %d: %s", file, c->id, err_name(err));
@@ -382,8 +381,7 @@ err_t from_json(const char *data, size_t len, const struct sidecar *c, struct to
     if (!err) err = json_steps(&l);
     if (!err) t->by_chars = !l.by_letters;
     if (!err) err = read_vocab(&l);
-    if (!err) err = t->kind == VOCAB_BPE ? read_merges(&l)
-                                         : vocab_scores(t, l.pieces, file, why);
+    if (!err) err = t->kind == VOCAB_BPE ? read_merges(&l) : vocab_scores(t, l.pieces, file, why);
     if (!err) err = read_unk(&l);
     if (!err) err = json_frame(&l);
     arena_fini(&l.mem);

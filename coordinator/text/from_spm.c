@@ -201,8 +201,10 @@ static err_t settle(struct spm *s)
                        "%s: model type %llu is not supported; 1 (unigram) and 2 (BPE) are", file,
                        (unsigned long long)s->model);
     if (s->as_suffix || !s->escape)
-        return err_say(s->why, ERR_MODEL, "%s: white space as a suffix, or not escaped, is not "
-                       "supported", file);
+        return err_say(s->why, ERR_MODEL,
+                       "%s: white space as a suffix, or not escaped, is not "
+                       "supported",
+                       file);
     t->kind = s->model == 1 ? VOCAB_UNIGRAM : VOCAB_SPM;
     t->spaces = t->user_inside = true;
     t->floats = true;
@@ -216,8 +218,8 @@ static err_t settle(struct spm *s)
     if (!table || !t->norm) return no_memory(s);
     if (!normalize_charsmap_ok(table, n))
         return err_say(s->why, ERR_MODEL, "%s: precompiled_charsmap is damaged", file);
-    normalize_add(t->norm,
-                  &(struct normalize_step){.kind = NORMALIZE_CHARSMAP, .what = table, .what_len = n});
+    normalize_add(t->norm, &(struct normalize_step){
+                               .kind = NORMALIZE_CHARSMAP, .what = table, .what_len = n});
     return OK;
 }
 

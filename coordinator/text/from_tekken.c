@@ -21,17 +21,26 @@ struct tekken {
 };
 
 // Versions before v7 do not write down which special tokens there are.
-static const char *const old_special[] = {
-    "<unk>",           "<s>",
-    "</s>",            "[INST]",
-    "[/INST]",         "[AVAILABLE_TOOLS]",
-    "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
-    "[/TOOL_RESULTS]", "[TOOL_CALLS]",
-    "[IMG]",           "<pad>",
-    "[IMG_BREAK]",     "[IMG_END]",
-    "[PREFIX]",        "[MIDDLE]",
-    "[SUFFIX]",        "[SYSTEM_PROMPT]",
-    "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"};
+static const char *const old_special[] = {"<unk>",
+                                          "<s>",
+                                          "</s>",
+                                          "[INST]",
+                                          "[/INST]",
+                                          "[AVAILABLE_TOOLS]",
+                                          "[/AVAILABLE_TOOLS]",
+                                          "[TOOL_RESULTS]",
+                                          "[/TOOL_RESULTS]",
+                                          "[TOOL_CALLS]",
+                                          "[IMG]",
+                                          "<pad>",
+                                          "[IMG_BREAK]",
+                                          "[IMG_END]",
+                                          "[PREFIX]",
+                                          "[MIDDLE]",
+                                          "[SUFFIX]",
+                                          "[SYSTEM_PROMPT]",
+                                          "[/SYSTEM_PROMPT]",
+                                          "[TOOL_CONTENT]"};
 
 static err_t no_memory(struct tekken *k)
 {
@@ -59,7 +68,8 @@ static err_t read_config(struct tekken *k)
         k->n_special > SPECIAL_MAX || n_all <= k->n_special)
         return err_say(k->why, ERR_MODEL,
                        "%s: config: pattern, default_vocab_size or default_num_special_tokens is "
-                       "missing or impossible", file);
+                       "missing or impossible",
+                       file);
     k->n_vocab = n_all - k->n_special;
     return OK;
 }
@@ -68,12 +78,8 @@ static err_t find_parts(struct tekken *k, const char *data, size_t len)
 {
     struct scan_str key, value;
     bool first = true;
-    k->scan = (struct scan){.begin = data,
-                            .at = data,
-                            .end = data + len,
-                            .file = file,
-                            .mem = &k->mem,
-                            .why = k->why};
+    k->scan = (struct scan){
+        .begin = data, .at = data, .end = data + len, .file = file, .mem = &k->mem, .why = k->why};
     while (scan_key(&k->scan, &first, &key) && scan_skip(&k->scan, &value)) {
         if (scan_key_is(&key, "config")) k->config = value;
         if (scan_key_is(&key, "vocab")) k->vocab = value;
@@ -131,11 +137,8 @@ static err_t read_entry(struct tekken *k, int32_t *rank, struct scan_str *bytes,
 
 static err_t put_special(struct tekken *k, int32_t id, const char *s, size_t len)
 {
-    k->pieces[id] = (struct vocab_piece){.s = s,
-                                         .shown = s,
-                                         .len = (uint32_t)len,
-                                         .n_shown = (uint32_t)len,
-                                         .type = VOCAB_CONTROL};
+    k->pieces[id] = (struct vocab_piece){
+        .s = s, .shown = s, .len = (uint32_t)len, .n_shown = (uint32_t)len, .type = VOCAB_CONTROL};
     if (len == 0 || len > VOCAB_SPECIAL_MAX)
         return err_say(k->why, ERR_MODEL, "%s: special token %d has %zu bytes", file, id, len);
     return OK;
@@ -148,13 +151,15 @@ static err_t read_special(struct tekken *k)
     bool first = true;
     err_t err = OK;
     bool is_list = k->special.s && k->special.s[0] == '[';
-    k->scan.at = k->special.s;
-    k->scan.end = k->special.s + k->special.len;
+    if (is_list) {
+        k->scan.at = k->special.s;
+        k->scan.end = k->special.s + k->special.len;
+    }
     while (is_list && !err && scan_next(&k->scan, '[', &first)) {
         err = read_entry(k, &rank, &bytes, &str);
         if (!err && rank >= k->n_special)
-            err = err_say(k->why, ERR_MODEL, "%s: special token %d of %d", file, rank,
-                          k->n_special);
+            err =
+                err_say(k->why, ERR_MODEL, "%s: special token %d of %d", file, rank, k->n_special);
         if (!err) err = put_special(k, rank, str.s ? str.s : "", str.len);
     }
     int32_t n_old = (int32_t)(sizeof old_special / sizeof *old_special);

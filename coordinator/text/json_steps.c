@@ -74,8 +74,8 @@ static err_t read_pattern(struct json_load *l, const struct json *j, bool regex_
     }
     // Nothing is found of an empty one: a pattern that never fits.
     if (quoted.len == 0) buf_str(&quoted, "(?!)");
-    err_t err = buf_ok(&quoted) ? regex_open(quoted.data, quoted.len, REGEX_PCRE, out, l->why)
-                                : ERR_MEMORY;
+    err_t err =
+        buf_ok(&quoted) ? regex_open(quoted.data, quoted.len, REGEX_PCRE, out, l->why) : ERR_MEMORY;
     buf_fini(&quoted);
     return err;
 }
@@ -106,8 +106,8 @@ static err_t norm_form(struct json_load *l, const struct json *j)
 static err_t norm_chars(struct json_load *l, const struct json *j)
 {
     bool lower = json_is(json_get(j, "type"), "Lowercase");
-    return add_norm(l, &(struct normalize_step){.kind = lower ? NORMALIZE_LOWER
-                                                              : NORMALIZE_ACCENTS});
+    return add_norm(l,
+                    &(struct normalize_step){.kind = lower ? NORMALIZE_LOWER : NORMALIZE_ACCENTS});
 }
 
 static err_t norm_strip(struct json_load *l, const struct json *j)
@@ -275,9 +275,9 @@ static err_t pre_punctuation(struct json_load *l, const struct json *j)
 
 static err_t pre_words(struct json_load *l, const struct json *j)
 {
-    static const char words[] = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}]+|"
-                                "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
-                                REGEX_SPACE "]+";
+    static const char words[] =
+        "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}]+|"
+        "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}" REGEX_SPACE "]+";
     static const char space[] = "[" REGEX_SPACE "]";
     bool is_split = json_is(json_get(j, "type"), "WhitespaceSplit");
     return add_split(l, is_split ? space : words, PRETOKENIZE_REMOVED, !is_split);
@@ -317,9 +317,8 @@ static err_t check_mark(struct json_load *l, const struct json *j, const char *p
 
 static err_t pre_metaspace(struct json_load *l, const struct json *j)
 {
-    struct pretokenize_step s = {.kind = PRETOKENIZE_MARKS,
-                                 .prefix = prefix_of(j),
-                                 .split = flag(j, "split", true)};
+    struct pretokenize_step s = {
+        .kind = PRETOKENIZE_MARKS, .prefix = prefix_of(j), .split = flag(j, "split", true)};
     err_t err = check_mark(l, j, "pre_tokenizer");
     return err ? err : add_pre(l, &s);
 }
@@ -407,9 +406,12 @@ static err_t dec_sequence(struct json_load *l, const struct json *j)
 static err_t read_decoder(struct json_load *l, const struct json *j)
 {
     static const struct step_kind kinds[] = {
-        {.type = "Sequence", .read = dec_sequence},  {.type = "ByteLevel", .read = dec_bytes},
-        {.type = "Fuse", .read = dec_nothing},       {.type = "ByteFallback", .read = dec_fallback},
-        {.type = "Replace", .read = dec_replace},    {.type = "Strip", .read = dec_strip},
+        {.type = "Sequence", .read = dec_sequence},
+        {.type = "ByteLevel", .read = dec_bytes},
+        {.type = "Fuse", .read = dec_nothing},
+        {.type = "ByteFallback", .read = dec_fallback},
+        {.type = "Replace", .read = dec_replace},
+        {.type = "Strip", .read = dec_strip},
         {.type = "Metaspace", .read = dec_metaspace},
     };
     return run_kind(l, j, "decoder", kinds, sizeof kinds / sizeof *kinds);
@@ -435,8 +437,7 @@ err_t json_steps(struct json_load *l)
     if (p && p->n > 0 && p->steps[p->n - 1].kind == PRETOKENIZE_LETTERS) p->n--;
     for (int i = 0; p && i + 1 < p->n; i++)
         for (int k = i + 1; k < p->n; k++)
-            if (p->steps[i].kind == PRETOKENIZE_LETTERS &&
-                p->steps[k].kind != PRETOKENIZE_SPLIT)
+            if (p->steps[i].kind == PRETOKENIZE_LETTERS && p->steps[k].kind != PRETOKENIZE_SPLIT)
                 return err_say(l->why, ERR_MODEL,
                                "%s: pre_tokenizer: only splits can follow ByteLevel", file);
     return OK;
@@ -467,8 +468,8 @@ static err_t post_template(struct json_load *l, const struct json *j)
             is_after = true;
             continue;
         }
-        const struct json *ids = name->kind == J_STR ? json_get(json_get(known, name->str.s), "ids")
-                                                     : NULL;
+        const struct json *ids =
+            name->kind == J_STR ? json_get(json_get(known, name->str.s), "ids") : NULL;
         if (!ids || ids->kind != J_ARR)
             return err_say(l->why, ERR_MODEL, "%s: post_processor: a token without ids", file);
         for (size_t k = 0; k < ids->arr.n; k++) {

@@ -247,7 +247,9 @@ static err_t run_chars(struct run *r)
         n = utf8_len(r->in + i, r->len - i);
         int32_t c = char_at(r->in + i, n);
         if (r->step->kind == NORMALIZE_ACCENTS) {
-            if (utf8proc_category(c) != UTF8PROC_CATEGORY_MN) keep(r, i, i + n);
+            utf8proc_category_t k = utf8proc_category(c);
+            bool is_mark = k >= UTF8PROC_CATEGORY_MN && k <= UTF8PROC_CATEGORY_ME;
+            if (!is_mark) keep(r, i, i + n);
         } else if (c == 0x130) {
             put(r, "i\xcc\x87", 3, i); // the one character whose small form is two
         } else {
@@ -364,8 +366,8 @@ static void origins(struct buf *from, size_t n)
         buf_add(from, &i, sizeof i);
 }
 
-err_t normalize_run(const struct normalizer *n, struct regex_work *w, const char *text,
-                    size_t len, struct normal *out)
+err_t normalize_run(const struct normalizer *n, struct regex_work *w, const char *text, size_t len,
+                    struct normal *out)
 {
     if (len >= UINT32_MAX) return ERR_TOO_LARGE;
     buf_clear(&out->text);

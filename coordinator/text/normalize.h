@@ -6,13 +6,13 @@
 #include "proto/base/buf.h"
 
 enum normalize_kind {
-    NORMALIZE_FORM,       // form: NFC and so on
-    NORMALIZE_REPLACE,    // `what` (or pattern) -> with
-    NORMALIZE_PREPEND,    // `with`, unless the text is empty
-    NORMALIZE_STRIP,      // white space at the ends, as left and right say
+    NORMALIZE_FORM,    // form: NFC and so on
+    NORMALIZE_REPLACE, // `what` (or pattern) -> with
+    NORMALIZE_PREPEND, // `with`, unless the text is empty
+    NORMALIZE_STRIP,   // white space at the ends, as left and right say
     NORMALIZE_LOWER,
-    NORMALIZE_ACCENTS,    // drops nonspacing marks
-    NORMALIZE_CHARSMAP    // SentencePiece's precompiled table
+    NORMALIZE_ACCENTS, // drops combining marks
+    NORMALIZE_CHARSMAP // SentencePiece's precompiled table
 };
 enum normalize_form { NORMALIZE_NFC, NORMALIZE_NFD, NORMALIZE_NFKC, NORMALIZE_NFKD };
 enum { NORMALIZE_STEPS_MAX = 16 };
@@ -39,10 +39,10 @@ void normalize_close(struct normalizer *n);
 bool normalize_charsmap_ok(const char *table, size_t len);
 
 struct normal {
-    struct buf text, other; // the result is in text
+    struct buf text, other;      // the result is in text
     struct buf from, other_from; // uint32_t of each byte, if keeps_origin
 };
 void normal_fini(struct normal *o);
 // text is valid UTF-8 of less than 4 GiB.
-err_t normalize_run(const struct normalizer *n, struct regex_work *w, const char *text,
-                    size_t len, struct normal *out);
+err_t normalize_run(const struct normalizer *n, struct regex_work *w, const char *text, size_t len,
+                    struct normal *out);

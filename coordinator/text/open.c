@@ -106,8 +106,8 @@ static err_t load_dir(const char *dir, const struct sidecar *c, struct tokenizer
         is_json = false;
         if (!err) err = from_spm(data.data, data.len, c, t, why);
     } else {
-        err = err_say(why, ERR_MODEL,
-                      "%s: no tokenizer.json, tekken.json or tokenizer.model in it", dir);
+        err = err_say(why, ERR_MODEL, "%s: no tokenizer.json, tekken.json or tokenizer.model in it",
+                      dir);
     }
     buf_fini(&data);
     if (!err) use_config(t, c, is_json);
@@ -132,11 +132,45 @@ err_t tokenizer_open_dir(const char *dir, int32_t n_max, struct tokenizer **out,
     return OK;
 }
 
+// --- no files ---------------------------------------------------------------------------------
+
+// shape:NAME has weights of chance and no vocabulary: bytes are its tokens, the other ids give
+// nothing.
+static err_t open_bytes(const struct model *m, struct tokenizer **out, struct err_text *why)
+{
+    struct vocab_piece pieces[256] = {0};
+    char text[256];
+    if (m->shape.n_vocab < 256)
+        return err_say(why, ERR_MODEL, "%s: %d ids are too few for bytes", m->path,
+                       m->shape.n_vocab);
+    struct tokenizer *t = new_tokenizer(0);
+    if (!t) return err_say(why, ERR_MEMORY, "tokenizer: out of memory");
+    for (int i = 0; i < 256; i++) {
+        text[i] = (char)i;
+        pieces[i] = (struct vocab_piece){.s = text + i,
+                                         .shown = text + i,
+                                         .len = 1,
+                                         .n_shown = 1,
+                                         .type = VOCAB_NORMAL,
+                                         .flags = VOCAB_FIND};
+        t->bytes[i] = i;
+    }
+    err_t err = vocab_build(t, pieces, 256, m->path, why);
+    if (!err && !vocab_merges_room(t, 0))
+        err = err_say(why, ERR_MEMORY, "tokenizer: out of memory");
+    if (err) {
+        tokenizer_close(t);
+        return err;
+    }
+    *out = t;
+    return OK;
+}
+
 // --- a model ----------------------------------------------------------------------------------
 
 err_t tokenizer_open_model(const struct model *m, struct tokenizer **out, struct err_text *why)
 {
     if (m->text_dir) return tokenizer_open_dir(m->text_dir, m->shape.n_vocab, out, why);
     if (m->gguf) return open_gguf(m->gguf, m->shape.n_vocab, out, why);
-    return err_say(why, ERR_NOT_FOUND, "%s has no tokenizer", m->path);
+    return open_bytes(m, out, why);
 }

@@ -105,18 +105,24 @@ static err_t by_pattern(struct split *s, int level, const char *text, size_t len
     struct held h = {0};
     err_t err = OK;
     size_t done = 0;
+    bool any = false; // a match ended at `done`: no empty one counts there
     for (size_t at = 0; !err && at < len;) {
         bool found = false;
         size_t from = len, to = len;
         err = regex_find(p, &s->work->match, text, len, at, &found, &from, &to);
         if (err) return err;
+        at = to;
+        if (from == to && to < len) at += utf8_len(text + to, len - to);
+        if (found && from == to && any && to == done) continue;
         if (from > done)
             err = take(s, level, text, &h, (struct held){done, from, false, true}, at_start);
-        if (!err && to > from)
+        if (!err && found)
             err = take(s, level, text, &h, (struct held){from, to, true, true}, at_start);
-        done = at = to;
-        if (from == to && to < len) at += utf8_len(text + to, len - to); // an empty match
+        done = to;
+        any = found;
     }
+    if (!err && done < len)
+        err = take(s, level, text, &h, (struct held){done, len, false, true}, at_start);
     return err ? err : give(s, level, text, &h, at_start);
 }
 
@@ -166,8 +172,8 @@ static err_t with_marks(struct split *s, int level, const char *text, size_t len
 {
     const struct pretokenize_step *step = &s->p->steps[level];
     struct buf *b = &s->work->texts[level];
-    bool prefix = step->prefix == PRETOKENIZE_ALWAYS ||
-                  (step->prefix == PRETOKENIZE_FIRST && at_start);
+    bool prefix =
+        step->prefix == PRETOKENIZE_ALWAYS || (step->prefix == PRETOKENIZE_FIRST && at_start);
     buf_clear(b);
     if (prefix && *text != ' ' && (len < 3 || memcmp(text, mark, 3) != 0)) buf_str(b, mark);
     for (size_t at = 0, end; at < len; at = end + 1) {

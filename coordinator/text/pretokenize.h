@@ -7,7 +7,7 @@
 
 enum pretokenize_kind {
     PRETOKENIZE_SPLIT,
-    PRETOKENIZE_SPACE, // add_prefix_space of ByteLevel: a space in front of what has none
+    PRETOKENIZE_SPACE,   // add_prefix_space of ByteLevel: a space in front of what has none
     PRETOKENIZE_LETTERS, // bytes become letters (GPT-2's alphabet), for steps that see them so
     PRETOKENIZE_MARKS    // Metaspace: spaces become U+2581, which begin words
 };
@@ -26,9 +26,9 @@ struct pretokenize_step {
     enum pretokenize_kind kind;
     enum pretokenize_then then;
     bool invert;
-    struct regex *pattern;         // SPLIT
-    enum pretokenize_prefix prefix;  // MARKS
-    bool split;                      // MARKS
+    struct regex *pattern;          // SPLIT
+    enum pretokenize_prefix prefix; // MARKS
+    bool split;                     // MARKS
 };
 struct pretokenize {
     struct pretokenize_step steps[PRETOKENIZE_STEPS_MAX];

@@ -1,6 +1,6 @@
-// The steps that tokenizer.ggml.pre names stand for: one or more patterns; what lies between matches
-// is a word too. The patterns are those of the models' own tokenizer.json files (and of llama.cpp's
-// src/llama-vocab.cpp for names that only exist there).
+// The steps that tokenizer.ggml.pre names stand for: one or more patterns; what lies between
+// matches is a word too. The patterns are those of the models' own tokenizer.json files (and of
+// llama.cpp's src/llama-vocab.cpp for names that only exist there).
 #include "coordinator/text/pretokenize.h"
 
 #include <stdlib.h>

@@ -26,21 +26,26 @@ struct regex {
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}!-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}"      \
     "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}"                 \
     "\\x{3001}-\\x{d7ff}\\x{e000}-\\x{10ffff}"
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define RUBY_WORD "\\p{L}\\p{M}\\p{N}\\p{Pc}"
+#define RUST_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
 
 // What an escape is in PCRE2, outside and inside brackets; NULL: has no form there.
+enum { BOTH = 1 << REGEX_RUBY | 1 << REGEX_RUST };
 static const struct escape {
     char letter;
+    unsigned dialects;
     const char *outside, *inside;
 } escapes[] = {
-    {'s', "[" REGEX_SPACE "]", REGEX_SPACE},
-    {'S', "[^" REGEX_SPACE "]", NO_SPACE},
-    {'w', "[" WORD "]", WORD},
-    {'W', "[^" WORD "]", NULL},
-    {'d', "\\p{Nd}", "\\p{Nd}"},
-    {'D', "\\P{Nd}", "\\P{Nd}"},
-    {'h', "[0-9a-fA-F]", "0-9a-fA-F"},
-    {'H', "[^0-9a-fA-F]", NULL},
+    {'s', BOTH, "[" REGEX_SPACE "]", REGEX_SPACE},
+    {'S', BOTH, "[^" REGEX_SPACE "]", NO_SPACE},
+    {'w', 1 << REGEX_RUBY, "[" RUBY_WORD "]", RUBY_WORD},
+    {'W', 1 << REGEX_RUBY, "[^" RUBY_WORD "]", NULL},
+    {'w', 1 << REGEX_RUST, "[" RUST_WORD "]", RUST_WORD},
+    {'W', 1 << REGEX_RUST, "[^" RUST_WORD "]", NULL},
+    {'d', BOTH, "\\p{Nd}", "\\p{Nd}"},
+    {'D', BOTH, "\\P{Nd}", "\\P{Nd}"},
+    {'h', 1 << REGEX_RUBY, "[0-9a-fA-F]", "0-9a-fA-F"},
+    {'H', 1 << REGEX_RUBY, "[^0-9a-fA-F]", NULL},
 };
 
 struct translation {
@@ -68,7 +73,7 @@ static err_t read_escape(struct translation *t, bool inside)
     if (t->at + 1 == t->len) return refuse(t, "a backslash at the end");
     char c = t->s[t->at + 1];
     for (size_t i = 0; i < sizeof escapes / sizeof *escapes; i++) {
-        if (escapes[i].letter != c) continue;
+        if (escapes[i].letter != c || !(escapes[i].dialects & 1u << t->dialect)) continue;
         const char *form = inside ? escapes[i].inside : escapes[i].outside;
         if (!form) return refuse(t, "this escape in brackets");
         buf_str(&t->out, form);
@@ -223,7 +228,7 @@ static err_t compile(const char *s, size_t len, enum regex_dialect d, struct reg
 }
 
 err_t regex_open(const char *s, size_t len, enum regex_dialect d, struct regex **out,
-                   struct err_text *why)
+                 struct err_text *why)
 {
     // A run of spaces that is not at an end would be tried from each of them. If no part of a run
     // fits from its beginning, none does from the middle.
@@ -243,8 +248,7 @@ err_t regex_open(const char *s, size_t len, enum regex_dialect d, struct regex *
     if (!p) return err_say(why, ERR_MEMORY, "pattern: out of memory");
     err_t err = d == REGEX_PCRE ? OK : translate(&t);
     if (!err && d == REGEX_PCRE) err = compile(s, len, d, p, why);
-    if (!err && d != REGEX_PCRE)
-        err = compile(t.out.data ? t.out.data : "", t.out.len, d, p, why);
+    if (!err && d != REGEX_PCRE) err = compile(t.out.data ? t.out.data : "", t.out.len, d, p, why);
     buf_fini(&t.out);
     if (err)
         free(p);
@@ -292,15 +296,15 @@ void regex_work_fini(struct regex_work *w)
 }
 
 err_t regex_find(const struct regex *p, struct regex_work *w, const char *text, size_t len,
-                   size_t at, bool *found, size_t *from, size_t *to)
+                 size_t at, bool *found, size_t *from, size_t *to)
 {
     err_t err = w->data ? OK : begin(w);
     if (err) return err;
     if (++w->n % CLOCK_EVERY == 0 && cpu_us() - w->began_us > REGEX_CPU_MS_MAX * 1000)
         return ERR_TOO_LARGE;
     const size_t *range = pcre2_get_ovector_pointer(w->data);
-    int n = pcre2_match(p->code, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK, w->data,
-                        w->context);
+    int n =
+        pcre2_match(p->code, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK, w->data, w->context);
     if (n == PCRE2_ERROR_JIT_STACKLIMIT)
         n = pcre2_match(p->code, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                         w->data, w->context);

@@ -19,13 +19,13 @@ enum regex_dialect {
 enum { REGEX_BYTES_MAX = 1 << 16, REGEX_CPU_MS_MAX = 10000 };
 
 // White space of Unicode, inside brackets. PCRE2's own \s has U+180E besides.
-#define REGEX_SPACE                                                                              \
+#define REGEX_SPACE                                                                                \
     "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}"       \
     "\\x{3000}"
 
 // ERR_MODEL with the reason.
 err_t regex_open(const char *s, size_t len, enum regex_dialect d, struct regex **out,
-                   struct err_text *why);
+                 struct err_text *why);
 void regex_close(struct regex *p);
 
 // What searches work with; one thread. Zero-initialise.
@@ -37,4 +37,4 @@ struct regex_work {
 void regex_work_fini(struct regex_work *w);
 // First match at or after `at` in valid UTF-8. *found false: none. ERR_TOO_LARGE: over a limit.
 err_t regex_find(const struct regex *p, struct regex_work *w, const char *text, size_t len,
-                   size_t at, bool *found, size_t *from, size_t *to);
+                 size_t at, bool *found, size_t *from, size_t *to);

@@ -15,15 +15,14 @@ enum { DEPTH_MAX = 512, NUMBER_MAX = 64 };
 err_t scan_fail(struct scan *s, const char *what)
 {
     if (!s->err)
-        s->err = err_say(s->why, ERR_MODEL, "%s: byte %zu: %s", s->file,
-                         (size_t)(s->at - s->begin), what);
+        s->err = err_say(s->why, ERR_MODEL, "%s: byte %zu: %s", s->file, (size_t)(s->at - s->begin),
+                         what);
     return s->err;
 }
 
 char scan_peek(struct scan *s)
 {
-    while (s->at < s->end &&
-           (*s->at == ' ' || *s->at == '\n' || *s->at == '\t' || *s->at == '\r'))
+    while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\t' || *s->at == '\r'))
         s->at++;
     return s->at < s->end ? *s->at : 0;
 }

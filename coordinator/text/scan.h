@@ -7,7 +7,7 @@
 
 struct scan {
     const char *begin, *at, *end;
-    const char *file; // for sentences
+    const char *file;  // for sentences
     struct arena *mem; // of strings with escapes
     struct err_text *why;
     err_t err; // the first one; then every call returns false
@@ -25,7 +25,7 @@ bool scan_key(struct scan *s, bool *first, struct scan_str *key);
 bool scan_key_is(const struct scan_str *key, const char *name);
 bool scan_string(struct scan *s, struct scan_str *out);
 bool scan_number(struct scan *s, double *out);
-bool scan_id(struct scan *s, int32_t *out); // an integer from 0 to INT32_MAX
+bool scan_id(struct scan *s, int32_t *out);          // an integer from 0 to INT32_MAX
 bool scan_literal(struct scan *s, const char *word); // skips it if it is there: null, true
 char scan_peek(struct scan *s);                      // first byte of the next value; 0: end
 // The text of any value, which is skipped.

@@ -58,7 +58,7 @@ static void read_ends(const struct json *root, struct sidecar *c)
 }
 
 err_t sidecar_token_read(const struct json *j, int32_t id, struct sidecar_token *out,
-                        struct err_text *why)
+                         struct err_text *why)
 {
     static const struct {
         const char *key;
@@ -73,9 +73,9 @@ err_t sidecar_token_read(const struct json *j, int32_t id, struct sidecar_token 
         return err_say(why, ERR_MODEL, "added tokens: one without id (below %d) or content",
                        VOCAB_TOKENS_MAX);
     *out = (struct sidecar_token){.s = content->str.s,
-                                 .len = content->str.len,
-                                 .id = id,
-                                 .special = flag_of(j, "special") == 1};
+                                  .len = content->str.len,
+                                  .id = id,
+                                  .special = flag_of(j, "special") == 1};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (flag_of(j, flags[i].key) == 1) out->flags |= flags[i].flag;
     return OK;

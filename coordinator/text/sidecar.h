@@ -20,9 +20,9 @@ struct sidecar {
     struct arena mem;
     // Spellings; NULL: not told.
     const struct json *bos, *eos, *unk;
-    int32_t bos_id, eos_id;  // of config.json, -1
-    int add_bos, add_eos;    // -1: not told
-    bool adds_bos_by_class;  // a class that does so unless told otherwise
+    int32_t bos_id, eos_id; // of config.json, -1
+    int add_bos, add_eos;   // -1: not told
+    bool adds_bos_by_class; // a class that does so unless told otherwise
     struct sidecar_token *added;
     size_t n_added;
     int32_t ends[SIDECAR_ENDS_MAX]; // generation_config.json's eos_token_id, or config.json's
@@ -34,4 +34,4 @@ err_t sidecar_open(const char *dir, struct sidecar *c, struct err_text *why);
 void sidecar_fini(struct sidecar *c);
 // Reads one of added_tokens' objects. `id` -1: it has its own.
 err_t sidecar_token_read(const struct json *j, int32_t id, struct sidecar_token *out,
-                        struct err_text *why);
+                         struct err_text *why);

@@ -113,8 +113,8 @@ static err_t by_table(struct vocab_sink *s, const char *text, size_t len)
         size_t end = at, seq;
         while (end < len && (seq = utf8_len(text + end, len - end)) > 0)
             end += seq;
-        if (end > at) err = normalize_run(s->t->norm, &s->work.match, text + at, end - at,
-                                          &s->normal);
+        if (end > at)
+            err = normalize_run(s->t->norm, &s->work.match, text + at, end - at, &s->normal);
         if (!err && end > at) put_spaces(&s->text, s->normal.text.data, s->normal.text.len);
         for (at = end; end < len && utf8_len(text + end, len - end) == 0; end++)
             ;

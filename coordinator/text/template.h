@@ -34,6 +34,14 @@ struct template_output {
 };
 void template_output_fini(struct template_output *o);
 
+// The source of a model's own template, in `a`. ERR_NOT_FOUND: it has none (a base model).
+struct model;
+struct arena;
+err_t template_find(const struct model *m, struct arena *a, const char **source, size_t *len,
+                    struct err_text *why);
+// The same for a Hugging Face directory.
+err_t template_find_dir(const char *dir, struct arena *a, const char **source, size_t *len,
+                        struct err_text *why);
 // ERR_MODEL with line number.
 err_t template_open(const char *source, size_t len, struct template **out, struct err_text *why);
 void template_close(struct template *t);

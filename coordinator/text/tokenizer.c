@@ -90,8 +90,8 @@ static int32_t find_here(struct hunt *h, size_t at, size_t *end)
 static bool is_word(int32_t c)
 {
     utf8proc_category_t k = utf8proc_category(c);
-    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_ND) ||
-           k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_PC;
+    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_ND) || k == UTF8PROC_CATEGORY_NL ||
+           k == UTF8PROC_CATEGORY_PC;
 }
 
 static bool is_space(int32_t c)
@@ -126,14 +126,12 @@ static bool fits(const struct hunt *h, int32_t id, size_t done, size_t *from, si
 {
     uint8_t flags = h->s->t->tokens[id].flags;
     size_t n;
-    if (flags & VOCAB_WORD &&
-        (is_word(char_before(h, *from, &n)) || is_word(char_at(h, *to, &n))))
+    if (flags & VOCAB_WORD && (is_word(char_before(h, *from, &n)) || is_word(char_at(h, *to, &n))))
         return false;
     while (flags & VOCAB_LSTRIP && *from > done && is_space(char_before(h, *from, &n)))
         *from -= n;
     while (flags & VOCAB_RSTRIP && *to < h->len && is_space(char_at(h, *to, &n)))
         *to += n;
-    if (*from < done) *from = done;
     return true;
 }
 
@@ -156,8 +154,7 @@ static err_t hunt(struct hunt *h)
         if (!fits(h, id, done, &from, &to)) continue;
         if (from > done) err = h->between(h, done, from);
         if (!err) err = vocab_put(h->s, id);
-        done = to;
-        if (at < to) at = to;
+        done = to; // white space that it took can still begin the next token
     }
     return err || done == h->len ? err : h->between(h, done, h->len);
 }

@@ -12,8 +12,7 @@ struct model;
 
 // Of the model's ids, those that the tokenizer lacks (padded embeddings) are bad ids: they give no
 // bytes, and no text becomes them. Special tokens that the model lacks are left out; that it lacks
-// others is an error. ERR_MODEL names file and key at fault; ERR_NOT_FOUND: the model has no
-// tokenizer (shape:NAME).
+// others is an error. Of shape:NAME the tokens are bytes. ERR_MODEL names file and key at fault.
 err_t tokenizer_open_model(const struct model *m, struct tokenizer **out, struct err_text *why);
 // n_max: ids that the model has; 0: not known.
 err_t tokenizer_open_dir(const char *dir, int32_t n_max, struct tokenizer **out,

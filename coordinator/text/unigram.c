@@ -1,5 +1,5 @@
-// Unigram: of all ways to spell a text with pieces, the one with the best sum of scores (Viterbi; the
-// recurrence and its order are SentencePiece's unigram_model, so that ties fall the same way).
+// Unigram: of all ways to spell a text with pieces, the one with the best sum of scores (Viterbi;
+// the recurrence and its order are SentencePiece's unigram_model, so that ties fall the same way).
 #include "coordinator/text/vocab.h"
 #include "proto/base/utf8.h"
 

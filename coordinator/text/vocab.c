@@ -230,8 +230,8 @@ static err_t build_tries(struct tokenizer *t, const char *where, struct err_text
         const struct vocab_token *tok = &t->tokens[i];
         if (!is_special(tok->type)) continue;
         if (tok->len > VOCAB_SPECIAL_MAX)
-            return err_say(why, ERR_MODEL, "%s: special token %d is longer than %d bytes", where,
-                           i, VOCAB_SPECIAL_MAX);
+            return err_say(why, ERR_MODEL, "%s: special token %d is longer than %d bytes", where, i,
+                           VOCAB_SPECIAL_MAX);
         n_byte[(tok->flags & VOCAB_NORMALIZED) != 0] += tok->len;
     }
     if (!trie_room(t, &t->special, n_byte[0]) || !trie_room(t, &t->normalized, n_byte[1]))
@@ -288,8 +288,7 @@ err_t vocab_build(struct tokenizer *t, const struct vocab_piece *pieces, int32_t
         if (err) return err;
         bytes += pieces[i].len + (same(&pieces[i]) ? 0 : pieces[i].n_shown);
     }
-    if (bytes > UINT32_MAX)
-        return err_say(why, ERR_MODEL, "%s: more than 4 GiB of tokens", where);
+    if (bytes > UINT32_MAX) return err_say(why, ERR_MODEL, "%s: more than 4 GiB of tokens", where);
     t->n_token = n;
     t->n_slot = table_size((uint64_t)n);
     t->blob = arena_take(&t->mem, bytes + 1);

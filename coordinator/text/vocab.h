@@ -35,7 +35,7 @@ enum {
 
 enum {
     VOCAB_TOKENS_MAX = 1 << 22,
-    VOCAB_FRAME_MAX = 4, // tokens around a text
+    VOCAB_FRAME_MAX = 4,       // tokens around a text
     VOCAB_PIECE_MAX = 1 << 16, // bytes of one token
     VOCAB_SPECIAL_MAX = 512    // bytes of one that is looked for in text
 };
@@ -96,10 +96,10 @@ struct tokenizer {
     // What TOKENIZER_BOS puts around a text. Empty, but add_bos or add_eos: bos, eos.
     int32_t before[VOCAB_FRAME_MAX], after[VOCAB_FRAME_MAX];
     int n_before, n_after;
-    int32_t n_max; // ids that the model has; 0: any
-    bool by_chars; // BPE: symbols are characters, bytes only stand for unknown ones; else bytes
-    bool fuse_unk; // neighbouring unknown characters are one unknown token
-    bool has_bytes;     // unknown characters become bytes
+    int32_t n_max;  // ids that the model has; 0: any
+    bool by_chars;  // BPE: symbols are characters, bytes only stand for unknown ones; else bytes
+    bool fuse_unk;  // neighbouring unknown characters are one unknown token
+    bool has_bytes; // unknown characters become bytes
     bool drops_unknown; // what no token can spell is left out (no unknown token), not an error
     bool spaces;        // text as SentencePiece sees it: spm_text instead of norm and pre
     bool tight_spaces;  // with that: spaces at the ends go, runs of them become one
@@ -207,8 +207,8 @@ struct vocab_sink {
     struct ids *out;
     size_t max_ids;
     struct merge merge;
-    struct buf text;           // made by spm_text
-    struct normal normal;      // text after t->norm
+    struct buf text;      // made by spm_text
+    struct normal normal; // text after t->norm
     struct pretokenize_work work;
     struct unigram_node *path; // UNIGRAM
     size_t cap_path;

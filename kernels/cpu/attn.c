@@ -95,8 +95,9 @@ struct attn_call {
     const struct attn_args *a;
     int32_t group, block, v_stride;
     int32_t n_share;
-    int64_t n_row;           // of all KV heads of all runs
-    int32_t wave, wave_segs; // split: first segment, counted from the first of each run; number or 0
+    int64_t n_row; // of all KV heads of all runs
+    int32_t wave,
+        wave_segs; // split: first segment, counted from the first of each run; number or 0
 };
 
 struct attn_share {

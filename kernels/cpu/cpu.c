@@ -36,7 +36,8 @@ static uint64_t cpu_progress(struct kernels *k)
     {                                                                                              \
         .name = "cpu " isa, .close = cpu_close, .weight_bytes = quant_weight_bytes,                \
         .weight_pack = quant_weight_pack, .kv_page_bytes = attn_kv_page_bytes,                     \
-        .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run, .gemm_each = gemm_run_each, .gemm_experts = gemm_run_experts, .gather = gemm_gather, .rope_table = rope_table,    \
+        .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run, .gemm_each = gemm_run_each,  \
+        .gemm_experts = gemm_run_experts, .gather = gemm_gather, .rope_table = rope_table,         \
         .rope = rope_turn, .kv_store = attn_kv_store, .attention = attn_run_all, .conv = conv_run, \
         .delta = delta_run, .route = moe_route, .combine = moe_combine, .glu = act_glu,            \
         .gate = act_gate, .gate_rows = act_gate_rows, .scale_rows = act_scale_rows,                \
@@ -103,7 +104,8 @@ static err_t check_limits(const struct kernels_limits *l, struct err_text *why)
         {"rows of experts", l->max_expert_rows, 1 << 24},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (all[i].value < (all[i].value == l->max_expert_rows ? 0 : 1) || all[i].value > all[i].max)
+        if (all[i].value < (all[i].value == l->max_expert_rows ? 0 : 1) ||
+            all[i].value > all[i].max)
             return err_say(why, ERR_CONFIG, "cpu backend: %lld %s, allowed are 1 to %lld",
                            (long long)all[i].value, all[i].name, (long long)all[i].max);
     if (l->precision != PRECISION_FAST && l->precision != PRECISION_EXACT)
@@ -122,7 +124,7 @@ static void *zeroed(size_t bytes)
 static struct cpu_scratch *scratch_new(int32_t v_stride)
 {
     const size_t head = (sizeof(struct cpu_scratch) + 63) / 64 * 64;
-    const size_t vs = (size_t)v_stride, n_attn = ATTN_ROWS * (SEG_TOK + vs);
+    const size_t vs = (size_t)v_stride, n_attn = LEAF_ATTN_FLOATS(vs);
     const size_t n = LEAF_GEMM_FLOATS + n_attn + ATTN_BLOCK * vs + LEAF_DELTA_FLOATS;
     char *p = zeroed(head + n * sizeof(float) + 64);
     if (!p) return NULL;
@@ -177,6 +179,7 @@ err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, str
     if (e) return e;
     struct cpu *c = zeroed(sizeof *c);
     if (!c) return err_say(why, ERR_MEMORY, "cpu backend: no memory");
+    quant_grid_open();
     c->base.ops = &isas[i].ops;
     c->isa = isas[i].leaf;
     c->lim = *limits;

@@ -6,16 +6,16 @@
 #include "kernels/kernels.h"
 
 enum {
-    ATTN_BLOCK = 32, // most query rows of one share of attention
+    ATTN_BLOCK = 32,            // most query rows of one share of attention
     ATTN_PART_FLOATS = 1 << 17, // of partial softmaxes, for each thread
-    REDUCE_CHUNK = 1 << 14 // elements of a row that argmax and logsumexp take at once
+    REDUCE_CHUNK = 1 << 14      // elements of a row that argmax and logsumexp take at once
 };
 
 // What one thread works in; never shared, so no two threads write to one cache line.
 struct cpu_scratch {
-    float *gemm; // LEAF_GEMM_FLOATS
-    float *attn; // ATTN_ROWS * (SEG_TOK + v_stride)
-    float *o;    // (ATTN_BLOCK, v_stride)
+    float *gemm;  // LEAF_GEMM_FLOATS
+    float *attn;  // LEAF_ATTN_FLOATS
+    float *o;     // (ATTN_BLOCK, v_stride)
     float *delta; // LEAF_DELTA_FLOATS
     float m[ATTN_BLOCK], l[ATTN_BLOCK];
 };

@@ -293,8 +293,8 @@ void gemm_run_experts(struct kernels *k, const struct expert_gemm *g)
     struct cpu *c = cpu_of(k);
     const struct view *w = g->w;
     struct experts_call e = {.c = c, .g = g, .cols = (int32_t)w->shape[2]};
-    const int32_t most_x = c->lim.max_tok > c->lim.max_expert_rows ? c->lim.max_tok
-                                                                   : c->lim.max_expert_rows;
+    const int32_t most_x =
+        c->lim.max_tok > c->lim.max_expert_rows ? c->lim.max_tok : c->lim.max_expert_rows;
     BUG_ON(g->n < 0 || g->n > c->lim.max_expert_rows || g->n_x < 0 || g->n_x > most_x);
     BUG_ON(w->layout != LAYOUT_PACKED || w->n_dim != 3 || e.cols > c->lim.max_cols);
     if (g->n == 0) return;

@@ -11,8 +11,8 @@ enum {
     // (scale), float s[T] (d * sum of q), int16 n[T][2] (negated sums of the halves).
     XQ_BYTES = 32 + 4 + 4 + 4,
 
-    SEG_TOK = 256, // softmax is merged per segment of so many absolute positions
-    ATTN_ROWS = 4, // queries that share a pass over keys
+    SEG_TOK = 256,  // softmax is merged per segment of so many absolute positions
+    ATTN_ROWS = 16, // queries that share a pass over keys
 };
 
 // y[0..n_tok) for panels [panel_from, panel_to) of one weight.
@@ -22,8 +22,8 @@ struct leaf_gemm {
     int64_t panel_bytes;
     int32_t cols, rows;
     int32_t panel_from, panel_to;
-    int32_t n_tok;     // of this tile, at most TILE_TOK
-    const uint8_t *xq; // the quantised tile (fast)
+    int32_t n_tok;      // of this tile, at most TILE_TOK
+    const uint8_t *xq;  // the quantised tile (fast)
     const float *x;     // rows of cols elements, row stride ldx (float)
     int64_t ldx;        // floats
     const int32_t *row; // (n_tok) rows of x, or NULL: the first n_tok (float)
@@ -41,7 +41,8 @@ enum {
 };
 
 // Up to ATTN_ROWS queries against the keys of one segment. Row r sees positions [lo[r], hi[r]) of
-// the segment, counted from its beginning; empty ranges are allowed.
+// the segment, counted from its beginning; empty ranges are allowed. Neither lo nor hi ever falls
+// from row to row.
 struct leaf_attn {
     enum dtype kv_dtype;
     int32_t head_dim, head_dim_v, v_stride; // elements
@@ -54,8 +55,12 @@ struct leaf_attn {
     float scale, softcap;
     // Running softmax of each row: maximum, sum, unnormalised output (v_stride).
     float *m[ATTN_ROWS], *l[ATTN_ROWS], *o[ATTN_ROWS];
-    float *scratch; // ATTN_ROWS * (SEG_TOK + v_stride) floats
+    float *scratch; // LEAF_ATTN_FLOATS of v_stride
 };
+// Scores and outputs of all rows, and LEAF_MIX elements of the values of a segment.
+#define LEAF_ATTN_FLOATS(v_stride)                                                                 \
+    (ATTN_ROWS * (SEG_TOK + (size_t)(v_stride)) + (size_t)LEAF_MIX * SEG_TOK)
+enum { LEAF_MIX = 4 };
 
 // A block of neighbouring channels of a run of the convolution; n at most LEAF_CONV.
 struct leaf_conv {
@@ -71,12 +76,12 @@ enum { LEAF_CONV = 64, CONV_TAPS_MAX = 8 };
 
 // A block of neighbouring columns of one value head's state, over a run; n at most LEAF_DELTA.
 struct leaf_delta {
-    const float *q, *k;    // (n_tok, dim_k), row stride ld
-    const float *v;        // (n_tok, n), row stride ld
-    const float *a, *b;    // (n_tok), stride ld_ab
+    const float *q, *k; // (n_tok, dim_k), row stride ld
+    const float *v;     // (n_tok, n), row stride ld
+    const float *a, *b; // (n_tok), stride ld_ab
     float a_neg, dt_bias;
-    float *state;          // (dim_k, n), row stride ld_state
-    float *out;            // (n_tok, n), row stride ld_out
+    float *state; // (dim_k, n), row stride ld_state
+    float *out;   // (n_tok, n), row stride ld_out
     int64_t ld, ld_ab, ld_state, ld_out;
     int32_t dim_k, n, n_tok;
     float *scratch; // LEAF_DELTA_FLOATS

@@ -12,13 +12,28 @@ LEAF_INLINE v8 leaf_load_kv(enum dtype t, const void *p, int64_t i)
     return t == DT_F16 ? v8_load_f16((const uint16_t *)p + i) : v8_load((const float *)p + i);
 }
 
-// Scores of R rows against G groups of 8 keys, at k[0] and (G = 4) k[1]; R * G at most 8.
-LEAF_INLINE void leaf_scores_of(enum dtype t, int R, int G, const struct leaf_attn *a, int32_t g16,
-                                float *out)
+// Rows of a tile that begins with `left` rows to go: as many as hide the latency of their chains.
+LEAF_INLINE int32_t leaf_tile(int32_t left)
+{
+    if (left == 5) return 3;
+    return left >= 6 && left != 7 && left != 8 ? 6 : left >= 4 ? 4 : left;
+}
+
+LEAF_INLINE void leaf_prefetch(const void *p, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)p + i);
+}
+
+// Scores of R rows from r0 on against G groups of 8 keys, at k[g16] and (G = 4) k[g16 + 1]; R * G
+// at most 12.
+LEAF_INLINE void leaf_scores_of(enum dtype t, int R, int G, const struct leaf_attn *a, int32_t r0,
+                                int32_t g16, float *out)
 {
     const int32_t hd = a->head_dim;
-    v8 s[8];
-    LEAF_UNROLL(8)
+    const float *const *q = a->q + r0;
+    v8 s[12];
+    LEAF_UNROLL(12)
     for (int i = 0; i < R * G; i++)
         s[i] = v8_set(0.0f);
     for (int32_t d = 0; d < hd; d++) {
@@ -26,44 +41,76 @@ LEAF_INLINE void leaf_scores_of(enum dtype t, int R, int G, const struct leaf_at
         LEAF_UNROLL(4)
         for (int g = 0; g < G; g++)
             k[g] = leaf_load_kv(t, a->k[g16 + g / 2], 8 * ((int64_t)(g % 2) * hd + d));
-        LEAF_UNROLL(4)
+        LEAF_UNROLL(6)
         for (int r = 0; r < R; r++) {
-            v8 q = v8_set(a->q[r][d]);
+            v8 x = v8_set(q[r][d]);
             LEAF_UNROLL(4)
             for (int g = 0; g < G; g++)
-                s[r * G + g] = v8_fma(q, k[g], s[r * G + g]);
+                s[r * G + g] = v8_fma(x, k[g], s[r * G + g]);
         }
     }
-    LEAF_UNROLL(8)
+    LEAF_UNROLL(12)
     for (int i = 0; i < R * G; i++)
-        v8_store(out + i / G * SEG_TOK + 16 * g16 + 8 * (i % G), s[i]);
+        v8_store(out + (r0 + i / G) * SEG_TOK + 16 * g16 + 8 * (i % G), s[i]);
 }
 
+LEAF_INLINE void leaf_scores_tile(enum dtype t, const struct leaf_attn *a, int32_t r0, int32_t rows,
+                                  int32_t g16, float *out)
+{
+    switch (rows) {
+    case 1:
+        leaf_scores_of(t, 1, 2, a, r0, g16, out);
+        break;
+    case 2:
+        leaf_scores_of(t, 2, 2, a, r0, g16, out);
+        break;
+    case 3:
+        leaf_scores_of(t, 3, 2, a, r0, g16, out);
+        break;
+    case 4:
+        leaf_scores_of(t, 4, 2, a, r0, g16, out);
+        break;
+    default:
+        leaf_scores_of(t, 6, 2, a, r0, g16, out);
+        break;
+    }
+}
+// Up to 3 rows in all: against 32 keys.
+LEAF_INLINE void leaf_scores_few(enum dtype t, const struct leaf_attn *a, int32_t g16, float *out)
+{
+    switch (a->n_row) {
+    case 1:
+        leaf_scores_of(t, 1, 4, a, 0, g16, out);
+        break;
+    case 2:
+        leaf_scores_of(t, 2, 4, a, 0, g16, out);
+        break;
+    default:
+        leaf_scores_of(t, 3, 4, a, 0, g16, out);
+        break;
+    }
+}
+
+// Scores of all rows against positions [from, to), in whole groups of 16.
 LEAF_INLINE void leaf_scores(enum dtype t, const struct leaf_attn *a, int32_t from, int32_t to,
                              float *out)
 {
-    int32_t g = from / 16, end = (to + 15) / 16;
-    if (a->n_row == 1)
-        for (; g + 2 <= end; g += 2)
-            leaf_scores_of(t, 1, 4, a, g, out);
-    if (a->n_row == 2)
-        for (; g + 2 <= end; g += 2)
-            leaf_scores_of(t, 2, 4, a, g, out);
-    for (; g < end; g++)
-        switch (a->n_row) {
-        case 1:
-            leaf_scores_of(t, 1, 2, a, g, out);
-            break;
-        case 2:
-            leaf_scores_of(t, 2, 2, a, g, out);
-            break;
-        case 3:
-            leaf_scores_of(t, 3, 2, a, g, out);
-            break;
-        default:
-            leaf_scores_of(t, 4, 2, a, g, out);
-            break;
+    const int32_t end = (to + 15) / 16;
+    const int64_t bytes = (int64_t)16 * a->head_dim * (t == DT_F16 ? 2 : 4);
+    int32_t g = from / 16;
+    for (; a->n_row <= 3 && g + 2 <= end; g += 2) {
+        for (int32_t i = g + 2; i < g + 4 && i < end; i++)
+            leaf_prefetch(a->k[i], bytes);
+        leaf_scores_few(t, a, g, out);
+    }
+    for (; g < end; g++) {
+        if (g + 1 < end) leaf_prefetch(a->k[g + 1], bytes);
+        for (int32_t r = 0, rows; r < a->n_row; r += rows) {
+            rows = leaf_tile(a->n_row - r);
+            if (a->lo[r] >= 16 * (g + 1) || a->hi[r + rows - 1] <= 16 * g) continue;
+            leaf_scores_tile(t, a, r, rows, g, out);
         }
+    }
 }
 
 // Scores of [lo, hi) in s become probabilities relative to *max; their sum is returned. Whole
@@ -95,20 +142,22 @@ static float leaf_softmax(const struct leaf_attn *a, float *s, int32_t lo, int32
     return v8_hsum(sum);
 }
 
-// Positions [from, to) of a segment, and the first of the vectors of a head they are summed into.
+// Positions [from, to) of a segment and the first of the rows that see them all.
 struct leaf_part {
-    int32_t from, to, d0;
+    int32_t from, to, r0;
 };
 
-// o (R, D vectors at vector d0) += p v over the part's positions. R * D at most 8, constants.
+// o (R rows, D vectors from element 8 * d0 on) += p v over the part. R * D at most 12, constants.
 LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_attn *a,
-                               const float *p, struct leaf_part part, float *o)
+                               const float *p, struct leaf_part part, int32_t d0, float *o)
 {
-    const int32_t vs = a->v_stride, to = part.to, d0 = part.d0;
-    v8 s[8];
-    LEAF_UNROLL(8)
+    const int32_t vs = a->v_stride, to = part.to;
+    v8 s[12];
+    p += part.r0 * SEG_TOK;
+    o += part.r0 * vs + 8 * d0;
+    LEAF_UNROLL(12)
     for (int i = 0; i < R * D; i++)
-        s[i] = v8_load(o + i / D * vs + 8 * (d0 + i % D));
+        s[i] = v8_load(o + i / D * vs + 8 * (i % D));
     for (int32_t i = part.from; i < to;) {
         const int32_t end = i / 16 * 16 + 16 < to ? i / 16 * 16 + 16 : to;
         const void *page = a->v[i / 16];
@@ -118,7 +167,7 @@ LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_att
             LEAF_UNROLL(8)
             for (int d = 0; d < D; d++)
                 v[d] = leaf_load_kv(t, page, at + 8 * d);
-            LEAF_UNROLL(4)
+            LEAF_UNROLL(6)
             for (int r = 0; r < R; r++) {
                 v8 w = v8_set(p[r * SEG_TOK + i]);
                 LEAF_UNROLL(8)
@@ -127,53 +176,79 @@ LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_att
             }
         }
     }
-    LEAF_UNROLL(8)
+    LEAF_UNROLL(12)
     for (int i = 0; i < R * D; i++)
-        v8_store(o + i / D * vs + 8 * (d0 + i % D), s[i]);
+        v8_store(o + i / D * vs + 8 * (i % D), s[i]);
 }
 
 LEAF_INLINE void leaf_weigh_rows(enum dtype t, int R, int D, const struct leaf_attn *a,
-                                 const float *p, int32_t from, int32_t to, float *o)
+                                 const float *p, struct leaf_part part, float *o)
 {
-    if (from >= to) return;
+    if (part.from >= part.to) return;
     const int32_t n = a->v_stride / 8;
     int32_t d = 0;
     for (; d + D <= n; d += D)
-        leaf_weigh_of(t, R, D, a, p, (struct leaf_part){from, to, d}, o);
+        leaf_weigh_of(t, R, D, a, p, part, d, o);
     for (; d < n; d++)
-        leaf_weigh_of(t, R, 1, a, p, (struct leaf_part){from, to, d}, o);
+        leaf_weigh_of(t, R, 1, a, p, part, d, o);
 }
 
-// All rows of the pass over the positions that all of them see, each over its own rest: a position
-// that a row does not see never enters its sum, not even as 0 * v.
-LEAF_INLINE void leaf_weigh(enum dtype t, const struct leaf_attn *a, const float *p, float *o)
+LEAF_INLINE void leaf_weigh_tile(enum dtype t, const struct leaf_attn *a, const float *p,
+                                 struct leaf_part all, int32_t rows, float *o)
 {
-    int32_t lo = 0, hi = SEG_TOK;
-    for (int32_t r = 0; r < a->n_row; r++) {
-        lo = a->lo[r] > lo ? a->lo[r] : lo;
-        hi = a->hi[r] < hi ? a->hi[r] : hi;
-    }
-    if (hi < lo) hi = lo; // nothing in common: the first loop does all of it
-    for (int32_t r = 0; r < a->n_row; r++)
-        leaf_weigh_rows(t, 1, 8, a, p + r * SEG_TOK, a->lo[r], a->hi[r] < lo ? a->hi[r] : lo,
-                        o + r * a->v_stride);
-    switch (a->n_row) {
+    switch (rows) {
     case 1:
-        leaf_weigh_rows(t, 1, 8, a, p, lo, hi, o);
+        leaf_weigh_rows(t, 1, 8, a, p, all, o);
         break;
     case 2:
-        leaf_weigh_rows(t, 2, 4, a, p, lo, hi, o);
+        leaf_weigh_rows(t, 2, 4, a, p, all, o);
         break;
     case 3:
-        leaf_weigh_rows(t, 3, 2, a, p, lo, hi, o);
+        leaf_weigh_rows(t, 3, 4, a, p, all, o);
+        break;
+    case 4:
+        leaf_weigh_rows(t, 4, 2, a, p, all, o);
         break;
     default:
-        leaf_weigh_rows(t, 4, 2, a, p, lo, hi, o);
+        leaf_weigh_rows(t, 6, 2, a, p, all, o);
         break;
     }
-    for (int32_t r = 0; r < a->n_row; r++)
-        leaf_weigh_rows(t, 1, 8, a, p + r * SEG_TOK, a->lo[r] > hi ? a->lo[r] : hi, a->hi[r],
-                        o + r * a->v_stride);
+}
+
+// Each of `rows` rows by itself over what it sees of the part.
+static void leaf_weigh_each(const struct leaf_attn *a, const float *p, struct leaf_part part,
+                            int32_t rows, float *o)
+{
+    for (int32_t r = part.r0; r < part.r0 + rows; r++) {
+        struct leaf_part one = {a->lo[r] > part.from ? a->lo[r] : part.from,
+                                a->hi[r] < part.to ? a->hi[r] : part.to, r};
+        if (a->kv_dtype == DT_F16)
+            leaf_weigh_rows(DT_F16, 1, 8, a, p, one, o);
+        else
+            leaf_weigh_rows(DT_F32, 1, 8, a, p, one, o);
+    }
+}
+
+// 32 positions at a time, so that their values are read once from afar: what all rows of a tile see
+// together, what lies before and after row by row.
+LEAF_INLINE void leaf_weigh(enum dtype t, const struct leaf_attn *a, const float *p, int32_t from,
+                            int32_t to, float *o)
+{
+    const int64_t bytes = (int64_t)16 * a->v_stride * (t == DT_F16 ? 2 : 4);
+    for (int32_t i = from / 32 * 32; i < to; i += 32) {
+        for (int32_t g = i / 16 + 2; g < i / 16 + 4 && 16 * g < to; g++)
+            leaf_prefetch(a->v[g], bytes);
+        const int32_t begin = i > from ? i : from, end = i + 32 < to ? i + 32 : to;
+        for (int32_t r = 0, rows; r < a->n_row; r += rows) {
+            rows = leaf_tile(a->n_row - r);
+            struct leaf_part all = {a->lo[r + rows - 1], a->hi[r], r};
+            all.from = all.from < begin ? begin : all.from > end ? end : all.from;
+            all.to = all.to < all.from ? all.from : all.to > end ? end : all.to;
+            leaf_weigh_each(a, p, (struct leaf_part){begin, all.from, r}, rows, o);
+            leaf_weigh_tile(t, a, p, all, rows, o);
+            leaf_weigh_each(a, p, (struct leaf_part){all.to, end, r}, rows, o);
+        }
+    }
 }
 
 // Lanes [from, to) of a, zeros elsewhere.
@@ -183,82 +258,74 @@ LEAF_INLINE v8 leaf_keep(v8 a, int32_t from, int32_t to)
     return v8_zero_below(v8_zero_below(a, lane, (float)from), minus, (float)(1 - to));
 }
 
-// Groups of 8 positions: seen by any row, seen wholly by all.
-struct leaf_groups {
-    int32_t from, to, all_from, all_to;
-};
-
-static struct leaf_groups leaf_groups_of(const struct leaf_attn *a)
+// o (R rows from r0 on, D elements from d0 on) = p v for values v (groups of 8 positions, D, 8) of
+// the part. What a row does not see is not multiplied, be it a number or not. R * D at most 12,
+// constants.
+LEAF_INLINE void leaf_mix_of(int R, int D, const struct leaf_attn *a, const float *p,
+                             struct leaf_part part, int32_t d0, const float *v, float *o)
 {
-    struct leaf_groups g = {SEG_TOK / 8, 0, 0, SEG_TOK / 8};
-    for (int32_t r = 0; r < a->n_row; r++) {
-        int32_t lo = a->lo[r], hi = a->hi[r];
-        if (lo < hi) {
-            g.from = lo / 8 < g.from ? lo / 8 : g.from;
-            g.to = (hi + 7) / 8 > g.to ? (hi + 7) / 8 : g.to;
-        }
-        g.all_from = (lo + 7) / 8 > g.all_from ? (lo + 7) / 8 : g.all_from;
-        g.all_to = hi / 8 < g.all_to ? hi / 8 : g.all_to;
-    }
-    return g;
-}
-
-// o (R rows, elements [d0, d0 + D)) = p v, the values being elements of the keys. What a row does
-// not see is not multiplied, be it a number or not. R * D at most 12, constants.
-LEAF_INLINE void leaf_mix_of(enum dtype t, int R, int D, const struct leaf_attn *a,
-                             const struct leaf_groups *gs, const float *p, int32_t d0, float *o)
-{
+    const int32_t r0 = part.r0;
+    const int32_t all_from = (a->lo[r0 + R - 1] + 7) / 8, all_to = a->hi[r0] / 8;
     v8 s[12];
+    p += r0 * SEG_TOK;
     LEAF_UNROLL(12)
     for (int i = 0; i < R * D; i++)
         s[i] = v8_set(0.0f);
-    for (int32_t g = gs->from; g < gs->to; g++) {
-        const int64_t at = 8 * ((int64_t)(g % 2) * a->head_dim + d0);
-        const bool is_whole = g >= gs->all_from && g < gs->all_to;
+    for (int32_t g = part.from / 8; g < (part.to + 7) / 8; g++) {
+        const float *x = v + (int64_t)8 * D * g;
+        const bool is_whole = g >= all_from && g < all_to;
         LEAF_UNROLL(4)
-        for (int r = 0; r < R; r++) {
-            const int32_t lo = a->lo[r] - 8 * g, hi = a->hi[r] - 8 * g;
-            if (!is_whole && (lo >= 8 || hi <= 0 || lo >= hi)) continue;
+        for (int r = 0; r < R && !is_whole; r++) {
+            const int32_t lo = a->lo[r0 + r] - 8 * g, hi = a->hi[r0 + r] - 8 * g;
+            if (lo >= 8 || hi <= 0 || lo >= hi) continue;
             const v8 w = v8_load(p + r * SEG_TOK + 8 * g);
-            LEAF_UNROLL(12)
-            for (int d = 0; d < D; d++) {
-                v8 v = leaf_load_kv(t, a->k[g / 2], at + 8 * d);
-                if (!is_whole) v = leaf_keep(v, lo, hi);
-                s[r * D + d] = v8_fma(w, v, s[r * D + d]);
-            }
+            LEAF_UNROLL(4)
+            for (int d = 0; d < D; d++)
+                s[r * D + d] = v8_fma(w, leaf_keep(v8_load(x + 8 * d), lo, hi), s[r * D + d]);
+        }
+        if (!is_whole) continue;
+        v8 w[4];
+        LEAF_UNROLL(4)
+        for (int r = 0; r < R; r++)
+            w[r] = v8_load(p + r * SEG_TOK + 8 * g);
+        LEAF_UNROLL(4)
+        for (int d = 0; d < D; d++) {
+            const v8 y = v8_load(x + 8 * d);
+            LEAF_UNROLL(4)
+            for (int r = 0; r < R; r++)
+                s[r * D + d] = v8_fma(w[r], y, s[r * D + d]);
         }
     }
+    o += r0 * a->v_stride + d0;
+    LEAF_UNROLL(12)
     for (int i = 0; i < R * D; i++)
-        o[i / D * a->v_stride + d0 + i % D] = v8_hsum(s[i]);
+        o[i / D * a->v_stride + i % D] = v8_hsum(s[i]);
 }
 
-LEAF_INLINE void leaf_mix_rows(enum dtype t, int R, int D, const struct leaf_attn *a,
-                               const struct leaf_groups *gs, const float *p, float *o)
+// D elements of the values of the part, as floats, for all rows.
+LEAF_INLINE void leaf_mix_elements(enum dtype t, int D, const struct leaf_attn *a, const float *p,
+                                   struct leaf_part part, int32_t d0, float *o)
 {
+    float *v = a->scratch + ATTN_ROWS * (SEG_TOK + a->v_stride);
+    for (int32_t g = part.from / 8; g < (part.to + 7) / 8; g++)
+        for (int d = 0; d < D; d++)
+            v8_store(v + 8 * (D * g + d),
+                     leaf_load_kv(t, a->k[g / 2], 8 * ((int64_t)(g % 2) * a->head_dim + d0 + d)));
+    for (; part.r0 + 3 <= a->n_row; part.r0 += 3)
+        leaf_mix_of(3, D, a, p, part, d0, v, o);
+    if (a->n_row - part.r0 == 2) leaf_mix_of(2, D, a, p, part, d0, v, o);
+    if (a->n_row - part.r0 == 1) leaf_mix_of(1, D, a, p, part, d0, v, o);
+}
+
+LEAF_INLINE void leaf_mix(enum dtype t, const struct leaf_attn *a, const float *p, int32_t from,
+                          int32_t to, float *o)
+{
+    const struct leaf_part part = {from, to, 0};
     int32_t d = 0;
-    for (; d + D <= a->head_dim_v; d += D)
-        leaf_mix_of(t, R, D, a, gs, p, d, o);
+    for (; d + LEAF_MIX <= a->head_dim_v; d += LEAF_MIX)
+        leaf_mix_elements(t, LEAF_MIX, a, p, part, d, o);
     for (; d < a->head_dim_v; d++)
-        leaf_mix_of(t, R, 1, a, gs, p, d, o);
-}
-
-LEAF_INLINE void leaf_mix(enum dtype t, const struct leaf_attn *a, const float *p, float *o)
-{
-    const struct leaf_groups gs = leaf_groups_of(a);
-    switch (a->n_row) {
-    case 1:
-        leaf_mix_rows(t, 1, 8, a, &gs, p, o);
-        break;
-    case 2:
-        leaf_mix_rows(t, 2, 4, a, &gs, p, o);
-        break;
-    case 3:
-        leaf_mix_rows(t, 3, 4, a, &gs, p, o);
-        break;
-    default:
-        leaf_mix_rows(t, 4, 2, a, &gs, p, o);
-        break;
-    }
+        leaf_mix_elements(t, 1, a, p, part, d, o);
 }
 
 static float leaf_exp_one(float x)
@@ -293,15 +360,18 @@ LEAF_INLINE void leaf_attn_of(enum dtype t, const struct leaf_attn *a)
     }
     if (from >= to) return;
     leaf_scores(t, a, from, to, p);
+    if (!a->v_in_k)
+        for (int32_t g = from / 16; g < from / 16 + 2 && 16 * g < to; g++)
+            leaf_prefetch(a->v[g], (int64_t)16 * a->v_stride * (t == DT_F16 ? 2 : 4));
     float m[ATTN_ROWS], l[ATTN_ROWS];
     for (int32_t r = 0; r < a->n_row; r++)
         l[r] = leaf_softmax(a, p + r * SEG_TOK, a->lo[r], a->hi[r], &m[r]);
     for (int32_t i = 0; i < a->n_row * a->v_stride; i += 8)
         v8_store(o + i, v8_set(0.0f));
     if (a->v_in_k)
-        leaf_mix(t, a, p, o);
+        leaf_mix(t, a, p, from, to, o);
     else
-        leaf_weigh(t, a, p, o);
+        leaf_weigh(t, a, p, from, to, o);
     for (int32_t r = 0; r < a->n_row; r++)
         if (a->lo[r] < a->hi[r])
             leaf_merge(a->m[r], a->l[r], a->o[r], m[r], l[r], o + r * a->v_stride, a->v_stride);

@@ -2,7 +2,15 @@
 // product with a quantised row, its values. Included by leaf_gemm.h.
 #pragma once
 
-#ifndef LEAF_INLINE // the reference leaves both to the compiler
+// Under a sanitizer compilers need minutes for what is made of constants here; the reference leaves
+// both to the compiler.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define LEAF_INLINE static
+#define LEAF_UNROLL(n)
+#endif
+#endif
+#ifndef LEAF_INLINE
 #define LEAF_INLINE static inline __attribute__((always_inline))
 #define LEAF_PRAGMA(text) _Pragma(#text)
 #define LEAF_UNROLL(n) LEAF_PRAGMA(GCC unroll n)
@@ -365,9 +373,7 @@ static void leaf_values(enum dtype t, const uint8_t *panel, int32_t b, int32_t n
                         uint8_t *decoded, float *out)
 {
     const struct packed_info pi = packed_info((int)t);
-    const bool has_runs = pi.kind != PACKED_COLUMNS;
-    const uint8_t *run = has_runs ? panel + packed_run_at((int)t, b) : panel;
-    const uint8_t *p = has_runs ? panel + packed_block_at((int)t, b) : panel;
+    const uint8_t *run = panel + packed_run_at((int)t, b), *p = panel + packed_block_at((int)t, b);
     switch (t) {
 #define LEAF_COLUMNS(T)                                                                            \
     case T:                                                                                        \

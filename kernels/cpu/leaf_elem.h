@@ -56,8 +56,8 @@ LEAF_INLINE v8 leaf_gelu_tanh(v8 x)
     v8 u = v8_mul(x, v8_fma(v8_mul(x, x), v8_set(0.044715f), one));
     return v8_div(x, v8_add(one, v8_exp(v8_mul(u, v8_set(-1.59576912f)))));
 }
-// x (1 + erf(x / sqrt(2))) / 2 = max(x, 0) - |x| h with h = erfc(|x| / sqrt(2)) / 2 after Abramowitz
-// and Stegun 1964, 7.1.26 (error 1.5e-7).
+// x (1 + erf(x / sqrt(2))) / 2 = max(x, 0) - |x| h with h = erfc(|x| / sqrt(2)) / 2 after
+// Abramowitz and Stegun 1964, 7.1.26 (error 1.5e-7).
 LEAF_INLINE v8 leaf_gelu(v8 x)
 {
     const v8 one = v8_set(1.0f), zero = v8_set(0.0f);

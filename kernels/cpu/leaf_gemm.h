@@ -8,7 +8,8 @@
 #pragma once
 #include "kernels/cpu/leaf_block.h"
 
-LEAF_INLINE void leaf_put(const struct leaf_gemm *g, int32_t panel, int32_t t, v8 acc)
+static __attribute__((noinline)) void leaf_put(const struct leaf_gemm *g, int32_t panel, int32_t t,
+                                               v8 acc)
 {
     int32_t row = panel * PANEL_ROWS, n = g->rows - row;
     float *y = g->y + t * g->ldy + row;
@@ -132,17 +133,26 @@ LEAF_INLINE void leaf_fast(int ty, const struct leaf_gemm *g)
         }
 }
 
+// One function per type: compilers take long over large ones, and keep sums in memory.
+#define LEAF_FAST(T)                                                                               \
+    static __attribute__((noinline)) void leaf_fast_##T(const struct leaf_gemm *g)                 \
+    {                                                                                              \
+        leaf_fast(T, g);                                                                           \
+    }
+PACKED_EACH_BLOCKS(LEAF_FAST)
+LEAF_FAST(DT_CODES)
+
 static void leaf_gemm_fast(const struct leaf_gemm *g)
 {
     switch (g->dtype) {
-#define LEAF_FAST(T)                                                                               \
+#define LEAF_CASE_FAST(T)                                                                          \
     case T:                                                                                        \
-        leaf_fast(T, g);                                                                           \
+        leaf_fast_##T(g);                                                                          \
         break;
-        PACKED_EACH_BLOCKS(LEAF_FAST)
+        PACKED_EACH_BLOCKS(LEAF_CASE_FAST)
     default:
         BUG_ON(packed_info((int)g->dtype).kind != PACKED_FILE);
-        leaf_fast(DT_CODES, g);
+        leaf_fast_DT_CODES(g);
         break;
     }
 }
@@ -232,7 +242,7 @@ LEAF_INLINE void leaf_float_one(int ty, const struct leaf_gemm *g, int32_t panel
 }
 
 // The same for FP8.
-LEAF_INLINE void leaf_f8_one(const struct leaf_gemm *g, int32_t panel)
+static __attribute__((noinline)) void leaf_f8_one(const struct leaf_gemm *g, int32_t panel)
 {
     const int64_t pb = g->panel_bytes;
     const uint8_t *w = g->w + panel * pb;
@@ -253,15 +263,22 @@ LEAF_INLINE void leaf_f8_one(const struct leaf_gemm *g, int32_t panel)
         leaf_put(g, panel + p, 0, a[p]);
 }
 
+#define LEAF_ONE(T)                                                                                \
+    static __attribute__((noinline)) void leaf_one_##T(const struct leaf_gemm *g, int32_t panel)   \
+    {                                                                                              \
+        leaf_float_one(T, g, panel);                                                               \
+    }
+PACKED_EACH_COLUMNS(LEAF_ONE)
+
 // The four panels from `panel` on against one row, if the type has a way of its own for that.
 static bool leaf_gemm_one(const struct leaf_gemm *g, int32_t panel)
 {
     switch (g->dtype) {
-#define LEAF_ONE(T)                                                                                \
+#define LEAF_CASE_ONE(T)                                                                           \
     case T:                                                                                        \
-        leaf_float_one(T, g, panel);                                                               \
+        leaf_one_##T(g, panel);                                                                    \
         return true;
-        PACKED_EACH_COLUMNS(LEAF_ONE)
+        PACKED_EACH_COLUMNS(LEAF_CASE_ONE)
     case DT_FP8:
         leaf_f8_one(g, panel);
         return true;

@@ -96,8 +96,8 @@ void moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok)
     struct route_args args = *a;
     BUG_ON(a->n_expert < 1 || a->n_expert > ROUTE_EXPERTS_MAX);
     BUG_ON(a->n_used < 1 || a->n_used > a->n_expert);
-    BUG_ON(a->n_group > 1 && (a->n_expert % a->n_group || a->n_group_used < 1 ||
-                              a->n_group_used > a->n_group));
+    BUG_ON(a->n_group > 1 &&
+           (a->n_expert % a->n_group || a->n_group_used < 1 || a->n_group_used > a->n_group));
     cpu_for(cpu_of(k), n_tok, 16, route_rows, &args);
 }
 
@@ -123,7 +123,7 @@ static void combine_blocks(struct cpu *c, void *arg, int64_t from, int64_t to)
 void moe_combine(struct kernels *k, const float *y, const int32_t *at, const float *weights,
                  int32_t n_tok, int32_t n_used, int32_t dim, float *out)
 {
-    struct combine_call m = {
-        y, at, weights, n_used, dim, (dim + COMBINE_COLS - 1) / COMBINE_COLS, out};
+    struct combine_call m = {y,  at, weights, n_used, dim, (dim + COMBINE_COLS - 1) / COMBINE_COLS,
+                             out};
     cpu_for(cpu_of(k), (int64_t)n_tok * m.n_block, 8, combine_blocks, &m);
 }

@@ -63,9 +63,9 @@ struct packed_info {
 // The types that have a form of their own here, for switches over them.
 #define PACKED_EACH_BLOCKS(X)                                                                      \
     X(DT_Q4_0)                                                                                     \
-    X(DT_Q4_1) X(DT_Q5_0) X(DT_Q5_1) X(DT_Q8_0) X(DT_Q2_K) X(DT_Q3_K) X(DT_Q4_K) X(DT_Q5_K)        \
-        X(DT_Q6_K) X(DT_IQ4_NL) X(DT_IQ4_XS) X(DT_TQ2_0) X(DT_MXFP4) X(DT_NVFP4) X(DT_INT4)        \
-            X(DT_INT8)
+    X(DT_Q4_1)                                                                                     \
+    X(DT_Q5_0) X(DT_Q5_1) X(DT_Q8_0) X(DT_Q2_K) X(DT_Q3_K) X(DT_Q4_K) X(DT_Q5_K) X(DT_Q6_K)        \
+        X(DT_IQ4_NL) X(DT_IQ4_XS) X(DT_TQ2_0) X(DT_MXFP4) X(DT_NVFP4) X(DT_INT4) X(DT_INT8)
 #define PACKED_EACH_COLUMNS(X) X(DT_F32) X(DT_F16) X(DT_BF16)
 
 static inline struct packed_info packed_info(int t)
@@ -150,5 +150,7 @@ static inline int64_t packed_block_at(int t, int32_t b)
     return packed_run_at(t, b) + p.head + (uint32_t)b % p.run * p.block;
 }
 
+// Makes the tables of quant_decode; any number of times, on any thread.
+void quant_grid_open(void);
 // Decodes one run (256 columns of 8 rows) of a PACKED_FILE type into the form `codes`, exactly.
 void quant_decode(enum dtype t, const uint8_t *run, uint8_t out[CODES_BYTES]);

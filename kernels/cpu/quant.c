@@ -237,9 +237,10 @@ ALWAYS_INLINE void put_head(const enum dtype t, const uint8_t *p, int r, uint8_t
         memcpy(run + 16 + 2 * r, p + 2, 2);
         break;
     default: // d alone
-        memcpy(run + 2 * r, p + (t == DT_Q3_K || t == DT_Q6_K ? dtype_info(t)->bytes - 2
-                                 : t == DT_TQ2_0              ? 64
-                                                              : 0),
+        memcpy(run + 2 * r,
+               p + (t == DT_Q3_K || t == DT_Q6_K ? dtype_info(t)->bytes - 2
+                    : t == DT_TQ2_0              ? 64
+                                                 : 0),
                2);
         break;
     }

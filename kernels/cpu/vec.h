@@ -10,10 +10,9 @@
 //     v8_hsum(a)               ((0+4)+(2+6)) + ((1+5)+(3+7))
 //     v8_load_f16, _bf16, _u8, _s8, _s16   8 of these as float
 //     v8_store_f16             rounds to nearest even
-//     v8_load_f8(p)            8 E4M3, divided by 256, as float (0x7f is 480);  v8_load_e8(p): 2^(e-128)
-//     v8_of_int(a)             v8i as float
-//     v8i_add_sums(a, n, k, l) a + k * n0 + l * n1 in every lane, of the two int16 in n
-//     v8_add_f64(acc, a)       acc[i] += a[i] in double
+//     v8_load_f8(p)            8 E4M3, divided by 256, as float (0x7f is 480);  v8_load_e8(p):
+//     2^(e-128) v8_of_int(a)             v8i as float v8i_add_sums(a, n, k, l) a + k * n0 + l * n1
+//     in every lane, of the two int16 in n v8_add_f64(acc, a)       acc[i] += a[i] in double
 //     v8_abs_bits_max(a..d)    largest bit pattern of |x|, so that NaN is above infinity
 //     v8_round_s8(a..d, q, s)  q = nearest integers (ties to even) of values in [-127, 127];
 //                              s: sums of the first and last 16
@@ -23,11 +22,11 @@
 //     dot_u4(w, x)             for each row r the sum over j < 8, i < 4 of w[j][4r + i] * x[4j + i]
 //                              with w <= 15; u5: w <= 31; s8: w signed
 //     dot_halves(w, x, o)      o[h]: the sum over the j of half h; w <= 24
-//     k6_scales(p)             sc[8][2] of a Q6_K block;  k6_low(p), k6_high(p): nibbles of sc[8][2]
-//     k6_scale_of(k, half)     as float
-//     k6_sums(k, n)            sc[r][0] * n0 + sc[r][1] * n1 of the two int16 in n
-//     dot_k3(w, k, x)          sum of sc[r][j / 4] * w[j][4r + i] * x[4j + i], w <= 7; k8: w signed
-//     dot_k6(w, k, x, n)       sum of sc[r][j / 4] * (w[j][4r + i] - 32) * x[4j + i]; n holds the
+//     k6_scales(p)             sc[8][2] of a Q6_K block;  k6_low(p), k6_high(p): nibbles of
+//     sc[8][2] k6_scale_of(k, half)     as float k6_sums(k, n)            sc[r][0] * n0 + sc[r][1]
+//     * n1 of the two int16 in n dot_k3(w, k, x)          sum of sc[r][j / 4] * w[j][4r + i] * x[4j
+//     + i], w <= 7; k8: w signed dot_k6(w, k, x, n)       sum of sc[r][j / 4] * (w[j][4r + i] - 32)
+//     * x[4j + i]; n holds the
 //                              negated sums of x's halves, two int16
 #pragma once
 

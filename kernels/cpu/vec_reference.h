@@ -144,8 +144,8 @@ VEC v8 v8_load_f8(const void *p)
 {
     const uint8_t *b = p;
     v8 r;
-    VEC_EACH r.f[i] = (b[i] & 0x7f) == 0x7f ? (b[i] & 0x80 ? -480.0f : 480.0f)
-                                            : dtype_f8_to_f32(b[i]);
+    VEC_EACH r.f[i] =
+        (b[i] & 0x7f) == 0x7f ? (b[i] & 0x80 ? -480.0f : 480.0f) : dtype_f8_to_f32(b[i]);
     VEC_EACH r.f[i] *= 0x1p-8f;
     return r;
 }

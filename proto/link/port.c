@@ -290,8 +290,8 @@ static err_t measure_latency(struct ping_run *r, double *latency_us)
 static err_t measure_speed(struct ping_run *r, double *bytes_per_s)
 {
     uint64_t bytes = r->port->pool->max_bytes, done = r->port->ping_next, n_done = 0;
-    // Half of the frames at most: the peer's pool also has to take the pongs of its own pings, which
-    // would starve behind ours.
+    // Half of the frames at most: the peer's pool also has to take the pongs of its own pings,
+    // which would starve behind ours.
     uint32_t window = r->port->pool->n_frame / 2;
     if (window > PING_WINDOW) window = PING_WINDOW;
     if (window < 1) window = 1;

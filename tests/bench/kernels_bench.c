@@ -10,10 +10,9 @@
 #include <string.h>
 
 static const enum dtype types[] = {
-    DT_Q4_0,   DT_Q4_1,    DT_Q5_0,    DT_Q5_1,   DT_Q8_0,  DT_Q2_K,   DT_Q3_K,
-    DT_Q4_K,   DT_Q5_K,    DT_Q6_K,    DT_IQ4_NL, DT_IQ4_XS, DT_MXFP4, DT_NVFP4,
-    DT_INT4,   DT_INT8,    DT_FP8,     DT_TQ2_0,  DT_IQ2_XXS, DT_IQ3_S, DT_IQ1_S,
-    DT_TQ1_0,  DT_F16,     DT_BF16,    DT_F32};
+    DT_Q4_0,    DT_Q4_1,   DT_Q5_0,   DT_Q5_1,  DT_Q8_0,  DT_Q2_K, DT_Q3_K, DT_Q4_K, DT_Q5_K,
+    DT_Q6_K,    DT_IQ4_NL, DT_IQ4_XS, DT_MXFP4, DT_NVFP4, DT_INT4, DT_INT8, DT_FP8,  DT_TQ2_0,
+    DT_IQ2_XXS, DT_IQ3_S,  DT_IQ1_S,  DT_TQ1_0, DT_F16,   DT_BF16, DT_F32};
 
 static void *need(size_t bytes)
 {
@@ -150,9 +149,12 @@ static void step_open(struct step *t, int ctx)
     t->run = (struct attn_run){0, t->m, ctx, t->pages};
     t->attn = (struct attn_args){
         .q = t->q, .out = t->a, .n_head = s->heads, .runs = &t->run, .n_run = 1, .scale = 0.1f};
-    t->attn.kv =
-        (struct kv_view){.page_tok = 64, .n_head_kv = s->kv, .head_dim = s->hd, .dtype = DT_F16};
-    t->attn.kv.page_bytes = (int64_t)o->kv_page_bytes(t->k, 64, s->kv, s->hd, DT_F16);
+    t->attn.kv = (struct kv_view){.page_tok = 64,
+                                  .n_head_kv = s->kv,
+                                  .head_dim = s->hd,
+                                  .head_dim_v = s->hd,
+                                  .dtype = DT_F16};
+    t->attn.kv.page_bytes = (int64_t)o->kv_page_bytes(t->k, &t->attn.kv);
     t->attn.kv.data = need((size_t)(n_page * t->attn.kv.page_bytes));
     t->rope = (struct rope){
         .kind = ROPE_NEOX, .n_rot = s->hd, .theta = 10000, .freq_scale = 1, .attn_factor = 1};
@@ -180,7 +182,8 @@ static void step_layer(struct step *t, struct view *w)
     struct gemm_job up[2] = {{&w[4], NULL, t->q, s->ffn}, {&w[5], NULL, t->key, s->ffn}};
     o->gemm(t->k, t->h, m, s->dim, up, 2);
     from = clock_now_us();
-    o->glu(t->k, GLU_SILU, t->q, t->key, (int64_t)m * s->ffn, t->q);
+    const struct glu silu = {.kind = GLU_SILU};
+    o->glu(t->k, &silu, t->q, t->key, (int64_t)m * s->ffn, t->q);
     t->glu_us += (double)(clock_now_us() - from);
     struct gemm_job down = {&w[6], NULL, t->h, s->dim};
     o->gemm(t->k, t->q, m, s->ffn, &down, 1);

@@ -113,9 +113,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_sentence(e, &why);
         return 0;
     }
-    for (int32_t i = 0; i < m->n_tensor; i++)
-        BUG_ON(model_tensor_find(m, m->tensors[i].name) != &m->tensors[i]);
-    for (int32_t part = PART_SHARED; part < m->shape.n_layer; part++)
+    for (int32_t i = 0; i < m->n_weight; i++) {
+        const struct model_weight *w = &m->weights[i];
+        BUG_ON(model_weight_find(m, w->part, w->slot) != w);
+        for (int32_t k = 0; k < w->n_source; k++) {
+            const struct model_tensor *t = w->sources[k].main;
+            const uint64_t end = m->files[t->file].bytes;
+            BUG_ON(t->offset > end || t->bytes > end - t->offset);
+        }
+    }
+    for (int32_t part = PART_MTP; part < m->shape.n_layer; part++)
         sink += model_part_bytes(m, part);
     model_close(m);
     return 0;

@@ -11,6 +11,16 @@ static inline int32_t best_of(const float *logits, int32_t n)
     return best;
 }
 
+// How far the best is above the second.
+static inline double margin_of(const float *logits, int32_t n)
+{
+    const int32_t best = best_of(logits, n);
+    double second = -INFINITY;
+    for (int32_t i = 0; i < n; i++)
+        if (i != best && (double)logits[i] > second) second = (double)logits[i];
+    return (double)logits[best] - second;
+}
+
 // Largest difference; NaN if there is one.
 static inline double max_diff(const float *a, const float *b, uint64_t n)
 {

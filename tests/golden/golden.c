@@ -9,7 +9,8 @@
 //     greedy continuations and best logits of a real model.
 //
 //   --precision exact   against golden.json's tolerance (the default)
-//   --precision fast    the kernels of every day against exact
+//   --precision fast    the kernels of every day against exact: mean Kullback-Leibler divergence of
+//                       each DIR, and the best token, counted over all of them
 //   --stages N, --sets N   computed in N stages, with the experts in N sets
 //   --threads N, --isa NAME
 //   --table FILE        adds a line "architecture container quant ok" for each DIR
@@ -25,9 +26,11 @@
 #include <glob.h>
 #include <unistd.h>
 
-static const double KL_MAX = 1e-3;   // mean of fast from exact
-static const double TOP_MIN = 0.99;  // share of positions where they agree on the best
-static const double WEIGHT_MAX = 1e-3; // of an expert's weight
+static const double KL_MAX = 1e-3;       // mean of fast from exact, of quantised models
+static const double KL_MAX_PLAIN = 2e-3; // of others: keys of 16 bits may turn a router
+static const double TOP_MIN = 0.99;      // share of positions where they agree on the best
+static const double TIE = 0.02;          // positions with a smaller margin are not counted
+static const double WEIGHT_MAX = 1e-3;   // of an expert's weight
 enum { GREEDY_MAX = 256, CTX = 512, STEP = 256 };
 
 struct settings {
@@ -40,7 +43,8 @@ struct settings {
 struct report {
     char why[128]; // first thing that is wrong
     double max, mtp, kl;
-    uint64_t n_pos, n_top, n_fast_top;
+    uint64_t n_pos, n_top;
+    uint64_t n_clear, n_clear_same; // positions where exact is sure of the best, fast too
     uint32_t n_new, n_same;
     uint64_t n_choice, n_choice_same;
     bool has_experts, has_mtp;
@@ -198,7 +202,7 @@ static void check_experts(struct check *c, const struct lane_seen *seen)
         snprintf(name, sizeof name, "experts.%d", l);
         if (!find(c, name, "I32", &want)) continue;
         snprintf(name, sizeof name, "expert_weights.%d", l);
-        find(c, name, "F32", &weights);
+        if (c->set->lane.precision == PRECISION_EXACT) find(c, name, "F32", &weights);
         c->r->has_experts = true;
         c->r->n_choice += c->n;
         if (!seen->experts[l + 1] || want.shape[0] != c->n || want.shape[1] != k) {
@@ -207,9 +211,10 @@ static void check_experts(struct check *c, const struct lane_seen *seen)
         }
         for (uint32_t i = 0; i < c->n; i++) {
             const int64_t at = (int64_t)i * k;
-            c->r->n_choice_same += same_experts(
-                seen->experts[l + 1] + at, seen->weights[l + 1] + at, (const int32_t *)want.data + at,
-                weights.data ? (const float *)weights.data + at : NULL, k);
+            c->r->n_choice_same +=
+                same_experts(seen->experts[l + 1] + at, seen->weights[l + 1] + at,
+                             (const int32_t *)want.data + at,
+                             weights.data ? (const float *)weights.data + at : NULL, k);
         }
     }
     if (c->set->lane.precision == PRECISION_EXACT && c->r->n_choice_same != c->r->n_choice)
@@ -307,7 +312,9 @@ static void check_fast(struct check *c, const float *fast)
     for (uint32_t i = 0; i < c->n; i++) {
         const float *p = exact + (size_t)i * (size_t)n, *q = fast + (size_t)i * (size_t)n;
         c->r->kl += kl_of(p, q, n);
-        c->r->n_fast_top += best_of(p, n) == best_of(q, n);
+        if (margin_of(p, n) < TIE) continue;
+        c->r->n_clear++;
+        c->r->n_clear_same += best_of(p, n) == best_of(q, n);
     }
     lane_close(&l);
     free(exact);
@@ -415,9 +422,16 @@ static void tell(const char *dir, const struct settings *set, const struct repor
                (unsigned long long)r->n_choice);
     if (r->has_mtp) printf(", mtp within %.2e", r->mtp);
     if (set->lane.precision == PRECISION_FAST && r->n_pos)
-        printf(", to exact: KL %.2e, top-1 %llu", r->kl / (double)r->n_pos,
-               (unsigned long long)r->n_fast_top);
+        printf(", to exact: KL %.2e, top-1 %llu of %llu", r->kl / (double)r->n_pos,
+               (unsigned long long)r->n_clear_same, (unsigned long long)r->n_clear);
     printf("%s%s\n", r->why[0] ? " -- " : "", r->why);
+}
+
+static bool is_quantised(const struct model *m)
+{
+    for (int32_t i = 0; i < m->n_weight; i++)
+        if (m->weights[i].is_matrix && dtype_info(m->weights[i].dtype)->is_quantised) return true;
+    return false;
 }
 
 static void check_dir(const char *dir, const struct model *m, const struct settings *set,
@@ -434,9 +448,9 @@ static void check_dir(const char *dir, const struct model *m, const struct setti
     }
     check_prompt(&c, "p1");
     check_prompt(&c, "p2");
-    const double n = (double)r->n_pos;
-    if (set->lane.precision == PRECISION_FAST &&
-        (!(r->kl / n <= KL_MAX) || (double)r->n_fast_top < TOP_MIN * n))
+    c.prompt = "all";
+    const double kl_max = is_quantised(m) ? KL_MAX : KL_MAX_PLAIN;
+    if (set->lane.precision == PRECISION_FAST && !(r->kl <= kl_max * (double)r->n_pos))
         wrong(&c, "fast strays from exact");
     st_close(&golden);
 }
@@ -450,7 +464,8 @@ static bool add_row(const char *table, const struct model *m, bool is_ok)
     return fclose(f) == 0;
 }
 
-static int run_dir(const char *dir, const struct settings *set)
+// Adds the positions that were compared in fast precision to *sum.
+static int run_dir(const char *dir, const struct settings *set, struct report *sum)
 {
     char path[4096];
     struct err_text why = {0};
@@ -468,7 +483,20 @@ static int run_dir(const char *dir, const struct settings *set)
         r.why[0] = '!';
     }
     model_close(m);
+    sum->n_clear += r.n_clear;
+    sum->n_clear_same += r.n_clear_same;
     return r.why[0] != 0;
+}
+
+// False if the best tokens of fast and exact differ too often.
+static bool tell_sum(const struct report *sum)
+{
+    if (sum->n_clear == 0) return true;
+    const double share = (double)sum->n_clear_same / (double)sum->n_clear;
+    printf("%s top-1 of fast and exact: %llu of %llu, %.2f %%\n",
+           share >= TOP_MIN ? "ok  " : "FAIL", (unsigned long long)sum->n_clear_same,
+           (unsigned long long)sum->n_clear, 100 * share);
+    return share >= TOP_MIN;
 }
 
 // -- command line --
@@ -524,11 +552,13 @@ int main(int argc, char **argv)
     s.lane.kv_dtype = s.lane.precision == PRECISION_EXACT ? DT_F32 : DT_F16;
     s.lane.max_tok = STEP;
     if (real) return real_run(argv[0], real, &s.lane);
+    struct report sum = {0};
     int bad = 0;
     for (int i = 0; i < n_dir; i++) {
-        bad += run_dir(argv[i], &s);
+        bad += run_dir(argv[i], &s, &sum);
         fflush(stdout);
     }
+    const bool agrees = tell_sum(&sum);
     if (n_dir > 1) printf("%d of %d good\n", n_dir - bad, n_dir);
-    return bad != 0;
+    return bad || !agrees;
 }

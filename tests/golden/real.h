@@ -47,14 +47,15 @@ static inline void see_top(void *arg, uint32_t i, const float *logits)
 }
 
 static inline int check_case(struct lane *l, const json_t *c, int32_t *ids, uint32_t n_prompt,
-                      double *worst)
+                             double *worst)
 {
     const json_t *margins = json_object_get(c, "margins");
     int32_t want[REAL_GREEDY_MAX], got[REAL_GREEDY_MAX];
     const uint32_t n = int_list(json_object_get(c, "greedy_ids"), want, REAL_GREEDY_MAX);
     struct top_check top = {.top = json_object_get(c, "top"), .margins = margins};
     const int64_t t0 = clock_now_us();
-    if (!lane_generate(l, ids, n_prompt, n, got, see_top, &top)) return real_fail("run failed", "case");
+    if (!lane_generate(l, ids, n_prompt, n, got, see_top, &top))
+        return real_fail("run failed", "case");
     const double seconds = (double)(clock_now_us() - t0) * 1e-6;
     uint32_t same = 0;
     while (same < n && got[same] == want[same])
@@ -81,7 +82,7 @@ static inline double nll_of(const float *logits, int32_t n, int32_t id)
 
 // Both precisions read the same tokens, chunk by chunk.
 static inline int add_kl(struct lane *exact, struct lane *fast, const int32_t *ids, uint32_t n,
-                  struct kl_sum *sum)
+                         struct kl_sum *sum)
 {
     const int32_t n_vocab = exact->model->shape.n_vocab;
     for (uint32_t pos = 0; pos < n; pos += REAL_CHUNK) {
@@ -169,7 +170,8 @@ static inline int real_run(const char *path, const char *answers,
     }
     json_t *j = json_load_file(answers, 0, NULL);
     const json_t *cases = json_object_get(j, "cases");
-    int bad = json_array_size(cases) ? run_cases(m, cases, options) : real_fail("no cases", answers);
+    int bad =
+        json_array_size(cases) ? run_cases(m, cases, options) : real_fail("no cases", answers);
     json_decref(j);
     model_close(m);
     if (!bad) printf("ok   %s\n", path);

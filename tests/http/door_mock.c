@@ -17,6 +17,7 @@ struct options {
     struct mock_config mock;
     const char *keys[LIST_MAX + 1], *hosts[LIST_MAX + 1], *origins[LIST_MAX + 1];
     const char *aliases[LIST_MAX + 1];
+    uint32_t strict;
 };
 
 struct program {
@@ -71,6 +72,7 @@ static void take_option(struct options *o, const char *name, const char *value)
         {"--per-turn", &o->mock.per_turn, NULL, NULL, NULL},
         {"--step-us", &o->mock.step_us, NULL, NULL, NULL},
         {"--queue-max", &o->mock.queue_max, NULL, NULL, NULL},
+        {"--strict-roles", &o->strict, NULL, NULL, NULL},
         {"--max-connections", &o->door.max_connections, NULL, NULL, NULL},
         {"--max-per-address", &o->door.max_per_address, NULL, NULL, NULL},
         {"--header-ms", &o->door.header_ms, NULL, NULL, NULL},
@@ -136,6 +138,7 @@ int main(int argc, char **argv)
     o.mock.aliases = o.aliases;
     for (int i = 1; i + 1 < argc; i += 2)
         take_option(&o, argv[i], argv[i + 1]);
+    o.door.strict_roles = o.strict != 0;
     o.door.origins = o.origins[0] ? o.origins : NULL;
     log_set_who("door_mock");
     uv_loop_init(&p.loop);

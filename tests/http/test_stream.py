@@ -301,12 +301,51 @@ def _(door):
 def _(door):
     twice = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
              {"role": "user", "content": "c"}, {"role": "user", "content": "d"}]
-    a = door.chat(messages=twice).refused(400, param="messages[3].role")
-    assert "merge_consecutive_roles" in a.error["message"], a.error
+    a = door.chat(messages=twice, strict=True).refused(400, param="messages[3].role")
     assert "alternate" in a.error["message"], a.error
     text = prompt_of(door, messages=twice, merge_consecutive_roles=True)
     assert "c\n\nd" in text, text
-    door.chat(messages=[{"role": "system", "content": "x"}] + USER).refused(400, param="messages")
+    system = [{"role": "system", "content": "x"}] + USER
+    door.chat(messages=system, strict=True).refused(400, param="messages")
+
+
+def repairs(door):
+    text = door.get("/metrics").body.decode()
+    return {line.split('"')[1]: int(line.split()[1]) for line in text.splitlines()
+            if line.startswith("trireme_role_repairs_total{")}
+
+
+@case("H10_roles_are_repaired", "--template", STRICT_TEMPLATE)
+def _(door):
+    fine = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"}]
+    for stream in (False, True):
+        a = door.chat(messages=fine, max_tokens=1, stream=stream)
+        eq(a.status, 200)
+        assert "x-trireme-repaired" not in a.headers, a.headers
+    before = repairs(door)["merge_roles"]
+    twice = fine + [{"role": "user", "content": "d"}]
+    for stream in (False, True):
+        a = door.chat(messages=twice, max_tokens=1, stream=stream)
+        eq((a.status, a.headers.get("x-trireme-repaired")), (200, "merge_roles"))
+    eq(repairs(door)["merge_roles"] - before, 2)
+    assert "c\n\nd" in prompt_of(door, messages=twice)
+    system = [{"role": "system", "content": "be kind"}] + fine
+    a = door.chat(messages=system, max_tokens=1)
+    eq((a.status, a.headers.get("x-trireme-repaired")), (200, "fold_system"))
+    assert "be kind\n\na" in prompt_of(door, messages=system)
+    both = system + [{"role": "system", "content": "now"}, {"role": "user", "content": "e"}]
+    a = door.chat(messages=both, max_tokens=1)
+    eq((a.status, a.headers.get("x-trireme-repaired")), (200, "fold_system, merge_roles"))
+    # What no repair helps is refused in the template's own words.
+    a = door.chat(messages=[{"role": "assistant", "content": "x"}] + fine).refused(400)
+    assert "alternate" in a.error["message"], a.error
+    eq(door.chat(messages=twice, strict="yes").status, 400)
+
+
+@case("H10_strict_server", "--template", STRICT_TEMPLATE, "--strict-roles", "1")
+def _(door):
+    door.chat(messages=USER + USER).refused(400, param="messages[1].role")
 
 
 @case("C5_39_completions")

@@ -9,10 +9,10 @@
 // -- weights: random valid blocks and, independently of the kernels, what they mean --
 
 static const enum dtype types[] = {
-    DT_F32,     DT_F16,   DT_BF16,  DT_Q8_0,   DT_Q4_0,    DT_Q4_1,   DT_Q5_0,  DT_Q5_1,
-    DT_Q2_K,    DT_Q3_K,  DT_Q4_K,  DT_Q5_K,   DT_Q6_K,    DT_IQ4_NL, DT_IQ4_XS, DT_IQ2_XXS,
-    DT_IQ2_XS,  DT_IQ2_S, DT_IQ3_XXS, DT_IQ3_S, DT_IQ1_S,  DT_IQ1_M,  DT_TQ1_0, DT_TQ2_0,
-    DT_MXFP4,   DT_NVFP4, DT_INT4,  DT_INT8,   DT_FP8};
+    DT_F32,    DT_F16,   DT_BF16,    DT_Q8_0,  DT_Q4_0,  DT_Q4_1,   DT_Q5_0,   DT_Q5_1,
+    DT_Q2_K,   DT_Q3_K,  DT_Q4_K,    DT_Q5_K,  DT_Q6_K,  DT_IQ4_NL, DT_IQ4_XS, DT_IQ2_XXS,
+    DT_IQ2_XS, DT_IQ2_S, DT_IQ3_XXS, DT_IQ3_S, DT_IQ1_S, DT_IQ1_M,  DT_TQ1_0,  DT_TQ2_0,
+    DT_MXFP4,  DT_NVFP4, DT_INT4,    DT_INT8,  DT_FP8};
 enum { N_TYPE = sizeof types / sizeof *types };
 
 // Where the half of a block of a GGML type is that scales the whole block; -1: elsewhere.

@@ -1,6 +1,6 @@
-// kernels_check: products of every weight type x shape x instruction set of this machine against plain
-// double arithmetic, and against itself: the same bits however the work is cut, and the same bits
-// on every instruction set (the digest line of two machines can be compared).
+// kernels_check: products of every weight type x shape x instruction set of this machine against
+// plain double arithmetic, and against itself: the same bits however the work is cut, and the same
+// bits on every instruction set (the digest line of two machines can be compared).
 //
 //     kernels_check [-b] [-t THREADS] [ISA...]    prints what failed; exit status 1 if a check did
 //
@@ -276,8 +276,15 @@ static void check_experts(struct kernels *k, const struct view *w, const float *
     }
     for (int i = 1; i < n; i++)
         if (expert[i] < expert[i - 1]) expert[i] = expert[i - 1];
-    struct expert_gemm g = {.w = w, .factors = factors, .bias = bias, .x = x, .n = n, .n_x = S_TOK,
-                            .row = row, .expert = expert, .y = y};
+    struct expert_gemm g = {.w = w,
+                            .factors = factors,
+                            .bias = bias,
+                            .x = x,
+                            .n = n,
+                            .n_x = S_TOK,
+                            .row = row,
+                            .expert = expert,
+                            .y = y};
     for (int plain = 0; plain < 2; plain++) {
         if (plain) g.factors = g.bias = NULL;
         k->ops->gemm_experts(k, &g);

@@ -557,6 +557,7 @@ static void check_conv(struct kernels *k, int n_channel, int n_tap, bool with_bi
 
 struct delta_case {
     int n_head_k, n_head_v, dim_k, dim_v;
+    bool tiled;
 };
 
 struct delta_data {
@@ -570,7 +571,8 @@ struct delta_data {
 static void delta_errors(const struct delta_data *d, int h, double *worst_out, double *worst_state)
 {
     const struct delta_case *c = d->c;
-    const int K = c->dim_k, V = c->dim_v, hk = h / (c->n_head_v / c->n_head_k);
+    const int K = c->dim_k, V = c->dim_v,
+              hk = c->tiled ? h % c->n_head_k : h / (c->n_head_v / c->n_head_k);
     double *s = calloc((size_t)(K * V + V), sizeof *s), *e = s + K * V;
     if (!s) exit(2);
     for (int i = 0; i < K * V; i++)
@@ -628,6 +630,7 @@ static void delta_in_chunks(struct kernels *k, const struct delta_data *d, int c
                                         .n_head_v = c->n_head_v,
                                         .dim_k = c->dim_k,
                                         .dim_v = c->dim_v,
+                                        .tiled = c->tiled,
                                         .runs = cut.runs,
                                         .n_run = cut.n_run,
                                         .state = of_run,
@@ -866,8 +869,9 @@ static void check_gates(struct kernels *k, int n_tok, int dim)
 
 static void check_recurrences(struct kernels *k)
 {
-    static const struct delta_case deltas[] = {
-        {1, 2, 128, 128}, {2, 2, 24, 24}, {2, 6, 20, 36}, {1, 1, 5, 3}, {1, 1, 300, 40}};
+    static const struct delta_case deltas[] = {{1, 2, 128, 128, false}, {2, 2, 24, 24, false},
+                                               {2, 6, 20, 36, false},   {3, 6, 16, 40, true},
+                                               {1, 1, 5, 3, false},     {1, 1, 300, 40, false}};
     check_conv(k, 200, 4, false);
     check_conv(k, 7, 2, true);
     check_conv(k, 64, 8, true);

@@ -94,7 +94,7 @@ static void test_prefix(void **state)
     (void)state;
     struct pages p = make(8, 0, 0, true);
     const int32_t a[] = {1, 2, 3, 4, 5, 6}, b[] = {1, 2, 9, 9}, c[] = {3, 4};
-    uint32_t got[8], again[8];
+    uint32_t got[8] = {0}, again[8] = {0};
     remember(&p, 7, a, 3);
     assert_int_equal(p.pool[PAGES_GLOBAL].n_idle, 3);
     assert_int_equal(find(&p, 7, a, 3, got), 3);
@@ -115,7 +115,7 @@ static void test_eviction(void **state)
     (void)state;
     struct pages p = make(5, 0, 0, true);
     const int32_t a[] = {1, 2, 3, 4, 5, 6}, b[] = {7, 8, 9, 10};
-    uint32_t got[8], taken[5];
+    uint32_t got[8] = {0}, taken[5] = {0};
     remember(&p, 0, a, 3);
     remember(&p, 0, b, 2);
     assert_int_equal(p.pool[PAGES_GLOBAL].n_free, 0);
@@ -140,7 +140,7 @@ static void test_same_twice(void **state)
     struct pages p = make(6, 0, 0, true);
     const int32_t a[] = {1, 2, 3, 4};
     struct pages_key k1 = {0}, k2 = {0};
-    uint32_t page[4], got[2];
+    uint32_t page[4], got[2] = {0};
     for (uint32_t i = 0; i < 4; i++)
         assert_true(take(&p, &page[i]));
     // Two compute the same at the same time: the first stays, the second continues behind it.
@@ -163,7 +163,7 @@ static void test_unlist(void **state)
     (void)state;
     struct pages p = make(4, 0, 0, true);
     const int32_t a[] = {1, 2, 3, 4};
-    uint32_t got[2];
+    uint32_t got[2] = {0};
     remember(&p, 0, a, 2);
     assert_int_equal(find(&p, 0, a, 2, got), 2);
     pages_unlist(&p, got[0]); // held

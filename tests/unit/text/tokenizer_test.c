@@ -274,6 +274,15 @@ static struct tokenizer *open_fixture(const char *name)
     struct gguf *g = NULL;
     struct tokenizer *t = NULL;
     const char *dir = getenv("TRIREME_FIXTURES");
+    snprintf(path, sizeof path, "%s/tokenizers/%s", dir ? dir : "../shared/fixtures", name);
+    if (strncmp(name, "json-", 5) == 0 || strcmp(name, "mistral-v3-spm") == 0) {
+        if (access(path, R_OK) == 0) {
+            if (tokenizer_open_dir(path, 0, &t, &why) != OK) fail_msg("%s", why.s);
+            return t;
+        }
+        print_message("SKIPPED: %s is not there\n", path);
+        return NULL;
+    }
     snprintf(path, sizeof path, "%s/tokenizers/%s/vocab.gguf", dir ? dir : "../shared/fixtures",
              name);
     if (access(path, R_OK) != 0) {
@@ -314,10 +323,19 @@ static int64_t encode_us(const struct tokenizer *t, const char *unit, size_t tim
 static void test_hostile_text_is_linear(void **state)
 {
     (void)state;
-    static const char *const names[] = {"gpt-2", "llama-bpe", "llama-spm"};
-    static const char *const units[] = {
-        "a",   "  ",   "'  '", "\xc5\xbf", "'\xc5\xbf", "\xf0\x9f\x98\x80", "1", "\n",
-        " \n", "\xff", "A",    "ab",       "<|"};
+    static const char *const names[] = {
+        "gpt-2",       "llama-bpe",   "llama-spm",      "json-deepseek-v3",
+        "json-gemma",  "json-gpt-4o", "json-llama-spm", "json-qwen2",
+        "json-smollm", "json-tekken", "mistral-v3-spm"};
+    static const char *const units[] = {"\xcc\x81",  "\xcc\x81\xcc\x96",
+                                        "a\xcc\x96", "\xe1\x84\x80\xe1\x85\xa1",
+                                        "a",         "  ",
+                                        "'  '",      "\xc5\xbf",
+                                        "'\xc5\xbf", "\xf0\x9f\x98\x80",
+                                        "1",         "\n",
+                                        " \n",       "\xff",
+                                        "A",         "ab",
+                                        "<|"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct tokenizer *t = open_fixture(names[i]);
         if (!t) skip();

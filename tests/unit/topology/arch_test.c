@@ -713,6 +713,23 @@ static void experts_in_some_layers(void **state)
     }
 }
 
+static void rotation_in_some_layers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *config, *layers;
+    } cases[] = {
+        {"{\"model_type\": \"smollm3\", \"no_rope_layers\": [0, 1], " H_NUMBERS "}", "afn af"},
+        {"{\"model_type\": \"smollm3\", \"no_rope_layers\": [], " H_NUMBERS "}", "af af"},
+        {"{\"model_type\": \"smollm3\", \"no_rope_layer_interval\": 2, " H_NUMBERS "}", "af afn"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model *m = open_hf(cases[i].config, H_LLAMA("model."));
+        check_layers(m, cases[i].layers);
+        model_close(m);
+    }
+}
+
 static void windows_by_rule(void **state)
 {
     (void)state;
@@ -776,6 +793,12 @@ static void m11_configs(void **state)
         {ROPE("\"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, "
               "\"high_freq_factor\": 4}"),
          "allowed more than 4"},
+        {ROPE("\"rope_scaling\": []"), "key 'rope_scaling': found array, allowed object, null"},
+        {ROPE("\"rope_parameters\": 3"), "key 'rope_parameters': found"},
+        {"{\"model_type\": \"mixtral\", " H_NUMBERS "}",
+         "key 'num_experts' or 'num_local_experts' or 'n_routed_experts' is missing"},
+        {"{\"model_type\": \"mixtral\", \"num_local_experts\": 0, " H_NUMBERS "}",
+         "key 'num_local_experts': found 0, allowed 1 to 4096"},
         {ROPE("\"partial_rotary_factor\": 1.5"), "found 1.5, allowed up to 1"},
         {ROPE("\"partial_rotary_factor\": 0.01"), "found 0, allowed even"},
         {ROPE("\"hidden_act\": \"relu\""), "found 'relu', allowed silu"},
@@ -790,6 +813,9 @@ static void m11_configs(void **state)
         {ROPE("\"layer_types\": [\"full_attention\", \"linear_attention\"]"),
          "layer 1 is 'linear_attention', which this model has no numbers for"},
         {ROPE("\"layer_types\": [\"mamba\", \"full_attention\"]"), "layer 0 is 'mamba'"},
+        {ROPE("\"mlp_only_layers\": 1"), "key 'mlp_only_layers': not a list of layers, 0 to 1"},
+        {ROPE("\"moe_layers\": [2]"), "key 'moe_layers': not a list of layers, 0 to 1"},
+        {ROPE("\"no_rope_layers\": [1]"), "found array of 1, allowed one for each of 2"},
         {ROPE("\"num_experts\": 4, \"num_experts_per_tok\": 5"), "found 5, allowed 1 to 4"},
         {ROPE("\"num_experts\": 4, \"num_experts_per_tok\": 2, \"n_group\": 3, \"topk_group\": 1"),
          "4 experts are not a multiple of 3 groups"},
@@ -843,7 +869,7 @@ static void shapes_without_files(void **state)
 {
     (void)state;
     static const char *const names[] = {"shape:qwen3.6-35b-a3b-int4", "shape:gpt-oss-20b",
-                                        "shape:deepseek-v3@layers=4", "shape:smollm2-135m:Q4_K"};
+                                        "shape:deepseek-v3@layers=4", "shape:smollm2-135m:Q8_0"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct model *m = open_or_fail(names[i]);
         check_model(m);
@@ -862,6 +888,7 @@ int main(void)
         cmocka_unit_test(old_and_new_rotations),
         cmocka_unit_test(gemma3_in_its_newest_spelling),
         cmocka_unit_test(experts_in_some_layers),
+        cmocka_unit_test(rotation_in_some_layers),
         cmocka_unit_test(windows_by_rule),
         cmocka_unit_test(m11_configs),
         cmocka_unit_test(m11_files),

@@ -198,8 +198,10 @@ static void reads_the_examples(void **state)
     static const struct {
         const char *file;
         int n;
-    } files[] = {{"two-cpu-boxes", 2}, {"one-gb10", 1}, {"two-3090-nvlink", 2}};
-    for (size_t i = 0; i < 3; i++) {
+    } files[] = {{"two-cpu-boxes", 2},   {"one-gb10", 1},      {"two-gb10-cx7", 2},
+                 {"two-3090-nvlink", 2}, {"two-4090", 2},      {"four-h100", 4},
+                 {"laptop-5080", 2},     {"spark-and-h100", 2}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char path[128];
         struct cluster *c;
         struct err_text why = {{0}};

@@ -12,6 +12,8 @@
 #include "tests/unit/topology/gguf_make.h"
 #include "topology/tensors.h"
 
+#include <time.h>
+
 static const char config[] = "{\"model_type\":\"llama\"}";
 
 // Opens, looks at nothing but success, and compares the sentence.
@@ -504,18 +506,18 @@ static void opens_large_tables_quickly(void **state)
     buf_char(&b, '}');
     folder_safetensors(&f, "model.safetensors", b.data, 4 * N);
     buf_fini(&b);
-    int64_t best = INT64_MAX;
+    clock_t best = 1 << 30; // time of the processor: others may be running
     for (int i = 0; i < 3; i++) {
-        const int64_t t0 = clock_now_us();
+        const clock_t t0 = clock();
         struct tensors *t = accepted(f.path, &a);
-        if (clock_now_us() - t0 < best) best = clock_now_us() - t0;
+        if (clock() - t0 < best) best = clock() - t0;
         assert_int_equal(t->n, N);
         assert_non_null(tensors_find(t, "model.layers.99.mlp.experts.999.down_proj.weight_scale"));
         done(t, &a);
     }
-    print_message("%d tensors: %.1f ms\n", N, (double)best / 1e3);
+    print_message("%d tensors: %.1f ms\n", N, (double)best * 1e3 / CLOCKS_PER_SEC);
 #ifdef NDEBUG
-    assert_true(best < 500000);
+    assert_true(best < CLOCKS_PER_SEC / 2);
 #endif
     folder_remove(&f);
 }

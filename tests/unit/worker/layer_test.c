@@ -124,8 +124,10 @@ static void local_layers_forget(void **state)
             lane_close(&l);
             const size_t last = (size_t)(N_PROMPT - 1) * MADE_VOCAB;
             const bool same = !memcmp(got + last, want + last, MADE_VOCAB * sizeof *got);
-            if (kind == MADE_CHUNK) assert_true(same == (all_local == 1));
-            else assert_false(same);
+            if (kind == MADE_CHUNK)
+                assert_true(same == (all_local == 1));
+            else
+                assert_false(same);
             s->layers[1] = kept[0];
             s->layers[3] = kept[1];
         }
@@ -146,7 +148,11 @@ static void rows_are_alone(void **state)
         for (uint32_t pos = 0; pos < 25; pos++) {
             struct step_row rows[3] = {
                 {.slot = 3, .pos = pos, .n_tok = 1, .ids = prompt + 25 - pos, .next_id = -1},
-                {.slot = 0, .pos = 3 * pos, .n_tok = 3, .ids = prompt + 3 * pos, .flags = ROW_SCORE,
+                {.slot = 0,
+                 .pos = 3 * pos,
+                 .n_tok = 3,
+                 .ids = prompt + 3 * pos,
+                 .flags = ROW_SCORE,
                  .next_id = -1},
                 {.slot = 2, .pos = 5 * pos, .n_tok = 5, .ids = prompt + pos, .next_id = -1},
             };

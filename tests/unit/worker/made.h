@@ -151,11 +151,23 @@ static inline void made_shape(struct model_shape *s, enum made_kind kind)
                                   .dim = MADE_EXPERT_DIM,
                                   .scale = 1,
                                   .normalise = true};
-    *s = (struct model_shape){
-        .arch = "made", .name = "made", .n_layer = MADE_LAYERS, .dim = MADE_DIM,
-        .ffn_dim = MADE_FFN, .n_vocab = MADE_VOCAB, .ctx_train = 4096, .n_head = MADE_HEADS,
-        .n_head_kv = MADE_KV, .head_dim = MADE_HEAD_DIM, .norm_eps = 1e-5f, .attn_scale = 0.25f,
-        .embed_scale = 1, .residual_scale = 1, .logit_scale = 1, .rope = rope, .rope_local = rope};
+    *s = (struct model_shape){.arch = "made",
+                              .name = "made",
+                              .n_layer = MADE_LAYERS,
+                              .dim = MADE_DIM,
+                              .ffn_dim = MADE_FFN,
+                              .n_vocab = MADE_VOCAB,
+                              .ctx_train = 4096,
+                              .n_head = MADE_HEADS,
+                              .n_head_kv = MADE_KV,
+                              .head_dim = MADE_HEAD_DIM,
+                              .norm_eps = 1e-5f,
+                              .attn_scale = 0.25f,
+                              .embed_scale = 1,
+                              .residual_scale = 1,
+                              .logit_scale = 1,
+                              .rope = rope,
+                              .rope_local = rope};
     for (int i = 0; i < MADE_LAYERS; i++) {
         struct model_layer *l = &s->layers[i];
         l->is_local = kind <= MADE_CHUNK && i % 2 == 0;

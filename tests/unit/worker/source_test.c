@@ -56,8 +56,8 @@ static void check(struct made_file *f, const struct model_weight *w, const struc
             assert_int_equal(is_ordered, x->is_ordered);
             for (int64_t k = 0; k < n * cols; k++) {
                 const int64_t row = k / cols, c = k % cols;
-                const float v = unpack_at(w->dtype, (const uint8_t *)got + (uint64_t)row * row_bytes,
-                                          c);
+                const float v =
+                    unpack_at(w->dtype, (const uint8_t *)got + (uint64_t)row * row_bytes, c);
                 const int64_t col = is_ordered ? order[c] : c;
                 const float want = x->want[(i * rows + from + row) * cols + col];
                 if (v * factor != want)
@@ -158,12 +158,12 @@ static void rows_are_found(void **state)
     struct model_source s = {.main = made_add(&f, "a", DT_F32, source, sizeof source)};
     made_write(&f);
     static const struct model_rows takes[][3] = {
-        {{24, 24, 24, 24, 1}},                                // second half
-        {{24, 1, 24, 24, 2}},                                 // every other
-        {{24, 4, 4, 8, 1}},                                   // second half of each group of 8
-        {{4, 0, 1, 12, 1}},                                   // far apart
+        {{24, 24, 24, 24, 1}},                                   // second half
+        {{24, 1, 24, 24, 2}},                                    // every other
+        {{24, 4, 4, 8, 1}},                                      // second half of each group of 8
+        {{4, 0, 1, 12, 1}},                                      // far apart
         {{8, 0, 2, 12, 1}, {8, 2, 2, 12, 1}, {32, 4, 8, 12, 1}}, // three pieces
-        {{16, 0, 2, 1, 8}},                                   // not ascending
+        {{16, 0, 2, 1, 8}},                                      // not ascending
     };
     static const int n_take[] = {1, 1, 1, 1, 3, 1};
     for (size_t t = 0; t < sizeof takes / sizeof *takes; t++) {
@@ -341,7 +341,8 @@ static void check_ints(const struct ints *k)
     invent_ints(k);
     struct model_source s = write_ints(&f, k);
     made_write(&f);
-    struct model_weight w = {.n = 1, .rows = ROWS, .cols = COLS, .dtype = k->dtype, .kind = k->kind};
+    struct model_weight w = {
+        .n = 1, .rows = ROWS, .cols = COLS, .dtype = k->dtype, .kind = k->kind};
     w.is_matrix = true;
     w.bits = (uint8_t)k->bits;
     w.zero_is_plus_one = k->plus_one;
@@ -584,8 +585,7 @@ static void fp4(void **state)
             const int i = x / (R * C), c = x % C;
             const float v = unpack_fp4(raw[x / 2] >> (c % 2 ? 4 : 0) & 15);
             const float g = w.global_divides ? 1 / globals[i] : globals[i];
-            want[x] = is_nv ? v * dtype_f8_to_f32(s8[x / 16]) * g
-                                        : v * ldexpf(1, s8[x / 32] - 127);
+            want[x] = is_nv ? v * dtype_f8_to_f32(s8[x / 16]) * g : v * ldexpf(1, s8[x / 32] - 127);
         }
         check(&f, &w, &(struct expect){want, 64, false, is_nv && w.dtype != DT_F32});
         w.sources = &bad;
@@ -600,7 +600,7 @@ static void fp4(void **state)
 static void made_up(void **state)
 {
     (void)state;
-    static const enum dtype sized[] = {DT_F32, DT_F16, DT_BF16,  DT_Q4_0, DT_INT4,
+    static const enum dtype sized[] = {DT_F32,  DT_F16, DT_BF16,  DT_Q4_0, DT_INT4,
                                        DT_INT8, DT_FP8, DT_NVFP4, DT_MXFP4};
     struct model m = {0};
     struct source_files files = {.model = &m};
@@ -616,10 +616,12 @@ static void made_up(void **state)
         const void *a, *b;
         float factor = 1;
         const uint64_t row = dtype_row_bytes(t, 1024);
-        assert_int_equal(source_rows(&all, &(struct source_piece){&w, 1, 0, 130, NULL}, &a,
-                                     &is_ordered, &why), OK);
-        assert_int_equal(source_rows(&some, &(struct source_piece){&w, 1, 64, 66, NULL}, &b,
-                                     &is_ordered, &why), OK);
+        assert_int_equal(
+            source_rows(&all, &(struct source_piece){&w, 1, 0, 130, NULL}, &a, &is_ordered, &why),
+            OK);
+        assert_int_equal(
+            source_rows(&some, &(struct source_piece){&w, 1, 64, 66, NULL}, &b, &is_ordered, &why),
+            OK);
         assert_memory_equal((const char *)a + 64 * row, b, 66 * row);
         if (!weights_are_finite(t, a, 130 * row)) fail_msg("%s", dtype_info(t)->name);
         source_rows(&some, &(struct source_piece){&w, 0, 64, 66, NULL}, &b, &is_ordered, &why);
@@ -628,8 +630,9 @@ static void made_up(void **state)
         for (size_t i = 0; i < sizeof sized / sizeof *sized; i++) {
             double sum = 0;
             for (int64_t k = 0; sized[i] == t && k < 130 * 1024; k++) {
-                const double v = (double)(factor * unpack_at(t, (const uint8_t *)a +
-                                                             (uint64_t)(k / 1024) * row, k % 1024));
+                const double v =
+                    (double)(factor * unpack_at(t, (const uint8_t *)a + (uint64_t)(k / 1024) * row,
+                                                k % 1024));
                 sum += v * v;
             }
             if (sized[i] == t && fabs(sqrt(sum / 130) - 1) > .45)

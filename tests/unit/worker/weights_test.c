@@ -1,0 +1,276 @@
+// Whole models: every quantised fixture's dequantised weights come out of the packed ones, and what
+// weights_load promises of files, ranges and reuse.
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "tests/golden/safetensors.h"
+#include "tests/unit/worker/tiny.h"
+#include "worker/weights.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <sys/stat.h>
+
+static struct kernels *open_kernels(void)
+{
+    const struct kernels_limits l = {.n_threads = 1,
+                                     .precision = PRECISION_EXACT,
+                                     .max_tok = 8,
+                                     .max_cols = 1 << 16,
+                                     .max_rows = 1 << 20,
+                                     .max_head = 4,
+                                     .max_head_dim = 64,
+                                     .max_ctx = 64};
+    struct kernels *k;
+    struct err_text why;
+    if (kernels_open_cpu("reference", &l, &k, &why)) fail_msg("%s", why.s);
+    return k;
+}
+
+static struct stage_config whole(const struct model *m)
+{
+    return (struct stage_config){.model = m,
+                                 .layer_to = (uint32_t)m->shape.n_layer,
+                                 .embed = true,
+                                 .head = true,
+                                 .mtp = m->shape.has_mtp,
+                                 .n_threads = 2};
+}
+
+// -- fixtures --
+
+// The weight made of tensor MODULE.something, and which of a stack.
+static const struct model_weight *weight_of(const struct model *m, const char *module, int64_t *i)
+{
+    const size_t n = strlen(module);
+    for (int32_t x = 0; x < m->n_weight; x++)
+        for (*i = 0; *i < m->weights[x].n_source; ++*i) {
+            const char *at = strstr(m->weights[x].sources[*i].main->name, module);
+            if (at && at[n] == '.') return &m->weights[x];
+        }
+    return NULL;
+}
+
+// Rows of the packed weight against `want`. Returns how many differ by more than rounding.
+static int64_t compare(struct kernels *k, const struct weight *w, int64_t i, const float *want)
+{
+    struct view v = w->view.n_dim == 3 ? view_of_stack(&w->view, i) : w->view;
+    if (w->factors) v.factor = w->factors[i];
+    const int64_t rows = v.shape[0], cols = v.shape[1];
+    float *got = malloc((size_t)cols * sizeof *got);
+    int64_t bad = 0;
+    for (int32_t r = 0; r < rows; r++) {
+        k->ops->embed(k, &v, &r, 1, got);
+        for (int64_t c = 0; c < cols; c++) {
+            const float x = want[r * cols + (w->order ? w->order[c] : c)];
+            bad += !(fabsf(got[c] - x) <= 2.4e-7f * fabsf(x));
+        }
+    }
+    free(got);
+    return bad;
+}
+
+static int check_dequantised(const struct model *m, const char *golden)
+{
+    struct kernels *k = open_kernels();
+    struct weights w;
+    struct err_text why;
+    const struct stage_config c = whole(m);
+    if (weights_load(&c, k, NULL, &w, &why)) fail_msg("%s", why.s);
+    uint64_t bytes;
+    assert_int_equal(weights_bytes(&c, k, &bytes, &why), OK);
+    assert_in_range(w.bytes, bytes, bytes + (uint64_t)w.n_part); // an empty part has a byte
+    struct st_file f;
+    assert_true(st_open(&f, golden));
+    int n = 0;
+    const char *name;
+    json_t *value;
+    json_object_foreach(f.header, name, value)
+    {
+        const char *at = strstr(name, "layers."); // what stands before differs by file
+        if (strncmp(name, "dequant.", 8) || !at) continue;
+        struct st_tensor t = {0};
+        char module[200];
+        int64_t i;
+        snprintf(module, sizeof module, "%.*s", (int)(strlen(at) - strlen(".weight")), at);
+        assert_true(st_find(&f, name, "F32", &t));
+        const struct model_weight *mw = weight_of(m, module, &i);
+        if (!mw) fail_msg("%s: no weight is made of %s", golden, module);
+        const struct part *p = weights_part(&w, mw->part);
+        const int64_t bad = compare(k, part_weight(p, mw->slot), i, t.data);
+        if (bad) fail_msg("%s: %s: %lld values differ", golden, module, (long long)bad);
+        n++;
+    }
+    st_close(&f);
+    weights_free(&w);
+    k->ops->close(k);
+    return n;
+}
+
+static const char *fixtures(void)
+{
+    const char *dir = getenv("TRIREME_FIXTURES");
+    return dir ? dir : "../shared/fixtures";
+}
+
+static void dequantised_fixtures(void **state)
+{
+    (void)state;
+    char path[600], golden[700];
+    snprintf(path, sizeof path, "%s/quant", fixtures());
+    DIR *d = opendir(path);
+    if (!d) {
+        print_message("SKIPPED: no fixtures at %s\n", path);
+        skip();
+    }
+    struct dirent *x;
+    int n = 0;
+    while ((x = readdir(d))) {
+        if (x->d_name[0] == '.') continue;
+        struct model *m;
+        struct err_text why;
+        snprintf(path, sizeof path, "%s/quant/%s", fixtures(), x->d_name);
+        snprintf(golden, sizeof golden, "%s/golden.safetensors", path);
+        if (model_open(path, &m, &why)) fail_msg("%s", why.s);
+        const int found = check_dequantised(m, golden);
+        print_message("%s: %d weights\n", x->d_name, found);
+        assert_true(found > 0);
+        n += found;
+        model_close(m);
+    }
+    closedir(d);
+    assert_true(n > 0);
+}
+
+// -- ranges, files, reuse --
+
+static struct model *open_tiny(struct tiny_file *f)
+{
+    struct model *m;
+    struct err_text why;
+    tiny_make(f, 1, true);
+    if (model_open(f->path, &m, &why)) fail_msg("%s", why.s);
+    return m;
+}
+
+// Bytes this process has asked the system to read.
+static uint64_t bytes_read(void)
+{
+    unsigned long long n = 0;
+    FILE *f = fopen("/proc/self/io", "r");
+    if (!f) return 0;
+    if (fscanf(f, "rchar: %llu", &n) != 1) n = 0;
+    fclose(f);
+    return n;
+}
+
+static void only_what_is_needed_is_read(void **state)
+{
+    (void)state;
+    if (!bytes_read()) {
+        print_message("SKIPPED: the system does not count reads\n");
+        skip();
+    }
+    struct tiny_file f;
+    struct model *m = open_tiny(&f);
+    struct kernels *k = open_kernels();
+    struct weights w;
+    struct err_text why;
+    struct stage_config c = whole(m);
+    c.embed = c.head = false;
+    c.layer_from = 1;
+    c.layer_to = 3;
+    const uint64_t need = model_part_bytes(m, 1) + model_part_bytes(m, 2);
+    const uint64_t before = bytes_read();
+    assert_int_equal(weights_load(&c, k, NULL, &w, &why), OK);
+    const uint64_t read = bytes_read() - before;
+    assert_in_range(read, need, need + 4096); // this test's own reading of /proc
+    assert_null(weights_part(&w, 0));
+    assert_null(weights_part(&w, PART_EMBED));
+    assert_non_null(part_vector(weights_part(&w, 1), SLOT_ATTN_NORM));
+    // a wider stage reads only what it does not have yet
+    c.layer_from = 0;
+    const uint64_t again = bytes_read();
+    assert_int_equal(weights_load(&c, k, &w, &w, &why), OK);
+    assert_in_range(bytes_read() - again, model_part_bytes(m, 0), model_part_bytes(m, 0) + 4096);
+    weights_free(&w);
+    k->ops->close(k);
+    model_close(m);
+    unlink(f.path);
+}
+
+static void changed_and_broken_files_are_refused(void **state)
+{
+    (void)state;
+    struct tiny_file f;
+    struct model *m = open_tiny(&f);
+    struct kernels *k = open_kernels();
+    struct weights w;
+    struct err_text why;
+    struct stage_config c = whole(m);
+    FILE *out = fopen(f.path, "r+b");
+    const float nan_value = NAN;
+    fseek(out, (long)tiny_offset(&f, "blk.2.ffn_up.weight") + 400, SEEK_SET);
+    fwrite(&nan_value, 4, 1, out);
+    fclose(out);
+    assert_int_equal(weights_load(&c, k, NULL, &w, &why), ERR_MODEL);
+    assert_non_null(strstr(why.s, "tensor blk.2.ffn_up.weight holds NaN or infinity"));
+    c.layer_to = 2; // the bad one is not needed
+    assert_int_equal(weights_load(&c, k, NULL, &w, &why), OK);
+    weights_free(&w);
+    struct stage_load load = {.cancel = true};
+    c.load = &load;
+    assert_int_equal(weights_load(&c, k, NULL, &w, &why), ERR_CANCELLED);
+    c.load = NULL;
+    assert_int_equal(truncate(f.path, (off_t)(f.data_from + 64)), 0);
+    assert_int_equal(weights_load(&c, k, NULL, &w, &why), ERR_MODEL);
+    assert_non_null(strstr(why.s, "has changed"));
+    unlink(f.path);
+    assert_int_equal(weights_load(&c, k, NULL, &w, &why), ERR_SYSTEM);
+    k->ops->close(k);
+    model_close(m);
+}
+
+// A model without files: all of it is there, the same from any split.
+static void made_up_model(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"shape:smollm2-135m@layers=2",
+                                        "shape:qwen3-0.6b:Q4_K@layers=1"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct model *m;
+        struct err_text why;
+        struct weights all, one;
+        if (model_open(names[i], &m, &why)) fail_msg("%s", why.s);
+        struct kernels *k = open_kernels();
+        struct stage_config c = whole(m);
+        c.embed = c.head = c.mtp = false; // the tables are large
+        if (weights_load(&c, k, NULL, &all, &why)) fail_msg("%s", why.s);
+        c.n_threads = 1;
+        c.layer_from = (uint32_t)m->shape.n_layer - 1;
+        if (weights_load(&c, k, NULL, &one, &why)) fail_msg("%s", why.s);
+        const struct part *a = weights_part(&all, (int32_t)c.layer_from);
+        const struct part *b = weights_part(&one, (int32_t)c.layer_from);
+        assert_int_equal(a->mem.bytes, b->mem.bytes);
+        assert_memory_equal(a->mem.data, b->mem.data, a->mem.bytes);
+        assert_non_null(part_vector(a, SLOT_ATTN_NORM));
+        weights_free(&all);
+        weights_free(&one);
+        k->ops->close(k);
+        model_close(m);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dequantised_fixtures),
+        cmocka_unit_test(only_what_is_needed_is_read),
+        cmocka_unit_test(changed_and_broken_files_are_refused),
+        cmocka_unit_test(made_up_model),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
