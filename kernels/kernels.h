@@ -64,6 +64,9 @@ struct gemm_job {
     const float *bias;    // (rows) or NULL
     float *y;             // (n_tok, rows), row stride ldy floats
     int64_t ldy;
+    // PRECISION_FAST: x as the sum of two terms of 8 bits, for twice the work. For the few products
+    // whose errors weigh most (keys and values).
+    bool fine;
 };
 
 enum rope_kind {

@@ -178,7 +178,8 @@ void head_logits(struct head *h, const float *x, int32_t n, float *logits)
     const struct kernels_ops *op = h->k->ops;
     const struct model_shape *s = h->shape;
     const int64_t all = (int64_t)n * s->n_vocab;
-    const struct projection out = {h->matrix, h->matrix_bias, logits, s->n_vocab};
+    const struct projection out = {
+        .w = h->matrix, .bias = h->matrix_bias, .y = logits, .rows = s->n_vocab};
     layer_project(h->k, h->ordered, x, n, s->dim, &out, 1);
     if (s->logit_scale != 1) op->scale(h->k, logits, s->logit_scale, all);
     if (s->logit_softcap > 0) op->softcap(h->k, logits, s->logit_softcap, all);

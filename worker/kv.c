@@ -105,11 +105,12 @@ err_t kv_bytes(const struct kv_config *c, uint64_t *out, struct err_text *why)
 
 static void place_layers(struct kv *kv, const struct kv_config *c)
 {
-    char *at = kv->pages.data;
+    char *base = kv->pages.data;
+    uint64_t at = 0;
     for (uint32_t i = 0; i < kv->n_layer; i++) {
         const struct model_layer *l = layer_of(c, i);
         struct kv_view v = shape_of(c, l);
-        if (v.n_head_kv) v.data = at;
+        if (v.n_head_kv) v.data = base + at;
         kv->layers[i] = (struct kv_layer){.view = v, .is_local = l->is_local && kv->n_page_local};
         at += layer_bytes(c, l, &v);
     }

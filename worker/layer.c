@@ -62,8 +62,11 @@ void layer_project(struct kernels *k, float *ordered, const float *x, int32_t n_
     int32_t n_job = 0;
     for (int32_t i = 0; i < n; i++) {
         const struct projection *one = &list[i];
-        const struct gemm_job job = {
-            .w = &one->w->view, .bias = one->bias, .y = one->y, .ldy = one->rows};
+        const struct gemm_job job = {.w = &one->w->view,
+                                     .bias = one->bias,
+                                     .y = one->y,
+                                     .ldy = one->rows,
+                                     .fine = one->fine};
         if (!one->w->order) {
             jobs[n_job++] = job;
             continue;

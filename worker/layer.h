@@ -120,6 +120,7 @@ struct projection {
     const float *bias; // (rows) or NULL
     float *y;
     int64_t rows;
+    bool fine; // gemm_job.fine: keys, values and gates, whose errors all that follows suffers
 };
 enum { PROJECTIONS_MAX = 4 };
 // All projections of one x (n_tok, cols), at most PROJECTIONS_MAX. `ordered` (n_tok, cols) is

@@ -65,10 +65,21 @@ void layer_attn(struct pass *p, const struct part *w, int32_t index, const struc
     // h = norm(x); q, key, val, gate = h Wq, h Wk, h Wv, h Wg
     layer_norm(p, w, SLOT_ATTN_NORM);
     const struct projection in[] = {
-        {part_weight(w, SLOT_ATTN_Q), part_vector(w, SLOT_ATTN_Q_BIAS), b->q, q_dim},
-        {part_weight(w, SLOT_ATTN_K), part_vector(w, SLOT_ATTN_K_BIAS), b->key, kv_dim},
-        {part_weight(w, SLOT_ATTN_V), part_vector(w, SLOT_ATTN_V_BIAS), b->val, kv_dim},
-        {gate, NULL, b->gate, q_dim},
+        {.w = part_weight(w, SLOT_ATTN_Q),
+         .bias = part_vector(w, SLOT_ATTN_Q_BIAS),
+         .y = b->q,
+         .rows = q_dim},
+        {.w = part_weight(w, SLOT_ATTN_K),
+         .bias = part_vector(w, SLOT_ATTN_K_BIAS),
+         .y = b->key,
+         .rows = kv_dim,
+         .fine = true},
+        {.w = part_weight(w, SLOT_ATTN_V),
+         .bias = part_vector(w, SLOT_ATTN_V_BIAS),
+         .y = b->val,
+         .rows = kv_dim,
+         .fine = true},
+        {.w = gate, .y = b->gate, .rows = q_dim},
     };
     layer_project(k, p->ordered, p->h, p->n_tok, s->dim, in, has_gate ? 4 : 3);
     norm_heads(p, w);
@@ -93,8 +104,10 @@ void layer_attn(struct pass *p, const struct part *w, int32_t index, const struc
     if (has_gate) op->gate(k, b->att, b->gate, (int64_t)p->n_tok * q_dim);
 
     // x += norm(att Wo)
-    const struct projection out = {part_weight(w, SLOT_ATTN_OUT),
-                                   part_vector(w, SLOT_ATTN_OUT_BIAS), p->h, s->dim};
+    const struct projection out = {.w = part_weight(w, SLOT_ATTN_OUT),
+                                   .bias = part_vector(w, SLOT_ATTN_OUT_BIAS),
+                                   .y = p->h,
+                                   .rows = s->dim};
     layer_project(k, p->ordered, b->att, p->n_tok, q_dim, &out, 1);
     layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
 }

@@ -73,10 +73,10 @@ void layer_delta(struct pass *p, const struct part *w, int32_t index,
     // h = norm(x); qkv, z, a, b = h Wqkv, h Wz, h Wa, h Wb
     layer_norm(p, w, SLOT_ATTN_NORM);
     const struct projection in[] = {
-        {part_weight(w, SLOT_DELTA_QKV), NULL, b->qkv, wide},
-        {part_weight(w, SLOT_DELTA_Z), NULL, b->z, v},
-        {part_weight(w, SLOT_DELTA_A), NULL, b->a, d->n_head_v},
-        {part_weight(w, SLOT_DELTA_B), NULL, b->b, d->n_head_v},
+        {.w = part_weight(w, SLOT_DELTA_QKV), .y = b->qkv, .rows = wide},
+        {.w = part_weight(w, SLOT_DELTA_Z), .y = b->z, .rows = v},
+        {.w = part_weight(w, SLOT_DELTA_A), .y = b->a, .rows = d->n_head_v, .fine = true},
+        {.w = part_weight(w, SLOT_DELTA_B), .y = b->b, .rows = d->n_head_v, .fine = true},
     };
     layer_project(k, p->ordered, p->h, p->n_tok, s->dim, in, 4);
     recur(p, w, index);
@@ -88,7 +88,7 @@ void layer_delta(struct pass *p, const struct part *w, int32_t index,
     op->glu(k, &silu, b->z, b->out, (int64_t)p->n_tok * v, b->out);
 
     // x += norm(out Wo)
-    const struct projection out = {part_weight(w, SLOT_ATTN_OUT), NULL, p->h, s->dim};
+    const struct projection out = {.w = part_weight(w, SLOT_ATTN_OUT), .y = p->h, .rows = s->dim};
     layer_project(k, p->ordered, b->out, p->n_tok, v, &out, 1);
     layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
 }

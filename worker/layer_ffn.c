@@ -18,15 +18,15 @@ void layer_ffn(struct pass *p, const struct part *w, int32_t index, const struct
     // h = norm(x); gate, up = h Wg, h Wu
     layer_norm(p, w, SLOT_FFN_NORM);
     const struct projection in[] = {
-        {part_weight(w, SLOT_FFN_GATE), NULL, b->gate, s->ffn_dim},
-        {part_weight(w, SLOT_FFN_UP), NULL, b->up, s->ffn_dim},
+        {.w = part_weight(w, SLOT_FFN_GATE), .y = b->gate, .rows = s->ffn_dim},
+        {.w = part_weight(w, SLOT_FFN_UP), .y = b->up, .rows = s->ffn_dim},
     };
     layer_project(k, p->ordered, p->h, p->n_tok, s->dim, in, 2);
 
     // x += norm((act(gate) up) Wd)
     const struct glu glu = layer_glu(s);
     k->ops->glu(k, &glu, b->gate, b->up, (int64_t)p->n_tok * s->ffn_dim, b->gate);
-    const struct projection down = {part_weight(w, SLOT_FFN_DOWN), NULL, p->h, s->dim};
+    const struct projection down = {.w = part_weight(w, SLOT_FFN_DOWN), .y = p->h, .rows = s->dim};
     layer_project(k, p->ordered, b->gate, p->n_tok, s->ffn_dim, &down, 1);
     layer_add(p, w, SLOT_FFN_POST_NORM, p->h);
 }

@@ -29,13 +29,15 @@ static void queries(struct pass *p, const struct part *w)
     const struct mla_work *b = &p->mla;
     const int32_t q_dim = s->n_head * (s->mla.nope_dim + s->mla.rope_dim), rank = s->mla.q_rank;
     if (rank == 0) {
-        const struct projection q = {part_weight(w, SLOT_ATTN_Q), part_vector(w, SLOT_ATTN_Q_BIAS),
-                                     b->q, q_dim};
+        const struct projection q = {.w = part_weight(w, SLOT_ATTN_Q),
+                                     .bias = part_vector(w, SLOT_ATTN_Q_BIAS),
+                                     .y = b->q,
+                                     .rows = q_dim};
         layer_project(p->k, p->ordered, p->h, p->n_tok, s->dim, &q, 1);
         return;
     }
-    const struct projection down = {part_weight(w, SLOT_MLA_Q_A), NULL, b->q_a, rank};
-    const struct projection up = {part_weight(w, SLOT_MLA_Q_B), NULL, b->q, q_dim};
+    const struct projection down = {.w = part_weight(w, SLOT_MLA_Q_A), .y = b->q_a, .rows = rank};
+    const struct projection up = {.w = part_weight(w, SLOT_MLA_Q_B), .y = b->q, .rows = q_dim};
     layer_project(p->k, p->ordered, p->h, p->n_tok, s->dim, &down, 1);
     p->k->ops->rms_norm(p->k, b->q_a, part_vector(w, SLOT_MLA_Q_A_NORM), p->n_tok, rank,
                         s->norm_eps, b->q_a);
@@ -48,7 +50,8 @@ static void keys(struct pass *p, const struct part *w, int sight)
     const struct model_shape *s = p->shape;
     const struct mla_work *b = &p->mla;
     const int32_t rank = s->mla.kv_rank, wide = rank + s->mla.rope_dim;
-    const struct projection kv = {part_weight(w, SLOT_MLA_KV_A), NULL, b->kv, wide};
+    const struct projection kv = {
+        .w = part_weight(w, SLOT_MLA_KV_A), .y = b->kv, .rows = wide, .fine = true};
     layer_project(p->k, p->ordered, p->h, p->n_tok, s->dim, &kv, 1);
     layer_columns(b->latent, rank, b->kv, wide, p->n_tok, rank);
     p->k->ops->rms_norm(p->k, b->latent, part_vector(w, SLOT_MLA_KV_NORM), p->n_tok, rank,
@@ -107,8 +110,10 @@ void layer_mla(struct pass *p, const struct part *w, int32_t index, const struct
 
     // x += norm((V_B att) Wo)
     op->gemm_each(k, part_matrix(w, SLOT_MLA_V_B), b->att, p->n_tok, b->q);
-    const struct projection out = {part_weight(w, SLOT_ATTN_OUT),
-                                   part_vector(w, SLOT_ATTN_OUT_BIAS), p->h, s->dim};
+    const struct projection out = {.w = part_weight(w, SLOT_ATTN_OUT),
+                                   .bias = part_vector(w, SLOT_ATTN_OUT_BIAS),
+                                   .y = p->h,
+                                   .rows = s->dim};
     layer_project(k, p->ordered, b->q, p->n_tok, s->n_head * s->mla.v_dim, &out, 1);
     layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
 }

@@ -32,8 +32,11 @@ static void choose(struct pass *p, const struct part *w)
 {
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
-    const struct projection router = {part_weight(w, SLOT_MOE_ROUTER),
-                                      part_vector(w, SLOT_MOE_ROUTER_BIAS), b->logits, m->n_expert};
+    const struct projection router = {.w = part_weight(w, SLOT_MOE_ROUTER),
+                                      .bias = part_vector(w, SLOT_MOE_ROUTER_BIAS),
+                                      .y = b->logits,
+                                      .rows = m->n_expert,
+                                      .fine = true};
     layer_project(p->k, p->ordered, p->h, p->n_tok, p->shape->dim, &router, 1);
     const struct route_args route = {
         .logits = b->logits,
@@ -165,14 +168,15 @@ static void add_shared(struct pass *p, const struct part *w)
     const struct weight *router = part_weight(w, SLOT_SHARED_ROUTER); // (1, dim)
     const bool has_router = router->view.data;
     const struct projection in[] = {
-        {part_weight(w, SLOT_SHARED_GATE), NULL, b->shared_gate, mid},
-        {part_weight(w, SLOT_SHARED_UP), NULL, b->shared_up, mid},
-        {router, NULL, b->share, 1},
+        {.w = part_weight(w, SLOT_SHARED_GATE), .y = b->shared_gate, .rows = mid},
+        {.w = part_weight(w, SLOT_SHARED_UP), .y = b->shared_up, .rows = mid},
+        {.w = router, .y = b->share, .rows = 1, .fine = true},
     };
     layer_project(p->k, p->ordered, p->h, p->n_tok, s->dim, in, has_router ? 3 : 2);
     const struct glu glu = layer_glu(s);
     op->glu(p->k, &glu, b->shared_gate, b->shared_up, (int64_t)p->n_tok * mid, b->shared_gate);
-    const struct projection down = {part_weight(w, SLOT_SHARED_DOWN), NULL, b->shared_out, s->dim};
+    const struct projection down = {
+        .w = part_weight(w, SLOT_SHARED_DOWN), .y = b->shared_out, .rows = s->dim};
     layer_project(p->k, p->ordered, b->shared_gate, p->n_tok, mid, &down, 1);
     if (has_router) op->gate_rows(p->k, b->shared_out, b->share, p->n_tok, s->dim);
     op->add(p->k, b->out, b->shared_out, (int64_t)p->n_tok * s->dim);

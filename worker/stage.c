@@ -266,7 +266,7 @@ void stage_mtp(struct stage *s, const float *x, const int32_t *next_ids, float *
     layer_columns(s->mtp_in + dim, 2 * dim, s->mtp_h, dim, n, dim);
 
     // one layer over in Wfc, then the output matrix
-    const struct projection fc = {part_weight(w, SLOT_MTP_FC), NULL, s->mtp_x, dim};
+    const struct projection fc = {.w = part_weight(w, SLOT_MTP_FC), .y = s->mtp_x, .rows = dim};
     layer_project(s->kernels, p->ordered, s->mtp_in, n, 2 * dim, &fc, 1);
     p->x = s->mtp_x;
     layer_run(p, w, n_own(s), &p->shape->mtp);

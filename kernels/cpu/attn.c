@@ -334,7 +334,8 @@ void attn_run_all(struct kernels *k, const struct attn_args *a)
     count_shares(&ac);
     plan_waves(&ac, &n_seg);
     // Rows that share a pass save loads, so blocks shrink only as far as threads would stand idle.
-    while (ac.block > 1 && ac.n_share * (ac.wave_segs ? ac.wave_segs : 1) < 2 * c->lim.n_threads) {
+    const int32_t enough = c->lim.n_threads == 1 ? 1 : 2 * c->lim.n_threads;
+    while (ac.block > 1 && ac.n_share * (ac.wave_segs ? ac.wave_segs : 1) < enough) {
         ac.block /= 2;
         count_shares(&ac);
     }

@@ -17,6 +17,7 @@ static void cpu_close(struct kernels *k)
     free(c->scratch);
     free(c->xq);
     free(c->xe);
+    free(c->xr);
     free(c->parts);
     free(c->share_at);
     free(c->row_at);
@@ -145,8 +146,9 @@ static bool take_gemm_memory(struct cpu *c)
     if (!c->parts) return false;
     if (l->precision == PRECISION_EXACT) return true;
     c->xq = zeroed((n_tok > n_expert_row ? n_tok : n_expert_row) * row);
+    c->xr = zeroed(n_tok * row);
     if (n_expert_row) c->xe = zeroed(n_expert_row * row);
-    return c->xq && (c->xe || !n_expert_row);
+    return c->xq && c->xr && (c->xe || !n_expert_row);
 }
 
 static bool take_memory(struct cpu *c)

@@ -31,6 +31,7 @@ struct cpu {
     struct kernels_limits lim;
     struct pool *pool;
     uint8_t *xq;                  // quantised x of the gemm call under way
+    uint8_t *xr;                  // (max_tok rows) what xq misses, for jobs that are fine
     uint8_t *xe;                  // quantised x of each expert's rows, side by side
     struct gemm_part *parts;      // (max_expert_rows + 1)
     struct cpu_scratch **scratch; // one per thread

@@ -73,12 +73,13 @@ struct gemm_call {
     int32_t n_tok, cols, n_tile;
     const struct gemm_job *jobs;
     int32_t n_job, share_panels;
+    bool is_fine;                     // a job is
     int32_t first[GEMM_JOBS_MAX + 1]; // share at which each job begins
 };
 
-static uint8_t *tile_at(const struct gemm_call *g, int32_t tile)
+static int64_t tile_at(const struct gemm_call *g, int32_t tile)
 {
-    return g->c->xq + xq_bytes((int64_t)tile * TILE_TOK, g->cols);
+    return xq_bytes((int64_t)tile * TILE_TOK, g->cols);
 }
 
 static int32_t tile_rows(int32_t n_tok, int32_t tile)
@@ -91,8 +92,9 @@ static void quantise_rows(struct cpu *c, void *arg, int64_t from, int64_t to)
     const struct gemm_call *g = arg;
     for (int32_t i = (int32_t)from; i < to; i++) {
         int32_t tile = i / TILE_TOK;
-        c->isa->quantise(g->x + (int64_t)i * g->cols, g->cols, tile_at(g, tile),
-                         tile_rows(g->n_tok, tile), i % TILE_TOK);
+        const int64_t at = tile_at(g, tile);
+        c->isa->quantise(g->x + (int64_t)i * g->cols, g->cols, c->xq + at,
+                         g->is_fine ? c->xr + at : NULL, tile_rows(g->n_tok, tile), i % TILE_TOK);
     }
 }
 
@@ -109,10 +111,16 @@ static void gemm_share(void *arg, int32_t item, int32_t thread)
     l.bias = job->bias;
     l.y = job->y + (int64_t)tile * TILE_TOK * job->ldy;
     l.ldy = job->ldy;
-    l.xq = tile_at(g, tile);
+    l.xq = g->c->xq + tile_at(g, tile);
     l.x = g->x + (int64_t)tile * TILE_TOK * g->cols;
     l.ldx = g->cols;
-    run_leaf(g->c, thread, (item - g->first[j]) / g->n_tile, g->share_panels, &l);
+    const int32_t share = (item - g->first[j]) / g->n_tile;
+    run_leaf(g->c, thread, share, g->share_panels, &l);
+    if (!job->fine || !is_fast(g->c, l.dtype)) return;
+    l.xq = g->c->xr + tile_at(g, tile);
+    l.bias = NULL;
+    l.add = true;
+    run_leaf(g->c, thread, share, g->share_panels, &l);
 }
 
 void gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
@@ -130,6 +138,7 @@ void gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
     for (int32_t j = 0; j < n_job; j++) {
         BUG_ON(jobs[j].w->layout != LAYOUT_PACKED || jobs[j].w->shape[1] != cols);
         quantise |= is_fast(c, jobs[j].w->dtype);
+        g.is_fine |= jobs[j].fine;
         panels += panels_of(jobs[j].w->shape[0]);
     }
     g.share_panels = share_of(c, panels * g.n_tile, n_tok == 1 ? 1024 : 8);
@@ -165,7 +174,7 @@ static void each_quantise(struct cpu *c, void *arg, int64_t from, int64_t to)
         int32_t i = (int32_t)(item / e->n_tok), t = (int32_t)(item % e->n_tok);
         int32_t tile = t / TILE_TOK;
         const float *x = e->x + (t * e->w->shape[0] + e->from + i) * e->cols;
-        c->isa->quantise(x, e->cols, each_tile_at(e, i, tile), tile_rows(e->n_tok, tile),
+        c->isa->quantise(x, e->cols, each_tile_at(e, i, tile), NULL, tile_rows(e->n_tok, tile),
                          t % TILE_TOK);
     }
 }
@@ -226,7 +235,7 @@ static void experts_quantise(struct cpu *c, void *arg, int64_t from, int64_t to)
 {
     const struct experts_call *e = arg;
     for (int64_t i = from; i < to; i++)
-        c->isa->quantise(e->g->x + i * e->cols, e->cols, c->xq + xq_bytes(i, e->cols), 1, 0);
+        c->isa->quantise(e->g->x + i * e->cols, e->cols, c->xq + xq_bytes(i, e->cols), NULL, 1, 0);
 }
 
 // Makes the tile of a part from rows that are quantised one by one.

@@ -31,6 +31,7 @@ struct leaf_gemm {
     const float *bias;  // (rows) or NULL
     float *y;           // row 0 of the tile, column 0
     int64_t ldy;
+    bool add;       // to what y holds
     float *scratch; // LEAF_GEMM_FLOATS, aligned to 32 bytes
 };
 // Sums of two panels, values of a block of each, a decoded run of each.
@@ -60,7 +61,7 @@ struct leaf_attn {
 // Scores and outputs of all rows, and LEAF_MIX elements of the values of a segment.
 #define LEAF_ATTN_FLOATS(v_stride)                                                                 \
     (ATTN_ROWS * (SEG_TOK + (size_t)(v_stride)) + (size_t)LEAF_MIX * SEG_TOK)
-enum { LEAF_MIX = 4 };
+enum { LEAF_MIX = 2 };
 
 // A block of neighbouring channels of a run of the convolution; n at most LEAF_CONV.
 struct leaf_conv {
@@ -90,8 +91,10 @@ enum { LEAF_DELTA = 32, DELTA_K_MAX = 512, LEAF_DELTA_FLOATS = LEAF_DELTA * DELT
 
 struct leaf_isa {
     const char *name;
-    // Quantises one row of x into row t of a tile of n_tok rows.
-    void (*quantise)(const float *x, int32_t cols, uint8_t *tile, int32_t n_tok, int32_t t);
+    // Quantises one row of x into row t of a tile of n_tok rows, and what is missing then into row
+    // t of the tile `rest` unless that is NULL.
+    void (*quantise)(const float *x, int32_t cols, uint8_t *tile, uint8_t *rest, int32_t n_tok,
+                     int32_t t);
     void (*gemm_fast)(const struct leaf_gemm *g);  // PACKED_BLOCKS and PACKED_FILE, quantised x
     void (*gemm_float)(const struct leaf_gemm *g); // every type, float x
     // out[c] = value of column c of row `row`.

@@ -22,7 +22,7 @@ LEAF_INLINE int32_t leaf_tile(int32_t left)
 LEAF_INLINE void leaf_prefetch(const void *p, int64_t bytes)
 {
     for (int64_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch((const char *)p + i);
+        __builtin_prefetch((const char *)p + i, 0, 2); // not into the first cache
 }
 
 // Scores of R rows from r0 on against G groups of 8 keys, at k[g16] and (G = 4) k[g16 + 1]; R * G
@@ -216,37 +216,38 @@ LEAF_INLINE void leaf_weigh_tile(enum dtype t, const struct leaf_attn *a, const 
 }
 
 // Each of `rows` rows by itself over what it sees of the part.
-static void leaf_weigh_each(const struct leaf_attn *a, const float *p, struct leaf_part part,
-                            int32_t rows, float *o)
+LEAF_INLINE void leaf_weigh_each(enum dtype t, const struct leaf_attn *a, const float *p,
+                                 struct leaf_part part, int32_t rows, float *o)
 {
+    if (part.from >= part.to) return;
     for (int32_t r = part.r0; r < part.r0 + rows; r++) {
         struct leaf_part one = {a->lo[r] > part.from ? a->lo[r] : part.from,
                                 a->hi[r] < part.to ? a->hi[r] : part.to, r};
-        if (a->kv_dtype == DT_F16)
-            leaf_weigh_rows(DT_F16, 1, 8, a, p, one, o);
-        else
-            leaf_weigh_rows(DT_F32, 1, 8, a, p, one, o);
+        leaf_weigh_rows(t, 1, 8, a, p, one, o);
     }
 }
 
-// 32 positions at a time, so that their values are read once from afar: what all rows of a tile see
-// together, what lies before and after row by row.
+enum { WEIGH_TOK = 64 };
+
+// WEIGH_TOK positions at a time, so that their values are read once from afar: what all rows of a
+// tile see together, what lies before and after row by row.
 LEAF_INLINE void leaf_weigh(enum dtype t, const struct leaf_attn *a, const float *p, int32_t from,
                             int32_t to, float *o)
 {
     const int64_t bytes = (int64_t)16 * a->v_stride * (t == DT_F16 ? 2 : 4);
-    for (int32_t i = from / 32 * 32; i < to; i += 32) {
-        for (int32_t g = i / 16 + 2; g < i / 16 + 4 && 16 * g < to; g++)
+    for (int32_t i = from / WEIGH_TOK * WEIGH_TOK, next; i < to; i = next) {
+        next = i + WEIGH_TOK;
+        for (int32_t g = next / 16; g < (next + WEIGH_TOK) / 16 && 16 * g < to; g++)
             leaf_prefetch(a->v[g], bytes);
-        const int32_t begin = i > from ? i : from, end = i + 32 < to ? i + 32 : to;
+        const int32_t begin = i > from ? i : from, end = next < to ? next : to;
         for (int32_t r = 0, rows; r < a->n_row; r += rows) {
             rows = leaf_tile(a->n_row - r);
             struct leaf_part all = {a->lo[r + rows - 1], a->hi[r], r};
             all.from = all.from < begin ? begin : all.from > end ? end : all.from;
             all.to = all.to < all.from ? all.from : all.to > end ? end : all.to;
-            leaf_weigh_each(a, p, (struct leaf_part){begin, all.from, r}, rows, o);
+            leaf_weigh_each(t, a, p, (struct leaf_part){begin, all.from, r}, rows, o);
             leaf_weigh_tile(t, a, p, all, rows, o);
-            leaf_weigh_each(a, p, (struct leaf_part){all.to, end, r}, rows, o);
+            leaf_weigh_each(t, a, p, (struct leaf_part){all.to, end, r}, rows, o);
         }
     }
 }
@@ -258,48 +259,62 @@ LEAF_INLINE v8 leaf_keep(v8 a, int32_t from, int32_t to)
     return v8_zero_below(v8_zero_below(a, lane, (float)from), minus, (float)(1 - to));
 }
 
-// o (R rows from r0 on, D elements from d0 on) = p v for values v (groups of 8 positions, D, 8) of
-// the part. What a row does not see is not multiplied, be it a number or not. R * D at most 12,
-// constants.
+// Sums of R rows from r0 on, D elements each, so far.
+struct leaf_mixed {
+    v8 s[12];
+};
+
+// Adds the groups of 8 positions [from, to) of values v (groups, D, 8), of which each row may see a
+// part. What it does not see is not multiplied, be it a number or not.
+LEAF_INLINE void leaf_mix_edge(int R, int D, const struct leaf_attn *a, const float *p, int32_t r0,
+                               int32_t from, int32_t to, const float *v, struct leaf_mixed *m)
+{
+    for (int32_t g = from; g < to; g++)
+        LEAF_UNROLL(4)
+    for (int r = 0; r < R; r++) {
+        const int32_t lo = a->lo[r0 + r] - 8 * g, hi = a->hi[r0 + r] - 8 * g;
+        if (lo >= 8 || hi <= 0 || lo >= hi) continue;
+        const v8 w = v8_load(p + (r0 + r) * SEG_TOK + 8 * g);
+        LEAF_UNROLL(4)
+        for (int d = 0; d < D; d++) {
+            v8 y = leaf_keep(v8_load(v + (int64_t)8 * (D * g + d)), lo, hi);
+            m->s[r * D + d] = v8_fma(w, y, m->s[r * D + d]);
+        }
+    }
+}
+
+// o (R rows from r0 on, D elements from d0 on) = p v over the part. R * D at most 12, constants.
 LEAF_INLINE void leaf_mix_of(int R, int D, const struct leaf_attn *a, const float *p,
                              struct leaf_part part, int32_t d0, const float *v, float *o)
 {
-    const int32_t r0 = part.r0;
-    const int32_t all_from = (a->lo[r0 + R - 1] + 7) / 8, all_to = a->hi[r0] / 8;
-    v8 s[12];
-    p += r0 * SEG_TOK;
+    const int32_t r0 = part.r0, end = (part.to + 7) / 8;
+    int32_t from = (a->lo[r0 + R - 1] + 7) / 8, to = a->hi[r0] / 8; // seen wholly by all rows
+    from = from < end ? from : end;
+    to = to > from ? to : from;
+    struct leaf_mixed m;
     LEAF_UNROLL(12)
     for (int i = 0; i < R * D; i++)
-        s[i] = v8_set(0.0f);
-    for (int32_t g = part.from / 8; g < (part.to + 7) / 8; g++) {
-        const float *x = v + (int64_t)8 * D * g;
-        const bool is_whole = g >= all_from && g < all_to;
+        m.s[i] = v8_set(0.0f);
+    leaf_mix_edge(R, D, a, p, r0, part.from / 8, from, v, &m);
+    const float *x = v + (int64_t)8 * D * from, *w = p + r0 * SEG_TOK + 8 * from;
+    for (int32_t g = from; g < to; g++, x += 8 * D, w += 8) {
+        v8 y[4];
         LEAF_UNROLL(4)
-        for (int r = 0; r < R && !is_whole; r++) {
-            const int32_t lo = a->lo[r0 + r] - 8 * g, hi = a->hi[r0 + r] - 8 * g;
-            if (lo >= 8 || hi <= 0 || lo >= hi) continue;
-            const v8 w = v8_load(p + r * SEG_TOK + 8 * g);
+        for (int d = 0; d < D; d++)
+            y[d] = v8_load(x + 8 * d);
+        LEAF_UNROLL(4)
+        for (int r = 0; r < R; r++) {
+            const v8 z = v8_load(w + r * SEG_TOK);
             LEAF_UNROLL(4)
             for (int d = 0; d < D; d++)
-                s[r * D + d] = v8_fma(w, leaf_keep(v8_load(x + 8 * d), lo, hi), s[r * D + d]);
-        }
-        if (!is_whole) continue;
-        v8 w[4];
-        LEAF_UNROLL(4)
-        for (int r = 0; r < R; r++)
-            w[r] = v8_load(p + r * SEG_TOK + 8 * g);
-        LEAF_UNROLL(4)
-        for (int d = 0; d < D; d++) {
-            const v8 y = v8_load(x + 8 * d);
-            LEAF_UNROLL(4)
-            for (int r = 0; r < R; r++)
-                s[r * D + d] = v8_fma(w[r], y, s[r * D + d]);
+                m.s[r * D + d] = v8_fma(z, y[d], m.s[r * D + d]);
         }
     }
+    leaf_mix_edge(R, D, a, p, r0, to, end, v, &m);
     o += r0 * a->v_stride + d0;
     LEAF_UNROLL(12)
     for (int i = 0; i < R * D; i++)
-        o[i / D * a->v_stride + i % D] = v8_hsum(s[i]);
+        o[i / D * a->v_stride + i % D] = v8_hsum(m.s[i]);
 }
 
 // D elements of the values of the part, as floats, for all rows.
@@ -311,10 +326,10 @@ LEAF_INLINE void leaf_mix_elements(enum dtype t, int D, const struct leaf_attn *
         for (int d = 0; d < D; d++)
             v8_store(v + 8 * (D * g + d),
                      leaf_load_kv(t, a->k[g / 2], 8 * ((int64_t)(g % 2) * a->head_dim + d0 + d)));
-    for (; part.r0 + 3 <= a->n_row; part.r0 += 3)
-        leaf_mix_of(3, D, a, p, part, d0, v, o);
-    if (a->n_row - part.r0 == 2) leaf_mix_of(2, D, a, p, part, d0, v, o);
-    if (a->n_row - part.r0 == 1) leaf_mix_of(1, D, a, p, part, d0, v, o);
+    for (; part.r0 + 4 <= a->n_row; part.r0 += 4)
+        leaf_mix_of(4, D, a, p, part, d0, v, o);
+    for (; part.r0 < a->n_row; part.r0++)
+        leaf_mix_of(1, D, a, p, part, d0, v, o);
 }
 
 LEAF_INLINE void leaf_mix(enum dtype t, const struct leaf_attn *a, const float *p, int32_t from,

@@ -4,7 +4,7 @@
 
 // Under a sanitizer compilers need minutes for what is made of constants here; the reference leaves
 // both to the compiler.
-#if defined(__has_feature)
+#if !defined(LEAF_INLINE) && defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define LEAF_INLINE static
 #define LEAF_UNROLL(n)

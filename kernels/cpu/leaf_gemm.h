@@ -16,9 +16,11 @@ static __attribute__((noinline)) void leaf_put(const struct leaf_gemm *g, int32_
     acc = v8_mul(acc, v8_set(g->factor));
     if (n >= PANEL_ROWS) {
         if (g->bias) acc = v8_add(acc, v8_load(g->bias + row));
+        if (g->add) acc = v8_add(acc, v8_load(y));
         v8_store(y, acc);
     } else {
         if (g->bias) acc = v8_add(acc, v8_load_part(g->bias + row, n, 0.0f));
+        if (g->add) acc = v8_add(acc, v8_load_part(y, n, 0.0f));
         v8_store_part(y, acc, n);
     }
 }
@@ -312,28 +314,39 @@ static void leaf_row(enum dtype t, const uint8_t *w, int64_t panel_bytes, int64_
     }
 }
 
-// A block's scale is max|x| / 127. A block with an infinity or a NaN gets a NaN scale, so the
-// products show it.
-static void leaf_quantise(const float *x, int32_t cols, uint8_t *tile, int32_t n_tok, int32_t t)
+// Quantises 32 columns into row t of a block of a tile and returns the scale, max|x| / 127. A block
+// with an infinity or a NaN gets a NaN scale, so the products show it.
+LEAF_INLINE float leaf_quantise_block(const v8 x[4], uint8_t *xb, int32_t n_tok, int32_t t)
+{
+    uint32_t bits = v8_abs_bits_max(x[0], x[1], x[2], x[3]);
+    float max, d, s, inv = 0.0f;
+    int32_t sums[2];
+    __builtin_memcpy(&max, &bits, 4);
+    bool is_finite = bits < 0x7f800000;
+    d = is_finite ? max * (1.0f / 127) : __builtin_nanf("");
+    if (is_finite && max > 1e-30f) inv = 127.0f / max;
+    v8 k = v8_set(is_finite ? inv : 0.0f), zero = v8_set(0.0f), v[4];
+    for (int i = 0; i < 4; i++)
+        v[i] = inv == 0.0f ? zero : v8_mul(x[i], k);
+    v8_round_s8(v[0], v[1], v[2], v[3], (int8_t *)xb + 32 * t, sums);
+    s = d * (float)(sums[0] + sums[1]);
+    int16_t n[2] = {(int16_t)-sums[0], (int16_t)-sums[1]};
+    __builtin_memcpy(xb + 32 * n_tok + 4 * t, &d, 4);
+    __builtin_memcpy(xb + 36 * n_tok + 4 * t, &s, 4);
+    __builtin_memcpy(xb + 40 * n_tok + 4 * t, n, 4);
+    return d;
+}
+
+static void leaf_quantise(const float *x, int32_t cols, uint8_t *tile, uint8_t *rest, int32_t n_tok,
+                          int32_t t)
 {
     for (int32_t b = 0; b < cols / BLOCK_COLS; b++, x += BLOCK_COLS) {
-        uint8_t *xb = tile + (int64_t)b * n_tok * XQ_BYTES;
+        const int64_t at = (int64_t)b * n_tok * XQ_BYTES;
         v8 v[4] = {v8_load(x), v8_load(x + 8), v8_load(x + 16), v8_load(x + 24)};
-        uint32_t bits = v8_abs_bits_max(v[0], v[1], v[2], v[3]);
-        float max, d, s, inv = 0.0f;
-        int32_t sums[2];
-        __builtin_memcpy(&max, &bits, 4);
-        bool is_finite = bits < 0x7f800000;
-        d = is_finite ? max * (1.0f / 127) : __builtin_nanf("");
-        if (is_finite && max > 1e-30f) inv = 127.0f / max;
-        v8 k = v8_set(is_finite ? inv : 0.0f), zero = v8_set(0.0f);
+        const v8 d = v8_set(leaf_quantise_block(v, tile + at, n_tok, t));
+        if (!rest) continue;
         for (int i = 0; i < 4; i++)
-            v[i] = inv == 0.0f ? zero : v8_mul(v[i], k);
-        v8_round_s8(v[0], v[1], v[2], v[3], (int8_t *)xb + 32 * t, sums);
-        s = d * (float)(sums[0] + sums[1]);
-        int16_t n[2] = {(int16_t)-sums[0], (int16_t)-sums[1]};
-        __builtin_memcpy(xb + 32 * n_tok + 4 * t, &d, 4);
-        __builtin_memcpy(xb + 36 * n_tok + 4 * t, &s, 4);
-        __builtin_memcpy(xb + 40 * n_tok + 4 * t, n, 4);
+            v[i] = v8_sub(v[i], v8_mul(v8_load_s8(tile + at + 32 * t + 8 * i), d));
+        leaf_quantise_block(v, rest + at, n_tok, t);
     }
 }

@@ -56,7 +56,7 @@ static double time_gemm(struct kernels *k, const struct view *w, int m, const fl
 {
     double t[64];
     int n = 0;
-    struct gemm_job job = {w, NULL, y, w->shape[0]};
+    struct gemm_job job = {w, NULL, y, w->shape[0], false};
     int64_t begin = clock_now_us();
     while (n < 5 || (n < 64 && clock_now_us() - begin < 400000)) {
         int64_t a = clock_now_us();
@@ -166,8 +166,9 @@ static void step_layer(struct step *t, struct view *w)
     const struct kernels_ops *o = t->k->ops;
     const int m = t->m, qd = s->heads * s->hd, kd = s->kv * s->hd;
     o->rms_norm(t->k, t->x, t->norm, m, s->dim, 1e-5f, t->h);
-    struct gemm_job qkv[3] = {
-        {&w[0], NULL, t->q, qd}, {&w[1], NULL, t->key, kd}, {&w[2], NULL, t->v, kd}};
+    struct gemm_job qkv[3] = {{&w[0], NULL, t->q, qd, false},
+                              {&w[1], NULL, t->key, kd, false},
+                              {&w[2], NULL, t->v, kd, false}};
     o->gemm(t->k, t->h, m, s->dim, qkv, 3);
     int64_t from = clock_now_us();
     o->rope(t->k, &t->rope, t->cos_sin, m, s->heads, s->hd, t->q);
@@ -175,17 +176,18 @@ static void step_layer(struct step *t, struct view *w)
     o->kv_store(t->k, &t->attn.kv, &t->run, 1, t->key, t->v);
     o->attention(t->k, &t->attn);
     t->attn_us += (double)(clock_now_us() - from);
-    struct gemm_job out = {&w[3], NULL, t->h, s->dim};
+    struct gemm_job out = {&w[3], NULL, t->h, s->dim, false};
     o->gemm(t->k, t->a, m, qd, &out, 1);
     o->add(t->k, t->x, t->h, (int64_t)m * s->dim);
     o->rms_norm(t->k, t->x, t->norm, m, s->dim, 1e-5f, t->h);
-    struct gemm_job up[2] = {{&w[4], NULL, t->q, s->ffn}, {&w[5], NULL, t->key, s->ffn}};
+    struct gemm_job up[2] = {{&w[4], NULL, t->q, s->ffn, false},
+                             {&w[5], NULL, t->key, s->ffn, false}};
     o->gemm(t->k, t->h, m, s->dim, up, 2);
     from = clock_now_us();
     const struct glu silu = {.kind = GLU_SILU};
     o->glu(t->k, &silu, t->q, t->key, (int64_t)m * s->ffn, t->q);
     t->glu_us += (double)(clock_now_us() - from);
-    struct gemm_job down = {&w[6], NULL, t->h, s->dim};
+    struct gemm_job down = {&w[6], NULL, t->h, s->dim, false};
     o->gemm(t->k, t->q, m, s->ffn, &down, 1);
     o->add(t->k, t->x, t->h, (int64_t)m * s->dim);
     memset(t->x, 0, (size_t)(m * s->dim) * sizeof(float)); // keeps the numbers finite
@@ -205,7 +207,7 @@ static void bench_step(int threads, const struct shape *s, int m, int ctx)
         for (int l = 0; l < s->layers; l++)
             step_layer(&t, t.w[l]);
         head_from = clock_now_us();
-        struct gemm_job head = {&t.head, NULL, t.logits, s->vocab};
+        struct gemm_job head = {&t.head, NULL, t.logits, s->vocab, false};
         o->gemm(t.k, t.x, 1, s->dim, &head, 1);
         o->argmax(t.k, t.logits, 1, s->vocab, &id);
         us[i] = (double)(clock_now_us() - from);

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every tiny checkpoint of the fixtures, in exact precision (whole, then in 2 stages and 2 expert
 # sets) and, where weights are quantised, with the fast kernels. The table of what passed lies in
-# build/tests/coverage.tsv afterwards.
+# build/tests/coverage.tsv afterwards. Then reuse: the scheduler over real stages.
 set -u
 fixtures=${TRIREME_FIXTURES:-../shared/fixtures}
 build=${TRIREME_BUILD:-build}
@@ -19,4 +19,5 @@ golden --threads 1 --table "$build/tests/coverage.tsv" \
     "$fixtures"/arch/*/ "$fixtures"/quant/*/ "$fixtures"/gguf/*/
 golden --threads 2 --stages 2 --sets 2 "$fixtures"/arch/*/ "$fixtures"/quant/*/
 golden --threads 1 --precision fast "$fixtures"/quant/*/ "$fixtures"/gguf/*/
+"$build/tests/reuse" --seeds 2 "$fixtures"/arch/*/ || bad=1
 exit $bad

@@ -77,7 +77,7 @@ static void check_gemm_cuts(struct kernels *k, const struct view *w, const float
         if (is_brief && i % 3 != 1) continue;
         const int m = gemm_toks[i], from = m == G_TOK ? 0 : 61;
         const int rows = m + from > G_TOK ? G_TOK - m : from;
-        struct gemm_job jobs[2] = {{w, bias, y, G_ROWS}, {w, bias, y2, G_ROWS}};
+        struct gemm_job jobs[2] = {{w, bias, y, G_ROWS, false}, {w, bias, y2, G_ROWS, false}};
         k->ops->gemm(k, x + rows * cols, m, (int32_t)cols, jobs, 2);
         same_bits("gemm", what, y, want + rows * G_ROWS, (size_t)m * G_ROWS * 4);
         same_bits("gemm", what, y2, want + rows * G_ROWS, (size_t)m * G_ROWS * 4);
@@ -118,7 +118,7 @@ static void check_gemm_type(enum dtype t, enum precision p)
         if (n == 1) {
             // The truth is one row at a time on one thread.
             for (int i = 0; i < G_TOK; i++) {
-                struct gemm_job job = {&w, bias, want + i * G_ROWS, G_ROWS};
+                struct gemm_job job = {&w, bias, want + i * G_ROWS, G_ROWS, false};
                 k->ops->gemm(k, x + i * cols, 1, (int32_t)cols, &job, 1);
             }
             bool exact = p == PRECISION_EXACT || !dtype_info(t)->is_quantised || t == DT_FP8;
@@ -206,7 +206,7 @@ static void check_gemm_extremes(enum dtype t)
         for (int c = 0; c < COLS; c++)
             x[c] = sign ? -127.0f : 127.0f;
         struct view w = pack(k, t, src, ROWS, COLS);
-        struct gemm_job job = {&w, NULL, y, ROWS};
+        struct gemm_job job = {&w, NULL, y, ROWS, false};
         k->ops->gemm(k, x, 1, COLS, &job, 1);
         double want = 0;
         for (int c = 0; c < COLS; c++)
@@ -219,7 +219,7 @@ static void check_gemm_extremes(enum dtype t)
     // A NaN or an infinity in x must not turn into a number.
     x[40] = NAN;
     struct view w = pack(k, t, src, ROWS, COLS);
-    struct gemm_job job = {&w, NULL, y, ROWS};
+    struct gemm_job job = {&w, NULL, y, ROWS, false};
     k->ops->gemm(k, x, 1, COLS, &job, 1);
     verdict("gemm", "NaN in x shows", isnan(y[0]) ? 0 : 1, 0);
     free(w.data);
@@ -255,7 +255,7 @@ static void check_each(struct kernels *k, const struct view *w, const float *x, 
     k->ops->gemm_each(k, w, x, n_tok, y);
     for (int i = 0; i < n_tok * S_N; i++) {
         const struct view one = view_of_stack(w, i % S_N);
-        struct gemm_job job = {&one, NULL, want, S_ROWS};
+        struct gemm_job job = {&one, NULL, want, S_ROWS, false};
         k->ops->gemm(k, x + i * cols, 1, (int32_t)cols, &job, 1);
         same_bits("each", what, want, y + i * S_ROWS, sizeof want);
     }
@@ -291,7 +291,8 @@ static void check_experts(struct kernels *k, const struct view *w, const float *
         for (int i = 0; i < n; i++) {
             struct view one = view_of_stack(w, expert[i]);
             if (!plain) one.factor = factors[expert[i]];
-            struct gemm_job job = {&one, plain ? NULL : bias + expert[i] * S_ROWS, want, S_ROWS};
+            struct gemm_job job = {&one, plain ? NULL : bias + expert[i] * S_ROWS, want, S_ROWS,
+                                   false};
             k->ops->gemm(k, x + row[i] * cols, 1, (int32_t)cols, &job, 1);
             same_bits("experts", what, want, y + i * S_ROWS, sizeof want);
         }
@@ -351,7 +352,7 @@ static void check_factor(enum precision p)
     struct view w = pack(k, DT_Q4_0, src, ROWS, COLS);
     const int32_t id = 9;
     for (int i = 0; i < 2; i++) {
-        struct gemm_job job = {&w, i ? bias : NULL, y[i], ROWS};
+        struct gemm_job job = {&w, i ? bias : NULL, y[i], ROWS, false};
         w.factor = i ? 0.3f : 0.0f;
         k->ops->gemm(k, x, 3, COLS, &job, 1);
         k->ops->embed(k, &w, &id, 1, row[i]);
@@ -366,6 +367,37 @@ static void check_factor(enum precision p)
     free(src);
     free(x);
     free(bias);
+    k->ops->close(k);
+}
+
+// Jobs that are fine: near the float product, the same bits in every cut, and the same bits for
+// their neighbours as without them.
+static void check_fine(enum dtype t, const float *x)
+{
+    enum { COLS = 512 };
+    rng_seed(t);
+    struct kernels *k = open_isa(2, PRECISION_FAST);
+    uint8_t *src = random_weight(t, G_ROWS, COLS);
+    float *bias = floats(G_ROWS), *y = floats(4 * G_TOK * G_ROWS);
+    float *want = y + G_TOK * G_ROWS, *plain = want + G_TOK * G_ROWS,
+          *other = plain + G_TOK * G_ROWS;
+    struct view w = pack(k, t, src, G_ROWS, COLS);
+    struct gemm_job alone = {&w, bias, plain, G_ROWS, false};
+    k->ops->gemm(k, x, G_TOK, COLS, &alone, 1);
+    for (int i = 0; i < G_TOK; i++) {
+        struct gemm_job job = {&w, bias, want + i * G_ROWS, G_ROWS, true};
+        k->ops->gemm(k, x + i * COLS, 1, COLS, &job, 1);
+    }
+    check_gemm_values(t, src, COLS, x, bias, want, 5e-5);
+    struct gemm_job jobs[2] = {{&w, bias, other, G_ROWS, false}, {&w, bias, y, G_ROWS, true}};
+    k->ops->gemm(k, x, G_TOK, COLS, jobs, 2);
+    same_bits("gemm", "fine: cuts", y, want, (size_t)(G_TOK * G_ROWS) * 4);
+    same_bits("gemm", "fine: neighbour", other, plain, (size_t)(G_TOK * G_ROWS) * 4);
+    digest_add(want, (size_t)(G_TOK * G_ROWS) * 4);
+    free(w.data);
+    free(src);
+    free(bias);
+    free(y);
     k->ops->close(k);
 }
 
@@ -429,7 +461,7 @@ static void check_limits(void)
     o->close(k);
 }
 
-static void check_isa(void)
+static inline void check_isa(void)
 {
     for (int i = 0; i < N_TYPE; i++) {
         check_gemm_type(types[i], PRECISION_FAST);
@@ -444,6 +476,12 @@ static void check_isa(void)
     check_factor(PRECISION_FAST);
     check_factor(PRECISION_EXACT);
     check_gather();
+    rng_seed(7);
+    float *x = floats(G_TOK * 512);
+    const enum dtype fine[] = {DT_Q4_K, DT_Q6_K, DT_Q8_0, DT_TQ1_0, DT_NVFP4, DT_F16};
+    for (size_t i = 0; i < sizeof fine / sizeof *fine; i++)
+        check_fine(fine[i], x);
+    free(x);
     check_limits();
 }
 

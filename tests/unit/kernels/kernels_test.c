@@ -85,7 +85,7 @@ static void check_fixture_type(const struct fixture *f, enum dtype t, enum preci
     k->ops->embed(k, &w, ids, ROWS, got);
     for (int i = 0; i < ROWS * COLS; i++) // at most one ulp: the order of two multiplications
         assert_true(fabs((double)got[i] - (double)value[i]) <= fabs((double)value[i]) * 1.2e-7);
-    struct gemm_job job = {&w, NULL, y, ROWS};
+    struct gemm_job job = {&w, NULL, y, ROWS, false};
     k->ops->gemm(k, x, TOK, COLS, &job, 1);
     for (int i = 0; i < TOK * ROWS; i++) {
         double nx = 0, nw = 0, e = fabs((double)y[i] - (double)want[i]);
