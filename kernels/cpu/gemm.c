@@ -111,7 +111,7 @@ static void gemm_share(void *arg, int32_t item, int32_t thread)
     l.bias = job->bias;
     l.y = job->y + (int64_t)tile * TILE_TOK * job->ldy;
     l.ldy = job->ldy;
-    l.xq = g->c->xq + tile_at(g, tile);
+    if (is_fast(g->c, l.dtype)) l.xq = g->c->xq + tile_at(g, tile);
     l.x = g->x + (int64_t)tile * TILE_TOK * g->cols;
     l.ldx = g->cols;
     const int32_t share = (item - g->first[j]) / g->n_tile;
@@ -191,7 +191,7 @@ static void each_share(void *arg, int32_t item, int32_t thread)
     l.n_tok = tile_rows(e->n_tok, tile);
     l.y = e->y + at * w->shape[1];
     l.ldy = w->shape[0] * w->shape[1];
-    l.xq = each_tile_at(e, i, tile);
+    if (is_fast(e->c, l.dtype)) l.xq = each_tile_at(e, i, tile);
     l.x = e->x + at * e->cols;
     l.ldx = w->shape[0] * e->cols;
     run_leaf(e->c, thread, share, e->share_panels, &l);
@@ -270,8 +270,9 @@ static void experts_share(void *arg, int32_t item, int32_t thread)
     l.bias = g->bias ? g->bias + part->expert * rows : NULL;
     l.y = g->y + part->from * rows;
     l.ldy = rows;
-    l.xq = part->n == 1 ? e->c->xq + xq_bytes(g->row[part->from], e->cols)
-                        : e->c->xe + xq_bytes(part->from, e->cols);
+    if (is_fast(e->c, l.dtype))
+        l.xq = part->n == 1 ? e->c->xq + xq_bytes(g->row[part->from], e->cols)
+                            : e->c->xe + xq_bytes(part->from, e->cols);
     l.x = g->x;
     l.ldx = e->cols;
     l.row = g->row + part->from;

@@ -61,13 +61,12 @@ struct packed_info {
 };
 
 // The types that have a form of their own here, for switches over them.
+// clang-format off
 #define PACKED_EACH_BLOCKS(X)                                                                      \
-    X(DT_Q4_0)                                                                                     \
-    X(DT_Q4_1)                                                                                     \
-    X(DT_Q5_0)                                                                                     \
-    X(DT_Q5_1)                                                                                     \
-    X(DT_Q8_0) X(DT_Q2_K) X(DT_Q3_K) X(DT_Q4_K) X(DT_Q5_K) X(DT_Q6_K) X(DT_IQ4_NL) X(DT_IQ4_XS)    \
-        X(DT_TQ2_0) X(DT_MXFP4) X(DT_NVFP4) X(DT_INT4) X(DT_INT8)
+    X(DT_Q4_0) X(DT_Q4_1) X(DT_Q5_0) X(DT_Q5_1) X(DT_Q8_0) X(DT_Q2_K) X(DT_Q3_K) X(DT_Q4_K)        \
+    X(DT_Q5_K) X(DT_Q6_K) X(DT_IQ4_NL) X(DT_IQ4_XS) X(DT_TQ2_0) X(DT_MXFP4) X(DT_NVFP4)            \
+    X(DT_INT4) X(DT_INT8)
+// clang-format on
 #define PACKED_EACH_COLUMNS(X) X(DT_F32) X(DT_F16) X(DT_BF16)
 
 static inline struct packed_info packed_info(int t)

@@ -74,7 +74,7 @@ ALWAYS_INLINE void k_values_of(const enum dtype t, const uint8_t *p, int sub, by
 ALWAYS_INLINE bytes16 fifth_bits(uint32_t h)
 {
     const bytes16 bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    const uint64_t lo = (h & 255) * 0x0101010101010101, hi = (h >> 8 & 255) * 0x0101010101010101;
+    const uint64_t lo = (h & 255) * 0x0101010101010101u, hi = (h >> 8 & 255) * 0x0101010101010101u;
     const bytes16 v = (bytes16)(longs2){lo, hi};
     return (bytes16)((v & bit) != 0) & 16;
 }

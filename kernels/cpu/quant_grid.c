@@ -30,7 +30,7 @@ static uint32_t u32_at(const uint8_t *p)
 }
 static uint64_t bytes_of(uint64_t b)
 {
-    return b * 0x0101010101010101;
+    return b * 0x0101010101010101u;
 }
 
 // 8 levels of 2 bits, a byte each.

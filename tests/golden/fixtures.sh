@@ -19,5 +19,8 @@ golden --threads 1 --table "$build/tests/coverage.tsv" \
     "$fixtures"/arch/*/ "$fixtures"/quant/*/ "$fixtures"/gguf/*/
 golden --threads 2 --stages 2 --sets 2 "$fixtures"/arch/*/ "$fixtures"/quant/*/
 golden --threads 1 --precision fast "$fixtures"/quant/*/ "$fixtures"/gguf/*/
+# README's table is about the usual fixtures.
+[ -n "${TRIREME_FIXTURES:-}" ] ||
+    python3 tests/golden/coverage.py "$build/tests/coverage.tsv" README.md || bad=1
 "$build/tests/reuse" --seeds 2 "$fixtures"/arch/*/ || bad=1
 exit $bad
