@@ -87,7 +87,7 @@ struct leaf_delta {
     int32_t dim_k, n, n_tok;
     float *scratch; // LEAF_DELTA_FLOATS
 };
-enum { LEAF_DELTA = 32, DELTA_K_MAX = 512, LEAF_DELTA_FLOATS = LEAF_DELTA * DELTA_K_MAX };
+enum { LEAF_DELTA = 32, DELTA_K_MAX = 4096, LEAF_DELTA_FLOATS = 8 * DELTA_K_MAX };
 
 struct leaf_isa {
     const char *name;

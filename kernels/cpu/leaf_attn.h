@@ -261,20 +261,20 @@ LEAF_INLINE v8 leaf_keep(v8 a, int32_t from, int32_t to)
 
 // Sums of R rows from r0 on, D elements each, so far.
 struct leaf_mixed {
-    v8 s[12];
+    v8 s[8];
 };
 
 // Adds the groups of 8 positions [from, to) of values v (groups, D, 8), of which each row may see a
 // part. What it does not see is not multiplied, be it a number or not.
-LEAF_INLINE void leaf_mix_edge(int R, int D, const struct leaf_attn *a, const float *p, int32_t r0,
-                               int32_t from, int32_t to, const float *v, struct leaf_mixed *m)
+LEAF_INLINE void leaf_mix_edge(int R, int D, const struct leaf_attn *a, const float *p,
+                               struct leaf_part groups, const float *v, struct leaf_mixed *m)
 {
-    for (int32_t g = from; g < to; g++)
+    for (int32_t g = groups.from; g < groups.to; g++)
         LEAF_UNROLL(4)
     for (int r = 0; r < R; r++) {
-        const int32_t lo = a->lo[r0 + r] - 8 * g, hi = a->hi[r0 + r] - 8 * g;
+        const int32_t row = groups.r0 + r, lo = a->lo[row] - 8 * g, hi = a->hi[row] - 8 * g;
         if (lo >= 8 || hi <= 0 || lo >= hi) continue;
-        const v8 w = v8_load(p + (r0 + r) * SEG_TOK + 8 * g);
+        const v8 w = v8_load(p + row * SEG_TOK + 8 * g);
         LEAF_UNROLL(4)
         for (int d = 0; d < D; d++) {
             v8 y = leaf_keep(v8_load(v + (int64_t)8 * (D * g + d)), lo, hi);
@@ -283,7 +283,7 @@ LEAF_INLINE void leaf_mix_edge(int R, int D, const struct leaf_attn *a, const fl
     }
 }
 
-// o (R rows from r0 on, D elements from d0 on) = p v over the part. R * D at most 12, constants.
+// o (R rows from r0 on, D elements from d0 on) = p v over the part. R * D at most 8, constants.
 LEAF_INLINE void leaf_mix_of(int R, int D, const struct leaf_attn *a, const float *p,
                              struct leaf_part part, int32_t d0, const float *v, float *o)
 {
@@ -292,10 +292,10 @@ LEAF_INLINE void leaf_mix_of(int R, int D, const struct leaf_attn *a, const floa
     from = from < end ? from : end;
     to = to > from ? to : from;
     struct leaf_mixed m;
-    LEAF_UNROLL(12)
+    LEAF_UNROLL(8)
     for (int i = 0; i < R * D; i++)
         m.s[i] = v8_set(0.0f);
-    leaf_mix_edge(R, D, a, p, r0, part.from / 8, from, v, &m);
+    leaf_mix_edge(R, D, a, p, (struct leaf_part){part.from / 8, from, r0}, v, &m);
     const float *x = v + (int64_t)8 * D * from, *w = p + r0 * SEG_TOK + 8 * from;
     for (int32_t g = from; g < to; g++, x += 8 * D, w += 8) {
         v8 y[4];
@@ -310,9 +310,9 @@ LEAF_INLINE void leaf_mix_of(int R, int D, const struct leaf_attn *a, const floa
                 m.s[r * D + d] = v8_fma(z, y[d], m.s[r * D + d]);
         }
     }
-    leaf_mix_edge(R, D, a, p, r0, to, end, v, &m);
+    leaf_mix_edge(R, D, a, p, (struct leaf_part){to, end, r0}, v, &m);
     o += r0 * a->v_stride + d0;
-    LEAF_UNROLL(12)
+    LEAF_UNROLL(8)
     for (int i = 0; i < R * D; i++)
         o[i / D * a->v_stride + i % D] = v8_hsum(m.s[i]);
 }

@@ -105,11 +105,15 @@ struct leaf_delta_wait {
     v8 add[LEAF_DELTA / 8];
 };
 
+struct leaf_delta_seen {
+    v8 k[LEAF_DELTA / 8], q[LEAF_DELTA / 8]; // S^T k, S^T q
+};
+
 // One pass over D vectors of columns of the state: S = decay S + k add of the token before
 // (update), and S^T k, S^T q of the present one (look).
 LEAF_INLINE void leaf_delta_pass(int D, bool update, bool look, const struct leaf_delta *d,
                                  const struct leaf_delta_wait *wait, const float *k, const float *q,
-                                 v8 *sk, v8 *sq)
+                                 struct leaf_delta_seen *seen)
 {
     v8 u[4], o[4], c[4];
     const v8 decay = v8_set(wait->decay);
@@ -136,8 +140,8 @@ LEAF_INLINE void leaf_delta_pass(int D, bool update, bool look, const struct lea
     }
     LEAF_UNROLL(4)
     for (int j = 0; j < D && look; j++) {
-        sk[j] = u[j];
-        sq[j] = o[j];
+        seen->k[j] = u[j];
+        seen->q[j] = o[j];
     }
 }
 
@@ -147,7 +151,7 @@ LEAF_INLINE void leaf_delta_columns(int D, const struct leaf_delta *d, int32_t c
     const int32_t n = d->n - c0 < 8 * D ? d->n - c0 : 8 * D;
     struct leaf_delta_wait wait = {.k = d->k};
     struct leaf_delta_toks toks;
-    v8 sk[4], sq[4];
+    struct leaf_delta_seen seen;
     for (int32_t i = 0; i < d->dim_k; i++)
         for (int j = 0; j < D; j++)
             v8_store(d->scratch + 8 * (i * D + j),
@@ -159,23 +163,23 @@ LEAF_INLINE void leaf_delta_columns(int D, const struct leaf_delta *d, int32_t c
         const float *k = d->k + t * d->ld, *q = d->q + t * d->ld;
         if (i == 0) leaf_delta_look(d, t, &toks);
         if (t == 0)
-            leaf_delta_pass(D, false, true, d, &wait, k, q, sk, sq);
+            leaf_delta_pass(D, false, true, d, &wait, k, q, &seen);
         else
-            leaf_delta_pass(D, true, true, d, &wait, k, q, sk, sq);
+            leaf_delta_pass(D, true, true, d, &wait, k, q, &seen);
         wait.k = k;
         wait.decay = toks.decay[i];
-        const v8 seen = v8_set(toks.k_len[i] * wait.decay), beta = v8_set(toks.beta[i]);
+        const v8 had = v8_set(toks.k_len[i] * wait.decay), beta = v8_set(toks.beta[i]);
         const v8 got = v8_set(toks.q_len[i] * wait.decay);
         for (int j = 0; j < D; j++) {
             const int32_t at = c0 + 8 * j, left = n - 8 * j;
             v8 v = leaf_load_n(d->v + t * d->ld + at, left);
-            v8 e = v8_mul(beta, v8_sub(v, v8_mul(seen, sk[j])));
+            v8 e = v8_mul(beta, v8_sub(v, v8_mul(had, seen.k[j])));
             wait.add[j] = v8_mul(v8_set(toks.k_len[i]), e);
-            v8 y = v8_fma(v8_set(toks.kq[i]), e, v8_mul(got, sq[j]));
+            v8 y = v8_fma(v8_set(toks.kq[i]), e, v8_mul(got, seen.q[j]));
             leaf_store_n(d->out + t * d->ld_out + at, y, left);
         }
     }
-    leaf_delta_pass(D, true, false, d, &wait, d->k, d->q, sk, sq);
+    leaf_delta_pass(D, true, false, d, &wait, d->k, d->q, &seen);
     for (int32_t i = 0; i < d->dim_k; i++)
         for (int j = 0; j < D; j++)
             leaf_store_n(d->state + i * d->ld_state + c0 + 8 * j,
@@ -187,7 +191,7 @@ LEAF_INLINE void leaf_delta_columns(int D, const struct leaf_delta *d, int32_t c
 static void leaf_delta_block(const struct leaf_delta *d)
 {
     int32_t c = 0;
-    for (; c + 32 <= d->n; c += 32)
+    for (; c + 32 <= d->n && 32 * d->dim_k <= LEAF_DELTA_FLOATS; c += 32)
         leaf_delta_columns(4, d, c);
     for (; c < d->n; c += 8)
         leaf_delta_columns(1, d, c);

@@ -871,7 +871,7 @@ static void check_recurrences(struct kernels *k)
 {
     static const struct delta_case deltas[] = {{1, 2, 128, 128, false}, {2, 2, 24, 24, false},
                                                {2, 6, 20, 36, false},   {3, 6, 16, 40, true},
-                                               {1, 1, 5, 3, false},     {1, 1, 300, 40, false}};
+                                               {1, 1, 5, 3, false},     {1, 1, 1030, 40, false}};
     check_conv(k, 200, 4, false);
     check_conv(k, 7, 2, true);
     check_conv(k, 64, 8, true);
