@@ -148,7 +148,7 @@ static err_t make_piece(struct spm *s, int32_t id, const char *text, size_t len,
         n = 1;
         s->t->bytes[byte] = id;
     } else if (type == VOCAB_CONTROL || type == VOCAB_UNKNOWN) {
-        memcpy(room, text, len);
+        if (len) memcpy(room, text, len);
     } else {
         n = vocab_marks(text, len, room);
         bool find = type == VOCAB_NORMAL || (type == VOCAB_USER && s->t->kind == VOCAB_UNIGRAM);

@@ -94,15 +94,19 @@ static double ns_of(struct auth *a, const char *key)
     return (double)(e.tv_sec - s.tv_sec) * 1e9 + (double)(e.tv_nsec - s.tv_nsec);
 }
 
-// Welch's t of wrong-at-the-first against wrong-at-the-last byte, slowest tenth left out.
+// Welch's t of wrong-at-the-first against wrong-at-the-last byte, interrupted calls left out.
 static double welch(struct auth *a)
 {
     enum { N = 20000 };
     static const char *const sides[] = {"xk-one-0123456789abcdef", "sk-one-0123456789abcdex"};
-    double sum[2] = {0}, square[2] = {0}, n[2] = {0};
+    double sum[2] = {0}, square[2] = {0}, n[2] = {0}, usual = 1e9;
+    for (int i = 0; i < 1000; i++) {
+        double ns = ns_of(a, sides[i & 1]);
+        usual = ns < usual ? ns : usual;
+    }
     for (int i = 0; i < 2 * N; i++) {
         double ns = ns_of(a, sides[i & 1]);
-        if (ns > 3000) continue; // interrupted
+        if (ns > 4 * usual) continue; // interrupted
         sum[i & 1] += ns;
         square[i & 1] += ns * ns;
         n[i & 1]++;
