@@ -2,6 +2,7 @@
 #include "coordinator/coordinator_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
+#include "topology/file.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,16 +34,8 @@ static const char *token_text(struct coordinator *c, int32_t id)
 // may say.
 static const char *model_id(struct coordinator *c)
 {
-    const char *path = c->config.model;
-    size_t end = strlen(path);
-    while (end > 1 && path[end - 1] == '/')
-        end--;
-    size_t from = end;
-    while (from > 0 && path[from - 1] != '/')
-        from--;
-    const char *stem = path + from;
-    size_t len = end - from;
-    if (len > 5 && strcmp(stem + len - 5, ".gguf") == 0) len -= 5;
+    size_t len;
+    const char *stem = file_stem(c->config.model, &len);
     return arena_copy_str(&c->arena, stem, len);
 }
 

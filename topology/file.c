@@ -75,3 +75,16 @@ err_t file_add_samples(const struct file *f, uint64_t from, uint32_t n, struct s
     }
     return OK;
 }
+
+const char *file_stem(const char *path, size_t *len)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t from = end;
+    while (from > 0 && path[from - 1] != '/')
+        from--;
+    *len = end - from;
+    if (*len > 5 && !memcmp(path + end - 5, ".gguf", 5)) *len -= 5;
+    return path + from;
+}

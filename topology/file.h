@@ -21,5 +21,8 @@ err_t file_read(const struct file *f, uint64_t at, void *to, uint64_t len, struc
 // end: two trainings of one model may have the same header and the same size.
 err_t file_add_samples(const struct file *f, uint64_t from, uint32_t n, struct sha256 *sha,
                        struct err_text *why);
+// What a model is called after its path: the last part, without slashes behind it and without
+// ".gguf". Borrowed from `path`, *len bytes.
+const char *file_stem(const char *path, size_t *len);
 // The end of a path, which says more than its beginning, short enough for a sentence.
 const char *file_tail(const char *path);

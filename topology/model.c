@@ -1,6 +1,7 @@
 #include "topology/model.h"
 
 #include "topology/arch_weights.h"
+#include "topology/file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,10 +71,9 @@ static void set_name(struct opening *o)
     if (o->made)
         name = (struct gguf_str){o->made->name, strlen(o->made->name)};
     else if (!o->t->gguf || gguf_get_str(o->t->gguf, "general.name", &name, NULL) || !name.len) {
-        const char *base = strrchr(o->m->path, '/');
-        name.s = base ? base + 1 : o->m->path;
-        name.len = strlen(name.s);
-        if (name.len > 5 && memcmp(name.s + name.len - 5, ".gguf", 5) == 0) name.len -= 5;
+        size_t stem;
+        name.s = file_stem(o->m->path, &stem);
+        name.len = stem;
     }
     size_t max = sizeof s->name - 1, len = name.len < max ? name.len : max;
     while (len && len < name.len && ((uint8_t)name.s[len] & 0xc0) == 0x80)

@@ -1,5 +1,6 @@
 #include "worker/models.h"
 #include "proto/base/log.h"
+#include "topology/file.h"
 #include "topology/shape.h"
 #include "topology/tensors.h"
 
@@ -29,14 +30,9 @@ static bool is_checkpoint(const char *folder)
 
 static void stem_of(const char *path, char *out, size_t size)
 {
-    size_t len = strlen(path);
-    while (len > 1 && path[len - 1] == '/')
-        len--;
-    size_t from = len;
-    while (from && path[from - 1] != '/')
-        from--;
-    snprintf(out, size, "%.*s", (int)(len - from), path + from);
-    if (is_gguf(out)) out[strlen(out) - 5] = 0;
+    size_t len;
+    const char *stem = file_stem(path, &len);
+    snprintf(out, size, "%.*s", (int)len, stem);
     for (char *p = out; *p; p++)
         if ((unsigned char)*p < 0x20 || (unsigned char)*p > 0x7e) *p = '?';
 }
