@@ -1,42 +1,15 @@
 // GGUF files: whatever the bytes, gguf_open and model_open end with a header whose every view is
 // readable, or with one sentence. The last byte of the input is no part of the file: when odd, a
 // hole of 1 MiB follows the header, so that inputs need not carry weights. Mutations aim at fields.
-#include "proto/base/log.h"
+#include "tests/fuzz/scratch.h"
 #include "topology/model.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size); // libFuzzer's own
 
-static char path[64] = "/dev/shm/trireme-fuzz-XXXXXX";
-static int fd = -1;
 static volatile uint64_t sink; // so that reads are not optimised away
-
-static void remove_file(void)
-{
-    unlink(path);
-}
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc;
-    (void)argv;
-    log_set_level(LOG_ERROR);
-    fd = mkstemp(path);
-    if (fd < 0) {
-        snprintf(path, sizeof path, "/tmp/trireme-fuzz-XXXXXX");
-        fd = mkstemp(path);
-    }
-    if (fd < 0) abort();
-    atexit(remove_file);
-    return 0;
-}
 
 static void touch(const void *p, uint64_t n)
 {

@@ -1,39 +1,10 @@
 // Safetensors headers: whatever the bytes, safetensors_read gives tensors that lie inside the file
 // and do not overlap, or one sentence. The input is the header; its length is put before it, and as
 // much data behind it as the last three bytes say, so that mutations stay aimed at the text.
-#include "proto/base/log.h"
+#include "tests/fuzz/scratch.h"
 #include "topology/safetensors.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static char path[64] = "/dev/shm/trireme-fuzz-XXXXXX";
-static int fd = -1;
-
-static void remove_file(void)
-{
-    unlink(path);
-}
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc;
-    (void)argv;
-    log_set_level(LOG_ERROR);
-    fd = mkstemp(path);
-    if (fd < 0) {
-        snprintf(path, sizeof path, "/tmp/trireme-fuzz-XXXXXX");
-        fd = mkstemp(path);
-    }
-    if (fd < 0) abort();
-    atexit(remove_file);
-    return 0;
-}
 
 struct seen {
     uint64_t whole, bytes, elements;

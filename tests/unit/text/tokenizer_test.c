@@ -4,9 +4,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "tests/unit/soon.h"
 #include "tests/unit/text/vocab_file.h"
-
-#include <time.h>
 
 static struct tokenizer *open_ok(const struct vocab_file *v)
 {
@@ -294,14 +293,6 @@ static struct tokenizer *open_fixture(const char *name)
     return t;
 }
 
-// Of this thread: what other processes do does not count.
-static int64_t cpu_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
 static int64_t encode_us(const struct tokenizer *t, const char *unit, size_t times)
 {
     size_t len = strlen(unit);
@@ -310,10 +301,10 @@ static int64_t encode_us(const struct tokenizer *t, const char *unit, size_t tim
     assert_non_null(text);
     for (size_t i = 0; i < times; i++)
         memcpy(text + i * len, unit, len);
-    int64_t from = cpu_us();
+    int64_t from = soon_now_us();
     assert_int_equal(
         tokenizer_encode(t, text, len * times, TOKENIZER_SPECIAL, NULL, 0, SIZE_MAX, &got), OK);
-    int64_t us = cpu_us() - from;
+    int64_t us = soon_now_us() - from;
     ids_fini(&got);
     free(text);
     return us;
