@@ -1,7 +1,8 @@
-// plan: which device runs which layers. Exact dynamic programming over (layers done, devices used,
-// last device): of all orders of the devices and all contiguous cuts of the layers, the one that is
-// best for the goal by the figures of cost.h. Equal devices count as one class, so clusters of many
-// alike machines stay cheap. Pure: no I/O, no clock.
+// plan: which devices run which layers, alone or as a group (share.h). Exact dynamic programming
+// over (layers done, devices used, last group): of all orders of the devices, all contiguous cuts
+// of the layers and all groups allowed, the one that is best for the goal by the figures of cost.h.
+// Equal devices count as one class, so clusters of many alike machines stay cheap. Pure: no I/O, no
+// clock.
 #pragma once
 #include "topology/cost.h"
 
@@ -19,15 +20,29 @@ struct plan_ask {
     enum plan_goal goal;
     int32_t n_stage_min, n_stage_max; // 0: no bound; both n: exactly n stages
     double hop_us_max;                // 0: PLAN_HOP_US; stages never meet over a slower link
+    // Groups: the split that may be used (SPLIT_NONE: none; SPLIT_COUNT: whichever is best), and
+    // how many members each stage has (0: the planner's choice; SPLIT_NONE: 1).
+    enum share_split split;
+    int32_t n_member;
+    uint32_t part[SHARE_MEMBERS_MAX]; // of each member, in the order of devices; all 0: by speed
     struct cost_ask cost;
 };
 
-struct plan_stage {
+struct plan_member {
     int32_t device;               // index in the cluster
-    int32_t layer_from, layer_to; // [from, to)
-    double decode_us, prefill_us; // one step
-    double hop_us;                // decode frame to the next stage, 0 after the last
+    uint32_t part;                // of SHARE_TOTAL
+    double decode_us, prefill_us; // its own work of one step
     struct cost_memory memory;
+};
+
+struct plan_stage {
+    int32_t layer_from, layer_to; // [from, to)
+    enum share_split split;
+    int32_t n_member; // members[0] is the lead
+    struct plan_member members[SHARE_MEMBERS_MAX];
+    double decode_us, prefill_us; // one step, what members hand each other included
+    double exchange_us;           // of decode_us, that
+    double hop_us;                // decode frame to the next stage, 0 after the last
 };
 
 struct plan {

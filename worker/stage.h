@@ -4,7 +4,8 @@
 #pragma once
 #include "kernels/kernels.h"
 #include "proto/wire/wire.h"
-#include "topology/model.h"
+#include "proto/link/group.h"
+#include "topology/share.h"
 #include <stdatomic.h>
 
 struct stage;
@@ -22,9 +23,10 @@ struct stage_config {
     bool mtp; // with the head: also the layer that predicts the token after the next
     struct plan_settings settings;
     int32_t n_threads;
-    // Each MoE layer's experts are computed in so many ranges, one after the other, as that many
-    // owners would; 0 is 1. The results are the same bits.
-    int32_t n_expert_set;
+    // Which part of the stage this member has, and the road to those that have the rest: alone and
+    // NULL, or a group of as many members. The share's tables are copied.
+    struct share share;
+    struct group *group; // the caller's; must outlive the stage
     const char *isa;
     struct stage_load *load; // may be NULL
 };
@@ -50,7 +52,8 @@ void stage_reset(struct stage *s);
 err_t stage_check(const struct stage *s, const struct step *st, struct err_text *why);
 // Number of tokens of a step's rows.
 uint32_t stage_n_tok(const struct step *st);
-// Runs one checked step.
+// Runs one checked step; every member of a group runs the same ones in the same order. ERR_MEMORY,
+// and what the group came to: then x and result mean nothing.
 //   x        (n_tok, dim) residual stream; in: the previous stage's (ignored when embed); out: mine
 //   chained  embed stages: ids of the ROW_CHAIN rows in row order; else NULL
 //   arena    result items' lists live here; result may be NULL when the stage has no head

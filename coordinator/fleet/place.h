@@ -1,23 +1,33 @@
-// place: which worker takes which layers of one lane, and how many KV pages, local pages and
-// snapshots there are: local pages and snapshots for twice as many sequences as there are slots (as
-// many that ended as that run), for fewer where that leaves room for the pages wanted. Pure:
-// figures in, placement out. The cuts and the order come from topology/plan; what is added here is
-// that workers keep what they already hold whenever that gives a whole placement.
+// place: which workers take which layers of one lane, alone or as groups, and how many KV pages,
+// local pages and snapshots there are: local pages and snapshots for twice as many sequences as
+// there are slots (as many that ended as that run), for fewer where that leaves room for the pages
+// wanted. Pure: figures in, placement out. The cuts and the order come from topology/plan; what is
+// added here is that workers keep what they already hold whenever that gives a whole placement.
 #pragma once
 #include "proto/wire/wire.h"
-#include "topology/model.h"
+#include "topology/share.h"
 
 struct place_stage {
-    uint32_t worker; // the fleet's number
     uint32_t layer_from, layer_to;
     bool embed, head;
+    enum share_split split;
+    uint32_t first, n_member; // place.members[first .. first + n_member); the first one leads
+    double decode_us;         // predicted, one row
+};
+
+struct place_member {
+    uint32_t worker; // the fleet's number
+    uint32_t stage;
+    uint32_t part;                               // of SHARE_TOTAL
     uint64_t weight_bytes, kv_bytes, work_bytes; // planned
-    double decode_us;                            // predicted, one row
 };
 
 struct place {
-    uint32_t n_stage;
+    uint32_t n_stage, n_member;
     struct place_stage stages[WIRE_STAGES_MAX];
+    struct place_member members[WIRE_STAGES_MAX]; // stage after stage
+    // Of every stage alike: which member computes which expert; NULL: by parts. Not owned.
+    const struct share_experts *experts;
     struct plan_settings settings;
     uint32_t window, chunk; // of the model's local layers, 0: none
     bool recurrent;         // the model has recurrent state
@@ -29,6 +39,9 @@ struct place {
 struct place_want {
     const struct model *model;
     uint32_t n_stage;
+    enum share_split split;          // SPLIT_NONE: stages of one worker each
+    uint32_t n_member;               // of each stage; 1: alone
+    uint32_t part[WIRE_MEMBERS_MAX]; // all 0: by speed
     uint32_t ctx, n_slot, max_tok;
     uint64_t kv_tokens;
     uint32_t precision, kv_dtype;

@@ -2,7 +2,7 @@
 //
 //   0  u32 magic "TRF1"     4 u16 kind       6 u16 dtype
 //   8  u64 epoch           16 u64 step      24 u32 stage (sender)   28 u32 n_row
-//  32  u32 n_col           36 u32 reserved 0
+//  32  u32 n_col           36 u32 tag
 //  40  u64 payload bytes   48 u64 checksum of the payload (CRC-32C, zero-extended)
 //  56  u64 MAC: SipHash-2-4 of bytes 0..55 under the epoch's key (Aumasson and Bernstein 2012)
 //
@@ -20,6 +20,8 @@ enum frame_kind {
     FRAME_IDS = 2,  // (n_row, 2) I32 pairs slot, id drawn in this step: last stage -> first
     FRAME_PING = 3, // answered by FRAME_PONG with the same step and payload size 0 or equal
     FRAME_PONG = 4,
+    FRAME_PIECE = 5, // (n_row, n_col) of what the members of a group hand each other; stage is the
+                     // sender's member number, tag counts the group's operations of the step
 };
 
 struct frame {
@@ -28,6 +30,7 @@ struct frame {
     uint64_t epoch, step;
     uint32_t stage;
     uint32_t n_row, n_col;
+    uint32_t tag;   // of FRAME_PIECE, else 0
     uint64_t bytes; // n_row * n_col * 4, except PING/PONG: any
     void *payload;  // aligned to 64
 };

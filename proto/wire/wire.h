@@ -11,6 +11,9 @@
 //   W LINKED      measured link to the next stage            or FAILED
 //   C STEP ...    W RESULT ... (from the last stage only)
 //   both HEARTBEAT every 250 ms
+//   W USAGE every few seconds, from leads of stages with experts
+//   W FETCH, C CHUNK ...   a worker that lacks the model's file copies ranges of it
+//   C SURVEY, W SURVEYED   while no plan runs: links between workers are measured
 //   C REFUSE / DRAIN, W FAILED at any time
 //
 // A PLAN with a higher epoch replaces the old one at any point; everything that carries a lower
@@ -22,7 +25,7 @@
 #include "proto/wire/step.h"
 
 enum {
-    WIRE_VERSION = 2,
+    WIRE_VERSION = 3,
     WIRE_MESSAGE_MAX = 1 << 20,
     WIRE_ARENA_MAX = 4 << 20, // budget for unpacking one message
     WIRE_STAGES_MAX = 64,
@@ -31,6 +34,11 @@ enum {
     WIRE_DEVICES_MAX = 16,
     WIRE_ADDRESS_MAX = 4096,
     WIRE_HEARTBEAT_MS = 250,
+    WIRE_MEMBERS_MAX = 16,      // of one stage
+    WIRE_EXPERTS_MAX = 1 << 16, // of all layers of a stage
+    WIRE_REPLICAS_MAX = 1 << 14,
+    WIRE_FILES_MAX = 1024,      // of a model
+    WIRE_CHUNK_MAX = 256 << 10, // bytes of a file in one message
 };
 
 enum msg_kind {
@@ -47,7 +55,12 @@ enum msg_kind {
     MSG_FAILED,
     MSG_DRAIN,
     MSG_ENROLL,
-    MSG_ENROLLED
+    MSG_ENROLLED,
+    MSG_SURVEY,
+    MSG_SURVEYED,
+    MSG_FETCH,
+    MSG_CHUNK,
+    MSG_USAGE
 };
 
 struct msg_device {
@@ -57,6 +70,9 @@ struct msg_device {
     uint32_t threads;
     uint64_t mem_bytes, mem_free_bytes;
     double read_bytes_per_s, int8_ops_per_s, f32_flops_per_s; // measured
+    bool unified;                                             // CPU and GPU share the memory
+    uint32_t n_core, n_numa;                                  // 0: unknown
+    uint64_t l2_bytes, l3_bytes; // of one core, of one L3 domain; 0: unknown
 };
 
 struct msg_model {
@@ -79,15 +95,26 @@ struct msg_hello {
     uint8_t held_hash[32];
     uint32_t held_from, held_to; // layers; equal: nothing
     bool held_embed, held_head;
-    uint32_t roads;   // bit mask of enum road this worker can open
-    uint64_t process; // same number: same process, ROAD_LOCAL is possible
+    uint32_t roads;          // bit mask of enum road this worker can open
+    uint64_t process;        // same number: same process, ROAD_LOCAL is possible
+    uint64_t store_bytes;    // it can copy a model of so many bytes from us; 0: it does not
+    double disk_bytes_per_s; // reading the volume its models lie on; 0: not measured
 };
 
 enum road { ROAD_LOCAL = 1, ROAD_UCX = 2 };
 
+struct msg_file {
+    const char *name; // the last part of its path
+    uint64_t bytes;
+};
+
 struct msg_welcome {
     uint32_t worker; // number in status
     const char *cluster;
+    // The model that is served and its files, for workers that have a store; n_file 0: not offered.
+    uint8_t model_hash[32];
+    const struct msg_file *files;
+    uint32_t n_file;
 };
 
 struct msg_refuse {
@@ -122,6 +149,16 @@ struct msg_plan {
     struct plan_settings settings;
     uint32_t road;   // enum road
     uint8_t key[16]; // frames of this epoch are authenticated with it
+    uint32_t lane;   // number, for logs
+    // Who else has this stage (topology/share.h). n_member[i] of each stage i; parts of this one's.
+    uint32_t split;  // enum share_split
+    uint32_t member; // 0: the lead, which sends activations on and, on the last stage, results
+    uint32_t n_member[WIRE_STAGES_MAX];
+    uint32_t part[WIRE_MEMBERS_MAX];
+    uint32_t n_expert;        // of a layer; 0: experts are cut by `part`
+    const uint8_t *owner;     // (layer_to - layer_from, n_expert) member that computes it
+    const uint32_t *replicas; // (n_replica, 3) layer of the model, expert, member
+    uint32_t n_replica;
 };
 
 struct msg_prepared {
@@ -131,14 +168,18 @@ struct msg_prepared {
     uint32_t load_ms;
     const uint8_t *address; // of the data port
     uint32_t n_address;
+    const uint8_t *group_address; // of the group's port; empty: alone
+    uint32_t n_group_address;
 };
 
 // The address was made by the peer's own UCX and is parsed by ours, which trusts it: a worker that
 // holds a certificate of this cluster and lies here can crash its neighbours (they come back).
 struct msg_peer {
-    uint32_t stage;
+    uint32_t stage, member;
     const uint8_t *address;
     uint32_t n_address;
+    const uint8_t *group_address;
+    uint32_t n_group_address;
 };
 struct msg_connect {
     uint64_t epoch;
@@ -161,7 +202,11 @@ struct msg_heartbeat {
     uint64_t mem_used_bytes, mem_free_bytes;
     uint64_t frame_bytes_out, frame_bytes_in;
     uint64_t busy_us, wait_us; // compute loop, since the plan was accepted
+    uint64_t exchange_us;      // of busy_us, waiting for other members of the group
     uint32_t steps_queued;
+    // For the round trip: the sender's clock; the last sent_us that came from the other side (0:
+    // none), and how long ago it came.
+    uint64_t sent_us, echo_us, echo_age_us;
 };
 
 struct msg_failed {
@@ -181,6 +226,55 @@ struct msg_enrolled {
     const char *ca_pem;
 };
 
+struct msg_target {
+    uint32_t worker;
+    const uint8_t *address;
+    uint32_t n_address;
+};
+struct msg_survey {
+    uint64_t round; // the epoch of its frames; counted apart from the plans' epochs
+    uint32_t road;
+    uint8_t key[16];
+    const struct msg_target *targets; // none: open a port and answer with its address
+    uint32_t n_target;
+};
+struct msg_path {
+    uint32_t worker;
+    double latency_us, bytes_per_s;
+    const char *transport;
+    int32_t code; // err_t; not OK: what is wrong with this link
+    const char *why;
+};
+struct msg_surveyed {
+    uint64_t round;
+    const uint8_t *address;
+    uint32_t n_address;
+    const struct msg_path *paths;
+    uint32_t n_path;
+};
+
+struct msg_fetch {
+    uint64_t id;
+    uint8_t model_hash[32];
+    uint32_t file;
+    uint64_t offset;
+    uint32_t bytes; // 1 to WIRE_CHUNK_MAX
+};
+struct msg_chunk {
+    uint64_t id;
+    int32_t code; // err_t; not OK: no data
+    const char *why;
+    uint32_t checksum; // CRC-32C of data
+    const uint8_t *data;
+    uint32_t n_data;
+};
+
+struct msg_usage {
+    uint64_t epoch;
+    uint32_t layer_from, n_layer, n_expert;
+    const uint32_t *count; // (n_layer, n_expert)
+};
+
 struct msg {
     enum msg_kind kind;
     union {
@@ -197,6 +291,11 @@ struct msg {
         struct msg_failed failed;
         struct msg_enroll enroll;
         struct msg_enrolled enrolled;
+        struct msg_survey survey;
+        struct msg_surveyed surveyed;
+        struct msg_fetch fetch;
+        struct msg_chunk chunk;
+        struct msg_usage usage;
     };
 };
 
