@@ -67,31 +67,49 @@ static void write_bytes(struct buf *b, const char *key, uint64_t weight, uint64_
     whole(b, "work_bytes", work), buf_char(b, '}');
 }
 
-static void write_stage(const struct cluster_json *c, const struct place_stage *s, struct buf *b)
+static void write_member(const struct cluster_json *c, const struct place_member *m, struct buf *b)
 {
     const struct lane *l = fleet_lane(c->view.fleet);
-    const struct fleet_worker *w = fleet_worker(c->view.fleet, s->worker);
+    const struct fleet_worker *w = fleet_worker(c->view.fleet, m->worker);
     const struct msg_heartbeat none = {0};
     const struct msg_heartbeat *beat = w && w->beat.epoch == l->epoch ? &w->beat : &none;
-    bool is_loaded = w && l->workers[s->worker].role >= LANE_PREPARED;
+    bool is_loaded = w && l->workers[m->worker].role >= LANE_PREPARED;
     uint64_t span = beat->busy_us + beat->wait_us;
-    buf_char(b, '{');
     str(b, "worker", w ? w->hello.name : ""), buf_char(b, ',');
-    buf_printf(b, "\"layers\":[%u,%u],", s->layer_from, s->layer_to);
-    boolean(b, "embed", s->embed), buf_char(b, ',');
-    boolean(b, "head", s->head), buf_char(b, ',');
-    write_bytes(b, "planned", s->weight_bytes, s->kv_bytes, s->work_bytes), buf_char(b, ',');
+    num(b, "part", (double)m->part / SHARE_TOTAL), buf_char(b, ',');
+    write_bytes(b, "planned", m->weight_bytes, m->kv_bytes, m->work_bytes), buf_char(b, ',');
     if (is_loaded)
         write_bytes(b, "used", w->weight_bytes, w->kv_bytes, w->work_bytes);
     else
         write_bytes(b, "used", 0, 0, 0);
     buf_char(b, ',');
-    num(b, "decode_us_predicted", s->decode_us), buf_char(b, ',');
     num(b, "busy_share", span ? (double)beat->busy_us / (double)span : 0), buf_char(b, ',');
+    num(b, "exchange_share", span ? (double)beat->exchange_us / (double)span : 0);
+    buf_char(b, ',');
     whole(b, "step_done", beat->step_done), buf_char(b, ',');
     num(b, "step_ms", beat->step_done ? (double)beat->busy_us / 1e3 / (double)beat->step_done : 0);
     buf_char(b, ',');
-    whole(b, "load_ms", is_loaded ? w->load_ms : 0), buf_char(b, '}');
+    whole(b, "load_ms", is_loaded ? w->load_ms : 0);
+}
+
+// What is said of the lead, then of every member: a stage of one worker reads as it always did.
+static void write_stage(const struct cluster_json *c, const struct place_stage *s, struct buf *b)
+{
+    const struct place *p = &fleet_lane(c->view.fleet)->place;
+    buf_char(b, '{');
+    buf_printf(b, "\"layers\":[%u,%u],", s->layer_from, s->layer_to);
+    boolean(b, "embed", s->embed), buf_char(b, ',');
+    boolean(b, "head", s->head), buf_char(b, ',');
+    str(b, "split", share_split_name(s->split)), buf_char(b, ',');
+    num(b, "decode_us_predicted", s->decode_us), buf_char(b, ',');
+    write_member(c, &p->members[s->first], b);
+    buf_str(b, ",\"members\":[");
+    for (uint32_t i = 0; i < s->n_member; i++) {
+        buf_str(b, i ? ",{" : "{");
+        write_member(c, &p->members[s->first + i], b);
+        buf_char(b, '}');
+    }
+    buf_str(b, "]}");
 }
 
 static void write_settings(const struct plan_settings *s, struct buf *b)
@@ -184,8 +202,8 @@ static void write_links(const struct cluster_json *c, struct buf *b)
     bool is_first = true;
     buf_str(b, "\"links\":[");
     for (uint32_t i = 0; i + 1 < p->n_stage; i++) {
-        const struct fleet_worker *from = fleet_worker(c->view.fleet, p->stages[i].worker);
-        const struct fleet_worker *to = fleet_worker(c->view.fleet, p->stages[i + 1].worker);
+        const struct fleet_worker *from = fleet_worker(c->view.fleet, p->members[p->stages[i].first].worker);
+        const struct fleet_worker *to = fleet_worker(c->view.fleet, p->members[p->stages[i + 1].first].worker);
         if (!from || !to) continue;
         comma(b, &is_first);
         buf_char(b, '{');

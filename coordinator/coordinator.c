@@ -115,6 +115,26 @@ static err_t check_range(const char *what, uint64_t v, uint64_t min, uint64_t ma
                    (unsigned long long)v, (unsigned long long)min, (unsigned long long)max);
 }
 
+static err_t check_parts(struct place_want *w, struct err_text *why)
+{
+    uint32_t n = 0;
+    double speed[WIRE_MEMBERS_MAX];
+    for (uint32_t i = 0; i < WIRE_MEMBERS_MAX; i++) {
+        speed[i] = w->part[i];
+        if (w->part[i]) n = i + 1;
+    }
+    if (w->split == SPLIT_NONE) {
+        if (n) return err_say(why, ERR_CONFIG, "parts are of a tensor or experts split");
+        return OK;
+    }
+    err_t err = check_range("workers of a stage", w->n_member, 1, WIRE_MEMBERS_MAX, why);
+    if (err || !n) return err;
+    if (n != w->n_member)
+        return err_say(why, ERR_CONFIG, "%u parts for the %u workers of a stage", n, w->n_member);
+    share_parts(speed, (int32_t)n, w->part);
+    return OK;
+}
+
 // Defaults and limits of what the placement is asked for.
 static err_t settle(struct coordinator *c, struct err_text *why)
 {
@@ -127,9 +147,11 @@ static err_t settle(struct coordinator *c, struct err_text *why)
     g->grace_ms = or_usual(g->grace_ms, GRACE_MS_USUAL);
     g->drain_ms = or_usual(g->drain_ms, DRAIN_MS_USUAL);
     g->canary_ms = or_usual(g->canary_ms, CANARY_MS_USUAL);
+    const bool is_split = g->split != SPLIT_NONE;
     *w = (struct place_want){
         .model = c->model,
-        .n_stage = or_usual(g->n_stage, g->n_expect),
+        .n_stage = or_usual(g->n_stage, is_split ? 1 : g->n_expect),
+        .split = (enum share_split)g->split,
         .ctx = or_usual(g->ctx, ctx_train < CTX_USUAL ? ctx_train : CTX_USUAL),
         .n_slot = or_usual(g->n_slot, SLOTS_USUAL),
         .max_tok = or_usual(g->max_tok, STEP_TOKENS_USUAL),
@@ -139,6 +161,8 @@ static err_t settle(struct coordinator *c, struct err_text *why)
     };
     w->kv_tokens = g->kv_tokens ? g->kv_tokens : 4 * (uint64_t)w->ctx;
     if (!g->n_stage && w->n_stage > n_layer) w->n_stage = n_layer;
+    w->n_member = is_split ? g->n_expect / w->n_stage : 1;
+    memcpy(w->part, g->part, sizeof w->part);
     uint64_t kv_max = (uint64_t)STEP_PAGES_MAX * PLACE_PAGE_TOK;
     uint32_t stage_max = n_layer < WIRE_STAGES_MAX ? n_layer : WIRE_STAGES_MAX;
     err_t err = check_range("ctx", w->ctx, PLACE_PAGE_TOK, ctx_train, why);
@@ -146,6 +170,7 @@ static err_t settle(struct coordinator *c, struct err_text *why)
     if (!err) err = check_range("tokens of a step", w->max_tok, 2, STEP_TOKENS_MAX, why);
     if (!err) err = check_range("sequences at once", w->n_slot, 1, STEP_SLOTS_MAX, why);
     if (!err) err = check_range("stages", w->n_stage, 1, stage_max, why);
+    if (!err) err = check_parts(w, why);
     if (!err) err = check_range("workers to wait for", g->n_expect, 1, LANE_WORKERS_MAX, why);
     return err;
 }

@@ -17,7 +17,9 @@ struct coordinator_config {
     struct link **local;        // links of workers in this process, taken over; peer: worker's name
     uint32_t n_local;
     uint32_t n_expect;  // workers to wait for before the first plan, >= 1
-    uint32_t n_stage;   // stages to split into; 0: as many as n_expect
+    uint32_t n_stage;   // of a lane; 0: as many as there are workers for; with a split: 1
+    uint32_t split;     // enum share_split: each stage is a group that shares it
+    uint32_t part[16];  // how much of a stage each member takes; all 0: by speed
     uint32_t ctx;       // tokens per sequence; 0: min(model's, 8192)
     uint64_t kv_tokens; // tokens of KV in all; 0: 4 * ctx, less if memory is short
     uint32_t max_tok;   // tokens of one step; 0: 256

@@ -327,11 +327,11 @@ static void write_stages(struct writer *w)
     const struct lane *l = fleet_lane(w->v->fleet);
     for (size_t k = 0; k < sizeof stages / sizeof *stages; k++) {
         head(w, stages[k].name, stages[k].type, stages[k].help);
-        for (uint32_t i = 0; i < l->place.n_stage; i++) {
-            const struct fleet_worker *worker =
-                fleet_worker(w->v->fleet, l->place.stages[i].worker);
+        for (uint32_t i = 0; i < l->place.n_member; i++) {
+            const struct place_member *m = &l->place.members[i];
+            const struct fleet_worker *worker = fleet_worker(w->v->fleet, m->worker);
             if (!worker || worker->beat.epoch != l->epoch) continue;
-            buf_printf(w->out, "%s{%s,stage=\"%u\",", stages[k].name, w->labels.data, i);
+            buf_printf(w->out, "%s{%s,stage=\"%u\",", stages[k].name, w->labels.data, m->stage);
             label(w->out, "node", worker->hello.name);
             buf_printf(w->out, "} %.9g\n", stages[k].value(worker));
         }
@@ -347,9 +347,9 @@ static void write_links(struct writer *w)
              is_rtt ? "Round trip between neighbouring stages, measured when they connected."
                     : "Bytes sent to the next stage, since the sender joined the epoch.");
         for (uint32_t i = 0; i + 1 < l->place.n_stage; i++) {
-            const struct fleet_worker *from = fleet_worker(w->v->fleet, l->place.stages[i].worker);
+            const struct fleet_worker *from = fleet_worker(w->v->fleet, l->place.members[l->place.stages[i].first].worker);
             const struct fleet_worker *to =
-                fleet_worker(w->v->fleet, l->place.stages[i + 1].worker);
+                fleet_worker(w->v->fleet, l->place.members[l->place.stages[i + 1].first].worker);
             if (!from || !to) continue;
             buf_printf(w->out, "%s{%s,", name, w->labels.data);
             label(w->out, "src", from->hello.name);

@@ -37,12 +37,12 @@ static void json_plan(struct buf *b, const struct cluster *c, const struct plan 
     for (int32_t i = 0; i < p->n_stage; i++) {
         const struct plan_stage *s = &p->stages[i];
         buf_str(b, i ? ",{\"device\":" : "{\"device\":");
-        buf_json_str(b, c->devices[s->device].name, strlen(c->devices[s->device].name));
+        buf_json_str(b, c->devices[s->members[0].device].name, strlen(c->devices[s->members[0].device].name));
         buf_printf(b,
                    ",\"layers\":[%d,%d],\"decode_us\":%.1f,\"prefill_us\":%.1f,\"hop_us\":%.1f,"
                    "\"memory\":",
                    s->layer_from, s->layer_to, s->decode_us, s->prefill_us, s->hop_us);
-        json_memory(b, &s->memory);
+        json_memory(b, &s->members[0].memory);
         buf_char(b, '}');
     }
     buf_str(b, "]}\n");

@@ -9,6 +9,8 @@
 #include "proto/base/log.h"
 #include "topology/cluster.h"
 #include "topology/probe.h"
+#include "topology/share.h"
+#include "proto/wire/wire.h"
 #include "worker/worker.h"
 
 #include <pthread.h>
@@ -29,7 +31,7 @@ static void on_signal(int sig)
 struct serve {
     struct coordinator_config c;
     struct opt_strs aliases, hosts, origins;
-    const char *model, *cluster_file, *api_key_file, *tls_cert, *tls_key, *isa, *transports,
+    const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *isa, *transports,
         *devices;
     uint32_t n_worker, n_local, n_threads;
     uint32_t kv_choice, road_choice;
@@ -151,6 +153,23 @@ static err_t read_cluster(struct serve *s, struct err_text *why)
     return OK;
 }
 
+// "3,1": how much of a stage each member takes.
+static err_t read_parts(struct serve *s, struct err_text *why)
+{
+    const char *at = s->parts;
+    for (int i = 0; i < WIRE_MEMBERS_MAX; i++) {
+        char *end;
+        const long v = *at >= '0' && *at <= '9' ? strtol(at, &end, 10) : 0;
+        if (v < 1 || v > SHARE_TOTAL) break;
+        s->c.part[i] = (uint32_t)v;
+        if (!*end) return OK;
+        if (*end != ',') break;
+        at = end + 1;
+    }
+    return err_say(why, ERR_CONFIG, "--parts takes up to %d numbers like 3,1, not %s",
+                   WIRE_MEMBERS_MAX, s->parts);
+}
+
 static err_t prepare(struct serve *s, struct err_text *why)
 {
     struct coordinator_config *c = &s->c;
@@ -170,6 +189,7 @@ static err_t prepare(struct serve *s, struct err_text *why)
     c->door.tls_cert_pem = s->cert_text;
     c->door.tls_key_pem = s->key_pem_text;
     if (!err && s->cluster_file) err = read_cluster(s, why);
+    if (!err && s->parts) err = read_parts(s, why);
     // Nothing said of workers: one in this process.
     if (!s->n_local && !s->has_workers_option && !c->join_listen && !s->cluster_file)
         s->n_local = 1;
@@ -247,7 +267,10 @@ int cmd_serve(int argc, char **argv)
          "where workers dial in (127.0.0.1, any port)", 0, 0},
         {"expect", OPT_U32, &c->n_expect, "N", "workers to wait for before the first plan", 1, 64},
         {"stages", OPT_U32, &c->n_stage, "N",
-         "stages to split the layers into (as many as workers)", 1, 64},
+         "stages to split the layers into (as many as workers; with --split 1)", 1, 64},
+        {"split", OPT_CHOICE, &c->split, "layers|tensor|experts",
+         "what workers divide: layers, or the inside of each stage (layers)", 0, 0},
+        {"parts", OPT_STR, &s.parts, "N,N..", "share of each member of a stage (by speed)", 0, 0},
         {"ctx", OPT_U32, &c->ctx, "N", "tokens of one sequence (model's, at most 8192)", 16,
          1 << 24},
         {"kv-tokens", OPT_SIZE, &c->kv_tokens, "N", "tokens of KV cache in all (4 x ctx)", 0, 0},

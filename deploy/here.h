@@ -1,7 +1,24 @@
-// here: this machine as a cluster of one device: what it says of itself (topology/probe) and what a
-// short measurement gives (kernels).
+// here: this machine: what it says of itself (topology), what a short measurement gives
+// (worker/measure), and both as a cluster of one host.
 #pragma once
 #include "topology/cluster.h"
+#include "topology/gpus.h"
+#include "worker/measure.h"
 
-// The caller frees *out with free(). Takes about half a second.
+struct here {
+    struct probe probe;
+    struct gpus gpus;
+    struct measure measure;
+    char isa[32]; // the CPU backend
+};
+
+// Measures for about 0.7 s unless the figures are kept and not to be refreshed.
+err_t here_look(bool refresh, struct here *out, struct err_text *why);
+// Where measured figures are kept. Static buffer.
+const char *here_dir(void);
+// The caller frees *out with free(). The CPU alone, or with its GPUs beside it; where they share one
+// memory, the GPU alone.
+err_t here_cluster_of(const struct here *h, bool with_gpus, struct cluster **out,
+                      struct err_text *why);
+// What this build can compute with: the CPU.
 err_t here_cluster(struct cluster **out, struct err_text *why);

@@ -15,6 +15,7 @@ static const struct {
     {"worker", cmd_worker, "join a coordinator and compute part of its model"},
     {"token", cmd_token, "make a join token for a worker"},
     {"status", cmd_status, "show lanes, stages, workers, links and requests of a running cluster"},
+    {"probe", cmd_probe, "show what this machine is and can do"},
     {"plan", cmd_plan, "show how MODEL would be split over a cluster, and why"},
     {"bench", cmd_bench, "measure prompt and decode speed, or perplexity, on this machine"},
     {"chat", cmd_chat, "talk to a running server"},

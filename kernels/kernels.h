@@ -111,7 +111,10 @@ struct kv_view {
 struct attn_args {
     const float *q; // (n_tok, n_head, head_dim)
     float *out;     // (n_tok, n_head, head_dim_v); must not alias q
-    int32_t n_head; // multiple of kv.n_head_kv; head h reads KV head h / (n_head / n_head_kv)
+    int32_t n_head; // head h reads KV head (head_from + h) / group
+    // Query heads of each KV head, and how many of the first one's are left out; the last one's may
+    // be fewer too. group 0: n_head / kv.n_head_kv, which divides it.
+    int32_t group, head_from;
     struct kv_view kv;
     const struct attn_run *runs;
     int32_t n_run;

@@ -34,5 +34,5 @@ if [ "$quick" != --quick ]; then
     ctest --test-dir build/san --output-on-failure -L 'unit|fuzz' -j "$jobs" || status=1
 fi
 echo "== all tests, optimised build"
-ctest --test-dir build --output-on-failure || status=1
+ctest --test-dir build --output-on-failure -j "$jobs" || status=1
 exit $status

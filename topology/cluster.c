@@ -148,7 +148,7 @@ static err_t check_number(const char *who, const char *what, double v, double mi
                    v, min, max);
 }
 
-static err_t check_device(const struct cluster_device *d, struct err_text *why)
+err_t cluster_check_device(const struct cluster_device *d, struct err_text *why)
 {
     if (!is_word(d->name, sizeof d->name - 1) || !is_word(d->host, sizeof d->host - 1))
         return err_say(why, ERR_CONFIG,
@@ -171,7 +171,7 @@ static err_t check_devices(const struct cluster *c, struct spot *spot, struct er
 {
     for (int32_t i = 0; i < c->n_device; i++) {
         *spot = (struct spot){"devices", i};
-        err_t e = check_device(&c->devices[i], why);
+        err_t e = cluster_check_device(&c->devices[i], why);
         if (e) return e;
         if (cluster_find(c, c->devices[i].name) != i)
             return err_say(why, ERR_CONFIG, "device '%s' is there twice, allowed once",
@@ -503,11 +503,24 @@ static err_t write_all(int fd, const struct buf *text)
     return fsync(fd) ? ERR_SYSTEM : OK;
 }
 
-err_t cluster_save(const struct cluster *c, const char *path, struct err_text *why)
+static void write_about(const char *about, struct buf *out)
+{
+    for (const char *at = about; at && *at;) {
+        const size_t n = strcspn(at, "\n");
+        buf_str(out, n ? "# " : "#");
+        buf_add(out, at, n);
+        buf_char(out, '\n');
+        at += n + (at[n] == '\n');
+    }
+}
+
+err_t cluster_save(const struct cluster *c, const char *about, const char *path,
+                   struct err_text *why)
 {
     err_t e = cluster_check(c, why);
     if (e) return e;
     struct buf text = {0}, temp = {0};
+    write_about(about, &text);
     cluster_write(c, &text);
     buf_printf(&temp, "%s.XXXXXX", path);
     if (!buf_ok(&text) || !buf_ok(&temp)) {

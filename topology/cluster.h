@@ -2,8 +2,7 @@
 // the coordinator from what its workers measured. All figures are sustained ones: plans are only as
 // good as these numbers.
 #pragma once
-#include "proto/base/err.h"
-#include <stdbool.h>
+#include "topology/rates.h"
 
 struct buf;
 
@@ -23,6 +22,7 @@ struct cluster_device {
     double read_bytes_per_s; // weights streaming through the device
     double int8_ops_per_s;   // multiply and add counted as two; 0: quantised weights run at f32
     double f32_flops_per_s;
+    struct rates rates; // measured speed of its operations; n_type 0: none, the peaks count
 };
 
 // One direction of a pair. bytes_per_s 0: the two cannot be neighbours.
@@ -48,9 +48,11 @@ err_t cluster_read(const char *path, const char *text, size_t len, struct cluste
                    struct err_text *why);
 // The YAML of a cluster: cluster_read gives back the same figures, bit for bit.
 void cluster_write(const struct cluster *c, struct buf *out);
-// Replaces the file at once or not at all.
-err_t cluster_save(const struct cluster *c, const char *path, struct err_text *why);
-// The rules a file must keep, for clusters that come from elsewhere.
+// Replaces the file at once or not at all. `about`: lines for its head, made comments; NULL: none.
+err_t cluster_save(const struct cluster *c, const char *about, const char *path,
+                   struct err_text *why);
+// The rules a file must keep, for clusters and devices that come from elsewhere.
+err_t cluster_check_device(const struct cluster_device *d, struct err_text *why);
 err_t cluster_check(const struct cluster *c, struct err_text *why);
 // Index of a device, or -1.
 int32_t cluster_find(const struct cluster *c, const char *name);

@@ -1,46 +1,101 @@
-#include "topology/cost.h"
+// The model as the formulas see it, and its bytes. Times are in cost_time.c.
+#include "topology/cost_priv.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-static void add_weight(struct cost_part *p, const struct model_weight *w)
+enum { UNIT_ROWS = 16 }; // share.c cuts rows in such units
+
+static bool is_of_experts(enum slot s)
 {
-    p->bytes += w->bytes;
-    if (!w->is_matrix) return; // norms are read, not multiplied by
-    uint64_t n = (uint64_t)w->n * (uint64_t)w->rows * (uint64_t)w->cols;
-    if (dtype_info(w->dtype)->is_quantised)
-        p->n_quant += n;
-    else
-        p->n_float += n;
+    return s >= SLOT_MOE_GATE && s <= SLOT_MOE_DOWN_BIAS;
 }
 
-static void add_part(struct cost_part *p, const struct cost_part *more)
+static enum cost_use use_of(enum slot s)
 {
-    p->bytes += more->bytes;
-    p->n_quant += more->n_quant;
-    p->n_float += more->n_float;
+    switch (s) {
+    case SLOT_ATTN_OUT:
+        return COST_OUT;
+    case SLOT_FFN_GATE:
+    case SLOT_FFN_UP:
+        return COST_UP;
+    case SLOT_FFN_DOWN:
+        return COST_DOWN;
+    case SLOT_MOE_ROUTER:
+        return COST_ROUTER;
+    case SLOT_MOE_GATE:
+    case SLOT_MOE_UP:
+    case SLOT_MOE_DOWN:
+        return COST_EXPERT;
+    case SLOT_SHARED_ROUTER:
+    case SLOT_SHARED_GATE:
+    case SLOT_SHARED_UP:
+        return COST_SHARED_UP;
+    case SLOT_SHARED_DOWN:
+        return COST_SHARED_DOWN;
+    case SLOT_HEAD:
+    case SLOT_EMBED:
+        return COST_LOGITS;
+    default:
+        return COST_IN;
+    }
 }
 
-static bool is_expert(enum slot s)
+// Those that worker/layer_*.c multiplies by as two terms of 8 bits (kernels.h, gemm_job.fine).
+static bool is_fine(enum slot s)
 {
-    return s == SLOT_MOE_GATE || s == SLOT_MOE_UP || s == SLOT_MOE_DOWN ||
-           s == SLOT_MOE_GATE_BIAS || s == SLOT_MOE_UP_BIAS || s == SLOT_MOE_DOWN_BIAS;
+    return s == SLOT_ATTN_K || s == SLOT_ATTN_V || s == SLOT_MOE_ROUTER || s == SLOT_SHARED_ROUTER;
+}
+
+static struct cost_matrix matrix_of(const struct model_shape *s, const struct model_layer *layer,
+                                    const struct model_weight *w)
+{
+    const enum share_axis axis = share_axis_of(s, layer, w->slot, SPLIT_TENSOR);
+    int64_t unit = UNIT_ROWS;
+    if (axis == SHARE_HEADS) unit = w->rows / s->n_head;
+    if (axis == SHARE_KV) unit = w->rows / s->n_head_kv;
+    return (struct cost_matrix){.n = w->n,
+                                .rows = w->rows,
+                                .cols = w->cols,
+                                .bytes = w->bytes,
+                                .dtype = (uint8_t)w->dtype,
+                                .use = (uint8_t)use_of(w->slot),
+                                .axis = (uint8_t)axis,
+                                .unit = (int32_t)unit,
+                                .fine = is_fine(w->slot)};
+}
+
+static void add_to_layer(struct cost_layer *l, const struct model_shape *s,
+                         const struct model_layer *layer, const struct model_weight *w)
+{
+    if (!w->is_matrix) {
+        *(is_of_experts(w->slot) ? &l->expert_vector_bytes : &l->vector_bytes) += w->bytes;
+        return;
+    }
+    BUG_ON(l->n_matrix == COST_MATRICES_MAX); // no layer has more kinds of matrices
+    l->matrices[l->n_matrix++] = matrix_of(s, layer, w);
 }
 
 static void add_weights(struct cost_model *out, const struct model *m)
 {
+    const struct model_shape *s = &m->shape;
     for (int32_t i = 0; i < m->n_weight; i++) {
         const struct model_weight *w = &m->weights[i];
-        if (w->part == PART_MTP) continue; // only loaded where it is asked for
-        struct cost_part *p = &out->shared;
-        if (w->part == PART_EMBED) p = &out->embed;
-        if (w->part == PART_HEAD) p = &out->head;
         if (w->part >= 0)
-            p = is_expert(w->slot) ? &out->layers[w->part].experts : &out->layers[w->part].part;
-        add_weight(p, w);
+            add_to_layer(&out->layers[w->part], s, &s->layers[w->part], w);
+        else if (w->part == PART_EMBED)
+            out->embed_bytes += w->bytes;
+        else if (w->part == PART_SHARED)
+            out->shared_bytes += w->bytes;
+        else if (w->part == PART_HEAD && w->slot == SLOT_HEAD)
+            out->head = matrix_of(s, NULL, w);
+        else if (w->part == PART_HEAD)
+            out->head_vector_bytes += w->bytes;
+        // PART_MTP is only loaded where it is asked for.
+        if (w->slot != SLOT_EMBED || !s->tied_head) continue;
+        out->head = matrix_of(s, NULL, w);
+        out->head.axis = SHARE_VOCAB;
     }
-    if (m->shape.tied_head) add_part(&out->head, &out->embed);
 }
 
 // Keys, values and state of a layer, and the arithmetic with them, a multiplication and an addition
@@ -107,6 +162,8 @@ void cost_of_model(const struct model *m, struct cost_model *out)
     out->chunk = s->chunk;
     out->n_expert = s->moe.n_expert;
     out->n_used = s->moe.n_used;
+    out->n_head = s->n_head;
+    out->n_head_kv = s->n_head_kv;
     out->tied_head = s->tied_head;
     out->row_floats = row_floats(s);
     for (int32_t i = 0; i < s->n_layer; i++)
@@ -136,6 +193,7 @@ err_t cost_ask_check(const struct cost_ask *a, struct err_text *why)
         {"batch", a->batch, 1, COST_ROWS_MAX},
         {"chunk", a->chunk, 1, COST_ROWS_MAX},
         {"bytes of a kv element", a->kv_elem_bytes, 1, 4},
+        {"steps in flight", a->in_flight, 0, COST_ROWS_MAX},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         if (rules[i].v < rules[i].min || rules[i].v > rules[i].max)
@@ -154,10 +212,47 @@ struct cost_step cost_prefill_step(const struct cost_ask *a)
     return (struct cost_step){a->chunk, 1, 1, a->depth, a->kv_elem_bytes};
 }
 
+// ---- what a member has of a weight
+
+struct share_range cost_kv_heads(const struct cost_model *m, const struct share *s)
+{
+    const struct share_range q = share_rows(s, s->member, m->n_head, 1);
+    const int64_t group = m->n_head / m->n_head_kv;
+    if (q.from == q.to) return (struct share_range){0, 0};
+    return (struct share_range){q.from / group, (q.to - 1) / group + 1};
+}
+
+static int64_t experts_held(const struct cost_model *m, const struct share *s, int32_t layer)
+{
+    int64_t n = 0;
+    if (layer >= s->experts.n_layer) {
+        const struct share_range r = share_rows(s, s->member, m->n_expert, 1);
+        return r.to - r.from;
+    }
+    for (int32_t e = 0; e < m->n_expert; e++)
+        n += share_owns(s, s->member, layer, e, m->n_expert);
+    return n;
+}
+
+int64_t cost_rows_of(const struct cost_model *m, const struct share *s, int32_t layer,
+                     const struct cost_matrix *w)
+{
+    struct share_range r = {0, w->rows};
+    if (s->n_member > 1 && w->use == COST_EXPERT) return experts_held(m, s, layer) * w->rows;
+    if (!share_is_dense(s, s->member)) return 0;
+    if (s->split == SPLIT_TENSOR && w->axis == SHARE_KV) {
+        r = cost_kv_heads(m, s);
+        return (r.to - r.from) * w->unit;
+    }
+    if (s->split == SPLIT_TENSOR && w->axis != SHARE_WHOLE)
+        r = share_rows(s, s->member, w->rows, w->unit);
+    return (r.to - r.from) * w->n;
+}
+
 // ---- memory
 
 // Tokens that a local layer lets one see at most; 0: no bound.
-static int64_t sight(const struct cost_model *m)
+int64_t cost_sight(const struct cost_model *m)
 {
     bool is_window = m->window > 0 && (m->chunk <= 0 || m->window < m->chunk);
     return is_window ? m->window : m->chunk;
@@ -167,18 +262,35 @@ static int64_t sight(const struct cost_model *m)
 // of one step.
 static int64_t local_tokens(const struct cost_model *m, const struct cost_ask *a)
 {
-    const int64_t page_tok = 32, bound = sight(m);
+    const int64_t page_tok = 32, bound = cost_sight(m);
     if (a->local_tokens) return a->local_tokens;
     int64_t n = a->batch * (bound + 2 * page_tok) + a->chunk;
     return bound > 0 && n < a->kv_tokens ? n : a->kv_tokens;
 }
 
+static uint64_t rows_of_step(const struct cost_ask *a)
+{
+    return (uint64_t)(a->chunk > a->batch ? a->chunk : a->batch);
+}
+
 // F32 buffers of the largest step, and on the last stage the logits of a decode step.
 static uint64_t workspace_bytes(const struct cost_model *m, const struct cost_ask *a, bool is_last)
 {
-    uint64_t rows = (uint64_t)(a->chunk > a->batch ? a->chunk : a->batch);
     uint64_t logits = is_last ? (uint64_t)a->batch * (uint64_t)m->n_vocab : 0;
-    return 4 * (rows * m->row_floats + logits);
+    return 4 * (rows_of_step(a) * m->row_floats + logits);
+}
+
+// As worker/compute opens its port (one frame per step on its way each way and two more, and one in
+// front of the first stage) and proto/link/group its own.
+static uint64_t comms_bytes(const struct cost_model *m, const struct cost_ask *a,
+                            const struct share *s, bool is_first, bool is_last)
+{
+    const uint64_t frame = 4 * rows_of_step(a) * (uint64_t)m->dim;
+    const uint64_t n_frame = (uint64_t)(a->in_flight ? a->in_flight : 2) + 2;
+    uint64_t bytes = is_first ? frame : 0;
+    if (!is_first || !is_last) bytes += 2 * n_frame * frame;
+    if (s->n_member > 1) bytes += (2 * (2 * (uint64_t)s->n_member + 1)) << 20;
+    return bytes;
 }
 
 uint64_t cost_reserve(const struct cluster_device *d)
@@ -189,111 +301,81 @@ uint64_t cost_reserve(const struct cluster_device *d)
     return share < least ? least : share;
 }
 
+static uint64_t part_bytes(uint64_t bytes, int64_t part, int64_t of)
+{
+    return of > 0 ? (uint64_t)((double)bytes / (double)of * (double)part + 0.5) : 0;
+}
+
+static bool has_cut_heads(const struct cost_layer *l, const struct share *s)
+{
+    if (s->split != SPLIT_TENSOR) return false;
+    for (int32_t i = 0; i < l->n_matrix; i++)
+        if (l->matrices[i].axis == SHARE_KV) return true;
+    return false;
+}
+
+void cost_memory_layer(const struct cost_model *m, const struct cost_ask *a, const struct share *s,
+                       int32_t layer, struct cost_memory *add)
+{
+    const struct cost_layer *l = &m->layers[layer];
+    const bool alone = s->n_member == 1;
+    for (int32_t i = 0; i < l->n_matrix; i++) {
+        const struct cost_matrix *w = &l->matrices[i];
+        add->weights += alone
+                            ? w->bytes
+                            : part_bytes(w->bytes, cost_rows_of(m, s, layer, w), w->n * w->rows);
+    }
+    add->weights += alone ? l->expert_vector_bytes
+                          : part_bytes(l->expert_vector_bytes, experts_held(m, s, layer),
+                                       m->n_expert);
+    if (!share_is_dense(s, s->member)) return;
+    uint64_t kv = l->kv_elems * a->kv_elem_bytes *
+                  (l->is_local ? (uint64_t)local_tokens(m, a) : (uint64_t)a->kv_tokens);
+    if (has_cut_heads(l, s)) {
+        const struct share_range heads = cost_kv_heads(m, s);
+        kv = part_bytes(kv, heads.to - heads.from, m->n_head_kv);
+    }
+    add->weights += l->vector_bytes;
+    add->kv += kv;
+    add->state += l->state_bytes * (uint64_t)(a->n_state ? a->n_state : 3 * a->batch);
+}
+
+void cost_memory_ends(const struct cost_model *m, const struct cost_ask *a,
+                      const struct cluster_device *d, const struct share *s, bool is_first,
+                      bool is_last, struct cost_memory *add)
+{
+    add->workspace += workspace_bytes(m, a, is_last);
+    add->comms += comms_bytes(m, a, s, is_first, is_last);
+    add->reserve += cost_reserve(d);
+    if (!share_is_dense(s, s->member)) return;
+    add->weights += m->shared_bytes;
+    if (is_first) add->weights += m->embed_bytes;
+    if (!is_last) return;
+    add->weights += m->head_vector_bytes;
+    if (is_first && m->tied_head) return; // one copy serves both
+    add->weights += part_bytes(m->head.bytes, cost_rows_of(m, s, m->n_layer, &m->head),
+                               m->head.n * m->head.rows);
+}
+
+struct cost_memory cost_memory_share(const struct cost_model *m, const struct cost_ask *a,
+                                     const struct cluster_device *d, int32_t from, int32_t to,
+                                     const struct share *s)
+{
+    struct cost_memory c = {0};
+    for (int32_t i = from; i < to; i++)
+        cost_memory_layer(m, a, s, i, &c);
+    cost_memory_ends(m, a, d, s, from == 0, to == m->n_layer, &c);
+    return c;
+}
+
 struct cost_memory cost_memory_of(const struct cost_model *m, const struct cost_ask *a,
                                   const struct cluster_device *d, int32_t from, int32_t to)
 {
-    bool is_first = from == 0, is_last = to == m->n_layer;
-    struct cost_memory c = {.weights = m->shared.bytes};
-    uint64_t n_state = (uint64_t)(a->n_state ? a->n_state : 3 * a->batch);
-    uint64_t local = (uint64_t)local_tokens(m, a);
-    for (int32_t i = from; i < to; i++) {
-        const struct cost_layer *l = &m->layers[i];
-        c.weights += l->part.bytes + l->experts.bytes;
-        c.kv += l->kv_elems * a->kv_elem_bytes * (l->is_local ? local : (uint64_t)a->kv_tokens);
-        c.state += l->state_bytes * n_state;
-    }
-    if (is_first) c.weights += m->embed.bytes;
-    if (is_last) c.weights += m->head.bytes;
-    if (is_first && is_last && m->tied_head) c.weights -= m->embed.bytes; // one copy serves both
-    c.workspace = workspace_bytes(m, a, is_last);
-    c.reserve = cost_reserve(d);
-    return c;
+    const struct share alone = share_alone();
+    return cost_memory_share(m, a, d, from, to, &alone);
 }
 
 uint64_t cost_memory_sum(const struct cost_memory *c)
 {
-    return c->weights + c->kv + c->state + c->workspace + c->reserve;
-}
-
-// ---- time
-
-static int64_t whole_ns(double seconds)
-{
-    double ns = ceil(seconds * 1e9);
-    return ns < 1e17 ? (int64_t)ns : (int64_t)1e17; // three years: sums cannot overflow
-}
-
-// A step of `rows` rows that reads the share `read` of the weights and multiplies by the share
-// `math`.
-static double part_seconds(const struct cost_part *p, const struct cluster_device *d, double rows,
-                           double read, double math)
-{
-    double quant_rate = d->int8_ops_per_s > 0 ? d->int8_ops_per_s : d->f32_flops_per_s;
-    double t_read = read * (double)p->bytes / d->read_bytes_per_s;
-    double t_math = math * 2 * rows *
-                    ((double)p->n_quant / quant_rate + (double)p->n_float / d->f32_flops_per_s);
-    return t_read > t_math ? t_read : t_math;
-}
-
-// Each row passes n_used of n_expert; together they read those that any of them chose, taking the
-// choices for independent.
-static double expert_seconds(const struct cost_model *m, const struct cluster_device *d,
-                             const struct cost_part *p, double rows)
-{
-    if (!p->bytes || m->n_expert <= 0) return 0;
-    double share = (double)m->n_used / m->n_expert;
-    return part_seconds(p, d, rows, 1 - pow(1 - share, rows), share);
-}
-
-static double mixer_seconds(const struct cost_model *m, const struct cluster_device *d,
-                            const struct cost_step *s, const struct cost_layer *l)
-{
-    double seen = (double)s->depth + (double)s->rows / s->n_seq / 2; // mean over the rows
-    double bound = (double)sight(m);
-    if (l->is_local && bound > 0 && seen > bound) seen = bound;
-    double kv = s->n_seq * seen * (double)l->kv_elems * s->kv_elem_bytes;
-    double state = 2.0 * s->n_seq * (double)l->state_bytes; // read and written
-    double read = (kv + state) / d->read_bytes_per_s;
-    double math = s->rows * (seen * l->seen_flops + l->state_flops) / d->f32_flops_per_s;
-    return read > math ? read : math;
-}
-
-int64_t cost_layer_ns(const struct cost_model *m, const struct cluster_device *d,
-                      const struct cost_step *s, int32_t layer)
-{
-    const struct cost_layer *l = &m->layers[layer];
-    return whole_ns(part_seconds(&l->part, d, s->rows, 1, 1) +
-                    expert_seconds(m, d, &l->experts, s->rows) + mixer_seconds(m, d, s, l));
-}
-
-// One row of the table per token.
-int64_t cost_embed_ns(const struct cost_model *m, const struct cluster_device *d,
-                      const struct cost_step *s)
-{
-    double row = (double)m->embed.bytes / (m->n_vocab > 0 ? m->n_vocab : 1);
-    return whole_ns(s->rows * (row + 4.0 * m->dim) / d->read_bytes_per_s);
-}
-
-int64_t cost_head_ns(const struct cost_model *m, const struct cluster_device *d,
-                     const struct cost_step *s)
-{
-    return whole_ns(part_seconds(&m->head, d, s->logit_rows, 1, 1));
-}
-
-static double frame_seconds(const struct cost_model *m, const struct cluster_link *l,
-                            const struct cost_step *s)
-{
-    return l->bytes_per_s > 0 ? 4.0 * s->rows * m->dim / l->bytes_per_s : 1e9;
-}
-
-int64_t cost_hop_busy_ns(const struct cost_model *m, const struct cluster_link *l,
-                         const struct cost_step *s)
-{
-    return whole_ns(frame_seconds(m, l, s));
-}
-
-int64_t cost_hop_ns(const struct cost_model *m, const struct cluster_link *l,
-                    const struct cost_step *s)
-{
-    return whole_ns(l->latency_us * 1e-6 + frame_seconds(m, l, s));
+    return c->weights + c->kv + c->state + c->workspace + c->comms + c->reserve;
 }

@@ -60,16 +60,24 @@ err_t file_read(const struct file *f, uint64_t at, void *to, uint64_t len, struc
     return OK;
 }
 
+uint64_t file_sample(uint64_t bytes, uint64_t from, uint32_t n, uint32_t i, uint64_t *len)
+{
+    const uint64_t room = bytes - from;
+    *len = room < FILE_SAMPLE_BYTES ? room : FILE_SAMPLE_BYTES;
+    return from + (room - *len) / (n - 1) * i;
+}
+
 err_t file_add_samples(const struct file *f, uint64_t from, uint32_t n, struct sha256 *sha,
                        struct err_text *why)
 {
-    uint8_t piece[4096], size[8];
-    const uint64_t room = f->bytes - from, len = room < sizeof piece ? room : sizeof piece;
+    uint8_t piece[FILE_SAMPLE_BYTES], size[8];
     for (int i = 0; i < 8; i++)
         size[i] = (uint8_t)(f->bytes >> (8 * i));
     sha256_add(sha, size, sizeof size);
     for (uint32_t i = 0; i < n; i++) {
-        err_t e = file_read(f, from + (room - len) / (n - 1) * i, piece, len, why);
+        uint64_t len;
+        const uint64_t at = file_sample(f->bytes, from, n, i, &len);
+        err_t e = file_read(f, at, piece, len, why);
         if (e) return e;
         sha256_add(sha, piece, len);
     }

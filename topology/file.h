@@ -17,8 +17,11 @@ err_t file_open(const char *path, struct file *out, struct err_text *why);
 void file_close(struct file *f);
 // Bytes [at, at + len), which must lie in f->bytes. ERR_MODEL if the file has shrunk since.
 err_t file_read(const struct file *f, uint64_t at, void *to, uint64_t len, struct err_text *why);
-// Adds the size of the file and n (2 or more) pieces of 4 KiB at even distances from `from` to the
-// end: two trainings of one model may have the same header and the same size.
+// Where samples of a file of `bytes` bytes whose data begins at `from` lie: begin and length of
+// sample i of n.
+enum { FILE_SAMPLE_BYTES = 4096 };
+uint64_t file_sample(uint64_t bytes, uint64_t from, uint32_t n, uint32_t i, uint64_t *len);
+// Adds the size of the file and n (2 or more) samples at even distances from `from` to the end: two trainings of one model may have the same header and the same size.
 err_t file_add_samples(const struct file *f, uint64_t from, uint32_t n, struct sha256 *sha,
                        struct err_text *why);
 // What a model is called after its path: the last part, without slashes behind it and without

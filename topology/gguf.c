@@ -25,7 +25,6 @@ enum {
     FIXED_BYTES = 24, // magic, version, two counts
     KV_MIN_BYTES = 14,
     TENSOR_MIN_BYTES = 33,
-    SAMPLES = 64, // of the weights, for the hash
 };
 
 static const uint8_t type_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8}; // by enum gguf_type
@@ -33,7 +32,7 @@ enum { N_TYPE = sizeof type_bytes };
 
 struct gguf {
     char *path;
-    uint64_t file_bytes;
+    uint64_t file_bytes, header_bytes;
     uint8_t hash[32];
     uint8_t *header;
     uint64_t n_kv, n_tensor;
@@ -58,7 +57,12 @@ struct reader {
 
 static bool is_utf8(const uint8_t *s, uint64_t len)
 {
-    for (uint64_t i = 0, n; i < len; i += n)
+    uint64_t i = 0, n, word;
+    for (; i + 8 <= len; i += 8) { // nearly all is ASCII
+        memcpy(&word, s + i, 8);
+        if (word & 0x8080808080808080) break;
+    }
+    for (; i < len; i += n)
         if ((n = utf8_len(s + i, len - i)) == 0) return false;
     return true;
 }
@@ -403,6 +407,7 @@ static void settle(struct gguf *g, struct reader *r)
     uint8_t *exact = realloc(r->buf, r->at);
     if (exact) r->buf = exact;
     g->header = r->buf;
+    g->header_bytes = r->at;
     for (uint64_t i = 0; i < g->n_kv; i++) {
         g->kvs[i].key.s = (const char *)g->header + (uintptr_t)g->kvs[i].key.s;
         g->kvs[i].data = g->header + (uintptr_t)g->kvs[i].data;
@@ -416,7 +421,7 @@ static err_t take_hash(struct gguf *g, struct reader *r)
     struct sha256 sha;
     sha256_init(&sha);
     sha256_add(&sha, g->header, r->at);
-    err_t e = file_add_samples(&r->file, r->at, SAMPLES, &sha, r->why);
+    err_t e = file_add_samples(&r->file, r->at, GGUF_SAMPLES, &sha, r->why);
     if (!e) sha256_end(&sha, g->hash);
     return e;
 }
@@ -472,6 +477,11 @@ const char *gguf_path(const struct gguf *g)
 uint64_t gguf_file_bytes(const struct gguf *g)
 {
     return g->file_bytes;
+}
+
+uint64_t gguf_header_bytes(const struct gguf *g)
+{
+    return g->header_bytes;
 }
 
 const uint8_t *gguf_hash(const struct gguf *g)

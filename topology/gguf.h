@@ -52,12 +52,15 @@ struct gguf_tensor {
 
 struct gguf;
 
+enum { GGUF_SAMPLES = 64 }; // of the weights, for the hash
+
 // ERR_MODEL with "path: ..." in why; ERR_SYSTEM if the file cannot be read.
 err_t gguf_open(const char *path, struct gguf **out, struct err_text *why);
 void gguf_close(struct gguf *g);
 
 const char *gguf_path(const struct gguf *g);
 uint64_t gguf_file_bytes(const struct gguf *g);
+uint64_t gguf_header_bytes(const struct gguf *g); // all but the weights and the room before them
 // SHA-256 of the header, the file size and samples of the weights: names a model's content cheaply.
 const uint8_t *gguf_hash(const struct gguf *g); // 32 bytes
 uint64_t gguf_n_tensor(const struct gguf *g);

@@ -319,7 +319,7 @@ static void plan_hash(const struct cost_model *m, const struct cluster *c,
     sha256_add(&sha, line, (size_t)len);
     for (int32_t i = 0; i < p->n_stage; i++) {
         const struct plan_stage *st = &p->stages[i];
-        len = snprintf(line, sizeof line, "%.31s %d %d\n", c->devices[st->device].name,
+        len = snprintf(line, sizeof line, "%.31s %d %d\n", c->devices[st->members[0].device].name,
                        st->layer_from, st->layer_to);
         sha256_add(&sha, line, (size_t)len);
     }
@@ -353,14 +353,18 @@ static void fill_figures(const struct cost_model *m, const struct cluster *c,
     double fill_longest = 0;
     for (int32_t i = 0; i < p->n_stage; i++) {
         struct plan_stage *st = &p->stages[i];
-        const struct cluster_device *d = &c->devices[st->device];
-        st->memory = cost_memory_of(m, &ask->cost, d, st->layer_from, st->layer_to);
+        struct plan_member *lead = &st->members[0];
+        const struct cluster_device *d = &c->devices[lead->device];
+        lead->memory = cost_memory_of(m, &ask->cost, d, st->layer_from, st->layer_to);
         st->decode_us = step_us(m, d, &decode, st->layer_from, st->layer_to);
         st->prefill_us = step_us(m, d, &fill, st->layer_from, st->layer_to);
+        lead->decode_us = st->decode_us;
+        lead->prefill_us = st->prefill_us;
         p->bottleneck_us = larger(p->bottleneck_us, st->decode_us);
         fill_longest = larger(fill_longest, st->prefill_us);
         if (i + 1 < p->n_stage) {
-            const struct cluster_link *l = &c->links[st->device][p->stages[i + 1].device];
+            const struct cluster_link *l =
+                &c->links[lead->device][p->stages[i + 1].members[0].device];
             st->hop_us = us_of(cost_hop_ns(m, l, &decode));
             p->bottleneck_us = larger(p->bottleneck_us, us_of(cost_hop_busy_ns(m, l, &decode)));
             p->prefill_us += us_of(cost_hop_ns(m, l, &fill));
@@ -382,14 +386,19 @@ static void fill_stages(const struct search *s, int32_t node, struct plan *p)
     p->n_stage = n_used(s, node);
     for (int32_t i = p->n_stage - 1; i >= 0; i--) {
         struct from f = s->from[(int64_t)node * (s->n_layer + 1) + to];
-        p->stages[i] =
-            (struct plan_stage){.device = class_of(s, node), .layer_from = f.layer, .layer_to = to};
+        p->stages[i] = (struct plan_stage){
+            .layer_from = f.layer,
+            .layer_to = to,
+            .split = SPLIT_NONE,
+            .n_member = 1,
+            .members = {{.device = class_of(s, node), .part = SHARE_TOTAL}},
+        };
         node = f.node;
         to = f.layer;
     }
     for (int32_t i = 0; i < p->n_stage; i++) {
-        int32_t k = p->stages[i].device;
-        p->stages[i].device = s->member[k][taken[k]++];
+        struct plan_member *lead = &p->stages[i].members[0];
+        lead->device = s->member[lead->device][taken[lead->device]++];
     }
 }
 

@@ -5,6 +5,7 @@
 // clock.
 #pragma once
 #include "topology/cost.h"
+#include "topology/share.h"
 
 struct buf;
 

@@ -55,13 +55,13 @@ static void add_stage(struct buf *out, const struct cost_model *m, const struct 
 {
     const struct plan_stage *st = &p->stages[i];
     buf_printf(out, "  stage %d on %s: layers %d-%d%s%s, decode %.3f ms, prefill %.3f ms", i,
-               c->devices[st->device].name, st->layer_from, st->layer_to - 1,
+               c->devices[st->members[0].device].name, st->layer_from, st->layer_to - 1,
                st->layer_from == 0 ? " with embedding" : "",
                st->layer_to == m->n_layer ? " with head" : "", st->decode_us / 1e3,
                st->prefill_us / 1e3);
     if (i + 1 < p->n_stage) buf_printf(out, ", then a hop of %.1f us", st->hop_us);
     buf_str(out, "\n    ");
-    add_memory(out, &st->memory, &c->devices[st->device]);
+    add_memory(out, &st->members[0].memory, &c->devices[st->members[0].device]);
     buf_char(out, '\n');
 }
 

@@ -223,6 +223,7 @@ static err_t read_hwloc(struct probe *p, struct err_text *why)
     }
     p->n_thread = at_least_one(hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_PU));
     p->n_core = at_least_one(hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_CORE));
+    p->n_package = at_least_one(hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_PACKAGE));
     p->n_numa = at_least_one(hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_NUMANODE));
     p->l1d_bytes = cache_bytes(t, HWLOC_OBJ_L1CACHE);
     p->l2_bytes = cache_bytes(t, HWLOC_OBJ_L2CACHE);

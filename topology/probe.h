@@ -26,7 +26,7 @@ struct probe {
     char arch[16]; // "x86_64", "aarch64"
     char isa[160]; // words of `isa_bits`, for people
     uint32_t isa_bits;
-    int32_t n_core, n_thread, n_numa; // of the machine
+    int32_t n_package, n_core, n_thread, n_numa; // of the machine
     int32_t n_usable;                 // threads this process may keep busy (affinity, cgroup quota)
     uint64_t l1d_bytes, l2_bytes, l3_bytes; // of one core, one core, one L3 domain; 0: unknown
     uint64_t page_bytes;

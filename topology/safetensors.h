@@ -7,6 +7,8 @@
 #include "topology/model.h"
 #include "topology/sha256.h"
 
+enum { SAFETENSORS_SAMPLES = 16 }; // of the data of each file, for the hash
+
 // Called for each tensor in the order of the header; `name` and `t` live during the call, t->name
 // is NULL, t->file 0. More than 4 dimensions (vision towers) come with the last ones multiplied
 // into the fourth. dtype DT_NONE: a type of the format that no weight has (complex, 6 bits, ...).

@@ -28,11 +28,12 @@ enum share_axis {
     SHARE_VOCAB,   // rows of the output matrix
 };
 
-// Which experts of each layer a member computes. Stored layer by layer: owner[l * n_expert + e] is
-// the member that computes expert e of layer l; experts in spare memory of others besides.
+// Which experts of each layer a member computes, of the layers [layer_from, layer_from + n_layer):
+// owner[(l - layer_from) * n_expert + e] is the member that computes expert e of layer l; experts
+// in spare memory of others besides. Other layers go by `part`.
 struct share_experts {
-    int32_t n_layer, n_expert; // of the model; 0: by `part` alone
-    const uint8_t *owner;      // (n_layer, n_expert)
+    int32_t layer_from, n_layer, n_expert; // n_layer 0: by `part` alone
+    const uint8_t *owner;                  // (n_layer, n_expert)
     const struct share_replica {
         uint16_t layer, expert;
         uint8_t member;

@@ -120,11 +120,13 @@ static err_t open_path(struct tensors_build *b, const char *path)
     err_t e = real_path(b, path, S_ISDIR(st.st_mode));
     if (e) return e;
     if (S_ISDIR(st.st_mode)) {
-        const struct tensors_entry *entries;
-        size_t n;
+        struct tensors_index index = {0};
         b->t->dir = b->t->path;
-        if ((e = tensors_folder(b, &entries, &n)) || (e = finish(b))) return e;
-        return tensors_folder_check(b, entries, n);
+        e = tensors_folder(b, &index);
+        if (!e) e = finish(b);
+        if (!e) e = tensors_folder_check(b, &index);
+        tensors_index_free(&index);
+        return e;
     }
     if (ends_with(path, ".safetensors") || ends_with(path, ".json"))
         return err_say(b->why, ERR_MODEL,

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { JSON_BYTES_MAX = 64 << 20, SHARD_NAME_MAX = 200 };
+enum { JSON_BYTES_MAX = 64 << 20 };
 static const char index_name[] = "model.safetensors.index.json";
 
 __attribute__((format(printf, 2, 3))) static err_t fail(const struct tensors_build *b,
@@ -53,7 +53,7 @@ static err_t parse(const struct tensors_build *b, const char *name, const char *
     return OK;
 }
 
-// The text counts for the hash, unless it only repeats what the files say themselves.
+// The text counts for the hash.
 static err_t read_json(struct tensors_build *b, const char *name, const struct json **out)
 {
     struct file f;
@@ -69,7 +69,7 @@ static err_t read_json(struct tensors_build *b, const char *name, const struct j
     char *text = malloc(f.bytes + 1);
     e = text ? file_read(&f, 0, text, f.bytes, b->why) : tensors_build_no_memory(b, path);
     if (!e) {
-        if (strcmp(name, index_name)) sha256_add(&b->sha, text, f.bytes);
+        sha256_add(&b->sha, text, f.bytes);
         e = parse(b, name, text, f.bytes, out);
     }
     free(text);
@@ -110,40 +110,6 @@ static err_t only_file(const struct tensors_build *b, char *name, size_t size)
     return OK;
 }
 
-static int by_shard(const void *pa, const void *pb)
-{
-    const struct tensors_entry *a = pa, *b = pb;
-    return strcmp(a->shard, b->shard);
-}
-
-static err_t read_index(struct tensors_build *b, const struct tensors_entry **out, size_t *n)
-{
-    const struct json *index;
-    err_t e = read_json(b, index_name, &index);
-    if (e) return e;
-    const struct json *map = json_get(index, "weight_map");
-    if (!map || map->kind != J_OBJ || map->obj.n == 0)
-        return fail(b, "%s: has no weight_map with tensors", index_name);
-    struct tensors_entry *entries = arena_take_n(b->a, map->obj.n, sizeof *entries);
-    if (!entries) return tensors_build_no_memory(b, b->t->dir);
-    for (size_t i = 0; i < map->obj.n; i++) {
-        const struct json_member *m = &map->obj.members[i];
-        if (m->value.kind != J_STR)
-            return fail(b, "%s: tensor '%.64s': found %s, expected a file name", index_name, m->key,
-                        json_kind_name(m->value.kind));
-        const char *shard = m->value.str.s;
-        if (strchr(shard, '/') || shard[0] == '.' || m->value.str.len > SHARD_NAME_MAX ||
-            !ends_with(shard, ".safetensors"))
-            return fail(b, "%s: tensor '%.64s': '%.40s' is no *.safetensors of this folder",
-                        index_name, m->key, shard);
-        entries[i] = (struct tensors_entry){m->key, shard};
-    }
-    qsort(entries, map->obj.n, sizeof *entries, by_shard);
-    *out = entries;
-    *n = map->obj.n;
-    return OK;
-}
-
 // ---- reading them
 
 static err_t on_tensor(void *user, const char *name, size_t len, const struct model_tensor *t,
@@ -157,8 +123,6 @@ static err_t read_file(struct tensors_build *b, const char *name)
 {
     char *path = path_in(b, name);
     if (!path) return tensors_build_no_memory(b, b->t->dir);
-    if (b->n_file == TENSORS_FILES_MAX)
-        return fail(b, "%s names over %d files", index_name, TENSORS_FILES_MAX);
     err_t e = tensors_build_file(b, path, 0);
     if (e) return e;
     const struct safetensors_sink sink = {on_tensor, b};
@@ -168,11 +132,32 @@ static err_t read_file(struct tensors_build *b, const char *name)
     return e;
 }
 
-err_t tensors_folder(struct tensors_build *b, const struct tensors_entry **entries, size_t *n)
+static int by_name(const void *pa, const void *pb)
+{
+    const struct tensors_shard *const *a = pa, *const *b = pb;
+    return strcmp((*a)->name, (*b)->name);
+}
+
+// The files come in the order of their names, whatever the index's order is: it is no part of the
+// hash.
+static err_t read_shards(struct tensors_build *b, struct tensors_index *x)
+{
+    struct tensors_shard **sorted = arena_take_n(b->a, (size_t)x->n_shard, sizeof *sorted);
+    if (!sorted) return tensors_build_no_memory(b, b->t->dir);
+    for (int32_t i = 0; i < x->n_shard; i++)
+        sorted[i] = &x->shards[i];
+    qsort(sorted, (size_t)x->n_shard, sizeof *sorted, by_name);
+    err_t e = OK;
+    for (int32_t i = 0; !e && i < x->n_shard; i++) {
+        sorted[i]->file = i;
+        e = read_file(b, sorted[i]->name);
+    }
+    return e;
+}
+
+err_t tensors_folder(struct tensors_build *b, struct tensors_index *x)
 {
     char name[256] = "model.safetensors";
-    *n = 0;
-    *entries = NULL;
     if (!exists(b, "config.json"))
         return fail(b, "has no config.json: a model is a folder with config.json and safetensors, "
                        "or a .gguf file");
@@ -185,25 +170,29 @@ err_t tensors_folder(struct tensors_build *b, const struct tensors_entry **entri
         e = only_file(b, name, sizeof name);
         return e ? e : read_file(b, name);
     }
-    if ((e = read_index(b, entries, n))) return e;
-    for (size_t i = 0; !e && i < *n; i++)
-        if (i == 0 || by_shard(*entries + i - 1, *entries + i))
-            e = read_file(b, (*entries)[i].shard);
-    return e;
+    char *path = path_in(b, index_name);
+    if (!path) return tensors_build_no_memory(b, b->t->dir);
+    e = tensors_index_read(b, path, x);
+    return e ? e : read_shards(b, x);
 }
 
-err_t tensors_folder_check(const struct tensors_build *b, const struct tensors_entry *entries,
-                           size_t n)
+err_t tensors_folder_check(const struct tensors_build *b, const struct tensors_index *x)
 {
-    int32_t file = -1;
-    for (size_t i = 0; i < n; i++) {
-        if (i == 0 || by_shard(entries + i - 1, entries + i)) file++;
-        const struct model_tensor *t = tensors_find(b->t, entries[i].name);
-        if (!t || t->file != file)
-            return fail(b, "%s: tensor '%.64s' is not in %.60s", index_name, entries[i].name,
-                        entries[i].shard);
+    bool *seen = arena_take_n(b->a, (size_t)b->t->n + 1, sizeof *seen);
+    if (!seen) return tensors_build_no_memory(b, b->t->dir);
+    for (size_t i = 0; i < x->n; i++) {
+        const struct tensors_entry *entry = &x->entries[i];
+        const struct tensors_shard *shard = &x->shards[entry->shard];
+        const struct model_tensor *t = tensors_find(b->t, entry->name);
+        if (!t || t->file != shard->file)
+            return fail(b, "%s: tensor '%.64s' is not in %.60s", index_name, entry->name,
+                        shard->name);
+        if (seen[t - b->t->items])
+            return fail(b, "%s: tensor '%.64s' is there twice", index_name, entry->name);
+        seen[t - b->t->items] = true;
     }
-    if (n && (size_t)b->t->n > n)
-        log_warn("model: %d tensors are in files but not in %s", b->t->n - (int32_t)n, index_name);
+    if (x->n && (size_t)b->t->n > x->n)
+        log_warn("model: %d tensors are in files but not in %s", b->t->n - (int32_t)x->n,
+                 index_name);
     return OK;
 }

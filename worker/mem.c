@@ -7,7 +7,7 @@
 
 enum { HUGE_BYTES = 2 << 20 };
 
-err_t mem_take(uint64_t bytes, int flags, const char *what, struct mem *out, struct err_text *why)
+err_t mem_take(uint64_t bytes, const char *what, struct mem *out, struct err_text *why)
 {
     if (bytes == 0) bytes = 1;
     void *p = MAP_FAILED;
@@ -18,14 +18,16 @@ err_t mem_take(uint64_t bytes, int flags, const char *what, struct mem *out, str
         return err_say(why, ERR_MEMORY, "no memory for %s: %.1f MiB", what,
                        (double)bytes / (1 << 20));
     if (bytes >= HUGE_BYTES) madvise(p, bytes, MADV_HUGEPAGE); // a hint: may be refused
-    if (flags & MEM_TOUCH) {
-        volatile char *c = p;
-        const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-        for (uint64_t i = 0; i < bytes; i += page)
-            c[i] = 0;
-    }
     *out = (struct mem){.data = p, .bytes = bytes};
     return OK;
+}
+
+void mem_touch(const struct mem *m)
+{
+    volatile char *c = m->data;
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    for (uint64_t i = 0; i < m->bytes; i += page)
+        c[i] = 0;
 }
 
 void mem_give(struct mem *m)

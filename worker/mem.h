@@ -9,11 +9,11 @@ struct mem {
     uint64_t bytes;
 };
 
-// MEM_TOUCH makes the system back every page now, so that a later write cannot be the one that runs
-// out of memory; without it pages cost nothing until they are used. ERR_MEMORY: `what` and the
-// size.
-enum { MEM_TOUCH = 1 };
-err_t mem_take(uint64_t bytes, int flags, const char *what, struct mem *out, struct err_text *why);
+// Pages cost nothing until they are used. ERR_MEMORY: `what` and the size.
+err_t mem_take(uint64_t bytes, const char *what, struct mem *out, struct err_text *why);
+// Makes the system back every page now, so that a later write cannot be the one that runs out of
+// memory. Only of a block that nobody has written to yet: it stays zeroed.
+void mem_touch(const struct mem *m);
 // A struct of zeros is fine; leaves one.
 void mem_give(struct mem *m);
 

@@ -18,7 +18,7 @@ uint64_t penalty_bytes(uint32_t n_slot, uint32_t ctx)
 err_t penalty_open(struct penalty *p, uint32_t n_slot, uint32_t ctx, struct err_text *why)
 {
     *p = (struct penalty){.n_slot = n_slot, .cap = capacity(ctx)};
-    err_t e = mem_take(penalty_bytes(n_slot, ctx), 0, "penalty counts", &p->mem, why);
+    err_t e = mem_take(penalty_bytes(n_slot, ctx), "penalty counts", &p->mem, why);
     if (e) return e;
     p->n_used = (uint32_t *)((struct penalty_entry *)p->mem.data + (uint64_t)n_slot * p->cap);
     return OK;

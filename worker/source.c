@@ -81,7 +81,7 @@ err_t source_buffer(struct source_reader *r, enum source_buffer b, uint64_t byte
     struct mem *m = &r->buffers[b];
     if (!m->data || m->bytes < bytes) {
         mem_give(m);
-        err_t e = mem_take(bytes, 0, "reading weights", m, why);
+        err_t e = mem_take(bytes, "reading weights", m, why);
         if (e) return e;
     }
     *(void **)out = m->data;

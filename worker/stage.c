@@ -82,11 +82,9 @@ static err_t open_parts(struct stage *s, struct stage *reuse, struct err_text *w
         else
             weights_free(&reuse->weights);
     }
-    e = weights_load(c, s->kernels, old, &s->weights, why);
-    if (e) return e;
     struct mem_carver count = {0};
     stage_carve(s, &count);
-    e = mem_take(count.used, MEM_TOUCH, "work space", &s->work, why);
+    e = mem_take(count.used, "work space", &s->work, why);
     if (e) return e;
     struct mem_carver carver = {.base = s->work.data};
     stage_carve(s, &carver);
@@ -94,6 +92,8 @@ static err_t open_parts(struct stage *s, struct stage *reuse, struct err_text *w
     const struct state_config state = stage_state_config(s);
     e = kv_open(&s->kv, &kv, why);
     if (!e) e = state_open(&s->state, &state, why);
+    const struct mem *const beside[] = {&s->work, &s->kv.pages, &s->state.places, NULL};
+    if (!e) e = weights_load(c, s->kernels, old, beside, &s->weights, why);
     if (!e && c->head) e = penalty_open(&s->head.penalty, c->settings.n_slot, c->settings.ctx, why);
     return e;
 }

@@ -42,7 +42,7 @@ err_t state_open(struct state *st, const struct state_config *c, struct err_text
     lay_out(st, c);
     st->places = (struct mem){0};
     if (!st->place_bytes) return OK;
-    return mem_take(all_bytes(st), MEM_TOUCH, "recurrent state", &st->places, why);
+    return mem_take(all_bytes(st), "recurrent state", &st->places, why);
 }
 
 void state_close(struct state *st)

@@ -9,6 +9,7 @@
 enum {
     PIECE_BYTES = 512 << 10, // read and packed at once by one thread
     LOAD_THREADS_MAX = 16,
+    TOUCH_BYTES = 64 << 20, // between two looks whether loading goes on
     OTHERS_MAX = 4, // parts besides the layers
 };
 
@@ -106,6 +107,7 @@ struct reader {
     const struct stage_config *config;
     struct kernels *k;
     struct source_files files;
+    const struct mem *const *beside;
     struct piece *pieces;
     size_t n_piece, cap_piece;
     atomic_size_t next;
@@ -186,6 +188,12 @@ static err_t load_piece(struct reader *r, struct source_reader *s, const struct 
     return OK;
 }
 
+static bool is_cancelled(const struct reader *r)
+{
+    const struct stage_load *load = r->config->load;
+    return load && atomic_load(&load->cancel);
+}
+
 static void *reader_main(void *arg)
 {
     struct reader *r = arg;
@@ -196,7 +204,7 @@ static void *reader_main(void *arg)
     while (!e && !atomic_load(&r->failed)) {
         const size_t i = atomic_fetch_add(&r->next, 1);
         if (i >= r->n_piece) break;
-        if (load && atomic_load(&load->cancel))
+        if (is_cancelled(r))
             e = err_say(&why, ERR_CANCELLED, "loading was cancelled");
         else
             e = load_piece(r, &source, &r->pieces[i], &why);
@@ -215,17 +223,42 @@ static void *reader_main(void *arg)
     return NULL;
 }
 
+static void touch(struct reader *r, const struct mem *m)
+{
+    for (uint64_t at = 0; at < m->bytes && !is_cancelled(r) && !atomic_load(&r->failed);
+         at += TOUCH_BYTES) {
+        const uint64_t left = m->bytes - at;
+        mem_touch(&(struct mem){(char *)m->data + at, left < TOUCH_BYTES ? left : TOUCH_BYTES});
+        if (r->config->load) atomic_fetch_add(&r->config->load->pieces, 1);
+    }
+}
+
+static void *toucher_main(void *arg)
+{
+    struct reader *r = arg;
+    for (const struct mem *const *m = r->beside; m && *m; m++)
+        touch(r, *m);
+    return NULL;
+}
+
 // The calling thread reads too; fewer threads than wished are no error.
 static err_t read_pieces(struct reader *r, struct err_text *why)
 {
-    pthread_t threads[LOAD_THREADS_MAX];
+    pthread_t threads[LOAD_THREADS_MAX], toucher;
     int32_t n = 0, wish = r->config->n_threads - 1;
     if (wish > LOAD_THREADS_MAX) wish = LOAD_THREADS_MAX;
+    const bool is_beside = !pthread_create(&toucher, NULL, toucher_main, r);
     while (n < wish && !pthread_create(&threads[n], NULL, reader_main, r))
         n++;
     reader_main(r);
     for (int32_t i = 0; i < n; i++)
         pthread_join(threads[i], NULL);
+    if (is_beside)
+        pthread_join(toucher, NULL);
+    else
+        toucher_main(r);
+    if (!r->err && is_cancelled(r))
+        return err_say(why, ERR_CANCELLED, "loading was cancelled");
     if (r->err && why) *why = r->why;
     return r->err;
 }
@@ -267,7 +300,7 @@ static err_t gather_parts(struct reader *r, struct weights *reuse, struct weight
         err_t e = OK;
         if (!p->mem.data) {
             e = layout(c, r->k, p, NULL, &bytes, why);
-            if (!e) e = mem_take(bytes, 0, "weights", &p->mem, why);
+            if (!e) e = mem_take(bytes, "weights", &p->mem, why);
             if (!e) e = layout(c, r->k, p, p->mem.data, &bytes, why);
             if (!e) e = add_pieces(r, p, why);
         }
@@ -278,9 +311,9 @@ static err_t gather_parts(struct reader *r, struct weights *reuse, struct weight
 }
 
 err_t weights_load(const struct stage_config *c, struct kernels *k, struct weights *reuse,
-                   struct weights *out, struct err_text *why)
+                   const struct mem *const *beside, struct weights *out, struct err_text *why)
 {
-    struct reader r = {.config = c, .k = k, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct reader r = {.config = c, .k = k, .beside = beside, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct weights w = {0};
     r.files.model = c->model;
     err_t e = gather_parts(&r, reuse, &w, why);

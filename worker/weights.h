@@ -53,9 +53,10 @@ err_t weights_bytes(const struct stage_config *c, struct kernels *k, uint64_t *o
                     struct err_text *why);
 // Loads the stage's parts with c->n_threads threads. Parts that `reuse` (may be NULL) has are moved
 // out of it; the caller makes sure it was packed by the same kind of backend from the same model.
-// On error the moved parts are gone. ERR_MODEL, ERR_MEMORY, ERR_SYSTEM, ERR_CANCELLED.
+// Meanwhile the blocks of `beside` (a list with NULL at its end, or NULL) are touched: a reader
+// waits for the disk now and then. On error the moved parts are gone. ERR_MODEL, ERR_MEMORY, ERR_SYSTEM, ERR_CANCELLED.
 err_t weights_load(const struct stage_config *c, struct kernels *k, struct weights *reuse,
-                   struct weights *out, struct err_text *why);
+                   const struct mem *const *beside, struct weights *out, struct err_text *why);
 void weights_free(struct weights *w);
 // NULL if the stage does not hold that part.
 const struct part *weights_part(const struct weights *w, int32_t id);

@@ -57,8 +57,8 @@ err_t fleet_send(struct fleet *f, const struct step *s)
     err_t err = wire_pack(&m, &f->packed);
     if (err) return err;
     lane_sent(&f->lane, s->number, clock_now_us());
-    for (uint32_t i = 0; i < p->n_stage; i++)
-        tell_packed(&f->workers[p->stages[i].worker]);
+    for (uint32_t i = 0; i < p->n_member; i++)
+        tell_packed(&f->workers[p->members[i].worker]);
     return OK;
 }
 
@@ -70,10 +70,42 @@ void fleet_renew(struct fleet *f)
 
 // -- what the lane decided --
 
+// The table's entries for the layers of one stage, three numbers each. NULL: no memory.
+static uint32_t *replicas_of(const struct share_experts *e, const struct place_stage *s,
+                             uint32_t *n)
+{
+    uint32_t *all = calloc(e->n_replica + 1, 3 * sizeof *all);
+    *n = 0;
+    for (uint32_t i = 0; all && i < e->n_replica; i++) {
+        const struct share_replica *r = &e->replicas[i];
+        if (r->layer < s->layer_from || r->layer >= s->layer_to) continue;
+        memcpy(all + (size_t)3 * (*n)++, (uint32_t[]){r->layer, r->expert, r->member},
+               3 * sizeof *all);
+    }
+    return all;
+}
+
+static void tell_plan(const struct fleet_worker *w, const struct msg_plan *m,
+                      const struct place_member *planned)
+{
+    char group[48] = "";
+    if (m->n_member[m->stage] > 1)
+        snprintf(group, sizeof group, " (%s, %u of %u, %.0f%%)",
+                 share_split_name((enum share_split)m->split), m->member + 1,
+                 m->n_member[m->stage], 100.0 * planned->part / SHARE_TOTAL);
+    log_info("epoch %llu stage %u of %u: worker %s gets layers %u-%u%s%s%s, %.1f MiB planned",
+             (unsigned long long)m->epoch, m->stage, m->n_stage, w->hello.name, m->layer_from,
+             m->layer_to - 1, m->embed ? ", embedding" : "", m->head ? ", head" : "", group,
+             (double)(planned->weight_bytes + planned->kv_bytes + planned->work_bytes) / (1 << 20));
+}
+
 static void send_plan(struct fleet *f, struct fleet_worker *w)
 {
     const struct lane *l = &f->lane;
-    const struct place_stage *s = &l->place.stages[l->workers[w->number].stage];
+    const struct place *p = &l->place;
+    const uint32_t at = l->workers[w->number].member;
+    const struct place_member *member = &p->members[at];
+    const struct place_stage *s = &p->stages[member->stage];
     if (f->key_epoch != l->epoch) {
         // Never short and never interrupted for so few bytes (getrandom(2)).
         if (getrandom(f->key, sizeof f->key, 0) != sizeof f->key) BUG("getrandom");
@@ -83,36 +115,56 @@ static void send_plan(struct fleet *f, struct fleet_worker *w)
     struct msg m = {.kind = MSG_PLAN,
                     .plan = {.epoch = l->epoch,
                              .model = model->shape.name,
-                             .stage = l->workers[w->number].stage,
-                             .n_stage = l->place.n_stage,
+                             .stage = member->stage,
+                             .n_stage = p->n_stage,
                              .layer_from = s->layer_from,
                              .layer_to = s->layer_to,
                              .embed = s->embed,
                              .head = s->head,
-                             .settings = l->place.settings,
-                             .road = l->place.road}};
-    memcpy(m.plan.plan_hash, l->place.hash, sizeof m.plan.plan_hash);
+                             .settings = p->settings,
+                             .road = p->road,
+                             .split = s->split,
+                             .member = at - s->first}};
+    memcpy(m.plan.plan_hash, p->hash, sizeof m.plan.plan_hash);
     memcpy(m.plan.model_hash, model->hash, sizeof m.plan.model_hash);
     memcpy(m.plan.key, f->key, sizeof m.plan.key);
-    f->stats.plans += m.plan.stage == 0;
-    log_info("epoch %llu stage %u of %u: worker %s gets layers %u-%u%s%s, %.1f MiB planned",
-             (unsigned long long)l->epoch, m.plan.stage, l->place.n_stage, w->hello.name,
-             s->layer_from, s->layer_to - 1, s->embed ? ", embedding" : "", s->head ? ", head" : "",
-             (double)(s->weight_bytes + s->kv_bytes + s->work_bytes) / (1 << 20));
+    for (uint32_t i = 0; i < p->n_stage; i++)
+        m.plan.n_member[i] = p->stages[i].n_member;
+    for (uint32_t i = 0; i < s->n_member; i++)
+        m.plan.part[i] = p->members[s->first + i].part;
+    uint32_t *replicas = NULL;
+    if (p->experts && s->n_member > 1) {
+        replicas = replicas_of(p->experts, s, &m.plan.n_replica);
+        if (!replicas) {
+            doom(w, ERR_MEMORY);
+            return;
+        }
+        m.plan.replicas = replicas;
+        m.plan.n_expert = (uint32_t)p->experts->n_expert;
+        m.plan.owner = p->experts->owner + (size_t)s->layer_from * m.plan.n_expert;
+    }
+    f->stats.plans += at == 0;
+    tell_plan(w, &m.plan, member);
     tell(w, &m);
+    free(replicas);
 }
 
 static void send_connect(struct fleet *f, struct fleet_worker *w)
 {
     const struct place *p = &f->lane.place;
     struct msg_peer peers[WIRE_STAGES_MAX];
-    for (uint32_t i = 0; i < p->n_stage; i++) {
-        const struct fleet_worker *peer = &f->workers[p->stages[i].worker];
-        peers[i] =
-            (struct msg_peer){.stage = i, .address = peer->address, .n_address = peer->n_address};
+    for (uint32_t i = 0; i < p->n_member; i++) {
+        const struct fleet_worker *peer = &f->workers[p->members[i].worker];
+        const uint32_t stage = p->members[i].stage;
+        peers[i] = (struct msg_peer){.stage = stage,
+                                     .member = i - p->stages[stage].first,
+                                     .address = peer->address,
+                                     .n_address = peer->n_address,
+                                     .group_address = peer->group_address,
+                                     .n_group_address = peer->n_group_address};
     }
     struct msg m = {.kind = MSG_CONNECT,
-                    .connect = {.epoch = f->lane.epoch, .peers = peers, .n_peer = p->n_stage}};
+                    .connect = {.epoch = f->lane.epoch, .peers = peers, .n_peer = p->n_member}};
     tell(w, &m);
 }
 
@@ -154,9 +206,9 @@ static void lose(struct fleet *f, struct fleet_worker *w, const struct lane_acti
 static void serve(struct fleet *f)
 {
     const struct lane *l = &f->lane;
-    log_info("epoch %llu serves: %u stage%s, %u KV tokens, %u sequences",
+    log_info("epoch %llu serves: %u stage%s of %u worker%s, %u KV tokens, %u sequences",
              (unsigned long long)l->epoch, l->place.n_stage, l->place.n_stage == 1 ? "" : "s",
-             l->place.settings.n_page * l->place.settings.page_tok, l->place.settings.n_slot);
+             l->place.n_member, l->place.n_member == 1 ? "" : "s", l->place.settings.n_page * l->place.settings.page_tok, l->place.settings.n_slot);
     f->config.listener.on_serve(f->config.listener.arg, &l->place, l->epoch);
 }
 
@@ -203,18 +255,24 @@ static void on_prepared(struct fleet *f, struct fleet_worker *w, const struct ms
                         int64_t now)
 {
     if (m->epoch == f->lane.epoch && lane_is_member(&f->lane, w->number)) {
-        const struct place_stage *s = &f->lane.place.stages[f->lane.workers[w->number].stage];
-        // A lane of one stage has no data road, and so no address.
+        const struct place *p = &f->lane.place;
+        const struct place_stage *s =
+            &p->stages[p->members[f->lane.workers[w->number].member].stage];
+        // A worker alone has no data road, a stage of one no group, and so no address.
         if (m->n_address) memcpy(w->address, m->address, m->n_address);
         w->n_address = m->n_address;
+        if (m->n_group_address) memcpy(w->group_address, m->group_address, m->n_group_address);
+        w->n_group_address = m->n_group_address;
         w->weight_bytes = m->weight_bytes;
         w->kv_bytes = m->kv_bytes;
         w->work_bytes = m->work_bytes;
         w->load_ms = m->load_ms;
-        w->hello.held_from = s->layer_from;
-        w->hello.held_to = s->layer_to;
-        w->hello.held_embed = s->embed;
-        w->hello.held_head = s->head;
+        // What a member of a group holds is of no use alone: it does not count as held layers.
+        const bool is_whole = s->n_member == 1;
+        w->hello.held_from = is_whole ? s->layer_from : 0;
+        w->hello.held_to = is_whole ? s->layer_to : 0;
+        w->hello.held_embed = is_whole && s->embed;
+        w->hello.held_head = is_whole && s->head;
         memcpy(w->hello.held_hash, f->config.want.model->hash, sizeof w->hello.held_hash);
     }
     lane_prepared(&f->lane, w->number, m, now);
@@ -514,8 +572,9 @@ err_t fleet_open(const struct fleet_config *c, struct fleet **out, struct err_te
         f->workers[i].number = i;
     }
     struct lane_config lane = {.n_expect = c->n_expect,
-                               .n_stage = c->want.n_stage,
+                               .n_wanted = c->want.n_stage * c->want.n_member,
                                .grace_us = c->grace_us,
+                               .last_epoch = &f->last_epoch,
                                .place = place_workers,
                                .place_arg = f};
     lane_init(&f->lane, &lane, clock_now_us());

@@ -1,5 +1,5 @@
-// fleet_priv: what fleet.c (workers, lane, timers) and guest.c (connections that are no workers
-// yet) share.
+// fleet_priv: what fleet.c (workers, timers), crewing.c (who is in which lane), orders.c (what the
+// lanes decided, carried out) and guest.c (connections that are no workers yet) share.
 #pragma once
 #include "coordinator/fleet/fleet.h"
 #include "proto/base/list.h"
@@ -8,23 +8,22 @@
 enum {
     FLEET_TICK_MS = 125,
     FLEET_TICKS_PER_BEAT = WIRE_HEARTBEAT_MS / FLEET_TICK_MS,
-    FLEET_BATCH = 64,           // messages of one worker before the others get their turn
-    FLEET_GUESTS_MAX = 80,      // connections that said nothing yet
-    FLEET_STRANGERS_MAX = 16,   // of these, without a certificate
-    FLEET_GUEST_US = 5000000,   // to say HELLO or to take the certificate
-    FLEET_GRUMBLE_US = 1000000, // at most one line per second about refused strangers
+    FLEET_BATCH = 64,            // messages of one worker before the others get their turn
+    FLEET_GUESTS_MAX = 80,       // connections that said nothing yet
+    FLEET_STRANGERS_MAX = 16,    // of these, without a certificate
+    FLEET_GUEST_US = 5000000,    // to say HELLO or to take the certificate
+    FLEET_GRUMBLE_US = 1000000,  // at most one line per second about refused strangers
+    FLEET_PARTING_US = 10000000, // for a worker that was told to go
 };
 
 struct fleet {
     struct fleet_config config;
-    struct lane lane;
+    struct fleet_lane lanes[FLEET_LANES_MAX];
+    uint64_t last_epoch; // of all lanes
     struct fleet_worker workers[LANE_WORKERS_MAX];
     struct fleet_stats stats;
     struct arena arena; // of the message being handled
     struct buf packed;  // of the message being sent
-    uint64_t key_epoch;
-    uint8_t key[16]; // frames of key_epoch
-    int64_t told_us; // NO_CAPACITY since then was logged
     uint32_t n_tick;
     uv_timer_t timer;
     uv_idle_t later;         // runs while a worker is doomed or has more to read
@@ -45,7 +44,36 @@ void fleet_own_handle(struct fleet *f, uv_handle_t *h);
 err_t fleet_pack_send(struct fleet *f, struct tether *c, const struct msg *m);
 // A HELLO came over c: makes it a worker, or refuses it and closes c.
 void fleet_welcome(struct fleet *f, struct tether *c, const struct msg_hello *h);
+// Sends, or dooms the worker: one cannot be taken out in the middle of whatever found it broken;
+// the loop's next turn does.
+void fleet_tell(struct fleet_worker *w, const struct msg *m);
+void fleet_tell_packed(struct fleet_worker *w); // what lies in fleet.packed
+void fleet_doom(struct fleet_worker *w, err_t err);
+// Closes its link; its number is free.
+void fleet_forget(struct fleet_worker *w);
+static inline struct fleet_lane *fleet_lane_of(const struct fleet_worker *w)
+{
+    return &w->fleet->lanes[w->lane];
+}
 
+// -- orders.c --
+// Does what the lane decided, until there is nothing left to do.
+void orders_carry_out(struct fleet_lane *l);
+
+// -- crewing.c --
+void crewing_open(struct fleet *f, int64_t now_us);
+// The worker is new (its lane is chosen or will be), or back in the lane it was in.
+void crewing_join(struct fleet_worker *w, bool is_back, int64_t now_us);
+// A heartbeat told a round trip.
+void crewing_trip(struct fleet_worker *w, int64_t trip_us, int64_t now_us);
+// Deals out spare hands, closes lanes without a worker, lets the drained go.
+void crewing_tick(struct fleet *f, int64_t now_us);
+err_t crewing_drain(struct fleet *f, const char *name, int64_t grace_us, struct err_text *why);
+// Placement for one lane among these workers.
+err_t crewing_place(const struct fleet *f, const struct place_want *want, const uint32_t *workers,
+                    uint32_t n, struct place *out, struct err_text *why);
+
+// -- guest.c --
 err_t guest_open(struct fleet *f, struct err_text *why);
 void guest_close(struct fleet *f);
 // Takes the link. is_own: a worker of this process.

@@ -68,8 +68,8 @@ bool lane_is_member(const struct lane *l, uint32_t worker)
 
 static bool all_members_are(const struct lane *l, enum lane_role role)
 {
-    for (uint32_t i = 0; i < l->place.n_stage; i++)
-        if (l->workers[l->place.stages[i].worker].role != role) return false;
+    for (uint32_t i = 0; i < l->place.n_member; i++)
+        if (l->workers[l->place.members[i].worker].role != role) return false;
     return true;
 }
 
@@ -110,17 +110,17 @@ void lane_describe(const struct lane *l, struct err_text *out)
         return;
     }
     case LANE_LOADING:
-        err_say(out, OK, "epoch %llu loads on %u worker%s", epoch, l->place.n_stage,
-                l->place.n_stage == 1 ? "" : "s");
+        err_say(out, OK, "epoch %llu loads on %u worker%s", epoch, l->place.n_member,
+                l->place.n_member == 1 ? "" : "s");
         return;
     case LANE_LINKING:
-        err_say(out, OK, "epoch %llu connects %u worker%s", epoch, l->place.n_stage,
-                l->place.n_stage == 1 ? "" : "s");
+        err_say(out, OK, "epoch %llu connects %u worker%s", epoch, l->place.n_member,
+                l->place.n_member == 1 ? "" : "s");
         return;
     case LANE_READY:
-        if (l->place.n_stage < l->config.n_stage)
-            err_say(out, OK, "epoch %llu serves on %u of %u stages", epoch, l->place.n_stage,
-                    l->config.n_stage);
+        if (l->place.n_member < l->config.n_wanted)
+            err_say(out, OK, "epoch %llu serves on %u of %u workers", epoch, l->place.n_member,
+                    l->config.n_wanted);
         else
             err_say(out, OK, "epoch %llu serves", epoch);
         return;
@@ -143,7 +143,7 @@ static void enter(struct lane *l, enum lane_state s, int64_t now_us)
 static void end_epoch(struct lane *l)
 {
     if (l->state == LANE_READY) act(l, LANE_SUSPEND, 0);
-    l->epoch++;
+    l->epoch = ++*l->config.last_epoch;
     l->step_sent = l->step_done = 0;
     l->all_done_us = 0;
     l->n_latency = 0;
@@ -157,12 +157,12 @@ static void end_epoch(struct lane *l)
 static void adopt(struct lane *l, const struct place *p, int64_t now_us)
 {
     l->place = *p;
-    for (uint32_t i = 0; i < p->n_stage; i++) {
-        struct lane_worker *w = &l->workers[p->stages[i].worker];
+    for (uint32_t i = 0; i < p->n_member; i++) {
+        struct lane_worker *w = &l->workers[p->members[i].worker];
         BUG_ON(!is_usable(w));
         w->role = LANE_LOADER;
-        w->stage = i;
-        act(l, LANE_SEND_PLAN, p->stages[i].worker);
+        w->member = i;
+        act(l, LANE_SEND_PLAN, p->members[i].worker);
     }
     enter(l, LANE_LOADING, now_us);
     l->deadline_us = now_us + LANE_LOAD_US;
@@ -192,7 +192,7 @@ static void plan_anew(struct lane *l, int64_t now_us)
         adopt(l, &p, now_us);
         return;
     }
-    l->place.n_stage = 0;
+    l->place.n_stage = l->place.n_member = 0;
     l->why = why;
     l->why_code = err;
     enter(l, LANE_NO_CAPACITY, now_us);
@@ -207,9 +207,9 @@ static struct lane_action *leave(struct lane *l, uint32_t worker, enum lane_acti
     a->code = code;
     a->had_stage = w->role >= LANE_LOADER;
     if (a->had_stage) {
-        a->stage = w->stage;
-        a->layer_from = l->place.stages[w->stage].layer_from;
-        a->layer_to = l->place.stages[w->stage].layer_to;
+        a->stage = l->place.members[w->member].stage;
+        a->layer_from = l->place.stages[a->stage].layer_from;
+        a->layer_to = l->place.stages[a->stage].layer_to;
     }
     err_say(&a->why, code, "%s", why);
     if (kind != LANE_STRUCK) w->role = LANE_ABSENT;
@@ -273,10 +273,10 @@ static bool is_current(struct lane *l, uint32_t worker, uint64_t epoch, const ch
                        int64_t now_us)
 {
     l->workers[worker].heard_us = now_us;
-    if (epoch > l->epoch) {
+    if (epoch > *l->config.last_epoch) {
         struct err_text why;
         err_say(&why, ERR_LINK_PROTOCOL, "%s of epoch %llu, which was never planned (now %llu)",
-                what, (unsigned long long)epoch, (unsigned long long)l->epoch);
+                what, (unsigned long long)epoch, (unsigned long long)*l->config.last_epoch);
         lane_violated(l, worker, ERR_LINK_PROTOCOL, why.s, now_us);
         return false;
     }
@@ -341,8 +341,8 @@ void lane_prepared(struct lane *l, uint32_t worker, const struct msg_prepared *m
     if (!all_members_are(l, LANE_PREPARED)) return;
     enter(l, LANE_LINKING, now_us);
     l->deadline_us = now_us + LANE_LINK_US;
-    for (uint32_t i = 0; i < l->place.n_stage; i++) {
-        uint32_t member = l->place.stages[i].worker;
+    for (uint32_t i = 0; i < l->place.n_member; i++) {
+        uint32_t member = l->place.members[i].worker;
         l->workers[member].role = LANE_LINKER;
         act(l, LANE_SEND_CONNECT, member);
     }
@@ -379,8 +379,10 @@ bool lane_result(struct lane *l, uint32_t worker, uint64_t epoch, uint64_t numbe
     if (!is_current(l, worker, epoch, "RESULT", now_us)) return false;
     if (!has_role(l, worker, LANE_SERVER, "RESULT", now_us)) return false;
     struct err_text why;
-    if (w->stage + 1 != l->place.n_stage)
-        err_say(&why, ERR_LINK_PROTOCOL, "RESULT from stage %u, which is not the last", w->stage);
+    const uint32_t speaker = l->place.stages[l->place.n_stage - 1].first;
+    if (w->member != speaker)
+        err_say(&why, ERR_LINK_PROTOCOL, "RESULT from member %u, which does not lead the last stage",
+                w->member);
     else if (l->state != LANE_READY || number != l->step_done + 1 || number > l->step_sent)
         err_say(&why, ERR_LINK_PROTOCOL, "RESULT of step %llu, awaited %llu of %llu",
                 (unsigned long long)number, (unsigned long long)l->step_done + 1,
@@ -444,8 +446,8 @@ static bool drop_late(struct lane *l, int64_t now_us)
     if ((l->state != LANE_LOADING && l->state != LANE_LINKING) || now_us <= l->deadline_us)
         return false;
     bool any = false;
-    for (uint32_t i = 0; i < l->place.n_stage; i++) {
-        uint32_t worker = l->place.stages[i].worker;
+    for (uint32_t i = 0; i < l->place.n_member; i++) {
+        uint32_t worker = l->place.members[i].worker;
         enum lane_role role = l->workers[worker].role;
         if (role == LANE_LOADER) {
             leave(l, worker, LANE_DROP, ERR_TIMEOUT, "did not load its layers in 10 minutes");
@@ -458,17 +460,25 @@ static bool drop_late(struct lane *l, int64_t now_us)
     return any;
 }
 
-// The member that holds up the oldest step: the first whose heartbeats do not say that it is done,
-// or the last stage if all say so and the result does not come.
+// The member that holds up the oldest step. Of the first stage whose heartbeats do not all say that
+// it is done, the member whose compute loop has stood longest: the others wait for it. If all say
+// so and the result does not come, the one that sends it.
 static uint32_t find_suspect(struct lane *l, uint64_t step, int64_t now_us)
 {
-    for (uint32_t i = 0; i < l->place.n_stage; i++)
-        if (l->workers[l->place.stages[i].worker].step_done < step) {
-            l->all_done_us = 0;
-            return l->place.stages[i].worker;
+    const struct place *p = &l->place;
+    for (uint32_t i = 0; i < p->n_stage; i++) {
+        const struct lane_worker *suspect = NULL;
+        for (uint32_t k = p->stages[i].first; k < p->stages[i].first + p->stages[i].n_member; k++) {
+            const struct lane_worker *w = &l->workers[p->members[k].worker];
+            if (w->step_done >= step) continue;
+            if (!suspect || w->progress_us < suspect->progress_us) suspect = w;
         }
+        if (!suspect) continue;
+        l->all_done_us = 0;
+        return (uint32_t)(suspect - l->workers);
+    }
     if (!l->all_done_us) l->all_done_us = now_us;
-    return l->place.stages[l->place.n_stage - 1].worker;
+    return p->members[p->stages[p->n_stage - 1].first].worker;
 }
 
 static bool drop_stuck(struct lane *l, int64_t now_us)
@@ -495,17 +505,17 @@ static bool drop_stuck(struct lane *l, int64_t now_us)
     return true;
 }
 
-// A worker came while fewer stages than wanted serve: use it when nobody would notice.
+// A worker came while fewer than wanted serve: use it when nobody would notice.
 static void widen_when_idle(struct lane *l, bool is_busy, int64_t now_us)
 {
     if (l->state != LANE_READY || is_busy || !l->has_news || l->step_done != l->step_sent) return;
-    if (l->place.n_stage >= l->config.n_stage) {
+    if (l->place.n_member >= l->config.n_wanted) {
         l->has_news = false;
         return;
     }
     struct place p;
     struct err_text why;
-    if (choose(l, &p, &why) != OK || p.n_stage <= l->place.n_stage) return;
+    if (choose(l, &p, &why) != OK || p.n_member <= l->place.n_member) return;
     end_epoch(l);
     adopt(l, &p, now_us);
 }

@@ -1,6 +1,7 @@
 // lane: what happens to one lane (one complete copy of the model over some workers) when workers
 // come, load, fail, fall silent and go. A pure state machine: events with the time in, actions out;
-// no I/O and no clock, so a simulation can run it through any history.
+// no I/O and no clock, so a simulation can run it through any history. A stage may be several
+// workers (a group); whatever happens to any member happens to the lane's epoch.
 //
 //   WAITING ------- n_expect usable workers are there ---------------> plan
 //   plan ---------- a placement fits: epoch+1, PLAN to its members --> LOADING
@@ -8,13 +9,14 @@
 //   LOADING ------- every member said PREPARED: CONNECT to all ------> LINKING
 //   LINKING ------- every member said LINKED: serve -----------------> READY
 //   LOADING, LINKING, READY --- a member is lost or failed ----------> plan
-//   READY --------- fewer stages than wanted, a worker came, idle ---> plan
+//   READY --------- fewer workers than wanted, one came, idle --------> plan
 //   NO_CAPACITY --- a worker came ------------------------------------> plan
 //
 // Every wait has a deadline: silence LANE_SILENCE_US, loading LANE_LOAD_US (while heartbeats come),
 // linking LANE_LINK_US, a step max(LANE_STEP_US, 10 * median) with a standing compute loop.
-// Invariants: epochs only grow; a plan's messages go to its living members only; whatever carries
-// an older epoch changes nothing; a member that breaks the protocol is dropped by name.
+// Invariants: epochs only grow, and no two lanes of a coordinator have one in common; a plan's
+// messages go to its living members only; whatever carries an older epoch changes nothing; a member
+// that breaks the protocol is dropped by name.
 #pragma once
 #include "coordinator/fleet/place.h"
 
@@ -48,7 +50,7 @@ enum lane_role {
 struct lane_worker {
     enum lane_role role;
     bool has_model;
-    uint32_t stage; // of LOADER and later
+    uint32_t member; // of LOADER and later: index in place.members
     uint32_t n_strike;
     int64_t strike_us[LANE_STRIKES];
     int64_t heard_us; // last message
@@ -84,8 +86,11 @@ typedef err_t lane_place_fn(void *arg, const uint32_t *workers, uint32_t n, stru
 
 struct lane_config {
     uint32_t n_expect; // >= 1
-    uint32_t n_stage;  // wanted; >= 1
+    uint32_t n_wanted; // members of a whole placement; >= 1
     int64_t grace_us;  // how long NO_CAPACITY may last before running requests end
+    // The newest epoch that any lane of this coordinator has begun: workers go from lane to lane,
+    // and to them epochs must grow.
+    uint64_t *last_epoch;
     lane_place_fn *place;
     void *place_arg;
 };
@@ -111,7 +116,7 @@ struct lane {
     uint64_t step_sent, step_done; // numbers within the epoch
     int64_t sent_us[LANE_STEPS_MAX];
     int64_t result_us;   // last result, or the moment READY began
-    int64_t all_done_us; // since when every stage says that the oldest step is done; 0: not so
+    int64_t all_done_us; // since when every member says that the oldest step is done; 0: not so
     int64_t latency_us[LANE_LATENCIES];
     uint64_t n_latency;
 

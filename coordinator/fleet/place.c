@@ -28,9 +28,15 @@ struct placing {
     bool is_recurrent;
 };
 
-// One stage before it is a place_stage: worker is an index into placing.workers.
+// One stage before it is a place_stage: members are indices into placing.workers.
 struct cut {
-    uint32_t worker, from, to;
+    uint32_t from, to;
+    uint32_t n_member, members[WIRE_MEMBERS_MAX], part[WIRE_MEMBERS_MAX];
+};
+
+// How the workers are to be arranged.
+struct shape {
+    uint32_t n_stage, n_member; // of each stage
 };
 
 static double figure(double v, double unmeasured)
@@ -176,22 +182,48 @@ static void ask_for(struct cost_ask *ask, const struct placing *p, const struct 
     ask->n_state = (int32_t)(p->want->n_slot + snapshots(p, r));
 }
 
-static struct cost_memory memory_of(const struct placing *p, const struct cut *c,
+static enum share_split split_of(const struct placing *p, const struct cut *c)
+{
+    return c->n_member > 1 ? p->want->split : SPLIT_NONE;
+}
+
+// A table of experts is of groups as large as wanted; smaller ones divide by parts.
+static const struct share_experts *experts_of(const struct placing *p, uint32_t n_member)
+{
+    return n_member > 1 && n_member == p->want->n_member ? p->want->experts : NULL;
+}
+
+static struct share share_of_member(const struct placing *p, const struct cut *c, uint32_t k)
+{
+    const struct share_experts *e = experts_of(p, c->n_member);
+    struct share s = {.split = split_of(p, c),
+                      .n_member = (int32_t)c->n_member,
+                      .member = (int32_t)k};
+    if (e) s.experts = *e;
+    memcpy(s.part, c->part, c->n_member * sizeof *s.part);
+    return s;
+}
+
+// Of member k of the cut.
+static struct cost_memory memory_of(const struct placing *p, const struct cut *c, uint32_t k,
                                     const struct room *r)
 {
     struct cost_ask ask = p->ask;
+    const struct share s = share_of_member(p, c, k);
     ask_for(&ask, p, r);
-    return cost_memory_of(&p->cost, &ask, &p->cluster.devices[c->worker], (int32_t)c->from,
-                          (int32_t)c->to);
+    return cost_memory_share(&p->cost, &ask, &p->cluster.devices[c->members[k]], (int32_t)c->from,
+                             (int32_t)c->to, &s);
 }
 
 static bool cuts_fit(const struct placing *p, const struct cut *cuts, uint32_t n,
                      const struct room *r)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        struct cost_memory m = memory_of(p, &cuts[i], r);
-        if (cost_memory_sum(&m) > p->cluster.devices[cuts[i].worker].mem_free_bytes) return false;
-    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; k < cuts[i].n_member; k++) {
+            struct cost_memory m = memory_of(p, &cuts[i], k, r);
+            if (cost_memory_sum(&m) > p->cluster.devices[cuts[i].members[k]].mem_free_bytes)
+                return false;
+        }
     return true;
 }
 
@@ -294,53 +326,401 @@ static uint32_t cut_by_holding(const struct placing *p, uint32_t n_stage, struct
             if (i == p->n) return 0;
         }
         used[i] = true;
-        cuts[n++] = (struct cut){.worker = i, .from = at, .to = to};
+        cuts[n++] = (struct cut){
+            .from = at, .to = to, .n_member = 1, .members = {i}, .part = {SHARE_TOTAL}};
         at = to;
     }
     return at == n_layer && n == n_stage && n_kept > 0 ? n : 0;
 }
 
-// Cuts by the planner, for exactly n_stage stages.
-static err_t cut_by_plan(struct placing *p, uint32_t n_stage, struct cut *cuts,
+// One stage before it is a place_stage: members are indices into placing.workers.
+struct cut {
+    uint32_t from, to;
+    uint32_t n_member, members[WIRE_MEMBERS_MAX], part[WIRE_MEMBERS_MAX];
+};
+
+// How the workers are to be arranged.
+struct shape {
+    uint32_t n_stage, n_member; // of each stage
+};
+
+static double figure(double v, double unmeasured)
+{
+    return v > 0 && !isinf(v) ? v : unmeasured;
+}
+
+static void fill_device(const struct place_worker *w, struct cluster_device *d)
+{
+    *d = (struct cluster_device){
+        .kind = w->has_cpu ? CLUSTER_CPU : CLUSTER_CUDA,
+        .threads = w->has_cpu ? (int32_t)(w->threads ? w->threads : 1) : 0,
+        .mem_bytes = w->mem_bytes > w->mem_free_bytes ? w->mem_bytes : w->mem_free_bytes,
+        .mem_free_bytes = w->mem_free_bytes,
+        .read_bytes_per_s = figure(w->read_bytes_per_s, UNMEASURED_READ),
+        .int8_ops_per_s = figure(w->int8_ops_per_s, UNMEASURED_INT8),
+        .f32_flops_per_s = figure(w->f32_flops_per_s, UNMEASURED_F32),
+    };
+    // Names of a cluster file are shorter than those of workers; the number keeps them apart.
+    if (strlen(w->name) < sizeof d->name)
+        snprintf(d->name, sizeof d->name, "%s", w->name);
+    else
+        snprintf(d->name, sizeof d->name, "%.20s-%u", w->name, w->number);
+    snprintf(d->host, sizeof d->host, "%.63s", w->host);
+}
+
+// Processes of one host report the same free memory, each as if it were alone. What they may take
+// together is at most what the host has.
+static void share_host_memory(struct placing *p)
+{
+    struct cluster_device *d = p->cluster.devices;
+    uint64_t share[CLUSTER_DEVICES_MAX];
+    for (uint32_t i = 0; i < p->n; i++) {
+        uint64_t sum = 0;
+        for (uint32_t k = 0; k < p->n; k++)
+            if (d[k].kind == CLUSTER_CPU && strcmp(d[k].host, d[i].host) == 0)
+                sum += d[k].mem_free_bytes;
+        share[i] = d[i].mem_free_bytes;
+        if (d[i].kind == CLUSTER_CPU && sum > d[i].mem_bytes)
+            share[i] = (uint64_t)((double)share[i] * (double)d[i].mem_bytes / (double)sum);
+    }
+    for (uint32_t i = 0; i < p->n; i++)
+        d[i].mem_free_bytes = share[i];
+}
+
+static bool is_near(double a, double b, double tolerance)
+{
+    return a <= b * tolerance && b <= a * tolerance;
+}
+
+static bool are_alike(const struct cluster_device *a, const struct cluster_device *b)
+{
+    const double speed = 1.15, memory = 1.05;
+    return a->kind == b->kind && is_near(a->read_bytes_per_s, b->read_bytes_per_s, speed) &&
+           is_near(a->int8_ops_per_s, b->int8_ops_per_s, speed) &&
+           is_near(a->f32_flops_per_s, b->f32_flops_per_s, speed) &&
+           is_near((double)a->mem_free_bytes, (double)b->mem_free_bytes, memory) &&
+           is_near((double)a->mem_bytes, (double)b->mem_bytes, memory);
+}
+
+static uint64_t lesser(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+// Measurements differ a little every time. Machines that are alike are taken for equal (to the
+// first of them, with the least memory), so that the order of the stages, and with it who holds
+// what, does not hang on noise; and equal machines are cheap to plan for.
+static void level_figures(struct placing *p)
+{
+    struct cluster_device *d = p->cluster.devices;
+    uint32_t first[CLUSTER_DEVICES_MAX];
+    for (uint32_t i = 0; i < p->n; i++) {
+        uint32_t k = 0;
+        while (k < i && (first[k] != k || !are_alike(&d[i], &d[k])))
+            k++;
+        first[i] = k;
+    }
+    for (uint32_t i = 0; i < p->n; i++) {
+        struct cluster_device *f = &d[first[i]];
+        f->mem_free_bytes = lesser(f->mem_free_bytes, d[i].mem_free_bytes);
+        f->mem_bytes = lesser(f->mem_bytes, d[i].mem_bytes);
+    }
+    for (uint32_t i = 0; i < p->n; i++) {
+        const struct cluster_device *f = &d[first[i]];
+        d[i].read_bytes_per_s = f->read_bytes_per_s;
+        d[i].int8_ops_per_s = f->int8_ops_per_s;
+        d[i].f32_flops_per_s = f->f32_flops_per_s;
+        d[i].mem_free_bytes = f->mem_free_bytes;
+        d[i].mem_bytes = f->mem_bytes;
+    }
+}
+
+static void fill_cluster(struct placing *p)
+{
+    p->cluster.n_device = (int32_t)p->n;
+    for (uint32_t i = 0; i < p->n; i++)
+        fill_device(&p->workers[i], &p->cluster.devices[i]);
+    share_host_memory(p);
+    level_figures(p);
+    for (uint32_t i = 0; i < p->n; i++)
+        for (uint32_t k = 0; k < p->n; k++)
+            p->cluster.links[i][k] = strcmp(p->workers[i].host, p->workers[k].host) == 0
+                                         ? cluster_same_host
+                                         : GUESSED_LINK;
+}
+
+// -- memory --
+
+static uint64_t page_tokens(uint64_t tokens)
+{
+    return (tokens + PLACE_PAGE_TOK - 1) / PLACE_PAGE_TOK * PLACE_PAGE_TOK;
+}
+
+// What a lane has room for.
+struct room {
+    uint64_t tokens; // of KV, whole pages
+    uint32_t n_seq;  // sequences whose windows and recurrent states are kept
+};
+
+// Local pages, 0 if layers with a window need none of their own: sequences never get so long, or
+// all of them would hardly have less.
+static uint32_t local_pages(const struct placing *p, const struct room *r)
+{
+    const struct place_want *w = p->want;
+    const uint32_t window = (uint32_t)p->cost.window, chunk = (uint32_t)p->cost.chunk;
+    if (!p->has_local) return 0;
+    const uint64_t n = step_local_pages(r->n_seq, window, chunk, PLACE_PAGE_TOK, w->max_tok);
+    return n < r->tokens / PLACE_PAGE_TOK ? (uint32_t)n : 0;
+}
+
+static uint32_t snapshots(const struct placing *p, const struct room *r)
+{
+    return p->is_recurrent ? r->n_seq : 0;
+}
+
+// Writes what the room means into the ask.
+static void ask_for(struct cost_ask *ask, const struct placing *p, const struct room *r)
+{
+    const uint32_t n_local = local_pages(p, r);
+    ask->kv_tokens = (int64_t)r->tokens;
+    ask->local_tokens = n_local ? (int64_t)n_local * PLACE_PAGE_TOK : ask->kv_tokens;
+    ask->n_state = (int32_t)(p->want->n_slot + snapshots(p, r));
+}
+
+static enum share_split split_of(const struct placing *p, const struct cut *c)
+{
+    return c->n_member > 1 ? p->want->split : SPLIT_NONE;
+}
+
+// A table of experts is of groups as large as wanted; smaller ones divide by parts.
+static const struct share_experts *experts_of(const struct placing *p, uint32_t n_member)
+{
+    return n_member > 1 && n_member == p->want->n_member ? p->want->experts : NULL;
+}
+
+static struct share share_of_member(const struct placing *p, const struct cut *c, uint32_t k)
+{
+    const struct share_experts *e = experts_of(p, c->n_member);
+    struct share s = {.split = split_of(p, c),
+                      .n_member = (int32_t)c->n_member,
+                      .member = (int32_t)k};
+    if (e) s.experts = *e;
+    memcpy(s.part, c->part, c->n_member * sizeof *s.part);
+    return s;
+}
+
+// Of member k of the cut.
+static struct cost_memory memory_of(const struct placing *p, const struct cut *c, uint32_t k,
+                                    const struct room *r)
+{
+    struct cost_ask ask = p->ask;
+    const struct share s = share_of_member(p, c, k);
+    ask_for(&ask, p, r);
+    return cost_memory_share(&p->cost, &ask, &p->cluster.devices[c->members[k]], (int32_t)c->from,
+                             (int32_t)c->to, &s);
+}
+
+static bool cuts_fit(const struct placing *p, const struct cut *cuts, uint32_t n,
+                     const struct room *r)
+{
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; k < cuts[i].n_member; k++) {
+            struct cost_memory m = memory_of(p, &cuts[i], k, r);
+            if (cost_memory_sum(&m) > p->cluster.devices[cuts[i].members[k]].mem_free_bytes)
+                return false;
+        }
+    return true;
+}
+
+static uint32_t most_seqs(const struct place_want *w)
+{
+    return 2 * w->n_slot;
+}
+
+static uint32_t least_seqs(const struct place_want *w)
+{
+    return w->n_slot < LEAST_SEQS ? w->n_slot : LEAST_SEQS;
+}
+
+// One sequence of full length must fit, or requests could be accepted that never finish.
+static uint64_t least_tokens(const struct place_want *w)
+{
+    return page_tokens(w->ctx);
+}
+
+// The most KV tokens, up to what is wanted, with which the cuts fit; 0: not even the least.
+static uint64_t most_tokens(const struct placing *p, const struct cut *cuts, uint32_t n,
+                            uint32_t n_seq)
+{
+    uint64_t low = least_tokens(p->want), high = page_tokens(p->want->kv_tokens);
+    if (!cuts_fit(p, cuts, n, &(struct room){low, n_seq})) return 0;
+    while (low < high) {
+        uint64_t middle = page_tokens(low + (high - low + 1) / 2);
+        if (middle > high) middle = high;
+        if (cuts_fit(p, cuts, n, &(struct room){middle, n_seq}))
+            low = middle;
+        else
+            high = middle - PLACE_PAGE_TOK;
+    }
+    return low;
+}
+
+// Fewer sequences are kept as long as that makes room for more of the tokens wanted. tokens 0: does
+// not fit.
+static struct room most_room(const struct placing *p, const struct cut *cuts, uint32_t n)
+{
+    const uint64_t wanted = page_tokens(p->want->kv_tokens);
+    struct room best = {0};
+    for (uint32_t n_seq = most_seqs(p->want);; n_seq = (n_seq + 1) / 2) {
+        if (n_seq < least_seqs(p->want)) n_seq = least_seqs(p->want);
+        uint64_t tokens = most_tokens(p, cuts, n, n_seq);
+        if (tokens > best.tokens) best = (struct room){tokens, n_seq};
+        if (best.tokens >= wanted || n_seq == least_seqs(p->want)) return best;
+    }
+}
+
+// -- cuts --
+
+static bool holds(const struct place_worker *w)
+{
+    return w->held_from < w->held_to;
+}
+
+// The unused worker that holds layers from `at` on (or, with `exact` false, the next one above).
+static uint32_t holder(const struct placing *p, const bool *used, uint32_t at, bool exact)
+{
+    uint32_t best = p->n;
+    for (uint32_t i = 0; i < p->n; i++) {
+        const struct place_worker *w = &p->workers[i];
+        if (used[i] || !holds(w) || (exact ? w->held_from != at : w->held_from <= at)) continue;
+        if (best == p->n || w->held_from < p->workers[best].held_from) best = i;
+    }
+    return best;
+}
+
+static uint32_t spare(const struct placing *p, const bool *used)
+{
+    uint32_t best = p->n;
+    for (uint32_t i = 0; i < p->n; i++) {
+        if (used[i] || holds(&p->workers[i])) continue;
+        if (best == p->n ||
+            p->cluster.devices[i].mem_free_bytes > p->cluster.devices[best].mem_free_bytes)
+            best = i;
+    }
+    return best;
+}
+
+// Cuts in which every worker keeps the layers it holds, holes being filled by workers that hold
+// nothing. 0 if that does not give exactly n_stage stages.
+static uint32_t cut_by_holding(const struct placing *p, uint32_t n_stage, struct cut *cuts)
+{
+    uint32_t n_layer = (uint32_t)p->cost.n_layer, at = 0, n = 0, n_kept = 0;
+    bool used[CLUSTER_DEVICES_MAX] = {false};
+    while (at < n_layer && n < n_stage) {
+        uint32_t i = holder(p, used, at, true), to;
+        if (i < p->n) {
+            const struct place_worker *w = &p->workers[i];
+            to = w->held_to;
+            if (to > n_layer || w->held_embed != (at == 0) || w->held_head != (to == n_layer))
+                return 0;
+            n_kept++;
+        } else {
+            uint32_t above = holder(p, used, at, false);
+            to = above < p->n ? p->workers[above].held_from : n_layer;
+            i = spare(p, used);
+            if (i == p->n) return 0;
+        }
+        used[i] = true;
+        cuts[n++] = (struct cut){
+            .from = at, .to = to, .n_member = 1, .members = {i}, .part = {SHARE_TOTAL}};
+        at = to;
+    }
+    return at == n_layer && n == n_stage && n_kept > 0 ? n : 0;
+}
+
+// INTERIM
+static void group_evenly(const struct placing *p, struct shape shape, struct cut *cuts)
+{
+    uint32_t at = 0, L = (uint32_t)p->cost.n_layer;
+    for (uint32_t i = 0; i < shape.n_stage; i++) {
+        struct cut *c = &cuts[i];
+        double speed[WIRE_MEMBERS_MAX];
+        *c = (struct cut){.from = L * i / shape.n_stage, .to = L * (i + 1) / shape.n_stage, .n_member = shape.n_member};
+        bool given = false;
+        for (uint32_t k = 0; k < c->n_member; k++) {
+            c->members[k] = at++;
+            speed[k] = p->cluster.devices[c->members[k]].read_bytes_per_s;
+            if (p->want->part[k]) given = true;
+        }
+        if (given) for (uint32_t k = 0; k < c->n_member; k++) speed[k] = p->want->part[k];
+        share_parts(speed, (int32_t)c->n_member, c->part);
+    }
+}
+
+static struct cut cut_of(const struct plan_stage *s)
+{
+    struct cut c = {.from = (uint32_t)s->layer_from,
+                    .to = (uint32_t)s->layer_to,
+                    .n_member = (uint32_t)s->n_member};
+    for (uint32_t k = 0; k < c.n_member; k++) {
+        c.members[k] = (uint32_t)s->members[k].device;
+        c.part[k] = s->members[k].part;
+    }
+    return c;
+}
+
+// Cuts by the planner, for exactly this shape.
+static err_t cut_by_plan(struct placing *p, struct shape shape, struct cut *cuts,
                          struct err_text *why)
 {
+    const struct place_want *w = p->want;
     struct plan_ask ask = {.goal = PLAN_THROUGHPUT,
-                           .n_stage_min = (int32_t)n_stage,
-                           .n_stage_max = (int32_t)n_stage,
+                           .n_stage_min = (int32_t)shape.n_stage,
+                           .n_stage_max = (int32_t)shape.n_stage,
+                           .split = shape.n_member > 1 ? w->split : SPLIT_NONE,
+                           .n_member = (int32_t)shape.n_member,
                            .cost = p->ask};
-    struct room most = {page_tokens(p->want->kv_tokens), most_seqs(p->want)};
-    struct room least = {least_tokens(p->want), least_seqs(p->want)};
-    struct plan plan;
+    if (shape.n_member == w->n_member) memcpy(ask.part, w->part, sizeof ask.part);
+    struct room most = {page_tokens(w->kv_tokens), most_seqs(w)};
+    struct room least = {least_tokens(w), least_seqs(w)};
+    struct plan *plan = malloc(sizeof *plan);
+    if (!plan) return err_say(why, ERR_MEMORY, "no memory for planning");
     ask_for(&ask.cost, p, &most);
-    err_t err = plan_make(&p->cost, &p->cluster, &ask, &plan, NULL);
+    err_t err = plan_make(&p->cost, &p->cluster, &ask, plan, NULL);
     if (err) {
         ask_for(&ask.cost, p, &least);
-        err = plan_make(&p->cost, &p->cluster, &ask, &plan, why);
+        err = plan_make(&p->cost, &p->cluster, &ask, plan, why);
     }
-    if (err) return err;
-    for (uint32_t i = 0; i < n_stage; i++)
-        cuts[i] = (struct cut){.worker = (uint32_t)plan.stages[i].device,
-                               .from = (uint32_t)plan.stages[i].layer_from,
-                               .to = (uint32_t)plan.stages[i].layer_to};
-    return OK;
+    for (uint32_t i = 0; !err && i < shape.n_stage; i++)
+        cuts[i] = cut_of(&plan->stages[i]);
+    if (shape.n_member > 1 && (err || cuts[0].n_member != shape.n_member)) { // INTERIM
+        group_evenly(p, shape, cuts);
+        err = OK;
+    }
+    free(plan);
+    return err;
 }
 
 // -- the rest of a placement --
 
-static err_t choose_road(const struct placing *p, const struct cut *cuts, uint32_t n,
-                         uint32_t *road, struct err_text *why)
+static err_t choose_road(const struct placing *p, struct place *out, const struct cut *cuts,
+                         struct err_text *why)
 {
+    const struct place_worker *first = &p->workers[cuts[0].members[0]];
     bool is_one_process = true;
-    for (uint32_t i = 1; i < n; i++)
-        is_one_process &= p->workers[cuts[i].worker].process == p->workers[cuts[0].worker].process;
-    uint32_t r = p->want->road ? p->want->road : is_one_process ? ROAD_LOCAL : ROAD_UCX;
+    for (uint32_t i = 0; i < out->n_stage; i++)
+        for (uint32_t k = 0; k < cuts[i].n_member; k++)
+            is_one_process &= p->workers[cuts[i].members[k]].process == first->process;
+    const uint32_t r = p->want->road ? p->want->road : is_one_process ? ROAD_LOCAL : ROAD_UCX;
     if (r == ROAD_LOCAL && !is_one_process)
         return err_say(why, ERR_CAPACITY, "the local road needs all workers in one process");
-    for (uint32_t i = 0; n > 1 && i < n; i++)
-        if (!(p->workers[cuts[i].worker].roads & r))
-            return err_say(why, ERR_CAPACITY, "worker %s cannot open the %s road",
-                           p->workers[cuts[i].worker].name, r == ROAD_UCX ? "ucx" : "local");
-    *road = r;
+    for (uint32_t i = 0; out->n_member > 1 && i < out->n_stage; i++)
+        for (uint32_t k = 0; k < cuts[i].n_member; k++)
+            if (!(p->workers[cuts[i].members[k]].roads & r))
+                return err_say(why, ERR_CAPACITY, "worker %s cannot open the %s road",
+                               p->workers[cuts[i].members[k]].name,
+                               r == ROAD_UCX ? "ucx" : "local");
+    out->road = r;
     return OK;
 }
 
@@ -349,41 +729,76 @@ static void hash_place(const struct place_want *want, struct place *p)
     struct sha256 h;
     sha256_init(&h);
     sha256_add(&h, want->model->hash, sizeof want->model->hash);
-    for (uint32_t i = 0; i < p->n_stage; i++) {
-        const struct place_stage *s = &p->stages[i];
-        uint32_t facts[] = {s->worker, s->layer_from, s->layer_to};
+    for (uint32_t i = 0; i < p->n_member; i++) {
+        const struct place_member *m = &p->members[i];
+        const struct place_stage *s = &p->stages[m->stage];
+        uint32_t facts[] = {m->worker, m->part, s->layer_from, s->layer_to, s->split};
         sha256_add(&h, facts, sizeof facts);
+    }
+    if (p->experts) {
+        const struct share_experts *e = p->experts;
+        sha256_add(&h, e->owner, (size_t)e->n_layer * (size_t)e->n_expert);
+        for (uint32_t i = 0; i < e->n_replica; i++) {
+            const struct share_replica *r = &e->replicas[i];
+            uint32_t facts[] = {r->layer, r->expert, r->member};
+            sha256_add(&h, facts, sizeof facts);
+        }
     }
     sha256_add(&h, &p->settings, sizeof p->settings);
     sha256_end(&h, p->hash);
+}
+
+static struct cost_group group_of(const struct placing *p, const struct cut *c)
+{
+    struct cost_group g = {.share = share_of_member(p, c, 0),
+                           .link = {.latency_us = 0, .bytes_per_s = INFINITY}};
+    for (uint32_t i = 0; i < c->n_member; i++) {
+        g.devices[i] = &p->cluster.devices[c->members[i]];
+        for (uint32_t k = 0; k < i; k++) {
+            const struct cluster_link *l = &p->cluster.links[c->members[i]][c->members[k]];
+            g.link.latency_us = fmax(g.link.latency_us, l->latency_us);
+            g.link.bytes_per_s = fmin(g.link.bytes_per_s, l->bytes_per_s);
+        }
+    }
+    return g;
+}
+
+static void fill_stage(const struct placing *p, const struct cut *c, const struct room *r,
+                       struct place *out)
+{
+    const uint32_t at = out->n_stage++;
+    struct place_stage *s = &out->stages[at];
+    *s = (struct place_stage){.layer_from = c->from,
+                              .layer_to = c->to,
+                              .embed = c->from == 0,
+                              .head = c->to == (uint32_t)p->cost.n_layer,
+                              .split = split_of(p, c),
+                              .first = out->n_member,
+                              .n_member = c->n_member};
+    for (uint32_t k = 0; k < c->n_member; k++) {
+        const struct cost_memory m = memory_of(p, c, k, r);
+        out->members[out->n_member++] =
+            (struct place_member){.worker = p->workers[c->members[k]].number,
+                                  .stage = at,
+                                  .part = c->part[k],
+                                  .weight_bytes = m.weights,
+                                  .kv_bytes = m.kv + m.state,
+                                  .work_bytes = m.workspace + m.comms};
+    }
+    struct cost_ask one_row = p->ask;
+    one_row.batch = 1;
+    const struct cost_step step = cost_decode_step(&one_row);
+    const struct cost_group g = group_of(p, c);
+    const struct cost_time t = cost_time_of(&p->cost, &g, &step, (int32_t)c->from, (int32_t)c->to);
+    s->decode_us = (double)t.ns / 1e3;
 }
 
 static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t n,
                        const struct room *r, struct place *out)
 {
     const struct place_want *w = p->want;
-    struct cost_ask one_row = p->ask;
-    one_row.batch = 1;
-    struct cost_step step = cost_decode_step(&one_row);
-    for (uint32_t i = 0; i < n; i++) {
-        const struct cluster_device *d = &p->cluster.devices[cuts[i].worker];
-        struct cost_memory m = memory_of(p, &cuts[i], r);
-        struct place_stage *s = &out->stages[i];
-        *s = (struct place_stage){.worker = p->workers[cuts[i].worker].number,
-                                  .layer_from = cuts[i].from,
-                                  .layer_to = cuts[i].to,
-                                  .embed = i == 0,
-                                  .head = i == n - 1,
-                                  .weight_bytes = m.weights,
-                                  .kv_bytes = m.kv + m.state,
-                                  .work_bytes = m.workspace};
-        int64_t ns = s->embed ? cost_embed_ns(&p->cost, d, &step) : 0;
-        for (uint32_t layer = cuts[i].from; layer < cuts[i].to; layer++)
-            ns += cost_layer_ns(&p->cost, d, &step, (int32_t)layer);
-        if (s->head) ns += cost_head_ns(&p->cost, d, &step);
-        s->decode_us = (double)ns / 1e3;
-    }
-    out->n_stage = n;
+    for (uint32_t i = 0; i < n; i++)
+        fill_stage(p, &cuts[i], r, out);
     out->settings = (struct plan_settings){
         .ctx = w->ctx,
         .page_tok = PLACE_PAGE_TOK,
@@ -402,30 +817,49 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
     out->window = (uint32_t)p->cost.window;
     out->chunk = (uint32_t)p->cost.chunk;
     out->recurrent = p->is_recurrent;
+    out->experts = experts_of(p, cuts[0].n_member);
     hash_place(w, out);
 }
 
-static err_t place_on(struct placing *p, uint32_t n_stage, struct place *out, struct err_text *why)
+static err_t place_on(struct placing *p, struct shape shape, struct place *out,
+                      struct err_text *why)
 {
     struct cut cuts[WIRE_STAGES_MAX];
     struct room room = {0};
-    if (cut_by_holding(p, n_stage, cuts)) room = most_room(p, cuts, n_stage);
+    if (shape.n_member == 1 && cut_by_holding(p, shape.n_stage, cuts))
+        room = most_room(p, cuts, shape.n_stage);
     if (!room.tokens) {
-        err_t err = cut_by_plan(p, n_stage, cuts, why);
+        err_t err = cut_by_plan(p, shape, cuts, why);
         if (err) return err;
-        room = most_room(p, cuts, n_stage);
+        room = most_room(p, cuts, shape.n_stage);
         // The planner counts as we do; if it did not, loading would find out too late.
         if (!room.tokens) return err_say(why, ERR_CAPACITY, "the plan does not fit after all");
     }
     struct place place = {0};
-    err_t err = choose_road(p, cuts, n_stage, &place.road, why);
+    fill_place(p, cuts, shape.n_stage, &room, &place);
+    err_t err = choose_road(p, &place, cuts, why);
     if (err) return err;
-    fill_place(p, cuts, n_stage, &room, &place);
     if (room.tokens < page_tokens(p->want->kv_tokens))
         log_warn("memory is short: %llu KV tokens instead of %llu", (unsigned long long)room.tokens,
                  (unsigned long long)p->want->kv_tokens);
     *out = place;
     return OK;
+}
+
+// The next smaller arrangement: as many workers as possible, of those the one with the largest
+// groups. False: there is none.
+static bool shrink(const struct place_want *w, struct shape *s)
+{
+    const uint32_t before = s->n_stage * s->n_member;
+    struct shape best = {0};
+    for (uint32_t m = 1; m <= w->n_member; m++)
+        for (uint32_t n = 1; n <= w->n_stage; n++) {
+            const uint32_t all = n * m;
+            if (all > before || (all == before && m >= s->n_member)) continue;
+            if (all >= best.n_stage * best.n_member) best = (struct shape){n, m};
+        }
+    *s = best;
+    return best.n_stage > 0;
 }
 
 // Those that hold layers first, in their order: among equals the planner takes them as listed.
@@ -471,10 +905,13 @@ err_t place_make(const struct place_want *want, const struct place_worker *worke
                                .batch = BALANCE_ROWS,
                                .chunk = (int32_t)want->max_tok,
                                .kv_elem_bytes = want->kv_dtype == DT_F32 ? 4 : 2};
-    uint32_t most = n < want->n_stage ? n : want->n_stage;
-    err = place_on(p, most, out, why);
-    for (uint32_t k = most - 1; err == ERR_CAPACITY && k > 0; k--)
-        if (place_on(p, k, out, NULL) == OK) err = OK;
+    struct shape shape = {want->n_stage, want->n_member};
+    bool is_any = true;
+    while (is_any && shape.n_stage * shape.n_member > n)
+        is_any = shrink(want, &shape);
+    err = place_on(p, shape, out, why);
+    while (err == ERR_CAPACITY && shrink(want, &shape))
+        if (place_on(p, shape, out, NULL) == OK) err = OK;
 end:
     free(p);
     free(sorted);

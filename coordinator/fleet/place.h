@@ -42,6 +42,7 @@ struct place_want {
     enum share_split split;          // SPLIT_NONE: stages of one worker each
     uint32_t n_member;               // of each stage; 1: alone
     uint32_t part[WIRE_MEMBERS_MAX]; // all 0: by speed
+    const struct share_experts *experts; // goes into the placement; NULL: by parts
     uint32_t ctx, n_slot, max_tok;
     uint64_t kv_tokens;
     uint32_t precision, kv_dtype;
@@ -65,7 +66,7 @@ struct place_worker {
 
 enum { PLACE_PAGE_TOK = 32, PLACE_ROWS_MAX = 64 };
 
-// As many stages as wanted, or as there are workers. ERR_CAPACITY: nothing fits; the sentence shows
+// As many stages and members as wanted, or as there are workers for. ERR_CAPACITY: nothing fits; the sentence shows
 // the sum. Settings may come out smaller than wanted (n_page): the caller compares and tells.
 err_t place_make(const struct place_want *want, const struct place_worker *workers, uint32_t n,
                  struct place *out, struct err_text *why);

@@ -56,6 +56,7 @@ struct request {
     uint32_t n_end;    // 0: end tokens do not stop it
     bool score_prompt; // report log p of each prompt token (no prefix reuse then)
     uint64_t tenant;   // prefix pages are shared within a tenant only
+    uint64_t session;  // requests of one conversation share it, and like to share a lane; 0: none
     struct choice *choices;
     uint32_t n_choice;
 

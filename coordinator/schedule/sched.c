@@ -11,6 +11,7 @@ struct sched *sched_new(uint32_t queue_max)
     struct sched *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->cfg.queue_max = queue_max;
+    s->last_order = &s->own_order;
     list_init(&s->requests);
     list_init(&s->queue);
     list_init(&s->prefill);
@@ -149,10 +150,59 @@ err_t sched_submit(struct sched *s, struct request *r, int64_t now_us, struct er
     r->arrived_us = now_us;
     list_push_back(&s->requests, &r->node);
     for (uint32_t i = 0; i < r->n_choice; i++) {
-        r->choices[i].order = ++s->last_order;
+        r->choices[i].order = ++*s->last_order;
         seat_enqueue(s, &r->choices[i]);
     }
     return OK;
+}
+
+void sched_count_with(struct sched *s, uint64_t *last_order)
+{
+    s->last_order = last_order;
+}
+
+void sched_release(struct sched *s, struct request *r)
+{
+    for (uint32_t i = 0; i < r->n_choice; i++) {
+        struct choice *c = &r->choices[i];
+        if (c->state == CHOICE_DONE) continue;
+        if (c->slot >= 0) {
+            seat_give(s, c);
+            s->n_running--;
+        } else {
+            s->n_waiting--;
+        }
+        list_remove(&c->node);
+        c->state = CHOICE_QUEUED;
+        c->last_step = 0;
+    }
+    list_remove(&r->node);
+}
+
+err_t sched_adopt(struct sched *s, struct request *r, struct err_text *why)
+{
+    err_t e = s->on ? check_fits(s, r, why) : OK;
+    if (!e && events_reserve(s, r->n_choice))
+        e = err_say(why, ERR_MEMORY, "no memory for another request");
+    if (e) return e;
+    struct list *at = s->requests.prev;
+    while (at != &s->requests &&
+           list_item(at, struct request, node)->choices[0].order > r->choices[0].order)
+        at = at->prev;
+    list_push_back(at->next, &r->node);
+    for (uint32_t i = 0; i < r->n_choice; i++)
+        if (r->choices[i].state != CHOICE_DONE) seat_enqueue(s, &r->choices[i]);
+    return OK;
+}
+
+uint32_t sched_known(const struct sched *s, const struct request *r)
+{
+    return s->on && s->cfg.prefix_cache ? seat_known(s, r) : 0;
+}
+
+uint32_t sched_pages(const struct sched *s, const struct request *r)
+{
+    return s->on ? state_pages_for(s, r->n_prompt + 1) : 0;
 }
 
 void sched_finish(struct sched *s, struct choice *c, enum finish reason, int64_t now_us)

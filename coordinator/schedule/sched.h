@@ -97,6 +97,19 @@ void sched_suspend(struct sched *s);
 // EVENT_FINISH. ERR_BUSY: queue full. ERR_TOO_LARGE: can never fit the context or the KV pages.
 // ERR_MEMORY.
 err_t sched_submit(struct sched *s, struct request *r, int64_t now_us, struct err_text *why);
+// Schedulers side by side (one for each lane) count arrivals together, so that a request keeps its
+// place when it changes over. Before anything is submitted; the counter must live as long.
+void sched_count_with(struct sched *s, uint64_t *last_order);
+// Takes the request out, whatever it is doing: its unfinished choices are QUEUED with their history,
+// for another scheduler's sched_adopt. No events; of those not yet drained none may be of it.
+void sched_release(struct sched *s, struct request *r);
+// Takes in a request that another scheduler released, in its old order and however long the queue
+// is. ERR_TOO_LARGE: can never fit here; ERR_MEMORY. Then it is nobody's still.
+err_t sched_adopt(struct sched *s, struct request *r, struct err_text *why);
+// Tokens of the request's prompt that the prefix cache holds now.
+uint32_t sched_known(const struct sched *s, const struct request *r);
+// Pages that the request's prompt and first token take.
+uint32_t sched_pages(const struct sched *s, const struct request *r);
 // Ends one choice now (stop string found, caller gone). Its rows already on their way are ignored
 // when they return. Emits EVENT_FINISH through the events list.
 void sched_finish(struct sched *s, struct choice *c, enum finish reason, int64_t now_us);

@@ -100,6 +100,24 @@ void seat_match(struct sched *s, struct choice *c)
     seat->saved = c->n_cached = c->n_sent = c->n_done = c->n_page * s->cfg.page_tok;
 }
 
+uint32_t seat_known(const struct sched *s, const struct request *r)
+{
+    struct pages_key k = {.tenant = r->tenant};
+    uint32_t page_tok = s->cfg.page_tok, known = 0, local_from = 0;
+    for (uint32_t i = 0; (i + 1) * page_tok < r->n_prompt; i++) {
+        const uint32_t page = pages_find(&s->pages, &k, r->prompt + (size_t)i * page_tok);
+        if (page == POOL_NONE) break;
+        if (state_has_local(s)) {
+            if (pages_attached(&s->pages, page, PAGES_LOCAL) == POOL_NONE) local_from = i + 1;
+            if (local_from > state_local_from(s, (i + 1) * page_tok)) continue;
+        }
+        if (s->cfg.recurrent && pages_attached(&s->pages, page, PAGES_SNAPSHOT) == POOL_NONE)
+            continue;
+        known = (i + 1) * page_tok;
+    }
+    return known;
+}
+
 void seat_take(struct sched *s, struct choice *c)
 {
     uint32_t slot = s->free_slots[--s->n_free_slot];

@@ -9,6 +9,8 @@ void seat_take(struct sched *s, struct choice *c);
 void seat_give(struct sched *s, struct choice *c);
 // Takes over pages of the prefix cache, as long as no row was sent.
 void seat_match(struct sched *s, struct choice *c);
+// Tokens of a new request's prompt that could be taken over now.
+uint32_t seat_known(const struct sched *s, const struct request *r);
 // Lists what is full and committed. Call it when n_done has moved.
 void seat_list(struct sched *s, struct choice *c);
 // A row whose state was saved is done (of a seat that still holds the choice): the snapshot is the

@@ -88,7 +88,8 @@ struct sched {
     struct list requests; // all that live, in order of arrival
     struct list queue, prefill, decode;
     uint32_t n_waiting, n_running;
-    uint64_t last_order, last_ticket;
+    uint64_t last_ticket;
+    uint64_t own_order, *last_order; // the counter of arrivals: our own, or shared
     // The head of the queue that did not fit, and the room there was: asked again when there is
     // more.
     uint64_t blocked_order;

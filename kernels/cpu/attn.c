@@ -86,10 +86,13 @@ void attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct att
     }
 }
 
-// A share: up to `block` query rows of one KV head of one run. Row i is token i / group, query head
-// i % group of the KV head's group, so positions ascend with rows. An item is a share over all
-// segments that it sees or, when there are too few shares for the threads, over one segment; then
-// waves of wave_segs segments of each run go into part_attn and are merged there, in their order.
+// A share: up to `block` query rows of one KV head of one run. Row i is token i / n, query head i %
+// n of the n heads that read the KV head (`group`, of the first and the last one perhaps fewer), so
+// positions ascend with rows. Shares are numbered as if all groups were full; some have no rows.
+//
+// An item is a share over all segments that it sees or, when there are too few shares for the
+// threads, over one segment; then waves of wave_segs segments of each run go into part_attn and are
+// merged there, in their order.
 struct attn_call {
     struct cpu *c;
     const struct attn_args *a;
@@ -103,12 +106,13 @@ struct attn_call {
 struct attn_share {
     const struct attn_run *run;
     int32_t head_kv, row_from, n_row;
-    int64_t row_at; // number of its first row among all
+    int32_t head_at, n_head; // query heads that read it
+    int64_t row_at;          // number of its first row among all
 };
 
 static int32_t share_pos(const struct attn_call *ac, const struct attn_share *s, int32_t row)
 {
-    return s->run->pos_from + (s->row_from + row) / ac->group;
+    return s->run->pos_from + (s->row_from + row) / s->n_head;
 }
 
 // First position that a query at pos sees; never falls as pos grows.
@@ -123,8 +127,8 @@ static int32_t sight(const struct attn_args *a, int32_t pos)
 static int64_t share_at(const struct attn_call *ac, const struct attn_share *s, int32_t row)
 {
     int32_t i = s->row_from + row;
-    int64_t tok = s->run->tok_from + i / ac->group;
-    return tok * ac->a->n_head + s->head_kv * ac->group + i % ac->group;
+    int64_t tok = s->run->tok_from + i / s->n_head;
+    return tok * ac->a->n_head + s->head_at + i % s->n_head;
 }
 
 static int32_t clamp(int32_t x, int32_t lo, int32_t hi)
@@ -199,7 +203,10 @@ static struct attn_share share_of(const struct attn_call *ac, int32_t number)
     number -= first[lo];
     struct attn_share s = {
         .run = run, .head_kv = number / blocks, .row_from = number % blocks * ac->block};
-    s.n_row = rows - s.row_from < ac->block ? rows - s.row_from : ac->block;
+    const int32_t first_head = s.head_kv * ac->group - ac->a->head_from;
+    s.head_at = clamp(first_head, 0, ac->a->n_head);
+    s.n_head = clamp(first_head + ac->group, 0, ac->a->n_head) - s.head_at;
+    s.n_row = clamp(run->n_tok * s.n_head - s.row_from, 0, ac->block);
     s.row_at = ac->c->row_at[lo] + (int64_t)s.head_kv * rows + s.row_from;
     return s;
 }
@@ -228,6 +235,7 @@ static void attn_item(void *arg, int32_t item, int32_t thread)
     const struct attn_call *ac = arg;
     struct cpu_scratch *t = ac->c->scratch[thread];
     const struct attn_share s = share_of(ac, item);
+    if (s.n_row == 0) return;
     const int32_t first = sight(ac->a, share_pos(ac, &s, 0)) / SEG_TOK;
     for (int32_t r = 0; r < s.n_row; r++)
         begin_row(ac, &s, r, &t->m[r], &t->l[r]);
@@ -252,7 +260,7 @@ static void wave_item(void *arg, int32_t item, int32_t thread)
     struct cpu_scratch *t = ac->c->scratch[thread];
     const struct attn_share s = share_of(ac, item % ac->n_share);
     const int32_t i = item / ac->n_share;
-    if (ac->wave + i >= run_segs(ac, s.run)) return;
+    if (s.n_row == 0 || ac->wave + i >= run_segs(ac, s.run)) return;
     const size_t bytes = (size_t)ac->v_stride * sizeof(float);
     for (int32_t r = 0; r < s.n_row; r++) {
         t->m[r] = -__builtin_inff();
@@ -324,10 +332,11 @@ void attn_run_all(struct kernels *k, const struct attn_args *a)
     struct cpu *c = cpu_of(k);
     struct attn_call ac = {.c = c,
                            .a = a,
-                           .group = a->n_head / a->kv.n_head_kv,
+                           .group = a->group ? a->group : a->n_head / a->kv.n_head_kv,
                            .block = ATTN_BLOCK,
                            .v_stride = v_stride_of(&a->kv)};
-    BUG_ON(a->n_run > c->lim.max_tok || a->n_head % a->kv.n_head_kv);
+    BUG_ON(a->n_run > c->lim.max_tok || (!a->group && a->n_head % a->kv.n_head_kv));
+    BUG_ON(a->head_from + a->n_head > ac.group * a->kv.n_head_kv);
     BUG_ON(a->kv.head_dim > c->lim.max_head_dim || a->n_head > c->lim.max_head);
     if (a->n_run == 0) return;
     int32_t n_seg;

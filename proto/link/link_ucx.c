@@ -71,7 +71,7 @@ struct ucx_port {
     uint8_t address[WIRE_ADDRESS_MAX]; // a frame: header, then UCX's address as its payload
     uint32_t address_len;
     int fd;
-    struct ucx_peer peers[WIRE_STAGES_MAX];
+    struct ucx_peer peers[PORT_PEERS_MAX];
     struct ucx_send *sends;
     uint8_t *send_memory;
     struct list send_free;
@@ -161,16 +161,19 @@ static ucs_status_t send_start(struct ucx_send *s, ucp_ep_h ep, uint64_t bytes, 
     return UCS_PTR_STATUS(r);
 }
 
-static err_t ucx_send(struct port *port, uint32_t stage, const struct frame *f)
+static err_t ucx_send(struct port *port, uint32_t to, const struct frame *f, port_fill_fn *fill,
+                      void *arg)
 {
     struct ucx_port *p = (struct ucx_port *)port;
-    struct ucx_peer *peer = &p->peers[stage];
+    struct ucx_peer *peer = &p->peers[to];
     if (!peer->ep) return ERR_NOT_FOUND;
     if (peer->failed) return ERR_LINK;
     struct ucx_send *s = send_take(p);
     if (!s) return ERR_AGAIN;
-    frame_pack(f, port->key, s->header);
-    if (f->bytes) memcpy(s->payload, f->payload, f->bytes);
+    struct frame mine = *f;
+    mine.payload = s->payload;
+    fill(arg, s->payload, f->bytes);
+    frame_pack(&mine, port->key, s->header);
     uint32_t flags = f->kind == FRAME_PING ? UCP_AM_SEND_FLAG_REPLY : 0;
     ucs_status_t st = send_start(s, peer->ep, f->bytes, flags);
     if (st == UCS_OK) return OK;
@@ -308,9 +311,9 @@ static err_t ucx_progress(struct port *port, struct err_text *why)
     for (int i = 0; i < PROGRESS_ROUNDS_MAX && ucp_worker_progress(p->worker); i++)
         ;
     if (!p->n_failed) return OK;
-    for (uint32_t i = 0; i < WIRE_STAGES_MAX; i++)
+    for (uint32_t i = 0; i < PORT_PEERS_MAX; i++)
         if (p->peers[i].failed)
-            return err_say(why, ERR_LINK, "data road to stage %u failed: %s", i,
+            return err_say(why, ERR_LINK, "data road to peer %u failed: %s", i,
                            ucs_status_string(p->peers[i].failed));
     return OK;
 }
@@ -336,27 +339,27 @@ static void ucx_address(const struct port *port, const uint8_t **data, uint32_t 
 
 // UCX believes an address, and aborts on some that are cut short or altered. So only addresses
 // that a member of this epoch made, and that arrived whole, reach it.
-static err_t address_check(const struct ucx_port *p, uint32_t stage, const uint8_t *address,
+static err_t address_check(const struct ucx_port *p, uint32_t to, const uint8_t *address,
                            uint32_t len, struct err_text *why)
 {
     struct frame f;
     if (len <= FRAME_HEADER_BYTES || len > WIRE_ADDRESS_MAX)
-        return err_say(why, ERR_LINK_PROTOCOL, "stage %u: not the address of a ucx port", stage);
+        return err_say(why, ERR_LINK_PROTOCOL, "peer %u: not the address of a ucx port", to);
     err_t e = frame_unpack(address, p->port.key, &f, NULL);
-    if (e) return err_say(why, e, "stage %u: not the address of a ucx port of this epoch", stage);
+    if (e) return err_say(why, e, "peer %u: not the address of a ucx port of this epoch", to);
     if (f.epoch != p->port.epoch || f.bytes != len - FRAME_HEADER_BYTES ||
         !frame_check(address, address + FRAME_HEADER_BYTES, f.bytes))
-        return err_say(why, ERR_LINK_PROTOCOL, "stage %u: its address is damaged", stage);
+        return err_say(why, ERR_LINK_PROTOCOL, "peer %u: its address is damaged", to);
     return OK;
 }
 
-static err_t ucx_connect(struct port *port, uint32_t stage, const uint8_t *address, uint32_t len,
+static err_t ucx_connect(struct port *port, uint32_t to, const uint8_t *address, uint32_t len,
                          struct err_text *why)
 {
     struct ucx_port *p = (struct ucx_port *)port;
-    struct ucx_peer *peer = &p->peers[stage];
-    if (peer->ep) return err_say(why, ERR_INVALID, "stage %u is connected already", stage);
-    err_t e = address_check(p, stage, address, len, why);
+    struct ucx_peer *peer = &p->peers[to];
+    if (peer->ep) return err_say(why, ERR_INVALID, "peer %u is connected already", to);
+    err_t e = address_check(p, to, address, len, why);
     if (e) return e;
     // UCX addresses do not carry their length: a wrong one would be read past its end.
     uint8_t padded[2 * WIRE_ADDRESS_MAX] = {0};
@@ -372,7 +375,12 @@ static err_t ucx_connect(struct port *port, uint32_t stage, const uint8_t *addre
     ucs_status_t st = ucp_ep_create(p->worker, &params, &peer->ep);
     if (st == UCS_OK) return OK;
     peer->ep = NULL;
-    return err_say(why, ERR_LINK, "data road to stage %u: %s", stage, ucs_status_string(st));
+    return err_say(why, ERR_LINK, "data road to peer %u: %s", to, ucs_status_string(st));
+}
+
+static bool ucx_is_sending(const struct port *port)
+{
+    return ((const struct ucx_port *)port)->n_sending > 0;
 }
 
 static const char *ucx_transport(const struct port *port)
@@ -384,7 +392,7 @@ static const char *ucx_transport(const struct port *port)
         {"tcp/", "ucx tcp"}, {"sysv/", "ucx shm"}, {"self/", "ucx self"},
     };
     const struct ucx_port *p = (const struct ucx_port *)port;
-    for (uint32_t i = 0; i < WIRE_STAGES_MAX; i++) {
+    for (uint32_t i = 0; i < PORT_PEERS_MAX; i++) {
         if (!p->peers[i].ep) continue;
         char *text = NULL;
         size_t len;
@@ -427,7 +435,7 @@ static void peers_close(struct ucx_port *p)
         .cb.send = on_closed,
         .user_data = &n_closing,
     };
-    for (uint32_t i = 0; i < WIRE_STAGES_MAX; i++) {
+    for (uint32_t i = 0; i < PORT_PEERS_MAX; i++) {
         if (!p->peers[i].ep) continue;
         if (UCS_PTR_IS_PTR(ucp_ep_close_nbx(p->peers[i].ep, &param))) n_closing++;
     }
@@ -467,6 +475,7 @@ static const struct port_ops ucx_ops = {
     .progress = ucx_progress,
     .arm = ucx_arm,
     .fd = ucx_fd,
+    .is_sending = ucx_is_sending,
     .transport = ucx_transport,
 };
 

@@ -124,6 +124,8 @@ void port_pool_dropped(struct port_pool *pool)
 
 // -- port --
 
+_Static_assert((int)PORT_PEERS_MAX == (int)WIRE_LANE_MAX, "a number for each worker of a lane");
+
 err_t port_open(const struct port_config *c, struct port **out, struct err_text *why)
 {
     if (c->n_frame == 0 || c->n_frame > FRAMES_MAX)
@@ -144,19 +146,30 @@ void port_address(const struct port *p, const uint8_t **data, uint32_t *len)
     p->ops->address(p, data, len);
 }
 
-err_t port_connect(struct port *p, uint32_t stage, const uint8_t *address, uint32_t len,
+err_t port_connect(struct port *p, uint32_t peer, const uint8_t *address, uint32_t len,
                    struct err_text *why)
 {
-    if (stage >= WIRE_STAGES_MAX)
-        return err_say(why, ERR_INVALID, "port: stage %u, limit %d", stage, WIRE_STAGES_MAX);
-    return p->ops->connect(p, stage, address, len, why);
+    if (peer >= PORT_PEERS_MAX)
+        return err_say(why, ERR_INVALID, "port: peer %u, limit %d", peer, PORT_PEERS_MAX);
+    return p->ops->connect(p, peer, address, len, why);
 }
 
-err_t port_send(struct port *p, uint32_t stage, const struct frame *f)
+static void copy_payload(void *arg, void *payload, uint64_t bytes)
 {
-    if (stage >= WIRE_STAGES_MAX) return ERR_INVALID;
+    if (bytes) memcpy(payload, arg, bytes);
+}
+
+err_t port_send(struct port *p, uint32_t peer, const struct frame *f)
+{
+    return port_send_filled(p, peer, f, copy_payload, f->payload);
+}
+
+err_t port_send_filled(struct port *p, uint32_t peer, const struct frame *f, port_fill_fn *fill,
+                       void *arg)
+{
+    if (peer >= PORT_PEERS_MAX) return ERR_INVALID;
     if (f->bytes > p->pool->max_bytes) return ERR_TOO_LARGE;
-    err_t e = p->ops->send(p, stage, f);
+    err_t e = p->ops->send(p, peer, f, fill, arg);
     if (e) return e;
     pthread_mutex_lock(&p->pool->lock);
     p->pool->stats.frames_out++;
@@ -165,25 +178,46 @@ err_t port_send(struct port *p, uint32_t stage, const struct frame *f)
     return OK;
 }
 
+bool port_is_sending(const struct port *p)
+{
+    return p->ops->is_sending && p->ops->is_sending(p);
+}
+
 err_t port_progress(struct port *p, struct err_text *why)
 {
     return p->ops->progress(p, why);
 }
 
-struct frame *port_find(struct port *p, enum frame_kind kind, uint64_t step)
+struct frame *port_find_if(struct port *p, port_want_fn *want, void *arg)
 {
     struct frame *found = NULL;
     pthread_mutex_lock(&p->pool->lock);
     list_each(it, &p->pool->ready)
     {
         struct frame *f = &slot_of(it)->frame;
-        if (f->kind != kind || f->step != step) continue;
+        if (!want(arg, f)) continue;
         list_remove(it);
         found = f;
         break;
     }
     pthread_mutex_unlock(&p->pool->lock);
     return found;
+}
+
+struct of_step {
+    enum frame_kind kind;
+    uint64_t step;
+};
+
+static bool is_of_step(void *arg, const struct frame *f)
+{
+    const struct of_step *want = arg;
+    return f->kind == want->kind && f->step == want->step;
+}
+
+struct frame *port_find(struct port *p, enum frame_kind kind, uint64_t step)
+{
+    return port_find_if(p, is_of_step, &(struct of_step){kind, step});
 }
 
 void port_give(struct port *p, struct frame *f)
@@ -222,7 +256,7 @@ enum { PING_BYTES = 64, PINGS_MAX = 200, PING_WINDOW = 4, SPIN_US = 300 };
 
 struct ping_run {
     struct port *port;
-    uint32_t stage;
+    uint32_t peer;
     int64_t deadline_us;
     uint8_t *payload;
 };
@@ -234,11 +268,11 @@ static err_t ping_send(struct ping_run *r, uint64_t bytes)
                       .dtype = DT_F32,
                       .epoch = r->port->epoch,
                       .step = r->port->ping_next,
-                      .stage = r->stage,
+                      .stage = r->peer,
                       .bytes = bytes,
                       .payload = r->payload};
     err_t e;
-    while ((e = port_send(r->port, r->stage, &f)) == ERR_AGAIN) {
+    while ((e = port_send(r->port, r->peer, &f)) == ERR_AGAIN) {
         if (clock_now_us() >= r->deadline_us) return ERR_TIMEOUT;
         e = port_progress(r->port, NULL);
         if (e) return e;
@@ -329,13 +363,13 @@ static void pongs_forget(struct port *p)
     pthread_mutex_unlock(&p->pool->lock);
 }
 
-err_t port_measure(struct port *p, uint32_t stage, int budget_ms, double *latency_us,
+err_t port_measure(struct port *p, uint32_t peer, int budget_ms, double *latency_us,
                    double *bytes_per_s)
 {
     uint64_t bytes = p->pool->max_bytes;
     if (bytes < PING_BYTES) return ERR_INVALID;
     if (p->ping_next < PORT_PING_STEPS) p->ping_next = PORT_PING_STEPS;
-    struct ping_run r = {.port = p, .stage = stage, .payload = port_pool_memory(1, bytes)};
+    struct ping_run r = {.port = p, .peer = peer, .payload = port_pool_memory(1, bytes)};
     if (!r.payload) return ERR_MEMORY;
     int64_t now = clock_now_us();
     double latency = 0, speed = 0;

@@ -29,7 +29,7 @@ struct inbox {
 struct local_port {
     struct port port;
     struct inbox *inbox;
-    struct inbox *peers[WIRE_STAGES_MAX];
+    struct inbox *peers[PORT_PEERS_MAX];
     uint8_t address[28];
 };
 
@@ -91,8 +91,10 @@ static void inbox_wake(struct inbox *in)
     pthread_mutex_unlock(&in->pool.lock);
 }
 
-// Puts a copy of f into the inbox. Frames of another epoch, or too large, count as dropped there.
-static err_t inbox_put(struct inbox *in, const struct frame *f, uint64_t from)
+// Puts f into the inbox, its payload written by `fill`. Frames of another epoch, or too large,
+// count as dropped there.
+static err_t inbox_put(struct inbox *in, const struct frame *f, uint64_t from, port_fill_fn *fill,
+                       void *arg)
 {
     pthread_mutex_lock(&in->pool.lock);
     bool is_closed = in->is_closed;
@@ -113,7 +115,7 @@ static err_t inbox_put(struct inbox *in, const struct frame *f, uint64_t from)
     s->frame = *f;
     s->frame.payload = s->memory;
     s->from_local = from;
-    if (f->bytes) memcpy(s->memory, f->payload, f->bytes);
+    if (fill) fill(arg, s->memory, f->bytes);
     port_pool_ready(&in->pool, s);
     inbox_wake(in);
     return OK;
@@ -121,11 +123,12 @@ static err_t inbox_put(struct inbox *in, const struct frame *f, uint64_t from)
 
 // -- port --
 
-static err_t local_send(struct port *port, uint32_t stage, const struct frame *f)
+static err_t local_send(struct port *port, uint32_t peer, const struct frame *f, port_fill_fn *fill,
+                        void *arg)
 {
     struct local_port *p = (struct local_port *)port;
-    if (!p->peers[stage]) return ERR_NOT_FOUND;
-    return inbox_put(p->peers[stage], f, p->inbox->id);
+    if (!p->peers[peer]) return ERR_NOT_FOUND;
+    return inbox_put(p->peers[peer], f, p->inbox->id, fill, arg);
 }
 
 static void answer_pings(struct local_port *p)
@@ -137,7 +140,7 @@ static void answer_pings(struct local_port *p)
         pong.bytes = 0;
         pong.payload = NULL;
         struct inbox *to = inbox_find(s->from_local);
-        if (!to || inbox_put(to, &pong, p->inbox->id)) port_pool_dropped(p->port.pool);
+        if (!to || inbox_put(to, &pong, p->inbox->id, NULL, NULL)) port_pool_dropped(p->port.pool);
         if (to) inbox_drop(to);
         port_give(&p->port, &s->frame);
     }
@@ -151,12 +154,12 @@ static err_t local_progress(struct port *port, struct err_text *why)
     p->inbox->is_fresh = false;
     pthread_mutex_unlock(&p->inbox->pool.lock);
     if (is_fresh) answer_pings(p);
-    for (uint32_t i = 0; i < WIRE_STAGES_MAX; i++) {
+    for (uint32_t i = 0; i < PORT_PEERS_MAX; i++) {
         if (!p->peers[i]) continue;
         pthread_mutex_lock(&p->peers[i]->pool.lock);
         bool is_closed = p->peers[i]->is_closed;
         pthread_mutex_unlock(&p->peers[i]->pool.lock);
-        if (is_closed) return err_say(why, ERR_LINK, "stage %u closed its port", i);
+        if (is_closed) return err_say(why, ERR_LINK, "peer %u closed its port", i);
     }
     return OK;
 }
@@ -220,20 +223,20 @@ static void address_make(uint8_t out[28], uint64_t process, uint64_t id)
     memcpy(out + 20, &id, 8);
 }
 
-static err_t local_connect(struct port *port, uint32_t stage, const uint8_t *address, uint32_t len,
+static err_t local_connect(struct port *port, uint32_t peer, const uint8_t *address, uint32_t len,
                            struct err_text *why)
 {
     struct local_port *p = (struct local_port *)port;
     if (len != sizeof p->address || memcmp(address, TAG, sizeof TAG) != 0)
-        return err_say(why, ERR_LINK_PROTOCOL, "stage %u: not the address of a local port", stage);
+        return err_say(why, ERR_LINK_PROTOCOL, "peer %u: not the address of a local port", peer);
     if (memcmp(address, p->address, 20) != 0)
-        return err_say(why, ERR_LINK_PROTOCOL, "stage %u: its port is in another process", stage);
+        return err_say(why, ERR_LINK_PROTOCOL, "peer %u: its port is in another process", peer);
     uint64_t id;
     memcpy(&id, address + 20, sizeof id);
     struct inbox *in = inbox_find(id);
-    if (!in) return err_say(why, ERR_LINK, "stage %u: its port is closed", stage);
-    if (p->peers[stage]) inbox_drop(p->peers[stage]);
-    p->peers[stage] = in;
+    if (!in) return err_say(why, ERR_LINK, "peer %u: its port is closed", peer);
+    if (p->peers[peer]) inbox_drop(p->peers[peer]);
+    p->peers[peer] = in;
     return OK;
 }
 
@@ -246,7 +249,7 @@ static void local_close(struct port *port)
     pthread_mutex_lock(&p->inbox->pool.lock);
     p->inbox->is_closed = true;
     pthread_mutex_unlock(&p->inbox->pool.lock);
-    for (uint32_t i = 0; i < WIRE_STAGES_MAX; i++)
+    for (uint32_t i = 0; i < PORT_PEERS_MAX; i++)
         if (p->peers[i]) inbox_drop(p->peers[i]);
     inbox_drop(p->inbox);
     // Whoever sleeps must see that this peer is gone.

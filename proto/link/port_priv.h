@@ -48,13 +48,15 @@ void port_pool_dropped(struct port_pool *pool);
 struct port_ops {
     void (*close)(struct port *p);
     void (*address)(const struct port *p, const uint8_t **data, uint32_t *len);
-    err_t (*connect)(struct port *p, uint32_t stage, const uint8_t *address, uint32_t len,
+    err_t (*connect)(struct port *p, uint32_t peer, const uint8_t *address, uint32_t len,
                      struct err_text *why);
-    err_t (*send)(struct port *p, uint32_t stage, const struct frame *f);
+    err_t (*send)(struct port *p, uint32_t peer, const struct frame *f, port_fill_fn *fill,
+                  void *arg);
     err_t (*progress)(struct port *p, struct err_text *why);
     void (*given)(struct port *p); // a frame became free; may be NULL
     err_t (*arm)(struct port *p);
     int (*fd)(const struct port *p);
+    bool (*is_sending)(const struct port *p); // NULL: never
     const char *(*transport)(const struct port *p);
 };
 

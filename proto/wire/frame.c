@@ -175,14 +175,13 @@ static uint32_t crc32c(const void *data, uint64_t n)
 // -- frames --
 
 static const struct {
-    enum dtype dtype;
-    uint32_t n_col; // 0: any
-    bool is_shaped; // bytes = n_row * n_col * 4
+    enum dtype dtype; // DT_NONE: DT_F32 or DT_I32
+    uint32_t n_col;   // 0: any
+    bool is_shaped;   // bytes = n_row * n_col * 4
 } kinds[] = {
-    [FRAME_ACTIVATIONS] = {DT_F32, 0, true},
-    [FRAME_IDS] = {DT_I32, 2, true},
-    [FRAME_PING] = {DT_NONE, 0, false},
-    [FRAME_PONG] = {DT_NONE, 0, false},
+    [FRAME_ACTIVATIONS] = {DT_F32, 0, true}, [FRAME_IDS] = {DT_I32, 2, true},
+    [FRAME_PING] = {DT_NONE, 0, false},      [FRAME_PONG] = {DT_NONE, 0, false},
+    [FRAME_PIECE] = {DT_NONE, 0, true},
 };
 enum { N_KIND = sizeof kinds / sizeof *kinds };
 
@@ -198,6 +197,7 @@ void frame_pack(const struct frame *f, const uint8_t key[FRAME_KEY_BYTES],
     put32(out + 24, f->stage);
     put32(out + 28, f->n_row);
     put32(out + 32, f->n_col);
+    put32(out + 36, f->tag);
     put64(out + 40, f->bytes);
     put64(out + 48, f->bytes ? crc32c(f->payload, f->bytes) : 0);
     put64(out + 56, header_mac(out, key));
@@ -217,11 +217,14 @@ err_t frame_unpack(const uint8_t in[FRAME_HEADER_BYTES], const uint8_t key[FRAME
         .stage = get32(in + 24),
         .n_row = get32(in + 28),
         .n_col = get32(in + 32),
+        .tag = get32(in + 36),
         .bytes = get64(in + 40),
     };
     unsigned kind = (unsigned)f.kind;
-    if (kind < FRAME_ACTIVATIONS || kind >= N_KIND || get32(in + 36) != 0)
+    if (kind < FRAME_ACTIVATIONS || kind >= N_KIND)
         return err_say(why, ERR_LINK_PROTOCOL, "frame: unknown kind %u", kind);
+    if (kind != FRAME_PIECE && f.tag)
+        return err_say(why, ERR_LINK_PROTOCOL, "frame: kind %u with tag %u", kind, f.tag);
     if (kinds[kind].dtype ? f.dtype != kinds[kind].dtype : f.dtype != DT_F32 && f.dtype != DT_I32)
         return err_say(why, ERR_LINK_PROTOCOL, "frame: kind %u of type %u", kind,
                        (unsigned)f.dtype);

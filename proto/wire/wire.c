@@ -1,14 +1,11 @@
 #include "proto/wire/wire.h"
 
-#include "proto/base/dtype.h"
 #include "proto/base/utf8.h"
 #include "proto/wire/wire_priv.h"
 
-#include <math.h>
 #include <string.h>
 
 enum {
-    NAME_MAX_BYTES = 255,
     PEM_MAX_BYTES = 16384,
     ROADS_KNOWN = ROAD_LOCAL | ROAD_UCX,
 };
@@ -18,7 +15,9 @@ static const char *const kind_names[] = {
     [MSG_PLAN] = "plan",           [MSG_PREPARED] = "prepared", [MSG_CONNECT] = "connect",
     [MSG_LINKED] = "linked",       [MSG_STEP] = "step",         [MSG_RESULT] = "result",
     [MSG_HEARTBEAT] = "heartbeat", [MSG_FAILED] = "failed",     [MSG_DRAIN] = "drain",
-    [MSG_ENROLL] = "enroll",       [MSG_ENROLLED] = "enrolled",
+    [MSG_ENROLL] = "enroll",       [MSG_ENROLLED] = "enrolled", [MSG_SURVEY] = "survey",
+    [MSG_SURVEYED] = "surveyed",   [MSG_FETCH] = "fetch",       [MSG_CHUNK] = "chunk",
+    [MSG_USAGE] = "usage",
 };
 enum { N_KIND = sizeof kind_names / sizeof *kind_names };
 
@@ -29,16 +28,14 @@ const char *wire_kind_name(enum msg_kind k)
 
 // -- checks --
 
-enum text_rule { ONE_LINE, LINES };
-
-static bool text_ok(const char *s, size_t max, enum text_rule rule)
+bool wire_text_ok(const char *s, size_t max, enum wire_text rule)
 {
     const size_t len = strlen(s);
     if (len > max) return false;
     for (size_t at = 0, n; at < len; at += n) {
         n = utf8_len(s + at, len - at);
         if (n == 0) return false;
-        if (utf8_is_control(s + at) && !(rule == LINES && s[at] == '\n')) return false;
+        if (utf8_is_control(s + at) && !(rule == WIRE_LINES && s[at] == '\n')) return false;
     }
     return true;
 }
@@ -49,16 +46,11 @@ static bool name_ok(const char *s)
     return n >= 1 && n <= 63 && s[n] == 0;
 }
 
-static err_t hash_in(struct wire_in *in, const char *what, ProtobufCBinaryData b, uint8_t out[32])
+err_t wire_hash_in(struct wire_in *in, const char *what, ProtobufCBinaryData b, uint8_t out[32])
 {
     WIRE_NEED(in, b.len == 32, "%s of %zu bytes instead of 32", what, b.len);
     memcpy(out, b.data, 32);
     return OK;
-}
-
-static bool speed_ok(double v)
-{
-    return isfinite(v) && v >= 0;
 }
 
 // -- in --
@@ -72,12 +64,13 @@ static err_t devices_in(struct wire_in *in, const Trireme__Hello *h, struct msg_
     for (size_t i = 0; i < h->n_devices; i++) {
         const Trireme__Device *d = h->devices[i];
         WIRE_NEED(in,
-                  text_ok(d->name, NAME_MAX_BYTES, ONE_LINE) && text_ok(d->kind, 63, ONE_LINE) &&
-                      text_ok(d->isa, 63, ONE_LINE),
+                  wire_text_ok(d->name, WIRE_NAME_BYTES_MAX, WIRE_ONE_LINE) &&
+                      wire_text_ok(d->kind, 63, WIRE_ONE_LINE) &&
+                      wire_text_ok(d->isa, 63, WIRE_ONE_LINE),
                   "hello: device %zu has a bad name, kind or isa", i);
         WIRE_NEED(in,
-                  speed_ok(d->read_bytes_per_s) && speed_ok(d->int8_ops_per_s) &&
-                      speed_ok(d->f32_flops_per_s),
+                  wire_speed_ok(d->read_bytes_per_s) && wire_speed_ok(d->int8_ops_per_s) &&
+                      wire_speed_ok(d->f32_flops_per_s),
                   "hello: device %zu has a speed that is negative or not finite", i);
         to[i] = (struct msg_device){
             .name = d->name,
@@ -89,6 +82,11 @@ static err_t devices_in(struct wire_in *in, const Trireme__Hello *h, struct msg_
             .read_bytes_per_s = d->read_bytes_per_s,
             .int8_ops_per_s = d->int8_ops_per_s,
             .f32_flops_per_s = d->f32_flops_per_s,
+            .unified = d->unified,
+            .n_core = d->n_core,
+            .n_numa = d->n_numa,
+            .l2_bytes = d->l2_bytes,
+            .l3_bytes = d->l3_bytes,
         };
     }
     out->devices = to;
@@ -104,9 +102,9 @@ static err_t models_in(struct wire_in *in, const Trireme__Hello *h, struct msg_h
     if (!to) return err_say(in->why, ERR_MEMORY, "hello: no memory for its models");
     for (size_t i = 0; i < h->n_models; i++) {
         const Trireme__Model *m = h->models[i];
-        WIRE_NEED(in, text_ok(m->name, NAME_MAX_BYTES, ONE_LINE), "hello: model %zu has a bad name",
-                  i);
-        err_t e = hash_in(in, "hello: model hash", m->hash, to[i].hash);
+        WIRE_NEED(in, wire_text_ok(m->name, WIRE_NAME_BYTES_MAX, WIRE_ONE_LINE),
+                  "hello: model %zu has a bad name", i);
+        err_t e = wire_hash_in(in, "hello: model hash", m->hash, to[i].hash);
         if (e) return e;
         to[i].name = m->name;
     }
@@ -119,13 +117,17 @@ static err_t hello_in(struct wire_in *in, const Trireme__Envelope *env, struct m
 {
     const Trireme__Hello *h = env->hello;
     WIRE_NEED(in, name_ok(h->name), "hello: name is not 1 to 63 of a-z, 0-9 and -");
-    WIRE_NEED(in, text_ok(h->build, 63, ONE_LINE) && text_ok(h->host, NAME_MAX_BYTES, ONE_LINE),
+    WIRE_NEED(in,
+              wire_text_ok(h->build, 63, WIRE_ONE_LINE) &&
+                  wire_text_ok(h->host, WIRE_NAME_BYTES_MAX, WIRE_ONE_LINE),
               "hello: bad build or host text");
     WIRE_NEED(in, h->held_from <= h->held_to, "hello: held layers %u to %u", h->held_from,
               h->held_to);
     WIRE_NEED(in,
               h->held_hash.len || (h->held_from == h->held_to && !h->held_embed && !h->held_head),
               "hello: holds layers of no model");
+    WIRE_NEED(in, wire_speed_ok(h->disk_bytes_per_s),
+              "hello: a disk speed that is negative or not finite");
     struct msg_hello *o = &out->hello;
     *o = (struct msg_hello){
         .version = h->version,
@@ -140,8 +142,11 @@ static err_t hello_in(struct wire_in *in, const Trireme__Envelope *env, struct m
         .held_head = h->held_head,
         .roads = h->roads & ROADS_KNOWN, // a newer worker may offer roads that we cannot take
         .process = h->process,
+        .store_bytes = h->store_bytes,
+        .disk_bytes_per_s = h->disk_bytes_per_s,
     };
-    err_t e = h->held_hash.len ? hash_in(in, "hello: held hash", h->held_hash, o->held_hash) : OK;
+    err_t e =
+        h->held_hash.len ? wire_hash_in(in, "hello: held hash", h->held_hash, o->held_hash) : OK;
     if (!e) e = devices_in(in, h, o);
     if (!e) e = models_in(in, h, o);
     return e;
@@ -150,142 +155,17 @@ static err_t hello_in(struct wire_in *in, const Trireme__Envelope *env, struct m
 static err_t welcome_in(struct wire_in *in, const Trireme__Envelope *env, struct msg *out)
 {
     const Trireme__Welcome *w = env->welcome;
-    WIRE_NEED(in, text_ok(w->cluster, NAME_MAX_BYTES, ONE_LINE), "welcome: bad cluster name");
+    WIRE_NEED(in, wire_text_ok(w->cluster, WIRE_NAME_BYTES_MAX, WIRE_ONE_LINE),
+              "welcome: bad cluster name");
     out->welcome = (struct msg_welcome){.worker = w->worker, .cluster = w->cluster};
-    return OK;
+    return wire_file_list_in(in, w, &out->welcome);
 }
 
 static err_t refuse_in(struct wire_in *in, const Trireme__Envelope *env, struct msg *out)
 {
     const Trireme__Refuse *r = env->refuse;
-    WIRE_NEED(in, text_ok(r->why, sizeof in->why->s, ONE_LINE), "refuse: bad text");
+    WIRE_NEED(in, wire_text_ok(r->why, sizeof in->why->s, WIRE_ONE_LINE), "refuse: bad text");
     out->refuse = (struct msg_refuse){.code = r->code, .why = r->why, .is_final = r->is_final};
-    return OK;
-}
-
-static err_t settings_in(struct wire_in *in, const char *what, const Trireme__Settings *s,
-                         struct plan_settings *out)
-{
-    WIRE_NEED(in, s, "%s: no settings", what);
-    const struct {
-        const char *name;
-        uint32_t v, min, max;
-    } rules[] = {
-        {"ctx", s->ctx, 1, INT32_MAX},
-        {"page_tok", s->page_tok, 1, STEP_TOKENS_MAX},
-        {"n_page", s->n_page, 1, STEP_PAGES_MAX},
-        {"n_slot", s->n_slot, 1, STEP_SLOTS_MAX},
-        {"max_tok", s->max_tok, 1, STEP_TOKENS_MAX},
-        {"max_rows", s->max_rows, 1, STEP_ROWS_MAX},
-        {"in_flight", s->in_flight, 1, WIRE_IN_FLIGHT_MAX},
-        {"kv_dtype", s->kv_dtype, 1, DT_COUNT - 1},
-        {"precision", s->precision, 0, 255},
-        {"n_page_local", s->n_page_local, 0, STEP_PAGES_MAX},
-        {"n_snapshot", s->n_snapshot, 0, STEP_SNAPSHOTS_MAX},
-    };
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
-        WIRE_NEED(in, rules[i].v >= rules[i].min && rules[i].v <= rules[i].max,
-                  "%s: %s is %u, must be %u to %u", what, rules[i].name, rules[i].v, rules[i].min,
-                  rules[i].max);
-    *out = (struct plan_settings){
-        .ctx = s->ctx,
-        .page_tok = s->page_tok,
-        .n_page = s->n_page,
-        .n_slot = s->n_slot,
-        .max_tok = s->max_tok,
-        .max_rows = s->max_rows,
-        .in_flight = s->in_flight,
-        .kv_dtype = s->kv_dtype,
-        .precision = s->precision,
-        .n_page_local = s->n_page_local,
-        .n_snapshot = s->n_snapshot,
-    };
-    return OK;
-}
-
-static err_t plan_in(struct wire_in *in, const Trireme__Envelope *env, struct msg *out)
-{
-    const Trireme__Plan *p = env->plan;
-    WIRE_NEED(in, p->epoch, "plan: epochs start at 1");
-    WIRE_NEED(in, text_ok(p->model, NAME_MAX_BYTES, ONE_LINE), "plan: bad model name");
-    WIRE_NEED(in, p->n_stage >= 1 && p->n_stage <= WIRE_STAGES_MAX && p->stage < p->n_stage,
-              "plan: stage %u of %u", p->stage, p->n_stage);
-    WIRE_NEED(in, p->layer_from <= p->layer_to, "plan: layers %u to %u", p->layer_from,
-              p->layer_to);
-    WIRE_NEED(in, p->road == ROAD_LOCAL || p->road == ROAD_UCX, "plan: unknown road %u", p->road);
-    WIRE_NEED(in, p->key.len == 16, "plan: key of %zu bytes instead of 16", p->key.len);
-    struct msg_plan *o = &out->plan;
-    *o = (struct msg_plan){
-        .epoch = p->epoch,
-        .model = p->model,
-        .stage = p->stage,
-        .n_stage = p->n_stage,
-        .layer_from = p->layer_from,
-        .layer_to = p->layer_to,
-        .embed = p->embed,
-        .head = p->head,
-        .road = p->road,
-    };
-    memcpy(o->key, p->key.data, sizeof o->key);
-    err_t e = hash_in(in, "plan: plan hash", p->plan_hash, o->plan_hash);
-    if (!e) e = hash_in(in, "plan: model hash", p->model_hash, o->model_hash);
-    if (!e) e = settings_in(in, "plan", p->settings, &o->settings);
-    return e;
-}
-
-static err_t prepared_in(struct wire_in *in, const Trireme__Envelope *env, struct msg *out)
-{
-    const Trireme__Prepared *p = env->prepared;
-    WIRE_NEED(in, p->epoch, "prepared: epochs start at 1");
-    WIRE_NEED(in, p->address.len <= WIRE_ADDRESS_MAX, "prepared: address of %zu bytes, limit %d",
-              p->address.len, WIRE_ADDRESS_MAX);
-    out->prepared = (struct msg_prepared){
-        .epoch = p->epoch,
-        .weight_bytes = p->weight_bytes,
-        .kv_bytes = p->kv_bytes,
-        .work_bytes = p->work_bytes,
-        .load_ms = p->load_ms,
-        .address = p->address.data,
-        .n_address = (uint32_t)p->address.len,
-    };
-    return settings_in(in, "prepared", p->settings, &out->prepared.settings);
-}
-
-static err_t connect_in(struct wire_in *in, const Trireme__Envelope *env, struct msg *out)
-{
-    const Trireme__Connect *c = env->connect;
-    WIRE_NEED(in, c->epoch, "connect: epochs start at 1");
-    WIRE_NEED(in, c->n_peers <= WIRE_STAGES_MAX, "connect: %zu peers, limit %d", c->n_peers,
-              WIRE_STAGES_MAX);
-    struct msg_peer *to = arena_take_n(in->arena, c->n_peers, sizeof *to);
-    if (!to) return err_say(in->why, ERR_MEMORY, "connect: no memory for its peers");
-    uint64_t seen = 0;
-    for (size_t i = 0; i < c->n_peers; i++) {
-        const Trireme__Peer *p = c->peers[i];
-        WIRE_NEED(in, p->stage < WIRE_STAGES_MAX && !(seen >> p->stage & 1),
-                  "connect: stage %u is out of range or named twice", p->stage);
-        WIRE_NEED(in, p->address.len <= WIRE_ADDRESS_MAX, "connect: address of %zu bytes, limit %d",
-                  p->address.len, WIRE_ADDRESS_MAX);
-        seen |= UINT64_C(1) << p->stage;
-        to[i] = (struct msg_peer){p->stage, p->address.data, (uint32_t)p->address.len};
-    }
-    out->connect = (struct msg_connect){c->epoch, to, (uint32_t)c->n_peers};
-    return OK;
-}
-
-static err_t linked_in(struct wire_in *in, const Trireme__Envelope *env, struct msg *out)
-{
-    const Trireme__Linked *l = env->linked;
-    WIRE_NEED(in, l->epoch, "linked: epochs start at 1");
-    WIRE_NEED(in, speed_ok(l->next_latency_us) && speed_ok(l->next_bytes_per_s),
-              "linked: a latency or speed that is negative or not finite");
-    WIRE_NEED(in, text_ok(l->transport, 63, ONE_LINE), "linked: bad transport name");
-    out->linked = (struct msg_linked){
-        .epoch = l->epoch,
-        .next_latency_us = l->next_latency_us,
-        .next_bytes_per_s = l->next_bytes_per_s,
-        .transport = l->transport,
-    };
     return OK;
 }
 
@@ -315,6 +195,12 @@ static err_t heartbeat_in(struct wire_in *in, const Trireme__Envelope *env, stru
         .busy_us = h->busy_us,
         .wait_us = h->wait_us,
         .steps_queued = h->steps_queued,
+        .exchange_us = h->exchange_us,
+        .sent_us = h->sent_us,
+        .echo_us = h->echo_us,
+        .echo_age_us = h->echo_age_us,
+        .fetched_bytes = h->fetched_bytes,
+        .fetch_bytes = h->fetch_bytes,
     };
     return OK;
 }
@@ -322,7 +208,7 @@ static err_t heartbeat_in(struct wire_in *in, const Trireme__Envelope *env, stru
 static err_t failed_in(struct wire_in *in, const Trireme__Envelope *env, struct msg *out)
 {
     const Trireme__Failed *f = env->failed;
-    WIRE_NEED(in, text_ok(f->why, sizeof in->why->s, ONE_LINE), "failed: bad text");
+    WIRE_NEED(in, wire_text_ok(f->why, sizeof in->why->s, WIRE_ONE_LINE), "failed: bad text");
     out->failed = (struct msg_failed){.epoch = f->epoch, .code = f->code, .why = f->why};
     return OK;
 }
@@ -337,8 +223,9 @@ static err_t enroll_in(struct wire_in *in, const Trireme__Envelope *env, struct 
 {
     const Trireme__Enroll *e = env->enroll;
     WIRE_NEED(in, name_ok(e->name), "enroll: name is not 1 to 63 of a-z, 0-9 and -");
-    WIRE_NEED(in, text_ok(e->secret, 63, ONE_LINE), "enroll: bad secret");
-    WIRE_NEED(in, text_ok(e->public_key_pem, PEM_MAX_BYTES, LINES), "enroll: bad public key");
+    WIRE_NEED(in, wire_text_ok(e->secret, 63, WIRE_ONE_LINE), "enroll: bad secret");
+    WIRE_NEED(in, wire_text_ok(e->public_key_pem, PEM_MAX_BYTES, WIRE_LINES),
+              "enroll: bad public key");
     out->enroll = (struct msg_enroll){
         .secret = e->secret, .name = e->name, .public_key_pem = e->public_key_pem};
     return OK;
@@ -348,21 +235,34 @@ static err_t enrolled_in(struct wire_in *in, const Trireme__Envelope *env, struc
 {
     const Trireme__Enrolled *e = env->enrolled;
     WIRE_NEED(in,
-              text_ok(e->certificate_pem, PEM_MAX_BYTES, LINES) &&
-                  text_ok(e->ca_pem, PEM_MAX_BYTES, LINES),
+              wire_text_ok(e->certificate_pem, PEM_MAX_BYTES, WIRE_LINES) &&
+                  wire_text_ok(e->ca_pem, PEM_MAX_BYTES, WIRE_LINES),
               "enrolled: bad certificate text");
     out->enrolled =
         (struct msg_enrolled){.certificate_pem = e->certificate_pem, .ca_pem = e->ca_pem};
     return OK;
 }
 
-static err_t (*const from_wire[N_KIND])(struct wire_in *, const Trireme__Envelope *,
-                                        struct msg *) = {
-    [MSG_HELLO] = hello_in,         [MSG_WELCOME] = welcome_in,   [MSG_REFUSE] = refuse_in,
-    [MSG_PLAN] = plan_in,           [MSG_PREPARED] = prepared_in, [MSG_CONNECT] = connect_in,
-    [MSG_LINKED] = linked_in,       [MSG_STEP] = step_in,         [MSG_RESULT] = result_in,
-    [MSG_HEARTBEAT] = heartbeat_in, [MSG_FAILED] = failed_in,     [MSG_DRAIN] = drain_in,
-    [MSG_ENROLL] = enroll_in,       [MSG_ENROLLED] = enrolled_in,
+static wire_in_fn *const from_wire[N_KIND] = {
+    [MSG_HELLO] = hello_in,
+    [MSG_WELCOME] = welcome_in,
+    [MSG_REFUSE] = refuse_in,
+    [MSG_PLAN] = wire_plan_in,
+    [MSG_PREPARED] = wire_prepared_in,
+    [MSG_CONNECT] = wire_connect_in,
+    [MSG_LINKED] = wire_linked_in,
+    [MSG_STEP] = step_in,
+    [MSG_RESULT] = result_in,
+    [MSG_HEARTBEAT] = heartbeat_in,
+    [MSG_FAILED] = failed_in,
+    [MSG_DRAIN] = drain_in,
+    [MSG_ENROLL] = enroll_in,
+    [MSG_ENROLLED] = enrolled_in,
+    [MSG_SURVEY] = wire_survey_in,
+    [MSG_SURVEYED] = wire_surveyed_in,
+    [MSG_FETCH] = wire_file_fetch_in,
+    [MSG_CHUNK] = wire_file_chunk_in,
+    [MSG_USAGE] = wire_usage_in,
 };
 
 // protobuf-c asks for memory as the bytes tell it to (20 times the message and more: an empty
@@ -416,16 +316,6 @@ err_t wire_unpack(const void *data, size_t len, struct arena *arena, struct msg 
 
 // -- out --
 
-static char *text_out(const char *s)
-{
-    return (char *)(s ? s : "");
-}
-
-static ProtobufCBinaryData bytes_out(const uint8_t *p, size_t len)
-{
-    return (ProtobufCBinaryData){len, (uint8_t *)p};
-}
-
 static bool devices_out(struct arena *a, const struct msg_hello *h, Trireme__Hello *out)
 {
     Trireme__Device *to = arena_take_n(a, h->n_device, sizeof *to);
@@ -435,15 +325,20 @@ static bool devices_out(struct arena *a, const struct msg_hello *h, Trireme__Hel
     for (uint32_t i = 0; i < h->n_device; i++) {
         const struct msg_device *d = &h->devices[i];
         trireme__device__init(out->devices[i] = &to[i]);
-        to[i].name = text_out(d->name);
-        to[i].kind = text_out(d->kind);
-        to[i].isa = text_out(d->isa);
+        to[i].name = wire_text_out(d->name);
+        to[i].kind = wire_text_out(d->kind);
+        to[i].isa = wire_text_out(d->isa);
         to[i].threads = d->threads;
         to[i].mem_bytes = d->mem_bytes;
         to[i].mem_free_bytes = d->mem_free_bytes;
         to[i].read_bytes_per_s = d->read_bytes_per_s;
         to[i].int8_ops_per_s = d->int8_ops_per_s;
         to[i].f32_flops_per_s = d->f32_flops_per_s;
+        to[i].unified = d->unified;
+        to[i].n_core = d->n_core;
+        to[i].n_numa = d->n_numa;
+        to[i].l2_bytes = d->l2_bytes;
+        to[i].l3_bytes = d->l3_bytes;
     }
     return true;
 }
@@ -453,124 +348,46 @@ static bool hello_out(struct arena *a, const struct msg *m, Trireme__Envelope *e
     const struct msg_hello *h = &m->hello;
     Trireme__Hello *out = env->hello;
     out->version = h->version;
-    out->build = text_out(h->build);
-    out->name = text_out(h->name);
+    out->build = wire_text_out(h->build);
+    out->name = wire_text_out(h->name);
     out->instance = h->instance;
-    out->host = text_out(h->host);
+    out->host = wire_text_out(h->host);
     out->pid = h->pid;
     out->held_from = h->held_from;
     out->held_to = h->held_to;
     out->held_embed = h->held_embed;
     out->held_head = h->held_head;
     if (h->held_from != h->held_to || h->held_embed || h->held_head)
-        out->held_hash = bytes_out(h->held_hash, sizeof h->held_hash);
+        out->held_hash = wire_bytes_out(h->held_hash, sizeof h->held_hash);
     out->roads = h->roads;
     out->process = h->process;
+    out->store_bytes = h->store_bytes;
+    out->disk_bytes_per_s = h->disk_bytes_per_s;
     Trireme__Model *models = arena_take_n(a, h->n_model, sizeof *models);
     out->models = arena_take_n(a, h->n_model, sizeof *out->models);
     if (!models || !out->models) return false;
     out->n_models = h->n_model;
     for (uint32_t i = 0; i < h->n_model; i++) {
         trireme__model__init(out->models[i] = &models[i]);
-        models[i].name = text_out(h->models[i].name);
-        models[i].hash = bytes_out(h->models[i].hash, sizeof h->models[i].hash);
+        models[i].name = wire_text_out(h->models[i].name);
+        models[i].hash = wire_bytes_out(h->models[i].hash, sizeof h->models[i].hash);
     }
     return devices_out(a, h, out);
 }
 
 static bool welcome_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
 {
-    (void)a;
     env->welcome->worker = m->welcome.worker;
-    env->welcome->cluster = text_out(m->welcome.cluster);
-    return true;
+    env->welcome->cluster = wire_text_out(m->welcome.cluster);
+    return wire_file_list_out(a, &m->welcome, env->welcome);
 }
 
 static bool refuse_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
 {
     (void)a;
     env->refuse->code = m->refuse.code;
-    env->refuse->why = text_out(m->refuse.why);
+    env->refuse->why = wire_text_out(m->refuse.why);
     env->refuse->is_final = m->refuse.is_final;
-    return true;
-}
-
-static Trireme__Settings *settings_out(struct arena *a, const struct plan_settings *s)
-{
-    Trireme__Settings *out = arena_take(a, sizeof *out);
-    if (!out) return NULL;
-    trireme__settings__init(out);
-    out->ctx = s->ctx;
-    out->page_tok = s->page_tok;
-    out->n_page = s->n_page;
-    out->n_slot = s->n_slot;
-    out->max_tok = s->max_tok;
-    out->max_rows = s->max_rows;
-    out->in_flight = s->in_flight;
-    out->kv_dtype = s->kv_dtype;
-    out->precision = s->precision;
-    out->n_page_local = s->n_page_local;
-    out->n_snapshot = s->n_snapshot;
-    return out;
-}
-
-static bool plan_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
-{
-    const struct msg_plan *p = &m->plan;
-    Trireme__Plan *out = env->plan;
-    out->epoch = p->epoch;
-    out->plan_hash = bytes_out(p->plan_hash, sizeof p->plan_hash);
-    out->model_hash = bytes_out(p->model_hash, sizeof p->model_hash);
-    out->model = text_out(p->model);
-    out->stage = p->stage;
-    out->n_stage = p->n_stage;
-    out->layer_from = p->layer_from;
-    out->layer_to = p->layer_to;
-    out->embed = p->embed;
-    out->head = p->head;
-    out->road = p->road;
-    out->key = bytes_out(p->key, sizeof p->key);
-    out->settings = settings_out(a, &p->settings);
-    return out->settings;
-}
-
-static bool prepared_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
-{
-    const struct msg_prepared *p = &m->prepared;
-    Trireme__Prepared *out = env->prepared;
-    out->epoch = p->epoch;
-    out->weight_bytes = p->weight_bytes;
-    out->kv_bytes = p->kv_bytes;
-    out->work_bytes = p->work_bytes;
-    out->load_ms = p->load_ms;
-    out->address = bytes_out(p->address, p->n_address);
-    out->settings = settings_out(a, &p->settings);
-    return out->settings;
-}
-
-static bool connect_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
-{
-    const struct msg_connect *c = &m->connect;
-    Trireme__Peer *peers = arena_take_n(a, c->n_peer, sizeof *peers);
-    env->connect->peers = arena_take_n(a, c->n_peer, sizeof *env->connect->peers);
-    if (!peers || !env->connect->peers) return false;
-    env->connect->epoch = c->epoch;
-    env->connect->n_peers = c->n_peer;
-    for (uint32_t i = 0; i < c->n_peer; i++) {
-        trireme__peer__init(env->connect->peers[i] = &peers[i]);
-        peers[i].stage = c->peers[i].stage;
-        peers[i].address = bytes_out(c->peers[i].address, c->peers[i].n_address);
-    }
-    return true;
-}
-
-static bool linked_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
-{
-    (void)a;
-    env->linked->epoch = m->linked.epoch;
-    env->linked->next_latency_us = m->linked.next_latency_us;
-    env->linked->next_bytes_per_s = m->linked.next_bytes_per_s;
-    env->linked->transport = text_out(m->linked.transport);
     return true;
 }
 
@@ -600,6 +417,12 @@ static bool heartbeat_out(struct arena *a, const struct msg *m, Trireme__Envelop
     out->busy_us = h->busy_us;
     out->wait_us = h->wait_us;
     out->steps_queued = h->steps_queued;
+    out->exchange_us = h->exchange_us;
+    out->sent_us = h->sent_us;
+    out->echo_us = h->echo_us;
+    out->echo_age_us = h->echo_age_us;
+    out->fetched_bytes = h->fetched_bytes;
+    out->fetch_bytes = h->fetch_bytes;
     return true;
 }
 
@@ -608,7 +431,7 @@ static bool failed_out(struct arena *a, const struct msg *m, Trireme__Envelope *
     (void)a;
     env->failed->epoch = m->failed.epoch;
     env->failed->code = m->failed.code;
-    env->failed->why = text_out(m->failed.why);
+    env->failed->why = wire_text_out(m->failed.why);
     return true;
 }
 
@@ -621,31 +444,31 @@ static bool drain_out(struct arena *a, const struct msg *m, Trireme__Envelope *e
 static bool enroll_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
 {
     (void)a;
-    env->enroll->secret = text_out(m->enroll.secret);
-    env->enroll->name = text_out(m->enroll.name);
-    env->enroll->public_key_pem = text_out(m->enroll.public_key_pem);
+    env->enroll->secret = wire_text_out(m->enroll.secret);
+    env->enroll->name = wire_text_out(m->enroll.name);
+    env->enroll->public_key_pem = wire_text_out(m->enroll.public_key_pem);
     return true;
 }
 
 static bool enrolled_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
 {
     (void)a;
-    env->enrolled->certificate_pem = text_out(m->enrolled.certificate_pem);
-    env->enrolled->ca_pem = text_out(m->enrolled.ca_pem);
+    env->enrolled->certificate_pem = wire_text_out(m->enrolled.certificate_pem);
+    env->enrolled->ca_pem = wire_text_out(m->enrolled.ca_pem);
     return true;
 }
 
 static const struct {
     const ProtobufCMessageDescriptor *type;
-    bool (*fill)(struct arena *, const struct msg *, Trireme__Envelope *);
+    wire_out_fn *fill;
 } to_wire[N_KIND] = {
     [MSG_HELLO] = {&trireme__hello__descriptor, hello_out},
     [MSG_WELCOME] = {&trireme__welcome__descriptor, welcome_out},
     [MSG_REFUSE] = {&trireme__refuse__descriptor, refuse_out},
-    [MSG_PLAN] = {&trireme__plan__descriptor, plan_out},
-    [MSG_PREPARED] = {&trireme__prepared__descriptor, prepared_out},
-    [MSG_CONNECT] = {&trireme__connect__descriptor, connect_out},
-    [MSG_LINKED] = {&trireme__linked__descriptor, linked_out},
+    [MSG_PLAN] = {&trireme__plan__descriptor, wire_plan_out},
+    [MSG_PREPARED] = {&trireme__prepared__descriptor, wire_prepared_out},
+    [MSG_CONNECT] = {&trireme__connect__descriptor, wire_connect_out},
+    [MSG_LINKED] = {&trireme__linked__descriptor, wire_linked_out},
     [MSG_STEP] = {&trireme__step__descriptor, step_out},
     [MSG_RESULT] = {&trireme__result__descriptor, result_out},
     [MSG_HEARTBEAT] = {&trireme__heartbeat__descriptor, heartbeat_out},
@@ -653,6 +476,11 @@ static const struct {
     [MSG_DRAIN] = {&trireme__drain__descriptor, drain_out},
     [MSG_ENROLL] = {&trireme__enroll__descriptor, enroll_out},
     [MSG_ENROLLED] = {&trireme__enrolled__descriptor, enrolled_out},
+    [MSG_SURVEY] = {&trireme__survey__descriptor, wire_survey_out},
+    [MSG_SURVEYED] = {&trireme__surveyed__descriptor, wire_surveyed_out},
+    [MSG_FETCH] = {&trireme__fetch__descriptor, wire_file_fetch_out},
+    [MSG_CHUNK] = {&trireme__chunk__descriptor, wire_file_chunk_out},
+    [MSG_USAGE] = {&trireme__usage__descriptor, wire_usage_out},
 };
 
 static err_t pack_in_arena(struct arena *a, const struct msg *m, struct buf *out)

@@ -35,6 +35,9 @@ enum {
     WIRE_ADDRESS_MAX = 4096,
     WIRE_HEARTBEAT_MS = 250,
     WIRE_MEMBERS_MAX = 16,      // of one stage
+    WIRE_LANE_MAX = 64,         // of all stages of one lane
+    WIRE_PART_MAX = 1 << 16,    // of one member
+    WIRE_SURVEY_MAX = 64,       // targets of one round
     WIRE_EXPERTS_MAX = 1 << 16, // of all layers of a stage
     WIRE_REPLICAS_MAX = 1 << 14,
     WIRE_FILES_MAX = 1024,      // of a model
@@ -106,6 +109,7 @@ enum road { ROAD_LOCAL = 1, ROAD_UCX = 2 };
 struct msg_file {
     const char *name; // the last part of its path
     uint64_t bytes;
+    uint64_t header_bytes; // what lies before the weights; all of a file that holds none
 };
 
 struct msg_welcome {
@@ -207,6 +211,8 @@ struct msg_heartbeat {
     // For the round trip: the sender's clock; the last sent_us that came from the other side (0:
     // none), and how long ago it came.
     uint64_t sent_us, echo_us, echo_age_us;
+    // Of the bytes that the plan needs from the coordinator: here by now, and all; 0: not fetching.
+    uint64_t fetched_bytes, fetch_bytes;
 };
 
 struct msg_failed {

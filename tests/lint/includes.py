@@ -32,7 +32,7 @@ WRAPPERS = {
     r"cyaml": ["topology/cluster"],
     r"curl/": ["deploy/client"],
     r"nccl\.h|cuda": ["kernels/cuda/"],
-    r"immintrin\.h|arm_neon\.h|nmmintrin\.h|x86intrin\.h|cpuid\.h": ["kernels/cpu/", "proto/wire/frame"],
+    r"immintrin\.h|arm_neon\.h|nmmintrin\.h|x86intrin\.h|cpuid\.h": ["kernels/cpu/", "proto/wire/frame", "topology/sha256"],
 }
 
 

@@ -3,6 +3,7 @@
 //
 // KERNELS_CHECK_ALL=1 prints every check with its error and what is allowed.
 #pragma once
+#include "tests/unit/soon.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -47,8 +48,8 @@ static int n_check, n_failed;
 static uint64_t digest; // of the outputs of the instruction set under test
 static const char *isa_name;
 // The reference is slow and made from the same bodies as the others: fewer cuts, one thread. That
-// its bits are theirs is checked by the digest.
-static bool is_brief, always_brief;
+// its bits are theirs is checked by the digest. Under a sanitizer everything is slow.
+static bool is_brief, always_brief = SOON_ROOM > 4;
 static int most_threads = 3;
 
 static void verdict(const char *op, const char *what, double err, double allowed)

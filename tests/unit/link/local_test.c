@@ -220,7 +220,7 @@ static void test_port(void **state)
     f.bytes = 32;
     assert_int_equal(port_send(a, 1, &f), ERR_LINK);
     assert_int_equal(port_progress(a, &why), ERR_LINK);
-    assert_non_null(strstr(why.s, "stage 1"));
+    assert_non_null(strstr(why.s, "peer 1"));
     port_close(a);
     port_close(NULL);
 }

@@ -394,7 +394,7 @@ static void kill_peer(const char *transports, const char *mode, uint64_t bytes, 
         if (took > slowest) slowest = took;
     }
     if (noticed) {
-        assert_non_null(strstr(why.s, "stage 1"));
+        assert_non_null(strstr(why.s, "peer 1"));
         print_message("%s %s %llu bytes: killed, noticed after %.1f ms, slowest turn %.1f ms\n",
                       transports, mode, (unsigned long long)bytes, (double)(noticed - killed) / 1e3,
                       (double)slowest / 1e3);

@@ -85,13 +85,13 @@ static void writes_what_it_reads(void **state)
     char path[64];
     struct err_text why = {{0}};
     snprintf(path, sizeof path, "/tmp/trireme-cluster-%d.yaml", (int)getpid());
-    if (cluster_save(c, path, &why) || cluster_load(path, &again, &why)) fail_msg("%s", why.s);
+    if (cluster_save(c, "made by a test\n\nof two lines", path, &why) || cluster_load(path, &again, &why)) fail_msg("%s", why.s);
     assert_memory_equal(again, c, sizeof *c);
     unlink(path);
     free(again);
-    assert_int_equal(cluster_save(c, "/tmp/no-such-folder/x.yaml", &why), ERR_SYSTEM);
+    assert_int_equal(cluster_save(c, NULL, "/tmp/no-such-folder/x.yaml", &why), ERR_SYSTEM);
     c->devices[0].read_bytes_per_s = 0;
-    assert_int_equal(cluster_save(c, path, &why), ERR_CONFIG);
+    assert_int_equal(cluster_save(c, "made by a test\n\nof two lines", path, &why), ERR_CONFIG);
     assert_int_equal(access(path, F_OK), -1);
     free(c);
     buf_fini(&text);

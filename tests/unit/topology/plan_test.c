@@ -155,9 +155,9 @@ static void check_plan(const struct cost_model *m, const struct cluster *c,
         const struct plan_stage *st = &p->stages[i];
         assert_int_equal(st->layer_from, layer);
         assert_true(st->layer_to > layer);
-        assert_false(used >> st->device & 1);
-        used |= (uint64_t)1 << st->device;
-        assert_true(cost_memory_sum(&st->memory) <= c->devices[st->device].mem_free_bytes);
+        assert_false(used >> st->members[0].device & 1);
+        used |= (uint64_t)1 << st->members[0].device;
+        assert_true(cost_memory_sum(&st->members[0].memory) <= c->devices[st->members[0].device].mem_free_bytes);
         assert_true(st->decode_us <= p->bottleneck_us + 1e-9);
         sum += st->decode_us + st->hop_us;
         layer = st->layer_to;
@@ -262,7 +262,7 @@ static void one_device_is_best_for_one_stream(void **state)
     all_links(&c, 50, 1e8);
     assert_int_equal(plan_make(&m, &c, &ask, &p, NULL), OK);
     assert_int_equal(p.n_stage, 1);
-    assert_int_equal(p.stages[0].device, 1);
+    assert_int_equal(p.stages[0].members[0].device, 1);
     ask.n_stage_min = ask.n_stage_max = 2; // on demand
     assert_int_equal(plan_make(&m, &c, &ask, &p, NULL), OK);
     assert_int_equal(p.n_stage, 2);
@@ -270,7 +270,7 @@ static void one_device_is_best_for_one_stream(void **state)
     ask = ask_of(PLAN_THROUGHPUT); // the faster one gets about twice the layers
     assert_int_equal(plan_make(&m, &c, &ask, &p, NULL), OK);
     assert_int_equal(p.n_stage, 2);
-    int32_t fast = p.stages[0].device == 1 ? 0 : 1;
+    int32_t fast = p.stages[0].members[0].device == 1 ? 0 : 1;
     int32_t n_fast = p.stages[fast].layer_to - p.stages[fast].layer_from;
     assert_true(n_fast == 8 || n_fast == 9 || n_fast == 7);
 }
@@ -644,7 +644,7 @@ static void listed_order_is_exact_too(void **state)
         int32_t layer = 0;
         for (int32_t d = 0; d < 16; d++) {
             int32_t to = layer + 1, left = 15 - d;
-            assert_int_equal(p.stages[d].device, d);
+            assert_int_equal(p.stages[d].members[0].device, d);
             while (to < 96 - left && stage_cost(&t, d, layer, to + 1) <= mid) {
                 struct cost_memory mem =
                     cost_memory_of(&m, &ask.cost, &c.devices[d], layer, to + 1);

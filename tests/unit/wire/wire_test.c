@@ -61,8 +61,20 @@ static void refused(const struct msg *m, const char *what)
 
 // -- good messages, one of each kind --
 
-static const struct msg_device device = {"AMD EPYC", "cpu", "cpu avx2", 8,   64e9,
-                                         32e9,       40e9,  1e12,       3e11};
+static const struct msg_device device = {.name = "AMD EPYC",
+                                         .kind = "cpu",
+                                         .isa = "cpu avx2",
+                                         .threads = 8,
+                                         .mem_bytes = 64e9,
+                                         .mem_free_bytes = 32e9,
+                                         .read_bytes_per_s = 40e9,
+                                         .int8_ops_per_s = 1e12,
+                                         .f32_flops_per_s = 3e11,
+                                         .unified = true,
+                                         .n_core = 4,
+                                         .n_numa = 2,
+                                         .l2_bytes = 1 << 20,
+                                         .l3_bytes = UINT64_MAX};
 static const struct msg_model model = {"qwen3-0.6b", {1, 2, 3, [31] = 9}};
 
 static struct msg good_hello(void)
@@ -84,7 +96,9 @@ static struct msg good_hello(void)
                                   .held_embed = true,
                                   .held_head = true,
                                   .roads = ROAD_LOCAL | ROAD_UCX,
-                                  .process = 99}};
+                                  .process = 99,
+                                  .store_bytes = 5e12,
+                                  .disk_bytes_per_s = 2.5e9}};
 }
 
 static const struct plan_settings settings = {131072, 16, 4096,   77, STEP_SNAPSHOTS_MAX, 64, 2048,
@@ -221,6 +235,9 @@ static void test_hello(void **state)
     assert_true(b->devices->read_bytes_per_s == device.read_bytes_per_s);
     assert_true(b->devices->int8_ops_per_s == device.int8_ops_per_s);
     assert_true(b->devices->f32_flops_per_s == device.f32_flops_per_s);
+    assert_true(b->devices->unified && b->devices->n_core == 4 && b->devices->n_numa == 2);
+    assert_true(b->devices->l2_bytes == 1 << 20 && b->devices->l3_bytes == UINT64_MAX);
+    assert_true(b->store_bytes == a->store_bytes && b->disk_bytes_per_s == a->disk_bytes_per_s);
     assert_int_equal(b->n_model, 1);
     assert_string_equal(b->models->name, model.name);
     assert_memory_equal(b->models->hash, model.hash, 32);
@@ -330,7 +347,7 @@ static void test_small_kinds(void **state)
 {
     (void)state;
     struct trip t;
-    struct msg m = {.kind = MSG_WELCOME, .welcome = {7, "home \xc3\xa9"}};
+    struct msg m = {.kind = MSG_WELCOME, .welcome = {.worker = 7, .cluster = "home \xc3\xa9"}};
     trip_ok(&t, &m);
     assert_int_equal(t.out.welcome.worker, 7);
     assert_string_equal(t.out.welcome.cluster, "home \xc3\xa9");
@@ -342,12 +359,16 @@ static void test_small_kinds(void **state)
     assert_string_equal(t.out.refuse.why, "no");
     trip_fini(&t);
 
-    struct msg_peer peers[2] = {{0, (const uint8_t *)"xyz", 3}, {63, NULL, 0}};
+    struct msg_peer peers[2] = {{0, 2, (const uint8_t *)"xyz", 3, (const uint8_t *)"g", 1},
+                                {.stage = 63}};
     m = (struct msg){.kind = MSG_CONNECT, .connect = {9, peers, 2}};
     trip_ok(&t, &m);
     assert_true(t.out.connect.epoch == 9 && t.out.connect.n_peer == 2);
     assert_true(t.out.connect.peers[1].stage == 63 && t.out.connect.peers[1].n_address == 0);
     assert_memory_equal(t.out.connect.peers[0].address, "xyz", 3);
+    assert_int_equal(t.out.connect.peers[0].member, 2);
+    assert_memory_equal(t.out.connect.peers[0].group_address, "g", 1);
+    assert_int_equal(t.out.connect.peers[1].n_group_address, 0);
     trip_fini(&t);
 
     m = (struct msg){.kind = MSG_LINKED, .linked = {9, 1.5, 2e9, "ucx tcp"}};
@@ -357,7 +378,8 @@ static void test_small_kinds(void **state)
     assert_string_equal(t.out.linked.transport, "ucx tcp");
     trip_fini(&t);
 
-    m = (struct msg){.kind = MSG_HEARTBEAT, .heartbeat = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}};
+    m = (struct msg){.kind = MSG_HEARTBEAT,
+                     .heartbeat = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17}};
     trip_ok(&t, &m);
     assert_memory_equal(&t.out.heartbeat, &m.heartbeat, sizeof m.heartbeat);
     trip_fini(&t);
@@ -414,7 +436,9 @@ static void test_largest(void **state)
     uint8_t address[WIRE_ADDRESS_MAX + 1] = {0};
     struct msg_peer peers[WIRE_STAGES_MAX + 1];
     for (uint32_t i = 0; i <= WIRE_STAGES_MAX; i++)
-        peers[i] = (struct msg_peer){i, address, WIRE_ADDRESS_MAX};
+        peers[i] = (struct msg_peer){
+            i / WIRE_MEMBERS_MAX, i % WIRE_MEMBERS_MAX, address, WIRE_ADDRESS_MAX, address,
+            WIRE_ADDRESS_MAX};
     m = (struct msg){.kind = MSG_CONNECT, .connect = {1, peers, WIRE_STAGES_MAX}};
     trip_ok(&t, &m);
     trip_fini(&t);
@@ -534,6 +558,7 @@ static void test_rules_hello(void **state)
     REFUSED(good_hello(), m.hello.host = "\xf4\x90\x80\x80");
     REFUSED(good_hello(), m.hello.host = "\xc0\x80");
     REFUSED(good_hello(), m.hello.held_from = 13);
+    REFUSED(good_hello(), m.hello.disk_bytes_per_s = NAN);
     struct msg_device d = device;
     REFUSED(good_hello(), (m.hello.devices = &d, d.read_bytes_per_s = NAN));
     d = device;
@@ -665,7 +690,7 @@ static void test_rules_result(void **state)
 static void test_rules_rest(void **state)
 {
     (void)state;
-    struct msg_peer twice[2] = {{1, NULL, 0}, {1, NULL, 0}}, far[1] = {{WIRE_STAGES_MAX, NULL, 0}};
+    struct msg_peer twice[2] = {{.stage = 1}, {.stage = 1}}, far[1] = {{.stage = WIRE_STAGES_MAX}};
     struct msg connect = {.kind = MSG_CONNECT, .connect = {1, twice, 1}};
     struct msg linked = {.kind = MSG_LINKED, .linked = {1, 1, 1, "x"}};
     struct msg prepared = {.kind = MSG_PREPARED, .prepared = {.epoch = 1, .settings = settings}};

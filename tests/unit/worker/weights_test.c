@@ -79,7 +79,7 @@ static int check_dequantised(const struct model *m, const char *golden)
     struct weights w;
     struct err_text why;
     const struct stage_config c = whole(m);
-    if (weights_load(&c, k, NULL, &w, &why)) fail_msg("%s", why.s);
+    if (weights_load(&c, k, NULL, NULL, &w, &why)) fail_msg("%s", why.s);
     uint64_t bytes;
     assert_int_equal(weights_bytes(&c, k, &bytes, &why), OK);
     assert_in_range(w.bytes, bytes, bytes + (uint64_t)w.n_part); // an empty part has a byte
@@ -185,7 +185,7 @@ static void only_what_is_needed_is_read(void **state)
     c.layer_to = 3;
     const uint64_t need = model_part_bytes(m, 1) + model_part_bytes(m, 2);
     const uint64_t before = bytes_read();
-    assert_int_equal(weights_load(&c, k, NULL, &w, &why), OK);
+    assert_int_equal(weights_load(&c, k, NULL, NULL, &w, &why), OK);
     const uint64_t read = bytes_read() - before;
     assert_in_range(read, need, need + 4096); // this test's own reading of /proc
     assert_null(weights_part(&w, 0));
@@ -194,7 +194,7 @@ static void only_what_is_needed_is_read(void **state)
     // a wider stage reads only what it does not have yet
     c.layer_from = 0;
     const uint64_t again = bytes_read();
-    assert_int_equal(weights_load(&c, k, &w, &w, &why), OK);
+    assert_int_equal(weights_load(&c, k, &w, NULL, &w, &why), OK);
     assert_in_range(bytes_read() - again, model_part_bytes(m, 0), model_part_bytes(m, 0) + 4096);
     weights_free(&w);
     k->ops->close(k);
@@ -216,20 +216,20 @@ static void changed_and_broken_files_are_refused(void **state)
     fseek(out, (long)tiny_offset(&f, "blk.2.ffn_up.weight") + 400, SEEK_SET);
     fwrite(&nan_value, 4, 1, out);
     fclose(out);
-    assert_int_equal(weights_load(&c, k, NULL, &w, &why), ERR_MODEL);
+    assert_int_equal(weights_load(&c, k, NULL, NULL, &w, &why), ERR_MODEL);
     assert_non_null(strstr(why.s, "tensor blk.2.ffn_up.weight holds NaN or infinity"));
     c.layer_to = 2; // the bad one is not needed
-    assert_int_equal(weights_load(&c, k, NULL, &w, &why), OK);
+    assert_int_equal(weights_load(&c, k, NULL, NULL, &w, &why), OK);
     weights_free(&w);
     struct stage_load load = {.cancel = true};
     c.load = &load;
-    assert_int_equal(weights_load(&c, k, NULL, &w, &why), ERR_CANCELLED);
+    assert_int_equal(weights_load(&c, k, NULL, NULL, &w, &why), ERR_CANCELLED);
     c.load = NULL;
     assert_int_equal(truncate(f.path, (off_t)(f.data_from + 64)), 0);
-    assert_int_equal(weights_load(&c, k, NULL, &w, &why), ERR_MODEL);
+    assert_int_equal(weights_load(&c, k, NULL, NULL, &w, &why), ERR_MODEL);
     assert_non_null(strstr(why.s, "has changed"));
     unlink(f.path);
-    assert_int_equal(weights_load(&c, k, NULL, &w, &why), ERR_SYSTEM);
+    assert_int_equal(weights_load(&c, k, NULL, NULL, &w, &why), ERR_SYSTEM);
     k->ops->close(k);
     model_close(m);
 }
@@ -248,10 +248,10 @@ static void made_up_model(void **state)
         struct kernels *k = open_kernels();
         struct stage_config c = whole(m);
         c.embed = c.head = c.mtp = false; // the tables are large
-        if (weights_load(&c, k, NULL, &all, &why)) fail_msg("%s", why.s);
+        if (weights_load(&c, k, NULL, NULL, &all, &why)) fail_msg("%s", why.s);
         c.n_threads = 1;
         c.layer_from = (uint32_t)m->shape.n_layer - 1;
-        if (weights_load(&c, k, NULL, &one, &why)) fail_msg("%s", why.s);
+        if (weights_load(&c, k, NULL, NULL, &one, &why)) fail_msg("%s", why.s);
         const struct part *a = weights_part(&all, (int32_t)c.layer_from);
         const struct part *b = weights_part(&one, (int32_t)c.layer_from);
         assert_int_equal(a->mem.bytes, b->mem.bytes);

@@ -1,0 +1,34 @@
+// rates: measured speed of a device's own operations, for predictions that are closer to the truth
+// than the roofline of its peaks. Optional: a device without a table is planned by its peaks.
+// Made by worker/rate on the machine itself, kept in cluster files (`kernels:`).
+#pragma once
+#include "proto/base/dtype.h"
+
+enum { RATES_POINTS = 5, RATES_TYPES_MAX = 16 };
+
+// Rows of one product at which it was measured.
+extern const int32_t rates_rows[RATES_POINTS]; // 1, 4, 16, 64, 512
+
+struct rates_type {
+    enum dtype dtype;
+    // Multiply-adds per second (a row times an element of the matrix is one) at each of rates_rows,
+    // of matrices far larger than the caches.
+    double mul_per_s[RATES_POINTS];
+};
+
+struct rates {
+    int32_t n_type; // 0: nothing was measured, the rest means nothing
+    struct rates_type types[RATES_TYPES_MAX];
+    double attn_one_flops_per_s;  // attention of one row with what it sees, long sequences
+    double attn_many_flops_per_s; // of a prompt's rows
+    double product_us;            // what a product costs besides, however small
+    double float_ns; // everything else in a layer (norms, rotations, activations), of one float of
+                     // cost_model.row_floats
+};
+
+// The measured type itself, or, of those that are quantised (or not) as it is, the one with the
+// nearest size. NULL: no such one.
+const struct rates_type *rates_find(const struct rates *r, enum dtype t);
+// Seconds of `rows` (>= 1, may be fractional: a mean) rows times n elements: the time per element
+// is linear in the rows between two measured points, and beyond the last one.
+double rates_seconds(const struct rates_type *t, double rows, double n);

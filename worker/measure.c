@@ -1,0 +1,216 @@
+#include "worker/measure.h"
+
+#include "proto/base/arena.h"
+#include "proto/base/clock.h"
+#include "proto/base/json.h"
+#include "proto/base/log.h"
+#include "topology/sha256.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    PEAK_MS = 200, // of each of the three
+    KEPT_MAX = 1 << 20,
+    ARENA_BYTES = 4 << 20,
+    PATH_BYTES = 4096,
+    LOCK_US = 10000000, // others may measure before us for so long
+};
+
+// ---- keeping
+
+static void add_text(struct sha256 *h, const char *text)
+{
+    sha256_add(h, text, strlen(text) + 1);
+}
+
+void measure_key(const struct probe *p, const struct measure_ask *ask, char out[MEASURE_KEY_BYTES])
+{
+    // Memory to the GiB: kernels keep a little more or less of it for themselves.
+    const uint64_t facts[] = {(uint64_t)p->n_core, (uint64_t)p->n_thread, (uint64_t)p->n_usable,
+                              (p->mem_total_bytes + (1 << 29)) >> 30, (uint64_t)ask->n_threads};
+    struct sha256 h;
+    uint8_t hash[32];
+    sha256_init(&h);
+    add_text(&h, p->cpu);
+    add_text(&h, p->isa);
+    add_text(&h, ask->isa);
+    add_text(&h, TRIREME_VERSION);
+    sha256_add(&h, facts, sizeof facts);
+    sha256_end(&h, hash);
+    for (int i = 0; i < MEASURE_KEY_BYTES / 2; i++)
+        snprintf(out + 2 * i, 3, "%02x", hash[i]);
+}
+
+static bool path_of(char out[PATH_BYTES], const char *dir, const char *what, const char *key)
+{
+    return snprintf(out, PATH_BYTES, "%s/%s-%s.json", dir, what, key) < PATH_BYTES;
+}
+
+err_t measure_kept(const char *dir, const char *what, const char *key, struct buf *out)
+{
+    char path[PATH_BYTES];
+    struct stat st;
+    if (!path_of(path, dir, what, key)) return ERR_NOT_FOUND;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) return ERR_NOT_FOUND;
+    err_t e = ERR_NOT_FOUND;
+    const time_t oldest = time(NULL) - MEASURE_DAYS * 24 * 3600;
+    if (!fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= KEPT_MAX &&
+        st.st_mtime >= oldest && buf_reserve(out, (size_t)st.st_size + 1)) {
+        char piece[4096];
+        ssize_t n;
+        while ((n = read(fd, piece, sizeof piece)) > 0 && out->len < KEPT_MAX)
+            buf_add(out, piece, (size_t)n);
+        e = n == 0 && buf_ok(out) ? OK : ERR_NOT_FOUND;
+    }
+    close(fd);
+    return e;
+}
+
+// The folder and those above it.
+static void make_folders(const char *dir)
+{
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s", dir);
+    for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
+        *p = 0;
+        mkdir(path, 0700);
+        *p = '/';
+    }
+    mkdir(path, 0700);
+}
+
+err_t measure_keep(const char *dir, const char *what, const char *key, const struct buf *text,
+                   struct err_text *why)
+{
+    char path[PATH_BYTES], temp[PATH_BYTES + 16];
+    if (!path_of(path, dir, what, key)) return err_say(why, ERR_CONFIG, "%s: too long", dir);
+    make_folders(dir);
+    snprintf(temp, sizeof temp, "%s.XXXXXX", path);
+    int fd = mkostemp(temp, O_CLOEXEC);
+    bool ok = fd >= 0 && write(fd, text->data, text->len) == (ssize_t)text->len;
+    if (fd >= 0 && close(fd)) ok = false;
+    if (ok && rename(temp, path) == 0) return OK;
+    err_t e = err_say(why, ERR_SYSTEM, "%s: cannot write: %m", path);
+    if (fd >= 0) unlink(temp);
+    return e;
+}
+
+// ---- peaks
+
+static bool is_figure(double v)
+{
+    return v >= 1e6 && v <= 1e19; // the range that cluster files allow
+}
+
+static err_t kept_peaks(const char *dir, const char *key, struct measure *out)
+{
+    struct buf text = {0};
+    struct arena a;
+    const struct json *j = NULL;
+    struct measure m = {.is_kept = true};
+    arena_init(&a, ARENA_BYTES);
+    err_t e = measure_kept(dir, "peaks", key, &text);
+    if (!e && json_read(text.data, text.len, &a, &j, NULL, NULL)) e = ERR_NOT_FOUND;
+    if (!e) {
+        m.peaks.read_bytes_per_s = json_number(json_get(j, "read_bytes_per_s"), 0);
+        m.peaks.int8_ops_per_s = json_number(json_get(j, "int8_ops_per_s"), 0);
+        m.peaks.f32_flops_per_s = json_number(json_get(j, "f32_flops_per_s"), 0);
+        m.unix_s = (int64_t)json_number(json_get(j, "unix_s"), 0);
+        if (!is_figure(m.peaks.read_bytes_per_s) || !is_figure(m.peaks.int8_ops_per_s) ||
+            !is_figure(m.peaks.f32_flops_per_s))
+            e = ERR_NOT_FOUND; // damaged: measured again, and written anew
+    }
+    if (!e) *out = m;
+    arena_fini(&a);
+    buf_fini(&text);
+    return e;
+}
+
+static void keep_peaks(const char *dir, const char *key, const struct measure *m)
+{
+    struct buf text = {0};
+    struct err_text why;
+    buf_str(&text, "{\"read_bytes_per_s\":");
+    buf_json_num(&text, m->peaks.read_bytes_per_s);
+    buf_str(&text, ",\"int8_ops_per_s\":");
+    buf_json_num(&text, m->peaks.int8_ops_per_s);
+    buf_str(&text, ",\"f32_flops_per_s\":");
+    buf_json_num(&text, m->peaks.f32_flops_per_s);
+    buf_printf(&text, ",\"unix_s\":%lld}\n", (long long)m->unix_s);
+    if (!buf_ok(&text))
+        log_warn("measured figures are not kept: no memory");
+    else if (measure_keep(dir, "peaks", key, &text, &why))
+        log_warn("measured figures are not kept: %s", why.s);
+    buf_fini(&text);
+}
+
+// One measurement at a time on a machine, or they would measure each other. -1: there is no lock to
+// be had, which only costs accuracy.
+static int lock_take(const char *dir)
+{
+    char path[PATH_BYTES];
+    make_folders(dir);
+    if (snprintf(path, sizeof path, "%s/lock", dir) >= (int)sizeof path) return -1;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    const int64_t until = clock_now_us() + LOCK_US;
+    while (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK &&
+           clock_now_us() < until)
+        usleep(10000);
+    return fd;
+}
+
+static err_t measure_now(const struct measure_ask *ask, struct measure *out, struct err_text *why)
+{
+    struct measure m = {.unix_s = (int64_t)time(NULL)};
+    err_t e = kernels_measure_peaks(ask->n_threads, PEAK_MS, &m.peaks);
+    if (e) return err_say(why, e, "cannot measure this machine: %s", err_name(e));
+    *out = m;
+    return OK;
+}
+
+err_t measure_machine(const struct probe *p, const struct measure_ask *ask, struct measure *out,
+                      struct err_text *why)
+{
+    char key[MEASURE_KEY_BYTES];
+    if (!ask->dir) return measure_now(ask, out, why);
+    measure_key(p, ask, key);
+    if (!ask->refresh && kept_peaks(ask->dir, key, out) == OK) return OK;
+    int lock = lock_take(ask->dir);
+    err_t e = OK;
+    // Whoever had the lock before us may have measured what we want.
+    if (ask->refresh || kept_peaks(ask->dir, key, out)) {
+        e = measure_now(ask, out, why);
+        if (!e) keep_peaks(ask->dir, key, out);
+    }
+    if (lock >= 0) close(lock);
+    return e;
+}
+
+// ---- the backend
+
+err_t measure_isa(const char *isa, char out[32], struct err_text *why)
+{
+    // Opened once at the least size.
+    const struct kernels_limits least = {.n_threads = 1,
+                                         .max_tok = 1,
+                                         .max_cols = 256,
+                                         .max_rows = 256,
+                                         .max_head = 1,
+                                         .max_head_dim = 64,
+                                         .max_ctx = 64};
+    struct kernels *k;
+    err_t e = kernels_open_cpu(isa, &least, &k, why);
+    if (e) return e;
+    snprintf(out, 32, "%s", k->ops->name);
+    k->ops->close(k);
+    return OK;
+}
