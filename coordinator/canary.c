@@ -17,7 +17,7 @@ static void on_scores(struct request *r, const float *scores, uint32_t from, uin
 static void on_finish(struct request *r, struct choice *c, bool is_last)
 {
     (void)c;
-    struct coordinator *owner = r->owner;
+    struct flow_lane *owner = r->owner;
     if (!is_last) return;
     owner->has_canary = false;
     request_free(r);
@@ -26,7 +26,7 @@ static void on_finish(struct request *r, struct choice *c, bool is_last)
 static void on_error(struct request *r, err_t code, const char *sentence, uint32_t retry_after_s)
 {
     (void)retry_after_s;
-    struct coordinator *owner = r->owner;
+    struct flow_lane *owner = r->owner;
     log_warn("the canary token failed (%s): %s", err_name(code), sentence);
     owner->has_canary = false;
     request_free(r);
@@ -35,8 +35,9 @@ static void on_error(struct request *r, err_t code, const char *sentence, uint32
 const struct engine_listener canary_listener = {
     .on_token = on_token, .on_scores = on_scores, .on_finish = on_finish, .on_error = on_error};
 
-static struct request *make(struct coordinator *c)
+static struct request *make(struct flow_lane *l)
 {
+    const struct coordinator *c = l->owner;
     struct request *r = request_new(REQUEST_BYTES_MAX);
     int32_t *prompt = r ? arena_take(&r->arena, sizeof *prompt) : NULL;
     if (!prompt) {
@@ -50,22 +51,31 @@ static struct request *make(struct coordinator *c)
     r->prompt = prompt;
     r->n_prompt = r->max_tokens = 1;
     r->tenant = UINT64_MAX; // nobody's
-    r->owner = c;
+    r->owner = l;
     if (request_init_choices(r, 1) == OK) return r;
     request_free(r);
     return NULL;
 }
 
+// True: one was sent.
+static bool tick(struct flow_lane *l, int64_t now_us)
+{
+    struct coordinator *c = l->owner;
+    if (l->has_canary || !l->is_serving || !flow_lane_is_idle(l) ||
+        now_us - l->result_us < (int64_t)c->config.canary_ms * 1000)
+        return false;
+    struct request *r = make(l);
+    if (!r) return false; // no memory now: the next tick tries again
+    l->has_canary = flow_submit_to(l, r, &canary_listener, NULL) == OK;
+    if (!l->has_canary) request_free(r);
+    return l->has_canary;
+}
+
 void canary_tick(struct coordinator *c, int64_t now_us)
 {
-    if (c->has_canary || !c->is_serving || c->is_draining || !flow_is_idle(c) ||
-        now_us - c->result_us < (int64_t)c->config.canary_ms * 1000)
-        return;
-    struct request *r = make(c);
-    if (!r) return; // no memory now: the next tick tries again
-    uint32_t retry_after_s;
-    c->has_canary = true;
-    if (c->engine.ops->submit(&c->engine, r, &canary_listener, &retry_after_s, NULL) == OK) return;
-    c->has_canary = false;
-    request_free(r);
+    if (c->is_draining) return;
+    bool any = false;
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++)
+        any |= tick(&c->lanes[i], now_us);
+    if (any) flow_go_on(c);
 }

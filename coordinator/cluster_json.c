@@ -67,10 +67,10 @@ static void write_bytes(struct buf *b, const char *key, uint64_t weight, uint64_
     whole(b, "work_bytes", work), buf_char(b, '}');
 }
 
-static void write_member(const struct cluster_json *c, const struct place_member *m, struct buf *b)
+static void write_member(const struct fleet_lane *fl, const struct place_member *m, struct buf *b)
 {
-    const struct lane *l = fleet_lane(c->view.fleet);
-    const struct fleet_worker *w = fleet_worker(c->view.fleet, m->worker);
+    const struct lane *l = &fl->lane;
+    const struct fleet_worker *w = fleet_worker(fl->fleet, m->worker);
     const struct msg_heartbeat none = {0};
     const struct msg_heartbeat *beat = w && w->beat.epoch == l->epoch ? &w->beat : &none;
     bool is_loaded = w && l->workers[m->worker].role >= LANE_PREPARED;
@@ -86,6 +86,9 @@ static void write_member(const struct cluster_json *c, const struct place_member
     num(b, "busy_share", span ? (double)beat->busy_us / (double)span : 0), buf_char(b, ',');
     num(b, "exchange_share", span ? (double)beat->exchange_us / (double)span : 0);
     buf_char(b, ',');
+    num(b, "bubble_share",
+        w && w->load_span_us ? (double)w->load_wait_us / (double)w->load_span_us : 0);
+    buf_char(b, ',');
     whole(b, "step_done", beat->step_done), buf_char(b, ',');
     num(b, "step_ms", beat->step_done ? (double)beat->busy_us / 1e3 / (double)beat->step_done : 0);
     buf_char(b, ',');
@@ -93,20 +96,20 @@ static void write_member(const struct cluster_json *c, const struct place_member
 }
 
 // What is said of the lead, then of every member: a stage of one worker reads as it always did.
-static void write_stage(const struct cluster_json *c, const struct place_stage *s, struct buf *b)
+static void write_stage(const struct fleet_lane *fl, const struct place_stage *s, struct buf *b)
 {
-    const struct place *p = &fleet_lane(c->view.fleet)->place;
+    const struct place *p = &fl->lane.place;
     buf_char(b, '{');
     buf_printf(b, "\"layers\":[%u,%u],", s->layer_from, s->layer_to);
     boolean(b, "embed", s->embed), buf_char(b, ',');
     boolean(b, "head", s->head), buf_char(b, ',');
     str(b, "split", share_split_name(s->split)), buf_char(b, ',');
     num(b, "decode_us_predicted", s->decode_us), buf_char(b, ',');
-    write_member(c, &p->members[s->first], b);
+    write_member(fl, &p->members[s->first], b);
     buf_str(b, ",\"members\":[");
     for (uint32_t i = 0; i < s->n_member; i++) {
         buf_str(b, i ? ",{" : "{");
-        write_member(c, &p->members[s->first + i], b);
+        write_member(fl, &p->members[s->first + i], b);
         buf_char(b, '}');
     }
     buf_str(b, "]}");
@@ -128,14 +131,25 @@ static void write_settings(const struct plan_settings *s, struct buf *b)
     whole(b, "precision", s->precision), buf_char(b, '}');
 }
 
-static void write_lane(const struct cluster_json *c, struct buf *b)
+static void write_lane(const struct cluster_json *c, const struct fleet_lane *fl, struct buf *b)
 {
-    const struct lane *l = fleet_lane(c->view.fleet);
-    bool is_first = true;
-    buf_str(b, "\"lanes\":[{");
+    const struct lane *l = &fl->lane;
+    const struct sched_stats s = sched_stats_get(c->view.scheds[fl->number]);
+    struct err_text now;
+    lane_describe(l, &now);
+    buf_char(b, '{');
+    str(b, "name", fl->name), buf_char(b, ',');
     str(b, "state", lane_state_name(l->state)), buf_char(b, ',');
+    str(b, "reason", now.s), buf_char(b, ',');
+    boolean(b, "draining", fl->is_draining), buf_char(b, ',');
+    boolean(b, "far", fleet_lane_is_far(fl)), buf_char(b, ',');
     whole(b, "epoch", l->epoch), buf_char(b, ',');
-    whole(b, "n_stage_wanted", c->n_stage_wanted), buf_char(b, ',');
+    whole(b, "n_stage_wanted", fl->want.n_stage), buf_char(b, ',');
+    whole(b, "n_worker_wanted", l->config.n_wanted), buf_char(b, ',');
+    whole(b, "running", s.n_running), buf_char(b, ',');
+    whole(b, "waiting", s.n_waiting), buf_char(b, ',');
+    whole(b, "steps", s.steps), buf_char(b, ',');
+    whole(b, "pages_used", s.n_page_used), buf_char(b, ',');
     if (l->place.n_stage) {
         hex(b, "plan", l->place.hash), buf_char(b, ',');
         str(b, "road", l->place.road == ROAD_LOCAL ? "local" : "ucx"), buf_char(b, ',');
@@ -143,10 +157,23 @@ static void write_lane(const struct cluster_json *c, struct buf *b)
     }
     buf_str(b, "\"stages\":[");
     for (uint32_t i = 0; i < l->place.n_stage; i++) {
-        comma(b, &is_first);
-        write_stage(c, &l->place.stages[i], b);
+        if (i) buf_char(b, ',');
+        write_stage(fl, &l->place.stages[i], b);
     }
-    buf_str(b, "]}]");
+    buf_str(b, "]}");
+}
+
+static void write_lanes(const struct cluster_json *c, struct buf *b)
+{
+    bool is_first = true;
+    buf_str(b, "\"lanes\":[");
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        const struct fleet_lane *fl = fleet_lane(c->view.fleet, i);
+        if (!fl) continue;
+        comma(b, &is_first);
+        write_lane(c, fl, b);
+    }
+    buf_char(b, ']');
 }
 
 static void write_device(const struct msg_device *d, struct buf *b)
@@ -163,15 +190,16 @@ static void write_device(const struct msg_device *d, struct buf *b)
 
 static void write_worker(const struct cluster_json *c, const struct fleet_worker *w, struct buf *b)
 {
-    const struct lane_worker *lw = &fleet_lane(c->view.fleet)->workers[w->number];
+    const struct fleet_lane *fl = fleet_lane(c->view.fleet, w->lane);
     buf_char(b, '{');
     str(b, "name", w->hello.name), buf_char(b, ',');
     whole(b, "number", w->number), buf_char(b, ',');
     str(b, "host", w->hello.host), buf_char(b, ',');
     whole(b, "pid", w->hello.pid), buf_char(b, ',');
     str(b, "build", w->hello.build), buf_char(b, ',');
-    str(b, "state", lane_role_name(lw->role)), buf_char(b, ',');
-    boolean(b, "has_model", lw->has_model), buf_char(b, ',');
+    str(b, "lane", fl ? fl->name : ""), buf_char(b, ',');
+    str(b, "state", fleet_worker_state(w)), buf_char(b, ',');
+    boolean(b, "has_model", w->has_model), buf_char(b, ',');
     write_device(&w->hello.devices[0], b), buf_char(b, ',');
     buf_str(b, "\"mem\":{");
     whole(b, "total_bytes", w->hello.devices[0].mem_bytes), buf_char(b, ',');
@@ -180,7 +208,8 @@ static void write_worker(const struct cluster_json *c, const struct fleet_worker
     whole(b, "free_bytes", w->beat.mem_free_bytes), buf_str(b, "},");
     num(b, "heartbeat_age_ms", (double)(c->now_us - w->beat_us) / 1e3), buf_char(b, ',');
     num(b, "connected_s", (double)(c->now_us - w->joined_us) / 1e6), buf_char(b, ',');
-    whole(b, "failures", lw->n_strike), buf_char(b, '}');
+    num(b, "trip_ms", w->n_trip ? (double)w->trip_us / 1e3 : NAN), buf_char(b, ',');
+    whole(b, "failures", fl ? fl->lane.workers[w->number].n_strike : 0), buf_char(b, '}');
 }
 
 static void write_workers(const struct cluster_json *c, struct buf *b)
@@ -196,16 +225,16 @@ static void write_workers(const struct cluster_json *c, struct buf *b)
     buf_char(b, ']');
 }
 
-static void write_links(const struct cluster_json *c, struct buf *b)
+static void write_links_of(const struct fleet_lane *fl, bool *is_first, struct buf *b)
 {
-    const struct place *p = &fleet_lane(c->view.fleet)->place;
-    bool is_first = true;
-    buf_str(b, "\"links\":[");
+    const struct place *p = &fl->lane.place;
     for (uint32_t i = 0; i + 1 < p->n_stage; i++) {
-        const struct fleet_worker *from = fleet_worker(c->view.fleet, p->members[p->stages[i].first].worker);
-        const struct fleet_worker *to = fleet_worker(c->view.fleet, p->members[p->stages[i + 1].first].worker);
+        const struct fleet_worker *from =
+            fleet_worker(fl->fleet, p->members[p->stages[i].first].worker);
+        const struct fleet_worker *to =
+            fleet_worker(fl->fleet, p->members[p->stages[i + 1].first].worker);
         if (!from || !to) continue;
-        comma(b, &is_first);
+        comma(b, is_first);
         buf_char(b, '{');
         str(b, "from", from->hello.name), buf_char(b, ',');
         str(b, "to", to->hello.name), buf_char(b, ',');
@@ -213,6 +242,16 @@ static void write_links(const struct cluster_json *c, struct buf *b)
         num(b, "latency_us", from->next_latency_us), buf_char(b, ',');
         num(b, "bytes_per_s", from->next_bytes_per_s), buf_char(b, ',');
         whole(b, "bytes", from->beat.frame_bytes_out), buf_char(b, '}');
+    }
+}
+
+static void write_links(const struct cluster_json *c, struct buf *b)
+{
+    bool is_first = true;
+    buf_str(b, "\"links\":[");
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        const struct fleet_lane *fl = fleet_lane(c->view.fleet, i);
+        if (fl) write_links_of(fl, &is_first, b);
     }
     buf_char(b, ']');
 }
@@ -231,34 +270,44 @@ static const char *phase_of(const struct request *r, uint64_t *n_generated)
     return names[furthest];
 }
 
+static void write_request(const struct cluster_json *c, const struct request *r, uint32_t lane,
+                          struct buf *b)
+{
+    uint64_t n_generated;
+    const char *phase = phase_of(r, &n_generated);
+    buf_char(b, '{');
+    str(b, "id", r->id), buf_char(b, ',');
+    whole(b, "lane", lane), buf_char(b, ',');
+    str(b, "phase", phase), buf_char(b, ',');
+    whole(b, "n_choice", r->n_choice), buf_char(b, ',');
+    whole(b, "n_prompt", r->n_prompt), buf_char(b, ',');
+    whole(b, "n_prefilled", r->n_prefilled), buf_char(b, ',');
+    whole(b, "n_cached", r->n_cached), buf_char(b, ',');
+    whole(b, "n_generated", n_generated), buf_char(b, ',');
+    num(b, "age_s", (double)(c->now_us - r->arrived_us) / 1e6), buf_char(b, '}');
+}
+
 static void write_requests(const struct cluster_json *c, struct buf *b)
 {
     bool is_first = true;
-    const struct request *r = NULL;
+    int n = 0;
     buf_str(b, "\"requests\":[");
-    for (int i = 0; i < REQUESTS_MAX && (r = sched_request_next(c->view.sched, r)); i++) {
-        uint64_t n_generated;
-        const char *phase = phase_of(r, &n_generated);
-        comma(b, &is_first);
-        buf_char(b, '{');
-        str(b, "id", r->id), buf_char(b, ',');
-        str(b, "phase", phase), buf_char(b, ',');
-        whole(b, "n_choice", r->n_choice), buf_char(b, ',');
-        whole(b, "n_prompt", r->n_prompt), buf_char(b, ',');
-        whole(b, "n_prefilled", r->n_prefilled), buf_char(b, ',');
-        whole(b, "n_cached", r->n_cached), buf_char(b, ',');
-        whole(b, "n_generated", n_generated), buf_char(b, ',');
-        num(b, "age_s", (double)(c->now_us - r->arrived_us) / 1e6), buf_char(b, '}');
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        const struct request *r = NULL;
+        while (n < REQUESTS_MAX && (r = sched_request_next(c->view.scheds[i], r))) {
+            comma(b, &is_first);
+            write_request(c, r, i, b);
+            n++;
+        }
     }
     buf_char(b, ']');
 }
 
 static void write_totals(const struct cluster_json *c, struct buf *b)
 {
-    struct sched_stats s = sched_stats_get(c->view.sched);
-    uint32_t page_tok = fleet_lane(c->view.fleet)->place.settings.page_tok;
+    struct sched_stats s = metrics_sum(&c->view);
     buf_str(b, "\"kv\":{");
-    whole(b, "page_tok", page_tok), buf_char(b, ',');
+    whole(b, "page_tok", PLACE_PAGE_TOK), buf_char(b, ',');
     whole(b, "pages_total", s.n_page), buf_char(b, ',');
     whole(b, "pages_used", s.n_page_used), buf_char(b, ',');
     whole(b, "pages_cached", s.n_page_cached), buf_char(b, ',');
@@ -289,10 +338,10 @@ void cluster_json_write(const struct cluster_json *c, struct buf *b)
     str(b, "cluster", fleet_cluster(c->view.fleet)), buf_char(b, ',');
     str(b, "state", c->state), buf_char(b, ',');
     str(b, "reason", c->reason), buf_char(b, ',');
-    whole(b, "epoch", fleet_lane(c->view.fleet)->epoch), buf_char(b, ',');
+    whole(b, "epoch", fleet_epoch(c->view.fleet)), buf_char(b, ',');
     num(b, "uptime_s", (double)(c->now_us - c->started_us) / 1e6), buf_char(b, ',');
     write_model(c, b), buf_char(b, ',');
-    write_lane(c, b), buf_char(b, ',');
+    write_lanes(c, b), buf_char(b, ',');
     write_workers(c, b), buf_char(b, ',');
     write_links(c, b), buf_char(b, ',');
     write_totals(c, b), buf_char(b, '}');

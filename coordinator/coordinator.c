@@ -115,7 +115,8 @@ static err_t check_range(const char *what, uint64_t v, uint64_t min, uint64_t ma
                    (unsigned long long)v, (unsigned long long)min, (unsigned long long)max);
 }
 
-static err_t check_parts(struct place_want *w, struct err_text *why)
+// Parts that were given are for groups of n_member.
+static err_t settle_parts(struct place_want *w, uint32_t n_member, struct err_text *why)
 {
     uint32_t n = 0;
     double speed[WIRE_MEMBERS_MAX];
@@ -123,14 +124,13 @@ static err_t check_parts(struct place_want *w, struct err_text *why)
         speed[i] = w->part[i];
         if (w->part[i]) n = i + 1;
     }
-    if (w->split == SPLIT_NONE) {
-        if (n) return err_say(why, ERR_CONFIG, "parts are of a tensor or experts split");
-        return OK;
-    }
-    err_t err = check_range("workers of a stage", w->n_member, 1, WIRE_MEMBERS_MAX, why);
+    if (w->split == SPLIT_NONE)
+        return n ? err_say(why, ERR_CONFIG, "parts are of a tensor or experts split") : OK;
+    err_t err = check_range("workers of a stage", n_member, 1, WIRE_MEMBERS_MAX, why);
     if (err || !n) return err;
-    if (n != w->n_member)
-        return err_say(why, ERR_CONFIG, "%u parts for the %u workers of a stage", n, w->n_member);
+    if (n != n_member)
+        return err_say(why, ERR_CONFIG, "%u parts for the %u workers of a stage", n, n_member);
+    w->n_member = n;
     share_parts(speed, (int32_t)n, w->part);
     return OK;
 }
@@ -147,10 +147,9 @@ static err_t settle(struct coordinator *c, struct err_text *why)
     g->grace_ms = or_usual(g->grace_ms, GRACE_MS_USUAL);
     g->drain_ms = or_usual(g->drain_ms, DRAIN_MS_USUAL);
     g->canary_ms = or_usual(g->canary_ms, CANARY_MS_USUAL);
-    const bool is_split = g->split != SPLIT_NONE;
     *w = (struct place_want){
         .model = c->model,
-        .n_stage = or_usual(g->n_stage, is_split ? 1 : g->n_expect),
+        .n_stage = g->n_stage,
         .split = (enum share_split)g->split,
         .ctx = or_usual(g->ctx, ctx_train < CTX_USUAL ? ctx_train : CTX_USUAL),
         .n_slot = or_usual(g->n_slot, SLOTS_USUAL),
@@ -160,17 +159,21 @@ static err_t settle(struct coordinator *c, struct err_text *why)
         .road = g->road,
     };
     w->kv_tokens = g->kv_tokens ? g->kv_tokens : 4 * (uint64_t)w->ctx;
-    if (!g->n_stage && w->n_stage > n_layer) w->n_stage = n_layer;
-    w->n_member = is_split ? g->n_expect / w->n_stage : 1;
     memcpy(w->part, g->part, sizeof w->part);
+    g->n_lane = or_usual(g->n_lane, 1);
+    struct place_want whole = *w; // of a lane with all its workers
+    place_shape(&whole, g->n_expect / g->n_lane);
     uint64_t kv_max = (uint64_t)STEP_PAGES_MAX * PLACE_PAGE_TOK;
     uint32_t stage_max = n_layer < WIRE_STAGES_MAX ? n_layer : WIRE_STAGES_MAX;
     err_t err = check_range("ctx", w->ctx, PLACE_PAGE_TOK, ctx_train, why);
     if (!err) err = check_range("kv tokens", w->kv_tokens, w->ctx, kv_max, why);
     if (!err) err = check_range("tokens of a step", w->max_tok, 2, STEP_TOKENS_MAX, why);
     if (!err) err = check_range("sequences at once", w->n_slot, 1, STEP_SLOTS_MAX, why);
-    if (!err) err = check_range("stages", w->n_stage, 1, stage_max, why);
-    if (!err) err = check_parts(w, why);
+    if (!err) err = check_range("stages", whole.n_stage, 1, stage_max, why);
+    if (!err) err = check_range("lanes", g->n_lane, 1, FLEET_LANES_MAX / 2, why);
+    if (!err && g->n_lane > g->n_expect)
+        err = err_say(why, ERR_CONFIG, "%u lanes of %u workers", g->n_lane, g->n_expect);
+    if (!err) err = settle_parts(w, whole.n_member, why);
     if (!err) err = check_range("workers to wait for", g->n_expect, 1, LANE_WORKERS_MAX, why);
     return err;
 }
@@ -209,7 +212,10 @@ static err_t open_fleet(struct coordinator *c, struct err_text *why)
                              .state_dir = c->config.state_dir,
                              .join_listen = c->config.join_listen,
                              .want = c->want,
+                             .n_lane = c->config.n_lane,
                              .n_expect = c->config.n_expect,
+                             .n_home = c->config.n_home,
+                             .far_us = (int64_t)c->config.far_ms * 1000,
                              .grace_us = (int64_t)c->config.grace_ms * 1000,
                              .listener = flow_listener};
     f.listener.arg = c;
@@ -221,15 +227,26 @@ static err_t open_fleet(struct coordinator *c, struct err_text *why)
     return err;
 }
 
+static err_t open_lanes(struct coordinator *c, struct err_text *why)
+{
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        c->lanes[i].owner = c;
+        c->lanes[i].number = i;
+        c->lanes[i].sched = sched_new(c->config.queue_max);
+        if (!c->lanes[i].sched) return err_say(why, ERR_MEMORY, "out of memory");
+        sched_count_with(c->lanes[i].sched, &c->last_order);
+    }
+    return OK;
+}
+
 static err_t open_all(struct coordinator *c, struct err_text *why)
 {
     err_t err = model_open(c->config.model, &c->model, why);
     if (err == OK) err = settle(c, why);
     if (err == OK) err = open_text(c, why);
     if (err) return err;
-    c->sched = sched_new(c->config.queue_max);
-    if (!c->sched) return err_say(why, ERR_MEMORY, "out of memory");
-    err = open_fleet(c, why);
+    err = open_lanes(c, why);
+    if (!err) err = open_fleet(c, why);
     if (err || !c->config.door.listen) return err;
     return door_open(&c->loop, &c->config.door, &c->engine, &c->door, why);
 }
@@ -305,8 +322,11 @@ static bool is_drained(struct coordinator *c, int64_t now)
 // Nobody else can come, and those who are here cannot do it.
 static bool is_hopeless(const struct coordinator *c)
 {
-    const struct lane *l = fleet_lane(c->fleet);
-    return !c->config.join_listen && l->state == LANE_NO_CAPACITY && !l->was_ready;
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        const struct fleet_lane *fl = fleet_lane(c->fleet, i);
+        if (fl && (fl->lane.state != LANE_NO_CAPACITY || fl->lane.was_ready)) return false;
+    }
+    return !c->config.join_listen;
 }
 
 static void on_timer(uv_timer_t *t)
@@ -316,7 +336,7 @@ static void on_timer(uv_timer_t *t)
     int stop = atomic_load(c->stop);
     canary_tick(c, now);
     if (is_hopeless(c)) {
-        c->result = fleet_lane(c->fleet)->why_code;
+        c->result = fleet_lane(c->fleet, 0)->lane.why_code;
         uv_stop(&c->loop);
     } else if (stop > 1) {
         uv_stop(&c->loop);
@@ -340,7 +360,7 @@ void coordinator_close(struct coordinator *c)
 {
     if (!c) return;
     c->is_draining = true;
-    if (c->sched && c->fleet)
+    if (c->fleet)
         flow_fail_all(c, ERR_CAPACITY, "the server shut down", COORDINATOR_RETRY_S);
     if (c->door) door_close(c->door);
     fleet_close(c->fleet);
@@ -352,7 +372,8 @@ void coordinator_close(struct coordinator *c)
     uv_close((uv_handle_t *)&c->joined, NULL);
     uv_run(&c->loop, UV_RUN_DEFAULT); // the handles' last words
     if (uv_loop_close(&c->loop) != 0) log_warn("the event loop still had work when it was closed");
-    sched_free(c->sched);
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++)
+        sched_free(c->lanes[i].sched);
     template_close(c->template);
     tokenizer_close(c->tokenizer);
     model_close(c->model);

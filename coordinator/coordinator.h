@@ -17,6 +17,9 @@ struct coordinator_config {
     struct link **local;        // links of workers in this process, taken over; peer: worker's name
     uint32_t n_local;
     uint32_t n_expect;  // workers to wait for before the first plan, >= 1
+    uint32_t n_home;    // of these, started on this machine
+    uint32_t n_lane;    // complete copies of the model that they make; 0: 1
+    uint32_t far_ms;    // round trip over which a worker is far, and a lane of its own; 0: none is
     uint32_t n_stage;   // of a lane; 0: as many as there are workers for; with a split: 1
     uint32_t split;     // enum share_split: each stage is a group that shares it
     uint32_t part[16];  // how much of a stage each member takes; all 0: by speed

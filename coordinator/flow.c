@@ -20,11 +20,12 @@ static struct coordinator *of(struct engine *e)
 
 // -- telling --
 
-// Room was made when the requests came (flow_submit).
-static void collect(struct coordinator *c)
+// Room was made when the requests came (op_submit).
+void flow_collect(struct flow_lane *l)
 {
     uint32_t n;
-    const struct sched_event *e = sched_events(c->sched, &n);
+    struct coordinator *c = l->owner;
+    const struct sched_event *e = sched_events(l->sched, &n);
     BUG_ON(c->n_event + n > c->cap_event);
     if (n) memcpy(c->events + c->n_event, e, n * sizeof *e);
     c->n_event += n;
@@ -65,7 +66,7 @@ static void tell_finish(struct coordinator *c, struct flow_live *live, const str
         l->on_error(r, live->failed, live->why.s, live->retry_after_s);
 }
 
-static void tell(struct coordinator *c)
+void flow_tell(struct coordinator *c)
 {
     if (c->is_telling) return;
     c->is_telling = true;
@@ -99,161 +100,125 @@ static uint32_t step_tokens(const struct step *s)
     return n;
 }
 
-static void pump(struct coordinator *c)
+static void pump(struct flow_lane *l)
 {
+    struct coordinator *c = l->owner;
     struct step s;
-    while (c->is_serving && sched_next(c->sched, clock_now_us(), &s)) {
+    while (l->is_serving && sched_next(l->sched, clock_now_us(), &s)) {
         metrics_observe(&c->metrics, METRICS_STEP_TOKENS, step_tokens(&s));
-        err_t err = fleet_send(c->fleet, &s);
+        err_t err = fleet_send(c->fleet, l->number, &s);
         if (err == OK) continue;
         log_error("step %llu cannot be sent: %s", (unsigned long long)s.number, err_name(err));
-        flow_fail_all(c, err, "a step of this request cannot be sent", 0);
-        fleet_renew(c->fleet);
+        flow_fail_lane(l, err, "a step of this request cannot be sent", 0);
+        fleet_renew(c->fleet, l->number);
     }
 }
 
-// After anything that may have changed what can run and what is to be told.
-static void go_on(struct coordinator *c)
+static void pump_all(struct coordinator *c)
 {
-    collect(c);
-    pump(c);
-    if (c->is_telling) return;
-    tell(c);
-    pump(c); // what the listeners ended made room
-    tell(c);
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++)
+        pump(&c->lanes[i]);
 }
 
-static err_t on_result(void *arg, const struct step_result *r, struct err_text *why)
+void flow_go_on(struct coordinator *c)
+{
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++)
+        flow_collect(&c->lanes[i]);
+    pump_all(c);
+    if (c->is_telling) return;
+    flow_tell(c);
+    pump_all(c); // what the listeners ended made room
+    flow_tell(c);
+}
+
+err_t flow_result(void *arg, uint32_t lane, const struct step_result *r, struct err_text *why)
 {
     struct coordinator *c = arg;
+    struct flow_lane *l = &c->lanes[lane];
     int64_t now = clock_now_us();
-    err_t err = sched_commit(c->sched, r, c->n_vocab, now, why);
+    err_t err = sched_commit(l->sched, r, c->n_vocab, now, why);
     if (err) return err;
-    c->result_us = now;
-    go_on(c);
+    l->result_us = now;
+    flow_collect(l);
+    flow_level(c);
+    flow_go_on(c);
     return OK;
 }
 
-static void on_serve(void *arg, const struct place *p, uint64_t epoch)
+void flow_fail_lane(struct flow_lane *l, err_t code, const char *sentence, uint32_t retry_after_s)
 {
-    struct coordinator *c = arg;
-    struct sched_config s = {.epoch = epoch,
-                             .n_stage = p->n_stage,
-                             .in_flight = p->settings.in_flight,
-                             .n_slot = p->settings.n_slot,
-                             .n_page = p->settings.n_page,
-                             .n_page_local = p->settings.n_page_local,
-                             .window = p->window,
-                             .chunk = p->chunk,
-                             .n_snapshot = p->settings.n_snapshot,
-                             .recurrent = p->recurrent,
-                             .page_tok = p->settings.page_tok,
-                             .max_tok = p->settings.max_tok,
-                             .max_rows = p->settings.max_rows,
-                             .ctx = p->settings.ctx,
-                             .queue_max = c->config.queue_max,
-                             .prefix_cache = !c->config.no_prefix_cache,
-                             .chain = !c->config.no_chain};
-    err_t err = sched_configure(c->sched, &s);
-    if (err) {
-        log_error("no scheduling for epoch %llu: %s", (unsigned long long)epoch, err_name(err));
-        collect(c);
-        flow_fail_all(c, err, "the scheduler cannot be set up for this placement", 0);
-        return;
-    }
-    c->is_serving = true;
-    c->result_us = clock_now_us();
-    go_on(c);
-}
-
-// Requests that were running go on by themselves, but one that sees loss after loss without a new
-// token may be what the workers die of.
-static void on_suspend(void *arg)
-{
-    struct coordinator *c = arg;
-    c->is_serving = false;
-    const struct request *r = sched_request_next(c->sched, NULL), *next;
+    struct coordinator *c = l->owner;
+    const struct request *r = sched_request_next(l->sched, NULL), *next;
     for (; r; r = next) {
-        next = sched_request_next(c->sched, r);
-        struct flow_live *live = r->engine;
-        bool is_running = false;
-        for (uint32_t i = 0; i < r->n_choice; i++)
-            is_running |= r->choices[i].slot >= 0;
-        if (!is_running) continue;
-        c->metrics.moved++;
-        if (++live->n_move <= COORDINATOR_MOVES_MAX || live->failed) continue;
-        live->failed = err_say(&live->why, ERR_CAPACITY,
-                               "workers were lost %u times while they computed this request's "
-                               "next token",
-                               live->n_move);
-        live->retry_after_s = COORDINATOR_RETRY_S;
-        sched_cancel(c->sched, (struct request *)r, clock_now_us());
-        collect(c);
-    }
-    sched_suspend(c->sched);
-    tell(c);
-}
-
-void flow_fail_all(struct coordinator *c, err_t code, const char *sentence, uint32_t retry_after_s)
-{
-    const struct request *r = sched_request_next(c->sched, NULL), *next;
-    for (; r; r = next) {
-        next = sched_request_next(c->sched, r);
+        next = sched_request_next(l->sched, r);
         struct flow_live *live = r->engine;
         if (!live->failed) {
             live->failed = err_say(&live->why, code, "%s", sentence);
             live->retry_after_s = retry_after_s;
         }
-        sched_cancel(c->sched, (struct request *)r, clock_now_us());
-        collect(c);
+        sched_cancel(l->sched, (struct request *)r, clock_now_us());
+        flow_collect(l);
     }
-    tell(c);
+    flow_tell(c);
 }
 
-static void on_give_up(void *arg, const char *sentence)
+void flow_fail_all(struct coordinator *c, err_t code, const char *sentence, uint32_t retry_after_s)
 {
-    struct coordinator *c = arg;
-    struct err_text why;
-    err_say(&why, ERR_CAPACITY, "no placement of the model is left: %s", sentence);
-    flow_fail_all(c, ERR_CAPACITY, why.s, COORDINATOR_RETRY_S);
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++)
+        flow_fail_lane(&c->lanes[i], code, sentence, retry_after_s);
+}
+
+bool flow_lane_is_idle(const struct flow_lane *l)
+{
+    return sched_request_next(l->sched, NULL) == NULL;
 }
 
 bool flow_is_idle(const struct coordinator *c)
 {
-    return sched_request_next(c->sched, NULL) == NULL && c->n_event == 0;
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++)
+        if (!flow_lane_is_idle(&c->lanes[i])) return false;
+    return c->n_event == 0;
 }
-
-static bool is_busy(void *arg)
-{
-    return !flow_is_idle(arg);
-}
-
-const struct fleet_listener flow_listener = {.on_serve = on_serve,
-                                             .on_suspend = on_suspend,
-                                             .on_result = on_result,
-                                             .on_give_up = on_give_up,
-                                             .is_busy = is_busy};
 
 // -- what the front door asks --
 
-static enum engine_state op_state(struct engine *e, const char **reason)
+static enum engine_state lane_engine_state(const struct coordinator *c, uint32_t i,
+                                           const struct lane *l)
 {
-    struct coordinator *c = of(e);
-    const struct lane *l = fleet_lane(c->fleet);
-    lane_describe(l, &c->reason);
-    if (reason) *reason = c->reason.s;
-    if (c->is_draining) {
-        err_say(&c->reason, OK, "shutting down");
-        return ENGINE_DRAINING;
-    }
     switch (l->state) {
     case LANE_NO_CAPACITY:
         return ENGINE_NO_CAPACITY;
     case LANE_READY:
-        return c->is_serving ? ENGINE_READY : ENGINE_DEGRADED;
+        return c->lanes[i].is_serving ? ENGINE_READY : ENGINE_DEGRADED;
     default:
         return l->was_ready ? ENGINE_DEGRADED : ENGINE_LOADING;
     }
+}
+
+// The best of all lanes is what callers get; the reason tells of the first that falls short.
+static enum engine_state op_state(struct engine *e, const char **reason)
+{
+    static const uint8_t rank[] = {[ENGINE_READY] = 3, [ENGINE_DEGRADED] = 2, [ENGINE_LOADING] = 1};
+    struct coordinator *c = of(e);
+    enum engine_state best = ENGINE_NO_CAPACITY;
+    uint32_t n = 0, n_ready = 0;
+    struct err_text word = {0};
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        const struct fleet_lane *fl = fleet_lane(c->fleet, i);
+        if (!fl) continue;
+        const enum engine_state s = lane_engine_state(c, i, &fl->lane);
+        n++;
+        n_ready += s == ENGINE_READY;
+        if (rank[s] > rank[best]) best = s;
+        if (n > 1 && (s == ENGINE_READY || n - 1 > n_ready)) continue;
+        lane_describe(&fl->lane, &c->reason);
+        err_say(&word, OK, "%s: %s", fl->name, c->reason.s);
+    }
+    if (n > 1) err_say(&c->reason, OK, "%u of %u lanes serve; %s", n_ready, n, word.s);
+    if (reason) *reason = c->reason.s;
+    if (!c->is_draining) return best;
+    err_say(&c->reason, OK, "shutting down");
+    return ENGINE_DRAINING;
 }
 
 // Whether a request may come in now. One that can be served soon waits in the queue instead.
@@ -264,7 +229,9 @@ static err_t admit(struct coordinator *c, uint32_t *retry_after_s, struct err_te
     switch (op_state(&c->engine, &reason)) {
     case ENGINE_READY:
     case ENGINE_DEGRADED:
-        return OK;
+        if (fleet_has_hands(c->fleet)) return OK;
+        what = "every worker is being drained";
+        break;
     case ENGINE_LOADING:
         what = "the model is loading";
         break;
@@ -279,11 +246,24 @@ static err_t admit(struct coordinator *c, uint32_t *retry_after_s, struct err_te
     return err_say(why, ERR_CAPACITY, "%s: %s", what, reason);
 }
 
+static struct metrics_view view(const struct coordinator *c)
+{
+    struct metrics_view v = {
+        .metrics = &c->metrics, .fleet = c->fleet, .model = c->engine_model.id};
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        const struct flow_lane *l = &c->lanes[i];
+        v.scheds[i] = l->sched;
+        if (l->result_us > v.result_us) v.result_us = l->result_us;
+    }
+    return v;
+}
+
 // When a caller that is sent away now would find room, if requests go on as they did.
 static uint32_t guess_wait_s(const struct coordinator *c)
 {
     const struct metrics_histogram *h = &c->metrics.histograms[METRICS_E2E];
-    struct sched_stats s = sched_stats_get(c->sched);
+    struct metrics_view v = view(c);
+    const struct sched_stats s = metrics_sum(&v);
     double each = h->n ? h->sum / (double)h->n : 1;
     double wait = ceil(each * s.n_waiting / (s.n_slot ? s.n_slot : 1));
     return wait < 1 ? 1 : wait > 60 ? 60 : (uint32_t)wait;
@@ -301,36 +281,68 @@ static bool reserve_events(struct coordinator *c, uint32_t n_more)
     return true;
 }
 
+err_t flow_submit_to(struct flow_lane *l, struct request *r, const struct engine_listener *e,
+                     struct err_text *why)
+{
+    struct coordinator *c = l->owner;
+    struct flow_live *live = arena_take(&r->arena, sizeof *live + r->n_choice * sizeof(int64_t));
+    if (!live || !reserve_events(c, r->n_choice))
+        return err_say(why, ERR_MEMORY, "no memory for another request");
+    live->listener = e;
+    live->lane = l;
+    r->engine = live;
+    err_t err = sched_submit(l->sched, r, clock_now_us(), why);
+    if (err)
+        r->engine = NULL;
+    else
+        c->n_choice += r->n_choice;
+    return err;
+}
+
+// A lane whose pages are too few, or whose queue is full, is not the last word.
+static err_t submit_somewhere(struct coordinator *c, struct request *r,
+                              const struct engine_listener *l, struct err_text *why)
+{
+    err_t err = ERR_BUSY;
+    uint32_t refused = 0;
+    struct flow_lane *lane;
+    while ((lane = flow_choose(c, r, refused))) {
+        err = flow_submit_to(lane, r, l, why);
+        if (err != ERR_TOO_LARGE && err != ERR_BUSY) return err;
+        refused |= 1u << lane->number;
+    }
+    return err;
+}
+
 static err_t op_submit(struct engine *e, struct request *r, const struct engine_listener *l,
                        uint32_t *retry_after_s, struct err_text *why)
 {
     struct coordinator *c = of(e);
     err_t err = admit(c, retry_after_s, why);
     if (err) return err;
-    struct flow_live *live = arena_take(&r->arena, sizeof *live + r->n_choice * sizeof(int64_t));
-    if (!live || !reserve_events(c, r->n_choice))
-        return err_say(why, ERR_MEMORY, "no memory for another request");
-    live->listener = l;
-    r->engine = live;
-    err = sched_submit(c->sched, r, clock_now_us(), why);
+    err = submit_somewhere(c, r, l, why);
     if (err) {
-        r->engine = NULL;
         c->metrics.refused_busy += err == ERR_BUSY;
         *retry_after_s = err == ERR_BUSY ? guess_wait_s(c) : 0;
         return err;
     }
-    c->n_choice += r->n_choice;
     *retry_after_s = 0;
-    go_on(c);
+    flow_go_on(c);
     return OK;
+}
+
+static struct sched *sched_of(const struct request *r)
+{
+    const struct flow_live *live = r->engine;
+    return live->lane->sched;
 }
 
 static void op_finish(struct engine *e, struct choice *choice, enum finish reason)
 {
     struct coordinator *c = of(e);
     if (choice->state == CHOICE_DONE) return; // its end is on the way to the listener already
-    sched_finish(c->sched, choice, reason, clock_now_us());
-    go_on(c);
+    sched_finish(sched_of(choice->req), choice, reason, clock_now_us());
+    flow_go_on(c);
 }
 
 static void op_cancel(struct engine *e, struct request *r)
@@ -339,19 +351,20 @@ static void op_cancel(struct engine *e, struct request *r)
     struct flow_live *live = r->engine;
     live->is_cancelled = true;
     if (r->n_live == 0) return;
-    sched_cancel(c->sched, r, clock_now_us());
-    go_on(c);
+    sched_cancel(live->lane->sched, r, clock_now_us());
+    flow_go_on(c);
+}
+
+static err_t op_drain(struct engine *e, const char *name, uint32_t grace_s, struct err_text *why)
+{
+    struct coordinator *c = of(e);
+    const int64_t grace_us = grace_s ? grace_s * 1000000LL : c->config.drain_ms * 1000LL;
+    return fleet_drain(c->fleet, name, grace_us, why);
 }
 
 static const struct engine_model *op_model(struct engine *e)
 {
     return &of(e)->engine_model;
-}
-
-static struct metrics_view view(const struct coordinator *c)
-{
-    return (struct metrics_view){
-        .metrics = &c->metrics, .sched = c->sched, .fleet = c->fleet, .model = c->engine_model.id};
 }
 
 static void op_metrics(struct engine *e, struct buf *out)
@@ -371,7 +384,6 @@ static void op_cluster(struct engine *e, struct buf *out)
                              .state = words[state],
                              .reason = reason,
                              .ctx = c->want.ctx,
-                             .n_stage_wanted = c->want.n_stage,
                              .now_us = clock_now_us(),
                              .started_us = c->started_us};
     cluster_json_write(&j, out);
@@ -385,4 +397,5 @@ const struct engine_ops flow_ops = {
     .state = op_state,
     .metrics = op_metrics,
     .cluster = op_cluster,
+    .drain = op_drain,
 };

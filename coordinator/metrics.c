@@ -99,6 +99,34 @@ void metrics_request(struct metrics *m, const struct request *r, enum finish rea
     metrics_observe(m, METRICS_N, r->n_choice);
 }
 
+struct sched_stats metrics_sum(const struct metrics_view *v)
+{
+    struct sched_stats sum = {0};
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        const struct sched_stats s = sched_stats_get(v->scheds[i]);
+        sum.n_running += s.n_running;
+        sum.n_waiting += s.n_waiting;
+        sum.n_slot += s.n_slot;
+        sum.n_page += s.n_page;
+        sum.n_page_used += s.n_page_used;
+        sum.n_page_cached += s.n_page_cached;
+        sum.in_flight += s.in_flight;
+        sum.n_page_local += s.n_page_local;
+        sum.n_page_local_used += s.n_page_local_used;
+        sum.n_page_local_cached += s.n_page_local_cached;
+        sum.n_snapshot += s.n_snapshot;
+        sum.n_snapshot_cached += s.n_snapshot_cached;
+        sum.prefix_queries += s.prefix_queries;
+        sum.prefix_hits += s.prefix_hits;
+        sum.preemptions += s.preemptions;
+        sum.prompt_tokens += s.prompt_tokens;
+        sum.generated_tokens += s.generated_tokens;
+        sum.steps += s.steps;
+        sum.step_tokens += s.step_tokens;
+    }
+    return sum;
+}
+
 // -- writing --
 
 struct writer {
@@ -168,7 +196,7 @@ static void write_finished(struct writer *w)
 
 static void write_sched(struct writer *w)
 {
-    struct sched_stats s = sched_stats_get(w->v->sched);
+    struct sched_stats s = metrics_sum(w->v);
     const struct metrics *m = w->v->metrics;
     single(w, "vllm:num_requests_running", "gauge", "Sequences being computed.", s.n_running);
     single(w, "vllm:num_requests_waiting", "gauge", "Sequences in the queue.", s.n_waiting);
@@ -207,16 +235,33 @@ static void write_sched(struct writer *w)
            "Refused: loading, shutting down, or no placement.", (double)m->refused_capacity);
 }
 
+// Lanes that have a plan, one after the other: from `from` on; FLEET_LANES_MAX: no more.
+static uint32_t next_planned(const struct writer *w, uint32_t from)
+{
+    while (from < FLEET_LANES_MAX) {
+        const struct fleet_lane *fl = fleet_lane(w->v->fleet, from);
+        if (fl && fl->lane.place.n_stage) break;
+        from++;
+    }
+    return from;
+}
+
+#define each_planned(w, i, fl)                                                                     \
+    for (uint32_t i = next_planned(w, 0); i < FLEET_LANES_MAX; i = next_planned(w, i + 1))         \
+        for (const struct fleet_lane *fl = fleet_lane((w)->v->fleet, i); fl; fl = NULL)
+
 static void write_cache_config(struct writer *w)
 {
-    const struct lane *l = fleet_lane(w->v->fleet);
-    if (l->place.n_stage == 0) return;
-    const struct plan_settings *s = &l->place.settings;
     head(w, "vllm:cache_config_info", "gauge", "How the KV cache is laid out.");
-    buf_printf(w->out,
-               "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\","
-               "cache_dtype=\"%s\"} 1\n",
-               w->labels.data, s->page_tok, s->n_page, dtype_info(s->kv_dtype)->name);
+    each_planned(w, i, fl)
+    {
+        const struct plan_settings *s = &fl->lane.place.settings;
+        buf_printf(w->out,
+                   "vllm:cache_config_info{%s,lane=\"%s\",block_size=\"%u\","
+                   "num_gpu_blocks=\"%u\",cache_dtype=\"%s\"} 1\n",
+                   w->labels.data, fl->name, s->page_tok, s->n_page,
+                   dtype_info(s->kv_dtype)->name);
+    }
 }
 
 static void hex(struct buf *b, const uint8_t *data, size_t n)
@@ -227,62 +272,112 @@ static void hex(struct buf *b, const uint8_t *data, size_t n)
 
 static void write_plan(struct writer *w)
 {
-    const struct lane *l = fleet_lane(w->v->fleet);
     struct fleet_stats s = fleet_stats_get(w->v->fleet);
-    single(w, "trireme_epoch", "gauge", "Plan epoch.", (double)l->epoch);
+    single(w, "trireme_epoch", "gauge", "Newest plan epoch.", (double)fleet_epoch(w->v->fleet));
     single(w, "trireme_plans_total", "counter", "Plans sent out.", (double)s.plans);
     single(w, "trireme_worker_deaths_total", "counter", "Workers that left or were dropped.",
            (double)s.deaths);
+    single(w, "trireme_workers_drained_total", "counter", "Workers that were asked to leave.",
+           (double)s.drained);
     single(w, "trireme_joins_refused_total", "counter", "Connections refused.", (double)s.refused);
-    if (l->place.n_stage == 0) return;
-    head(w, "trireme_plan_id", "gauge", "The plan that serves or loads.");
-    buf_printf(w->out, "trireme_plan_id{%s,plan=\"", w->labels.data);
-    hex(w->out, l->place.hash, 8);
-    buf_printf(w->out, "\",state=\"%s\"} 1\n", lane_state_name(l->state));
+    head(w, "trireme_plan_id", "gauge", "The plans that serve or load.");
+    each_planned(w, i, fl)
+    {
+        buf_printf(w->out, "trireme_plan_id{%s,lane=\"%s\",plan=\"", w->labels.data, fl->name);
+        hex(w->out, fl->lane.place.hash, 8);
+        buf_printf(w->out, "\",state=\"%s\"} 1\n", lane_state_name(fl->lane.state));
+    }
+}
+
+static double lane_up(const struct fleet_lane *fl, const struct sched_stats *s)
+{
+    (void)s;
+    return fl->lane.state == LANE_READY;
+}
+
+static double lane_running(const struct fleet_lane *fl, const struct sched_stats *s)
+{
+    (void)fl;
+    return s->n_running;
+}
+
+static double lane_waiting(const struct fleet_lane *fl, const struct sched_stats *s)
+{
+    (void)fl;
+    return s->n_waiting;
+}
+
+static double lane_steps(const struct fleet_lane *fl, const struct sched_stats *s)
+{
+    (void)fl;
+    return (double)s->steps;
+}
+
+static void write_lanes(struct writer *w)
+{
+    static const struct {
+        const char *name, *type, *help;
+        double (*value)(const struct fleet_lane *, const struct sched_stats *);
+    } metrics[] = {
+        {"trireme_lane_up", "gauge", "1: every stage of the lane answers.", lane_up},
+        {"trireme_lane_running", "gauge", "Sequences being computed in the lane.", lane_running},
+        {"trireme_lane_waiting", "gauge", "Sequences waiting in the lane.", lane_waiting},
+        {"trireme_lane_steps_total", "counter", "Steps sent to the lane.", lane_steps},
+    };
+    for (size_t k = 0; k < sizeof metrics / sizeof *metrics; k++) {
+        head(w, metrics[k].name, metrics[k].type, metrics[k].help);
+        for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+            const struct fleet_lane *fl = fleet_lane(w->v->fleet, i);
+            if (!fl) continue;
+            const struct sched_stats s = sched_stats_get(w->v->scheds[i]);
+            buf_printf(w->out, "%s{%s,lane=\"%s\"} %.17g\n", metrics[k].name, w->labels.data,
+                       fl->name, metrics[k].value(fl, &s));
+        }
+    }
 }
 
 // One metric with a line for each worker.
 static void each_worker(struct writer *w, const char *name, const char *type, const char *help,
-                        double (*value)(const struct lane *, const struct fleet_worker *))
+                        double (*value)(const struct fleet_worker *))
 {
-    const struct lane *l = fleet_lane(w->v->fleet);
     head(w, name, type, help);
     for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++) {
         const struct fleet_worker *worker = fleet_worker(w->v->fleet, i);
         if (!worker) continue;
         buf_printf(w->out, "%s{%s,", name, w->labels.data);
         label(w->out, "node", worker->hello.name);
-        buf_printf(w->out, "} %.17g\n", value(l, worker));
+        buf_printf(w->out, "} %.17g\n", value(worker));
     }
 }
 
-static double worker_up(const struct lane *l, const struct fleet_worker *w)
+static double worker_up(const struct fleet_worker *w)
 {
-    return l->workers[w->number].role != LANE_OUT;
+    return fleet_worker_role(w) != LANE_OUT;
 }
 
-static double worker_epoch(const struct lane *l, const struct fleet_worker *w)
+static double worker_epoch(const struct fleet_worker *w)
 {
-    (void)l;
     return (double)w->beat.epoch;
 }
 
-static double worker_free(const struct lane *l, const struct fleet_worker *w)
+static double worker_free(const struct fleet_worker *w)
 {
-    (void)l;
     return (double)w->beat.mem_free_bytes;
 }
 
-static double worker_used(const struct lane *l, const struct fleet_worker *w)
+static double worker_used(const struct fleet_worker *w)
 {
-    (void)l;
     return (double)w->beat.mem_used_bytes;
 }
 
-static double worker_beat_age(const struct lane *l, const struct fleet_worker *w)
+static double worker_beat_age(const struct fleet_worker *w)
 {
-    (void)l;
     return (double)(clock_now_us() - w->beat_us) / 1e6;
+}
+
+static double worker_trip(const struct fleet_worker *w)
+{
+    return (double)w->trip_us / 1e6;
 }
 
 static void write_workers(struct writer *w)
@@ -293,6 +388,8 @@ static void write_workers(struct writer *w)
                 worker_used);
     each_worker(w, "trireme_worker_mem_free_bytes", "gauge", "Memory free on its machine.",
                 worker_free);
+    each_worker(w, "trireme_worker_trip_seconds", "gauge",
+                "Shortest round trip of the control link, 0: unknown.", worker_trip);
     each_worker(w, "trireme_worker_heartbeat_age_seconds", "gauge", "Since its last heartbeat.",
                 worker_beat_age);
 }
@@ -317,50 +414,78 @@ static double stage_wait(const struct fleet_worker *w)
     return (double)w->beat.wait_us / 1e6;
 }
 
+static double stage_exchange(const struct fleet_worker *w)
+{
+    return (double)w->beat.exchange_us / 1e6;
+}
+
+static double stage_bubble(const struct fleet_worker *w)
+{
+    return w->load_span_us ? (double)w->load_wait_us / (double)w->load_span_us : 0;
+}
+
+static void write_stages_of(struct writer *w, const struct fleet_lane *fl,
+                            const struct stage_metric *metric)
+{
+    const struct lane *l = &fl->lane;
+    for (uint32_t i = 0; i < l->place.n_member; i++) {
+        const struct place_member *m = &l->place.members[i];
+        const struct fleet_worker *worker = fleet_worker(w->v->fleet, m->worker);
+        if (!worker || worker->beat.epoch != l->epoch) continue;
+        buf_printf(w->out, "%s{%s,lane=\"%s\",stage=\"%u\",", metric->name, w->labels.data,
+                   fl->name, m->stage);
+        label(w->out, "node", worker->hello.name);
+        buf_printf(w->out, "} %.9g\n", metric->value(worker));
+    }
+}
+
 static void write_stages(struct writer *w)
 {
     static const struct stage_metric stages[] = {
         {"stage_time_seconds", "gauge", "Mean compute time of a step in this epoch.", stage_time},
         {"trireme_stage_busy_seconds", "gauge", "Compute time in this epoch.", stage_busy},
         {"trireme_stage_wait_seconds", "gauge", "Waiting time in this epoch.", stage_wait},
+        {"trireme_stage_exchange_seconds", "gauge",
+         "Compute time spent waiting for other members of the stage.", stage_exchange},
+        {"trireme_stage_bubble_ratio", "gauge",
+         "Share of the time in which the lane had steps on their way that the stage had to wait.",
+         stage_bubble},
     };
-    const struct lane *l = fleet_lane(w->v->fleet);
     for (size_t k = 0; k < sizeof stages / sizeof *stages; k++) {
         head(w, stages[k].name, stages[k].type, stages[k].help);
-        for (uint32_t i = 0; i < l->place.n_member; i++) {
-            const struct place_member *m = &l->place.members[i];
-            const struct fleet_worker *worker = fleet_worker(w->v->fleet, m->worker);
-            if (!worker || worker->beat.epoch != l->epoch) continue;
-            buf_printf(w->out, "%s{%s,stage=\"%u\",", stages[k].name, w->labels.data, m->stage);
-            label(w->out, "node", worker->hello.name);
-            buf_printf(w->out, "} %.9g\n", stages[k].value(worker));
-        }
+        each_planned(w, i, fl) write_stages_of(w, fl, &stages[k]);
+    }
+}
+
+static void write_links_of(struct writer *w, const struct fleet_lane *fl, const char *name,
+                           bool is_rtt)
+{
+    const struct place *p = &fl->lane.place;
+    for (uint32_t i = 0; i + 1 < p->n_stage; i++) {
+        const struct fleet_worker *from =
+            fleet_worker(w->v->fleet, p->members[p->stages[i].first].worker);
+        const struct fleet_worker *to =
+            fleet_worker(w->v->fleet, p->members[p->stages[i + 1].first].worker);
+        if (!from || !to) continue;
+        buf_printf(w->out, "%s{%s,", name, w->labels.data);
+        label(w->out, "src", from->hello.name);
+        buf_char(w->out, ',');
+        label(w->out, "dst", to->hello.name);
+        buf_char(w->out, ',');
+        label(w->out, "path", from->transport);
+        buf_printf(w->out, "} %.9g\n",
+                   is_rtt ? 2 * from->next_latency_us / 1e6 : (double)from->beat.frame_bytes_out);
     }
 }
 
 static void write_links(struct writer *w)
 {
-    const struct lane *l = fleet_lane(w->v->fleet);
     for (int is_rtt = 0; is_rtt < 2; is_rtt++) {
         const char *name = is_rtt ? "link_rtt_seconds" : "link_bytes_total";
         head(w, name, is_rtt ? "gauge" : "counter",
              is_rtt ? "Round trip between neighbouring stages, measured when they connected."
                     : "Bytes sent to the next stage, since the sender joined the epoch.");
-        for (uint32_t i = 0; i + 1 < l->place.n_stage; i++) {
-            const struct fleet_worker *from = fleet_worker(w->v->fleet, l->place.members[l->place.stages[i].first].worker);
-            const struct fleet_worker *to =
-                fleet_worker(w->v->fleet, l->place.members[l->place.stages[i + 1].first].worker);
-            if (!from || !to) continue;
-            buf_printf(w->out, "%s{%s,", name, w->labels.data);
-            label(w->out, "src", from->hello.name);
-            buf_char(w->out, ',');
-            label(w->out, "dst", to->hello.name);
-            buf_char(w->out, ',');
-            label(w->out, "path", from->transport);
-            buf_printf(w->out, "} %.9g\n",
-                       is_rtt ? 2 * from->next_latency_us / 1e6
-                              : (double)from->beat.frame_bytes_out);
-        }
+        each_planned(w, i, fl) write_links_of(w, fl, name, is_rtt);
     }
 }
 
@@ -379,6 +504,7 @@ void metrics_write(const struct metrics_view *v, struct buf *out)
     for (int i = 0; i < METRICS_HISTOGRAMS; i++)
         histogram(&w, (enum metrics_histogram_id)i);
     write_plan(&w);
+    write_lanes(&w);
     write_workers(&w);
     write_stages(&w);
     write_links(&w);

@@ -50,9 +50,11 @@ double metrics_tokens_per_s(const struct metrics *m, int64_t now_us);
 
 struct metrics_view {
     const struct metrics *metrics;
-    const struct sched *sched;
+    const struct sched *scheds[FLEET_LANES_MAX]; // of each lane; some have nothing
     const struct fleet *fleet;
     const char *model;
     int64_t result_us; // last result; 0: none
 };
+// Over all lanes.
+struct sched_stats metrics_sum(const struct metrics_view *v);
 void metrics_write(const struct metrics_view *v, struct buf *out);

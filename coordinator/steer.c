@@ -13,8 +13,13 @@ void steer_remember(struct steer *s, uint64_t session, uint32_t lane)
 
 bool steer_has_room(const struct steer_lane *l, uint32_t n_choice)
 {
-    return l->is_open && l->n_waiting == 0 && l->n_running + n_choice <= l->n_slot &&
+    return l->is_open && l->n_running + l->n_waiting + n_choice <= l->n_slot &&
            l->n_page <= l->n_page_room;
+}
+
+bool steer_is_full(const struct steer_lane *l, uint32_t n_choice)
+{
+    return l->n_running + n_choice > l->n_slot || l->n_page > l->n_page_room;
 }
 
 static double load(const struct steer_lane *l)

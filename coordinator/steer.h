@@ -7,7 +7,7 @@
 //   3. all are full: it waits in the near lane with the shortest queue for its size; far ones only
 //      if there are no others
 //
-// Room: a free slot for every choice, nobody waiting, pages for the prompt.
+// Room: a free slot for every choice and all who wait already, pages for the prompt.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,6 +33,8 @@ struct steer {
 };
 
 bool steer_has_room(const struct steer_lane *l, uint32_t n_choice);
+// Even one that waits there alone could not begin now.
+bool steer_is_full(const struct steer_lane *l, uint32_t n_choice);
 // Index of a lane, or STEER_NONE: none is open. session 0: the request belongs to none.
 uint32_t steer_choose(const struct steer *s, const struct steer_lane *lanes, uint32_t n,
                       uint64_t session, uint32_t n_choice);

@@ -1,5 +1,5 @@
-// trireme probe: what this machine is and what it can do, for people, as JSON, and as a cluster file
-// that `trireme plan --cluster` reads.
+// trireme probe: what this machine is and what it can do, for people, as JSON, and as a cluster
+// file that `trireme plan --cluster` reads.
 #include "deploy/cmd.h"
 #include "deploy/here.h"
 #include "deploy/opts.h"
@@ -45,8 +45,7 @@ static void text_cpu(const struct here *h, struct buf *b)
 {
     const struct probe *p = &h->probe;
     buf_printf(b, "%s\n  cpu       %s, %s\n", p->host, p->cpu, p->arch);
-    buf_printf(b,
-               "            %d package%s, %d core%s, %d thread%s (%d usable), %d NUMA node%s\n",
+    buf_printf(b, "            %d package%s, %d core%s, %d thread%s (%d usable), %d NUMA node%s\n",
                p->n_package, s_of(p->n_package), p->n_core, s_of(p->n_core), p->n_thread,
                s_of(p->n_thread), p->n_usable, p->n_numa, s_of(p->n_numa));
     buf_str(b, "            caches: ");
@@ -82,8 +81,9 @@ static void text_gpu(const struct gpu *g, int32_t i, struct buf *b)
     if (g->n_nvlink)
         buf_printf(b, ", %u NVLink%s of %.1f GB/s", g->n_nvlink, s_of((int32_t)g->n_nvlink),
                    g->nvlink_mbyte_s * 1e-3);
-    buf_printf(b, "\n            by its widths and clocks: reads %.0f GB/s, int8 %.0f TOP/s, "
-                  "f32 %.1f TFLOP/s\n",
+    buf_printf(b,
+               "\n            by its widths and clocks: reads %.0f GB/s, int8 %.0f TOP/s, "
+               "f32 %.1f TFLOP/s\n",
                g->read_bytes_per_s * 1e-9, g->int8_ops_per_s * 1e-12, g->f32_flops_per_s * 1e-12);
 }
 

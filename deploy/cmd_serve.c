@@ -1,7 +1,9 @@
 // trireme serve: the coordinator, and with it either one worker in this process (the default), or
 // local worker processes (--workers N), or workers that dial in from elsewhere.
 #include "coordinator/coordinator.h"
+#include "coordinator/fleet/fleet.h"
 #include "deploy/cmd.h"
+#include "deploy/here.h"
 #include "deploy/crew.h"
 #include "deploy/textfile.h"
 #include "deploy/opts.h"
@@ -9,8 +11,6 @@
 #include "proto/base/log.h"
 #include "topology/cluster.h"
 #include "topology/probe.h"
-#include "topology/share.h"
-#include "proto/wire/wire.h"
 #include "worker/worker.h"
 
 #include <pthread.h>
@@ -85,6 +85,7 @@ static err_t local_start(struct local_worker *l, const struct serve *s, struct l
         .transports = s->transports,
         .devices = s->devices,
         .measure = true,
+        .measured_dir = here_dir(),
         .dial = local_dial,
         .dial_arg = l,
     };
@@ -197,6 +198,7 @@ static err_t prepare(struct serve *s, struct err_text *why)
         return err_say(why, ERR_CONFIG, "--local and --workers exclude each other");
     uint32_t own = s->n_local + s->n_worker;
     if (!c->n_expect) c->n_expect = own ? own : 1;
+    c->n_home = own;
     if (!s->n_local && !c->join_listen) c->join_listen = "127.0.0.1:0";
     if (!c->join_listen) c->state_dir = NULL;
     return err;
@@ -252,7 +254,7 @@ static int serve(struct serve *s)
 
 int cmd_serve(int argc, char **argv)
 {
-    struct serve s = {.n_worker = UINT32_MAX, .c.door.listen = "127.0.0.1:30000"};
+    struct serve s = {.n_worker = UINT32_MAX, .c.far_ms = 10, .c.door.listen = "127.0.0.1:30000"};
     struct coordinator_config *c = &s.c;
     const char *args[1];
     const struct opt opts[] = {
@@ -266,8 +268,12 @@ int cmd_serve(int argc, char **argv)
         {"join-listen", OPT_STR, &c->join_listen, "ADDR:PORT",
          "where workers dial in (127.0.0.1, any port)", 0, 0},
         {"expect", OPT_U32, &c->n_expect, "N", "workers to wait for before the first plan", 1, 64},
+        {"lanes", OPT_U32, &c->n_lane, "N",
+         "complete copies of the model that the near workers make (1)", 1, FLEET_LANES_MAX / 2},
+        {"far", OPT_U32, &c->far_ms, "MS",
+         "round trip over which a worker is a lane of its own (10); 0: none is", 0, 60000},
         {"stages", OPT_U32, &c->n_stage, "N",
-         "stages to split the layers into (as many as workers; with --split 1)", 1, 64},
+         "stages of a lane (as many as its workers; with --split 1)", 1, 64},
         {"split", OPT_CHOICE, &c->split, "layers|tensor|experts",
          "what workers divide: layers, or the inside of each stage (layers)", 0, 0},
         {"parts", OPT_STR, &s.parts, "N,N..", "share of each member of a stage (by speed)", 0, 0},

@@ -1,5 +1,6 @@
 // trireme worker: one process that joins a coordinator and computes part of its model.
 #include "deploy/cmd.h"
+#include "deploy/here.h"
 #include "deploy/textfile.h"
 #include "deploy/join.h"
 #include "deploy/opts.h"
@@ -13,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define STORE_RESERVE ((uint64_t)5 << 30)
 
 static atomic_int stop;
 
@@ -58,18 +61,25 @@ static int run(struct worker_config *c, struct join *j)
 
 int cmd_worker(int argc, char **argv)
 {
-    char name[64], state[4096], *token = NULL;
+    char name[64], state[4096], store[8192], *token = NULL;
     struct join j = {0};
-    struct worker_config c = {0};
+    struct worker_config c = {.store_reserve_bytes = STORE_RESERVE};
     struct opt_strs models = {0};
     const char *token_file = NULL;
-    uint32_t threads = 0;
-    bool no_measure = false, verbose = false;
+    uint32_t threads = 0, own_lane = 0;
+    bool no_measure = false, no_store = false, verbose = false;
     const struct opt opts[] = {
         {"join", OPT_STR, &j.address, "HOST:PORT", "the coordinator's join address", 0, 0},
         {"token-file", OPT_STR, &token_file, "FILE", "join token (trireme token new); needed once",
          0, 0},
         {"model", OPT_STRS, &models, "PATH", "model file, or folder of them; repeatable", 0, 0},
+        {"store", OPT_STR, &c.store_dir, "DIR",
+         "where copies of models from the coordinator grow (STATE/store)", 0, 0},
+        {"store-reserve", OPT_SIZE, &c.store_reserve_bytes, "BYTES",
+         "to stay free on its volume (5G)", 0, 0},
+        {"no-store", OPT_FLAG, &no_store, NULL, "copy no models", 0, 0},
+        {"lane", OPT_CHOICE, &own_lane, "any|own",
+         "own: hold the whole model alone, if it fits (any)", 0, 0},
         {"name", OPT_STR, &j.name, "NAME", "this worker's name (the host's)", 0, 0},
         {"state", OPT_STR, &j.state_dir, "DIR", "state folder (~/.local/state/trireme/worker)", 0,
          0},
@@ -84,12 +94,13 @@ int cmd_worker(int argc, char **argv)
         {0},
     };
     const struct opt_spec spec = {
-        "worker --join HOST:PORT --token-file FILE --model PATH [options]",
+        "worker --join HOST:PORT --token-file FILE [--model PATH] [options]",
         "Joins a coordinator and computes part of its model.", opts, 0, 0};
     int code = opts_parse(&spec, argc, argv, NULL);
     if (code >= 0) return code;
-    if (!j.address || !models.n) {
-        fprintf(stderr, "error: trireme %s: --join and --model are needed\n", spec.usage);
+    if (!j.address || (no_store && !models.n)) {
+        fprintf(stderr, "error: trireme %s: %s needed\n", spec.usage,
+                j.address ? "--model is, without a store," : "--join is");
         return 2;
     }
     struct err_text why = {0};
@@ -99,10 +110,17 @@ int cmd_worker(int argc, char **argv)
     snprintf(state, sizeof state, "%s/worker", cmd_state_dir(NULL));
     if (!j.name) j.name = name;
     if (!j.state_dir) j.state_dir = state;
+    snprintf(store, sizeof store, "%s/store", j.state_dir);
+    if (no_store)
+        c.store_dir = NULL;
+    else if (!c.store_dir)
+        c.store_dir = store;
     j.token = token && token[0] ? token : NULL;
     c.models = models.at;
     c.n_threads = (int32_t)threads;
     c.measure = !no_measure;
+    c.measured_dir = here_dir();
+    c.own_lane = own_lane;
     if (verbose) log_set_level(LOG_DEBUG);
     char who[80];
     snprintf(who, sizeof who, "worker %s", j.name);

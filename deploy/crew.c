@@ -28,6 +28,7 @@ struct member {
     int64_t start_at_us; // when to start it (again)
     int64_t started_us;
     int backoff_ms;
+    bool is_done; // ended as it was asked to: not started again
 };
 
 struct crew {
@@ -102,6 +103,12 @@ static void member_start(struct crew *c, struct member *m)
 static void member_ended(struct member *m, int status)
 {
     int64_t now = clock_now_us();
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+        log_info("worker %s pid %d was drained", m->name, (int)m->pid);
+        m->is_done = true;
+        m->pid = 0;
+        return;
+    }
     if (WIFSIGNALED(status))
         log_warn("worker %s pid %d was killed by signal %d", m->name, (int)m->pid,
                  WTERMSIG(status));
@@ -124,7 +131,7 @@ static void *crew_main(void *arg)
             struct member *m = &c->members[i];
             int status;
             if (m->pid && waitpid(m->pid, &status, WNOHANG) == m->pid) member_ended(m, status);
-            if (!m->pid && now >= m->start_at_us) member_start(c, m);
+            if (!m->pid && !m->is_done && now >= m->start_at_us) member_start(c, m);
         }
         usleep(100 * 1000);
     }

@@ -1,5 +1,5 @@
 // crew: the local worker processes of `trireme serve --workers N`: starts them, starts them again
-// when they die, and ends them with the server. Runs on a thread of its own, because the loop that
+// when they die (but not those that were drained), and ends them with the server. Runs on a thread of its own, because the loop that
 // serves must not wait for children.
 #pragma once
 #include "proto/base/err.h"

@@ -27,10 +27,8 @@ err_t here_look(bool refresh, struct here *out, struct err_text *why)
     err_t e = probe_read(&h->probe, why);
     if (!e) e = gpus_read(NULL, &h->gpus, why);
     if (!e) e = measure_isa(NULL, h->isa, why);
-    const struct measure_ask ask = {.dir = here_dir(),
-                                    .isa = h->isa,
-                                    .n_threads = h->probe.n_usable,
-                                    .refresh = refresh};
+    const struct measure_ask ask = {
+        .dir = here_dir(), .isa = h->isa, .n_threads = h->probe.n_usable, .refresh = refresh};
     if (!e) e = measure_machine(&h->probe, &ask, &h->measure, why);
     if (!e) *out = *h;
     free(h);
@@ -67,7 +65,7 @@ static void fill_gpu(const struct here *h, const char *host, int32_t i, struct c
     *d = (struct cluster_device){
         .kind = CLUSTER_CUDA,
         .mem_bytes = g->unified ? h->probe.mem_total_bytes : g->mem_bytes,
-        .mem_free_bytes = g->unified              ? left
+        .mem_free_bytes = g->unified               ? left
                           : left > GPU_KEEPS_BYTES ? left - GPU_KEEPS_BYTES
                                                    : 1,
         .unified = g->unified,
@@ -101,8 +99,8 @@ static void fill_links(const struct gpus *g, int32_t first_gpu, struct cluster *
         for (int32_t b = 0; b < c->n_device; b++) {
             const int32_t x = a - first_gpu, y = b - first_gpu;
             if (a == b) continue;
-            c->links[a][b] = x >= 0 && y >= 0 ? gpu_link(g, x, y)
-                                              : host_link(&g->at[x >= 0 ? x : y]);
+            c->links[a][b] =
+                x >= 0 && y >= 0 ? gpu_link(g, x, y) : host_link(&g->at[x >= 0 ? x : y]);
         }
     }
 }

@@ -16,8 +16,8 @@ struct here {
 err_t here_look(bool refresh, struct here *out, struct err_text *why);
 // Where measured figures are kept. Static buffer.
 const char *here_dir(void);
-// The caller frees *out with free(). The CPU alone, or with its GPUs beside it; where they share one
-// memory, the GPU alone.
+// The caller frees *out with free(). The CPU alone, or with its GPUs beside it; where they share
+// one memory, the GPU alone.
 err_t here_cluster_of(const struct here *h, bool with_gpus, struct cluster **out,
                       struct err_text *why);
 // What this build can compute with: the CPU.

@@ -14,6 +14,7 @@ static const struct {
     {"serve", cmd_serve, "start a coordinator (and its local workers) and serve MODEL over HTTP"},
     {"worker", cmd_worker, "join a coordinator and compute part of its model"},
     {"token", cmd_token, "make a join token for a worker"},
+    {"drain", cmd_drain, "let a worker or lane finish what it does, and leave"},
     {"status", cmd_status, "show lanes, stages, workers, links and requests of a running cluster"},
     {"probe", cmd_probe, "show what this machine is and can do"},
     {"plan", cmd_plan, "show how MODEL would be split over a cluster, and why"},

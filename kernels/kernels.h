@@ -212,7 +212,9 @@ struct kernels_ops {
     void (*close)(struct kernels *k);
 
     // -- weights (load time; thread-safe) --
-    // Bytes of the packed form of a (rows, cols) weight; 0 if the type or the sizes are refused.
+    // Bytes of the packed form of a (rows, cols) weight; 0 if the type or the sizes are refused. Of
+    // a multiple of 16 rows: also where in a longer weight the next row's form begins, so that
+    // rows from there on are a weight of their own.
     uint64_t (*weight_bytes)(struct kernels *k, enum dtype t, int64_t rows, int64_t cols);
     // Packs rows [row_from, row_from + n_row) of a weight from file layout at src into dst, which
     // is a view of the whole (rows, cols) weight in memory of weight_bytes, aligned to 64. row_from

@@ -278,7 +278,6 @@ static void copy_found(struct model_weight *w, const struct quant_found *f)
     w->dtype = f->dtype;
     w->bits = f->bits;
     w->zero_is_plus_one = f->zero_is_plus_one;
-    w->is_signed = f->is_signed;
     w->global_divides = f->global_divides;
     w->block_rows = f->block_rows;
     w->block_cols = f->block_cols;

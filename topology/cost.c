@@ -321,13 +321,12 @@ void cost_memory_layer(const struct cost_model *m, const struct cost_ask *a, con
     const bool alone = s->n_member == 1;
     for (int32_t i = 0; i < l->n_matrix; i++) {
         const struct cost_matrix *w = &l->matrices[i];
-        add->weights += alone
-                            ? w->bytes
-                            : part_bytes(w->bytes, cost_rows_of(m, s, layer, w), w->n * w->rows);
+        add->weights +=
+            alone ? w->bytes : part_bytes(w->bytes, cost_rows_of(m, s, layer, w), w->n * w->rows);
     }
-    add->weights += alone ? l->expert_vector_bytes
-                          : part_bytes(l->expert_vector_bytes, experts_held(m, s, layer),
-                                       m->n_expert);
+    add->weights +=
+        alone ? l->expert_vector_bytes
+              : part_bytes(l->expert_vector_bytes, experts_held(m, s, layer), m->n_expert);
     if (!share_is_dense(s, s->member)) return;
     uint64_t kv = l->kv_elems * a->kv_elem_bytes *
                   (l->is_local ? (uint64_t)local_tokens(m, a) : (uint64_t)a->kv_tokens);

@@ -11,9 +11,9 @@
 // In the order in which a step meets them; the members of a tensor group wait for each other after
 // each.
 enum cost_use {
-    COST_IN,     // into the mixer, and the mixer itself
-    COST_OUT,    // out of it
-    COST_UP,     // of a dense feed-forward
+    COST_IN,  // into the mixer, and the mixer itself
+    COST_OUT, // out of it
+    COST_UP,  // of a dense feed-forward
     COST_DOWN,
     COST_ROUTER, // every member's
     COST_EXPERT,

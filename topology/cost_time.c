@@ -9,10 +9,14 @@ struct work {
 };
 
 static const uint8_t kind_of_use[COST_USES] = {
-    [COST_IN] = COST_OF_ATTENTION,       [COST_OUT] = COST_OF_ATTENTION,
-    [COST_UP] = COST_OF_FFN,             [COST_DOWN] = COST_OF_FFN,
-    [COST_ROUTER] = COST_OF_EXPERTS,     [COST_EXPERT] = COST_OF_EXPERTS,
-    [COST_SHARED_UP] = COST_OF_EXPERTS,  [COST_SHARED_DOWN] = COST_OF_EXPERTS,
+    [COST_IN] = COST_OF_ATTENTION,
+    [COST_OUT] = COST_OF_ATTENTION,
+    [COST_UP] = COST_OF_FFN,
+    [COST_DOWN] = COST_OF_FFN,
+    [COST_ROUTER] = COST_OF_EXPERTS,
+    [COST_EXPERT] = COST_OF_EXPERTS,
+    [COST_SHARED_UP] = COST_OF_EXPERTS,
+    [COST_SHARED_DOWN] = COST_OF_EXPERTS,
     [COST_LOGITS] = COST_OF_ENDS,
 };
 
@@ -77,8 +81,9 @@ static double mixer_seconds(const struct cost_model *m, const struct cluster_dev
 // because their sum is given.
 static double surplus(int32_t n)
 {
-    static const double of_normal[] = {0,     0,     0.564, 0.846, 1.029, 1.163, 1.267, 1.352, 1.424,
-                                       1.485, 1.539, 1.586, 1.629, 1.668, 1.703, 1.736, 1.766};
+    static const double of_normal[] = {0,     0,     0.564, 0.846, 1.029, 1.163,
+                                       1.267, 1.352, 1.424, 1.485, 1.539, 1.586,
+                                       1.629, 1.668, 1.703, 1.736, 1.766};
     return n < 2 ? 0 : of_normal[n] * sqrt((double)n / (n - 1));
 }
 
@@ -220,8 +225,7 @@ static void add_expert_group(const struct cost_model *m, const struct cost_group
     for (int u = COST_IN; u <= COST_ROUTER; u++)
         add_kind(add, kind_of_use[u], w[0].s[u]);
     if (!matrix_of(l, COST_EXPERT)) return;
-    const double lead =
-        w[0].s[COST_EXPERT] + w[0].s[COST_SHARED_UP] + w[0].s[COST_SHARED_DOWN];
+    const double lead = w[0].s[COST_EXPERT] + w[0].s[COST_SHARED_UP] + w[0].s[COST_SHARED_DOWN];
     double owner = 0;
     for (int32_t i = 1; i < g->share.n_member; i++)
         owner = fmax(owner, w[i].s[COST_EXPERT]);
@@ -291,13 +295,28 @@ void cost_time_head(const struct cost_model *m, const struct cost_group *g,
         add_kind(add, COST_OF_EXCHANGE, gather_seconds(g, s->logit_rows, m->n_vocab, true));
 }
 
+static void add_time(struct cost_time *t, const struct cost_time *more)
+{
+    t->ns += more->ns;
+    for (int i = 0; i < COST_KINDS; i++)
+        t->kinds[i] += more->kinds[i];
+    for (int i = 0; i < SHARE_MEMBERS_MAX; i++)
+        t->own[i] += more->own[i];
+}
+
 struct cost_time cost_time_of(const struct cost_model *m, const struct cost_group *g,
                               const struct cost_step *s, int32_t from, int32_t to)
 {
     struct cost_time t = {0};
+    struct cost_time layer = {0};
     if (from == 0) cost_time_embed(m, g, s, &t);
-    for (int32_t i = from; i < to; i++)
-        cost_time_layer(m, g, s, i, &t);
+    for (int32_t i = from; i < to; i++) {
+        if (i == from || memcmp(&m->layers[i], &m->layers[i - 1], sizeof *m->layers)) {
+            memset(&layer, 0, sizeof layer);
+            cost_time_layer(m, g, s, i, &layer);
+        }
+        add_time(&t, &layer);
+    }
     if (to == m->n_layer) cost_time_head(m, g, s, &t);
     return t;
 }

@@ -21,7 +21,8 @@ err_t file_read(const struct file *f, uint64_t at, void *to, uint64_t len, struc
 // sample i of n.
 enum { FILE_SAMPLE_BYTES = 4096 };
 uint64_t file_sample(uint64_t bytes, uint64_t from, uint32_t n, uint32_t i, uint64_t *len);
-// Adds the size of the file and n (2 or more) samples at even distances from `from` to the end: two trainings of one model may have the same header and the same size.
+// Adds the size of the file and n (2 or more) samples at even distances from `from` to the end: two
+// trainings of one model may have the same header and the same size.
 err_t file_add_samples(const struct file *f, uint64_t from, uint32_t n, struct sha256 *sha,
                        struct err_text *why);
 // What a model is called after its path: the last part, without slashes behind it and without

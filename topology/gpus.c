@@ -110,9 +110,9 @@ static err_t find_entries(struct nvml *n, const char *library, struct err_text *
 
 // ---- what is known of GPUs beyond what the library tells
 
-// By name: machines whose CPU and GPU share one memory. Their drivers say "not supported" when asked
-// for the GPU's own; a card whose driver says so for another reason is not taken for one of them.
-// GB10's memory is not told either: LPDDR5X, 256 bits at 8533 MT/s.
+// By name: machines whose CPU and GPU share one memory. Their drivers say "not supported" when
+// asked for the GPU's own; a card whose driver says so for another reason is not taken for one of
+// them. GB10's memory is not told either: LPDDR5X, 256 bits at 8533 MT/s.
 static const struct {
     const char *name;
     double read_bytes_per_s;
@@ -267,9 +267,7 @@ static void read_paths(const struct nvml *n, const nvml_device *devices, struct 
             const uint32_t links = count_links(n, devices[i], b);
             g->paths[i][k] = links ? GPUS_NVLINK : path_of(n, devices[i], devices[k]);
             const double x = gpus_pcie_bytes_per_s(a), y = gpus_pcie_bytes_per_s(b);
-            g->path_bytes_per_s[i][k] = links   ? links * 1e6 * a->nvlink_mbyte_s
-                                        : x < y ? x
-                                                : y;
+            g->path_bytes_per_s[i][k] = links ? links * 1e6 * a->nvlink_mbyte_s : x < y ? x : y;
         }
     }
 }
@@ -298,8 +296,7 @@ static err_t read_all(const struct nvml *n, struct gpus *g, struct err_text *why
     return OK;
 }
 
-static err_t read_library(struct nvml *n, const char *library, struct gpus *g,
-                          struct err_text *why)
+static err_t read_library(struct nvml *n, const char *library, struct gpus *g, struct err_text *why)
 {
     err_t e = find_entries(n, library, why);
     if (e) return e;

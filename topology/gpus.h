@@ -1,6 +1,6 @@
-// gpus: the NVIDIA GPUs of this machine as their management library (NVML) tells, which is opened at
-// run time: no driver, no GPUs, and nothing to link with. Nothing runs on the GPUs: bandwidth and
-// peaks here follow from widths and clocks, as a data sheet's do.
+// gpus: the NVIDIA GPUs of this machine as their management library (NVML) tells, which is opened
+// at run time: no driver, no GPUs, and nothing to link with. Nothing runs on the GPUs: bandwidth
+// and peaks here follow from widths and clocks, as a data sheet's do.
 //
 // Entry points and layouts: NVML API Reference Guide (docs.nvidia.com/deploy/nvml-api).
 #pragma once
@@ -22,13 +22,13 @@ struct gpu {
     char bus[32];  // PCI address
     bool unified;  // shares the host's memory; mem_* are 0: ask the host
     uint64_t mem_bytes, mem_free_bytes;
-    int32_t cc_major, cc_minor;                // compute capability
-    uint32_t pcie_gen, pcie_lanes;             // at most; 0: unknown, or none (unified)
-    uint32_t n_core, bus_bits;                 // 0: unknown
-    uint32_t core_mhz, mem_mhz;                // at most; 0: unknown
-    uint32_t n_nvlink, nvlink_mbyte_s;         // active links; of one link, one way
-    double read_bytes_per_s, f32_flops_per_s;  // derived; 0: unknown
-    double int8_ops_per_s;                     // derived
+    int32_t cc_major, cc_minor;               // compute capability
+    uint32_t pcie_gen, pcie_lanes;            // at most; 0: unknown, or none (unified)
+    uint32_t n_core, bus_bits;                // 0: unknown
+    uint32_t core_mhz, mem_mhz;               // at most; 0: unknown
+    uint32_t n_nvlink, nvlink_mbyte_s;        // active links; of one link, one way
+    double read_bytes_per_s, f32_flops_per_s; // derived; 0: unknown
+    double int8_ops_per_s;                    // derived
 };
 
 struct gpus {
@@ -36,7 +36,7 @@ struct gpus {
     char driver[80]; // version
     int32_t n;
     struct gpu at[GPUS_MAX];
-    enum gpus_path paths[GPUS_MAX][GPUS_MAX];  // between two
+    enum gpus_path paths[GPUS_MAX][GPUS_MAX];    // between two
     double path_bytes_per_s[GPUS_MAX][GPUS_MAX]; // one way, derived; 0: unknown
 };
 

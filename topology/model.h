@@ -169,8 +169,7 @@ struct model_weight {
     // SOURCE_GPTQ, AWQ, CT_INT
     uint8_t bits;
     bool zero_is_plus_one; // stored zeros are one too low (GPTQ before v2)
-    bool is_signed;      // codes are two's complement or offset by 2^(bits-1): CT_INT's are offset
-    bool global_divides; // SOURCE_NVFP4 of compressed-tensors: value / global, else * global
+    bool global_divides;   // SOURCE_NVFP4 of compressed-tensors: value / global, else * global
     // FP8: rows and columns of one scale (0: all)
     int32_t block_rows, block_cols;
     uint8_t turn; // enum turn

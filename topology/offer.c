@@ -18,11 +18,22 @@ static const char *last_part(const char *path)
     return slash ? slash + 1 : path;
 }
 
-// Samples that the container's reader takes; 0: it is read whole.
-static uint32_t n_sample(const char *name)
+// What a folder is opened by, beside its weights.
+static const char *const texts[] = {"config.json", "hf_quant_config.json",
+                                    "model.safetensors.index.json"};
+enum { N_TEXT = sizeof texts / sizeof texts[0] };
+
+static bool is_text(const char *name)
 {
-    if (ends_with(name, ".gguf")) return GGUF_SAMPLES;
-    return ends_with(name, ".safetensors") ? SAFETENSORS_SAMPLES : 0;
+    for (int i = 0; i < N_TEXT; i++)
+        if (!strcmp(name, texts[i])) return true;
+    return false;
+}
+
+// Files that are neither text nor safetensors are GGUF, whatever they are called.
+static bool is_safetensors(const char *name)
+{
+    return ends_with(name, ".safetensors");
 }
 
 static err_t gguf_header(const char *path, uint64_t *out, struct err_text *why)
@@ -56,16 +67,10 @@ static err_t safetensors_header(const char *path, uint64_t *out, struct err_text
 static err_t header_bytes(struct offer_file *f, struct err_text *why)
 {
     f->header_bytes = f->bytes;
-    if (ends_with(f->name, ".gguf")) return gguf_header(f->path, &f->header_bytes, why);
-    if (ends_with(f->name, ".safetensors"))
-        return safetensors_header(f->path, &f->header_bytes, why);
-    return OK;
+    if (is_text(f->name)) return OK;
+    return is_safetensors(f->name) ? safetensors_header(f->path, &f->header_bytes, why)
+                                   : gguf_header(f->path, &f->header_bytes, why);
 }
-
-// What a folder is opened by, beside its weights.
-static const char *const texts[] = {"config.json", "hf_quant_config.json",
-                                    "model.safetensors.index.json"};
-enum { N_TEXT = sizeof texts / sizeof texts[0] };
 
 err_t offer_make(const struct model *m, struct arena *a, struct offer *out, struct err_text *why)
 {
@@ -93,8 +98,8 @@ err_t offer_make(const struct model *m, struct arena *a, struct offer *out, stru
 
 void offer_opening(const struct offer_file *f, offer_range_fn *on_range, void *arg)
 {
-    const uint32_t n = n_sample(f->name);
-    const uint64_t header = n && f->header_bytes < f->bytes ? f->header_bytes : f->bytes;
+    const uint64_t header = f->header_bytes < f->bytes ? f->header_bytes : f->bytes;
+    const uint32_t n = is_safetensors(f->name) ? SAFETENSORS_SAMPLES : GGUF_SAMPLES;
     on_range(arg, 0, header);
     for (uint32_t i = 0; header < f->bytes && i < n; i++) {
         uint64_t len;
@@ -105,10 +110,7 @@ void offer_opening(const struct offer_file *f, offer_range_fn *on_range, void *a
 
 int32_t offer_entry(const struct offer_file *files, uint32_t n_file)
 {
-    int32_t first = -1;
-    for (uint32_t i = 0; i < n_file; i++) {
+    for (uint32_t i = 0; i < n_file; i++)
         if (!strcmp(files[i].name, texts[0])) return -1;
-        if (first < 0 && ends_with(files[i].name, ".gguf")) first = (int32_t)i;
-    }
-    return first;
+    return 0;
 }

@@ -22,5 +22,5 @@ err_t offer_make(const struct model *m, struct arena *a, struct offer *out, stru
 // Calls on_range for what model_open reads of a file of this name: header and samples.
 typedef void offer_range_fn(void *arg, uint64_t from, uint64_t bytes);
 void offer_opening(const struct offer_file *f, offer_range_fn *on_range, void *arg);
-// Of such files, which one's path model_open takes; -1: their folder's.
+// Of such files (one or more), which one's path model_open takes; -1: their folder's.
 int32_t offer_entry(const struct offer_file *files, uint32_t n_file);

@@ -43,6 +43,7 @@ struct plan_stage {
     struct plan_member members[SHARE_MEMBERS_MAX];
     double decode_us, prefill_us; // one step, what members hand each other included
     double exchange_us;           // of decode_us, that
+    double kinds_us[COST_KINDS];  // what decode_us is made of
     double hop_us;                // decode frame to the next stage, 0 after the last
 };
 
@@ -64,6 +65,12 @@ struct plan {
 // ERR_INVALID if the ask or the cluster is not sensible.
 err_t plan_make(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,
                 struct plan *out, struct err_text *why);
+
+// Lanes: disjoint sets of devices, each with a placement of the whole model, chosen so that the sum
+// of what they give (total_tok_s) is largest. Devices beyond hop_us_max of each other are never in
+// one. The goal and the bounds of stages do not count. out: room for c->n_device plans.
+err_t plan_lanes(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,
+                 struct plan *out, int32_t *n_lane, struct err_text *why);
 
 // For people: every device on its own (the baseline), then the plan with its sums of memory and
 // its speed. `p` NULL (plan_make found none): only the baseline, with what each device is short of.

@@ -27,7 +27,7 @@ struct probe {
     char isa[160]; // words of `isa_bits`, for people
     uint32_t isa_bits;
     int32_t n_package, n_core, n_thread, n_numa; // of the machine
-    int32_t n_usable;                 // threads this process may keep busy (affinity, cgroup quota)
+    int32_t n_usable; // threads this process may keep busy (affinity, cgroup quota)
     uint64_t l1d_bytes, l2_bytes, l3_bytes; // of one core, one core, one L3 domain; 0: unknown
     uint64_t page_bytes;
     uint64_t mem_total_bytes;     // of the machine, or the cgroup's limit where that is lower

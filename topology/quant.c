@@ -239,7 +239,6 @@ static err_t find_ct_int(struct find *f)
         e = needs(f, ".weight_g_idx", DT_I32, (struct dims){1, {cols}}, &s->order);
     if (e) return e;
     take_int(f, SOURCE_CT_INT);
-    f->found.is_signed = true;
     return OK;
 }
 
@@ -256,7 +255,6 @@ static err_t find_int8(struct find *f, const struct model_tensor *main)
     s->main = main;
     f->found.kind = SOURCE_INT8;
     f->found.bits = 8;
-    f->found.is_signed = true;
     f->found.dtype = f->want->cols % 32 ? DT_F32 : DT_INT8;
     return OK;
 }
@@ -424,7 +422,6 @@ err_t quant_find(const struct quant *q, const struct tensors *t, const struct qu
 bool quant_same(const struct quant_found *a, const struct quant_found *b)
 {
     return a->kind == b->kind && a->dtype == b->dtype && a->bits == b->bits &&
-           a->zero_is_plus_one == b->zero_is_plus_one && a->is_signed == b->is_signed &&
-           a->global_divides == b->global_divides && a->block_rows == b->block_rows &&
-           a->block_cols == b->block_cols;
+           a->zero_is_plus_one == b->zero_is_plus_one && a->global_divides == b->global_divides &&
+           a->block_rows == b->block_rows && a->block_cols == b->block_cols;
 }

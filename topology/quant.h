@@ -39,7 +39,7 @@ struct quant_found {
     struct model_source source;
     enum dtype dtype; // in memory; columns that do not fit a block type: F32
     uint8_t bits;
-    bool zero_is_plus_one, is_signed, global_divides;
+    bool zero_is_plus_one, global_divides;
     int32_t block_rows, block_cols; // of integers (0 and) the columns of one scale
 };
 

@@ -184,14 +184,21 @@ static int32_t part_at(const int64_t *from, int64_t i)
     return member;
 }
 
+// Replicas are in the order of this.
+static uint64_t replica_key(uint32_t layer, uint32_t expert)
+{
+    return (uint64_t)layer << 32 | expert;
+}
+
 // First replica of (layer, expert) or after it.
 static const struct share_replica *replica_at(const struct share *s, int32_t layer, int32_t expert)
 {
+    const uint64_t key = replica_key((uint32_t)layer, (uint32_t)expert);
     uint32_t lo = 0, hi = s->experts.n_replica;
     while (lo < hi) {
         const uint32_t mid = lo + (hi - lo) / 2;
         const struct share_replica *r = &s->experts.replicas[mid];
-        if (r->layer < layer || (r->layer == layer && r->expert < expert))
+        if (replica_key(r->layer, r->expert) < key)
             lo = mid + 1;
         else
             hi = mid;
@@ -202,8 +209,8 @@ static const struct share_replica *replica_at(const struct share *s, int32_t lay
 static bool is_replica(const struct share *s, const struct share_replica *r, int32_t layer,
                        int32_t expert)
 {
-    return r < s->experts.replicas + s->experts.n_replica && r->layer == layer &&
-           r->expert == expert;
+    return r < s->experts.replicas + s->experts.n_replica &&
+           replica_key(r->layer, r->expert) == replica_key((uint32_t)layer, (uint32_t)expert);
 }
 
 bool share_owns(const struct share *s, int32_t member, int32_t layer, int32_t expert, int32_t n)
@@ -216,7 +223,7 @@ bool share_owns(const struct share *s, int32_t member, int32_t layer, int32_t ex
     if (owner_of(s, layer, expert) == member) return true;
     const struct share_replica *r = replica_at(s, layer, expert);
     for (; is_replica(s, r, layer, expert); r++)
-        if (r->member == member) return true;
+        if ((int32_t)r->member == member) return true;
     return false;
 }
 
@@ -229,7 +236,7 @@ static int32_t least_busy(const struct share *s, int32_t layer, int32_t expert,
     const struct share_replica *r = replica_at(s, layer, expert);
     for (; is_replica(s, r, layer, expert); r++) {
         const uint64_t mine = (load[r->member] + RUN_PRODUCTS) * s->part[best];
-        if (mine < (load[best] + RUN_PRODUCTS) * s->part[r->member]) best = r->member;
+        if (mine < (load[best] + RUN_PRODUCTS) * s->part[r->member]) best = (int32_t)r->member;
     }
     return best;
 }

@@ -35,8 +35,7 @@ struct share_experts {
     int32_t layer_from, n_layer, n_expert; // n_layer 0: by `part` alone
     const uint8_t *owner;                  // (n_layer, n_expert)
     const struct share_replica {
-        uint16_t layer, expert;
-        uint8_t member;
+        uint32_t layer, expert, member; // as a plan carries them (msg_plan.replicas)
     } * replicas; // ascending by layer, expert, member; never the owner
     uint32_t n_replica;
 };

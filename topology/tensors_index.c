@@ -5,7 +5,7 @@
 
 #include "topology/file.h"
 #include "topology/names.h"
-#include "topology/scan.h"
+#include "topology/pull.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +14,7 @@ enum { INDEX_BYTES_MAX = 256 << 20, SHARD_NAME_MAX = 200 };
 
 struct reading {
     const struct tensors_build *b;
-    struct scan scan;
+    struct pull pull;
     struct tensors_index *x;
     struct names by_shard;
 };
@@ -38,18 +38,19 @@ static err_t shard_number(struct reading *r, const char *name, size_t len, int32
 {
     struct tensors_index *x = r->x;
     // Mostly the one of the tensor before.
-    const char *last = x->n ? x->shards[x->entries[x->n - 1].shard].name : "";
-    const int64_t at =
-        strcmp(name, last) ? names_find(&r->by_shard, name, len) : x->entries[x->n - 1].shard;
+    const int32_t last = x->n ? x->entries[x->n - 1].shard : -1;
+    const bool is_last = last >= 0 && strlen(x->shards[last].name) == len &&
+                         memcmp(x->shards[last].name, name, len) == 0;
+    const int64_t at = is_last ? last : names_find(&r->by_shard, name, len);
     *out = at < 0 ? x->n_shard : (int32_t)at;
     if (at >= 0) return OK;
     if (!is_shard(name, len))
-        return scan_fail(&r->scan, "'%.40s' is no *.safetensors of this folder", name);
+        return pull_fail(&r->pull, "'%.40s' is no *.safetensors of this folder", name);
     if (x->n_shard == TENSORS_FILES_MAX)
-        return scan_fail(&r->scan, "is in file number %d, allowed are %d", x->n_shard + 1,
+        return pull_fail(&r->pull, "is in file number %d, allowed are %d", x->n_shard + 1,
                          TENSORS_FILES_MAX);
     const char *copy = arena_copy_str(r->b->a, name, len);
-    if (!copy) return tensors_build_no_memory(r->b, r->scan.path);
+    if (!copy) return tensors_build_no_memory(r->b, r->pull.path);
     x->shards[x->n_shard].name = copy;
     names_add(&r->by_shard, (uint32_t)x->n_shard++);
     return OK;
@@ -59,71 +60,71 @@ static err_t add_entry(struct reading *r, int32_t shard)
 {
     struct tensors_index *x = r->x;
     if (x->n == TENSORS_MAX)
-        return scan_fail(&r->scan, "the model has over %d tensors", TENSORS_MAX);
+        return pull_fail(&r->pull, "the model has over %d tensors", TENSORS_MAX);
     if (x->n == x->cap) {
         const size_t cap = x->cap ? 2 * x->cap : 1024;
         struct tensors_entry *more = realloc(x->entries, cap * sizeof *more);
-        if (!more) return tensors_build_no_memory(r->b, r->scan.path);
+        if (!more) return tensors_build_no_memory(r->b, r->pull.path);
         x->entries = more;
         x->cap = cap;
     }
-    const char *name = arena_copy_str(r->b->a, r->scan.name, r->scan.name_len);
-    if (!name) return tensors_build_no_memory(r->b, r->scan.path);
+    const char *name = arena_copy_str(r->b->a, r->pull.name, r->pull.name_len);
+    if (!name) return tensors_build_no_memory(r->b, r->pull.path);
     x->entries[x->n++] = (struct tensors_entry){name, shard};
     return OK;
 }
 
 static err_t read_map(struct reading *r)
 {
-    struct scan *s = &r->scan;
+    struct pull *s = &r->pull;
     bool again = false;
-    err_t e = scan_open(s, '{', '}', &again);
+    err_t e = pull_open(s, '{', '}', &again);
     while (!e && again) {
-        char shard[SCAN_NAME_MAX + 1];
+        char shard[PULL_NAME_MAX + 1];
         size_t len;
         int32_t number;
-        if ((e = scan_name(s))) return e;
-        if (scan_peek(s) != '"')
-            return scan_fail(s, "byte %llu of %s: expected a file name", (unsigned long long)s->at,
+        if ((e = pull_name(s))) return e;
+        if (pull_peek(s) != '"')
+            return pull_fail(s, "byte %llu of %s: expected a file name", (unsigned long long)s->at,
                              s->part);
-        if ((e = scan_string(s, shard, sizeof shard, &len))) return e;
+        if ((e = pull_string(s, shard, sizeof shard, &len))) return e;
         if ((e = shard_number(r, shard, len, &number))) return e;
         if ((e = add_entry(r, number))) return e;
         s->name_len = 0;
-        e = scan_more(s, '}', &again);
+        e = pull_more(s, '}', &again);
     }
     return e;
 }
 
 static err_t read_text(struct reading *r)
 {
-    struct scan *s = &r->scan;
+    struct pull *s = &r->pull;
     bool again = false;
-    err_t e = scan_open(s, '{', '}', &again);
+    err_t e = pull_open(s, '{', '}', &again);
     while (!e && again) {
-        char key[SCAN_NAME_MAX + 1];
+        char key[PULL_NAME_MAX + 1];
         size_t len;
-        if ((e = scan_string(s, key, sizeof key, &len)) || (e = scan_expect(s, ':'))) return e;
+        if ((e = pull_string(s, key, sizeof key, &len)) || (e = pull_expect(s, ':'))) return e;
         if (strcmp(key, "weight_map"))
-            e = scan_skip(s);
+            e = pull_skip(s);
         else if (r->x->n)
-            e = scan_fail(s, "weight_map is there twice");
-        else if (scan_peek(s) == '{')
+            e = pull_fail(s, "weight_map is there twice");
+        else if (pull_peek(s) == '{')
             e = read_map(r);
         else
             break;
-        if (!e) e = scan_more(s, '}', &again);
+        if (!e) e = pull_more(s, '}', &again);
     }
     if (e) return e;
-    if (r->x->n == 0) return scan_fail(s, "has no weight_map with tensors");
-    return scan_end(s);
+    if (r->x->n == 0) return pull_fail(s, "has no weight_map with tensors");
+    return pull_end(s);
 }
 
 static err_t read_file(struct reading *r, const struct file *f)
 {
-    struct scan *s = &r->scan;
+    struct pull *s = &r->pull;
     if (f->bytes > INDEX_BYTES_MAX)
-        return scan_fail(s, "has %llu bytes, allowed %d", (unsigned long long)f->bytes,
+        return pull_fail(s, "has %llu bytes, allowed %d", (unsigned long long)f->bytes,
                          INDEX_BYTES_MAX);
     uint8_t *text = malloc(f->bytes + 1);
     if (!text) return tensors_build_no_memory(r->b, s->path);
@@ -138,7 +139,7 @@ static err_t read_file(struct reading *r, const struct file *f)
 err_t tensors_index_read(const struct tensors_build *b, const char *path, struct tensors_index *out)
 {
     struct tensors_index x = {.shards = calloc(TENSORS_FILES_MAX, sizeof *x.shards)};
-    struct reading r = {.b = b, .x = &x, .scan = {.path = path, .part = "it", .why = b->why}};
+    struct reading r = {.b = b, .x = &x, .pull = {.path = path, .part = "it", .why = b->why}};
     struct file f;
     err_t e =
         x.shards ? names_init(&r.by_shard, x.shards, shard_at, TENSORS_FILES_MAX) : ERR_MEMORY;

@@ -114,29 +114,40 @@ void compute_letter_done(struct compute *c, struct compute_letter *l)
 
 // -- waiting --
 
-static void publish_port(struct compute *c)
+static void publish_ports(struct compute *c)
 {
-    const struct port_stats s = port_stats_get(c->port);
-    atomic_store(&c->bytes_out, s.bytes_out);
-    atomic_store(&c->bytes_in, s.bytes_in);
+    struct port *ports[] = {c->port, compute_group_port(c)};
+    uint64_t out = 0, in = 0;
+    for (size_t i = 0; i < 2; i++) {
+        if (!ports[i]) continue;
+        const struct port_stats s = port_stats_get(ports[i]);
+        out += s.bytes_out;
+        in += s.bytes_in;
+    }
+    atomic_store(&c->bytes_out, out);
+    atomic_store(&c->bytes_in, in);
 }
 
 err_t compute_progress(struct compute *c, struct err_text *why)
 {
     atomic_fetch_add(&c->loops, 1);
     if (atomic_load(&c->stop)) return err_say(why, ERR_CANCELLED, "asked to stop");
-    return c->port ? port_progress(c->port, why) : OK;
+    err_t e = c->port ? port_progress(c->port, why) : OK;
+    struct port *group = compute_group_port(c);
+    return !e && group ? port_progress(group, why) : e;
 }
 
-static void nap(struct compute *c, int64_t until_us, int64_t now_us)
+void compute_nap(struct compute *c, int64_t until_us, int64_t now_us)
 {
-    struct pollfd fds[2] = {{.fd = c->in.fd, .events = POLLIN}};
+    struct port *ports[] = {c->port, compute_group_port(c)};
+    struct pollfd fds[3] = {{.fd = c->in.fd, .events = POLLIN}};
     nfds_t n = 1;
-    if (c->port) {
-        if (port_arm(c->port)) return; // there is work already
-        fds[n++] = (struct pollfd){.fd = port_fd(c->port), .events = POLLIN};
-        publish_port(c);
+    for (size_t i = 0; i < 2; i++) {
+        if (!ports[i]) continue;
+        if (port_arm(ports[i])) return; // there is work already
+        fds[n++] = (struct pollfd){.fd = port_fd(ports[i]), .events = POLLIN};
     }
+    publish_ports(c);
     int64_t ms = NAP_MS;
     if (until_us && (until_us - now_us) / 1000 < ms) ms = (until_us - now_us) / 1000 + 1;
     poll(fds, n, (int)ms);
@@ -148,7 +159,7 @@ err_t compute_rest(struct compute *c, const struct compute_wait *w, struct err_t
     const int64_t now = clock_now_us();
     if (w->deadline_us && now >= w->deadline_us)
         return err_say(why, ERR_TIMEOUT, "%s: waited too long", w->what);
-    if (now >= w->spin_until_us) nap(c, w->deadline_us, now);
+    if (now >= w->spin_until_us) compute_nap(c, w->deadline_us, now);
     return OK;
 }
 
@@ -177,7 +188,7 @@ static err_t next_step(struct compute *c, struct err_text *why)
     else
         e = compute_step(c, &p->msg.step, why);
     compute_spend(c, p);
-    return e;
+    return e ? e : compute_usage_post(c, why);
 }
 
 // A peer that dies takes our port down before the coordinator has heard of it. Reporting at once
@@ -219,11 +230,10 @@ static void *compute_main(void *arg)
     if (err_is_link(e) && e != ERR_LINK_PROTOCOL) e = wait_for_the_cause(c, e);
     post_end(c, e, &why);
     atomic_store(&c->running, NULL);
-    if (c->port) {
-        publish_port(c);
-        port_close(c->port);
-        c->port = NULL;
-    }
+    publish_ports(c);
+    port_close(c->port);
+    c->port = NULL;
+    compute_group_close(c);
     mailbox_push(&c->out, &c->end->list);
     return NULL;
 }
@@ -267,7 +277,24 @@ static void fini(struct compute *c)
     free(c->pairs);
     free(c->draws);
     free(c->model_path);
+    free(c->tables);
+    free(c->usage);
     free(c);
+}
+
+// The plan's tables lie in the message that brought it.
+static bool copy_tables(struct compute *c)
+{
+    struct msg_plan *p = &c->config.plan;
+    const size_t n_owner = (size_t)(p->layer_to - p->layer_from) * p->n_expert;
+    const size_t n_replica = 3 * sizeof *p->replicas * p->n_replica;
+    c->tables = malloc(n_replica + n_owner + 1);
+    if (!c->tables) return false;
+    if (n_replica) memcpy(c->tables, p->replicas, n_replica);
+    if (n_owner) memcpy(c->tables + n_replica, p->owner, n_owner);
+    p->replicas = (const uint32_t *)c->tables;
+    p->owner = c->tables + n_replica;
+    return true;
 }
 
 static err_t make(const struct compute_config *cfg, struct compute **out, struct err_text *why)
@@ -286,7 +313,7 @@ static err_t make(const struct compute_config *cfg, struct compute **out, struct
     c->held = cfg->held;
     c->model_path = strdup(cfg->model_path);
     c->end = calloc(1, sizeof *c->end);
-    if (c->model_path && c->end) {
+    if (copy_tables(c) && c->model_path && c->end) {
         list_init(&c->end->list);
         c->end->is_end = true;
         *out = c;
@@ -326,6 +353,7 @@ struct compute_stats compute_stats_get(const struct compute *c)
         .frame_bytes_in = atomic_load(&c->bytes_in),
         .busy_us = atomic_load(&c->busy_us),
         .wait_us = atomic_load(&c->wait_us),
+        .exchange_us = atomic_load(&c->exchange_us),
         .steps_queued = atomic_load(&c->in.n),
     };
 }

@@ -5,6 +5,11 @@
 //   LOAD --PREPARED--> (CONNECT) --LINKED--> (STEP) run, RESULT ... --> end: LETTER_ENDED
 //     any failure: FAILED, then the end; a stop: straight to the end
 //
+// Of a stage with several members each has such a thread and gets the same steps. The lead sends
+// the activations to every member of the next stage that takes part in a step from its start (all
+// of a tensor group, the lead of an experts group), the last stage's lead the ids to those of the
+// first; it alone posts results. At the data port, peers are numbered through, stage after stage.
+//
 // Both directions are mailboxes: parcels (unpacked messages) in, letters (packed messages) out. The
 // control thread sleeps on the letters' descriptor; the compute thread on the parcels' and the
 // port's. A stop takes effect at once in any wait, otherwise after the step that is being computed.
@@ -24,7 +29,7 @@ struct compute_held {
 void compute_held_free(struct compute_held *h);
 
 struct compute_config {
-    struct msg_plan plan;     // `model` is not kept
+    struct msg_plan plan;     // `model` is not kept, the tables are copied
     const char *model_path;   // copied; where the plan's model lies
     struct compute_held held; // taken over, also on error
     int32_t n_threads;
@@ -52,9 +57,16 @@ struct compute_stats {
     uint64_t step_done, step_now, progress;
     uint64_t frame_bytes_out, frame_bytes_in;
     uint64_t busy_us, wait_us;
+    uint64_t exchange_us; // of busy_us, waiting for other members of the group
     uint32_t steps_queued;
 };
 
+// ERR_CONFIG: no plan of this model.
+err_t compute_check_plan(const struct msg_plan *p, const struct model *m, struct err_text *why);
+// What of the model a plan gives its worker: layers, parts, settings, share (whose tables stay the
+// plan's). The rest is the caller's to fill in.
+void compute_stage_config(const struct msg_plan *p, const struct model *m,
+                          struct stage_config *out);
 err_t compute_start(struct compute_config *c, struct compute **out, struct err_text *why);
 // Hands over a STEP or CONNECT of this epoch. An empty parcel comes back for the next message, or
 // NULL when there is none to spare.

@@ -18,7 +18,34 @@ static double mib(uint64_t bytes)
 
 // -- the plan --
 
-static err_t check_plan(const struct msg_plan *p, const struct model *m, struct err_text *why)
+static err_t check_group(const struct msg_plan *p, const struct model *m, struct err_text *why)
+{
+    const uint32_t n = compute_members_of(p, p->stage);
+    uint64_t sum = 0;
+    if (n > WIRE_MEMBERS_MAX || p->member >= n)
+        return err_say(why, ERR_CONFIG, "plan: member %u of %u, limit %d", p->member, n,
+                       WIRE_MEMBERS_MAX);
+    if (p->n_expert && p->n_expert != (uint32_t)m->shape.moe.n_expert)
+        return err_say(why, ERR_CONFIG, "plan: %u experts of a model of %d", p->n_expert,
+                       m->shape.moe.n_expert);
+    if (n == 1) return OK;
+    if (p->split != SPLIT_TENSOR && p->split != SPLIT_EXPERTS)
+        return err_say(why, ERR_CONFIG, "plan: %u members share a stage by split %u", n, p->split);
+    if (p->split == SPLIT_EXPERTS && !m->shape.moe.n_expert)
+        return err_say(why, ERR_CONFIG, "plan: experts are divided, the model has none");
+    if (p->split == SPLIT_TENSOR && n > (uint32_t)m->shape.n_head)
+        return err_say(why, ERR_CONFIG, "plan: %u members for %d heads", n, m->shape.n_head);
+    for (uint32_t i = 0; i < n; i++) {
+        sum += p->part[i];
+        if (p->part[i] < 1)
+            return err_say(why, ERR_CONFIG, "plan: nothing of the stage for member %u", i);
+    }
+    if (sum == SHARE_TOTAL) return OK;
+    return err_say(why, ERR_CONFIG, "plan: parts of %llu in all, must be %d",
+                   (unsigned long long)sum, SHARE_TOTAL);
+}
+
+err_t compute_check_plan(const struct msg_plan *p, const struct model *m, struct err_text *why)
 {
     const uint32_t n_layer = (uint32_t)m->shape.n_layer;
     const bool is_first = p->stage == 0, is_last = p->stage + 1 == p->n_stage;
@@ -36,7 +63,15 @@ static err_t check_plan(const struct msg_plan *p, const struct model *m, struct 
     if (is_first != (p->layer_from == 0) || is_last != (p->layer_to == n_layer))
         return err_say(why, ERR_CONFIG, "plan: stage %u of %u has layers %u to %u of %u", p->stage,
                        p->n_stage, p->layer_from, p->layer_to, n_layer);
-    return OK;
+    return check_group(p, m, why);
+}
+
+// Whether activations or ids come here or go from here.
+static bool has_port(const struct compute *c)
+{
+    const struct msg_plan *p = &c->config.plan;
+    if (!compute_is_dense(c)) return false;
+    return p->n_stage > 1 || (p->split == SPLIT_TENSOR && compute_members_of(p, 0) > 1);
 }
 
 // The data port's frames: one per step on its way each way, and some.
@@ -73,8 +108,9 @@ static err_t check_memory(const struct compute *c, const struct stage_config *st
     if (e) return e;
     const struct plan_settings *s = &stage->settings;
     const uint64_t frame = frame_bytes_of(s, stage->model);
-    if (c->config.plan.n_stage > 1) sizes->work_bytes += 2 * n_frame_of(s) * frame;
-    if (stage->embed) sizes->work_bytes += frame;
+    if (has_port(c)) sizes->work_bytes += 2 * n_frame_of(s) * frame;
+    if (stage->embed && compute_is_dense(c)) sizes->work_bytes += frame;
+    sizes->work_bytes += compute_group_bytes(&c->config.plan, stage->model);
     const uint64_t sum = sizes->weight_bytes + sizes->kv_bytes + sizes->work_bytes;
     const uint64_t most = memory_now(c);
     if (sum <= most) return OK;
@@ -99,28 +135,53 @@ static err_t open_model(struct compute *c, struct err_text *why)
     return err_say(why, ERR_MODEL, "model file has changed since it was found (%s)", c->model_path);
 }
 
-static err_t open_stage(struct compute *c, struct stage_sizes *sizes, struct err_text *why)
+void compute_stage_config(const struct msg_plan *p, const struct model *m, struct stage_config *out)
 {
-    const struct msg_plan *p = &c->config.plan;
-    const struct stage_config stage = {
-        .model = c->held.model,
+    *out = (struct stage_config){
+        .model = m,
         .layer_from = p->layer_from,
         .layer_to = p->layer_to,
         .embed = p->embed,
         .head = p->head,
         .settings = p->settings,
-        .n_threads = c->config.n_threads,
-        .isa = c->config.isa,
-        .load = &c->load,
+        .share = share_alone(),
     };
+    const uint32_t n_member = compute_members_of(p, p->stage);
+    if (n_member == 1) return;
+    out->share = (struct share){.split = (enum share_split)p->split,
+                                .n_member = (int32_t)n_member,
+                                .member = (int32_t)p->member};
+    memcpy(out->share.part, p->part, n_member * sizeof p->part[0]);
+    if (!p->n_expert) return;
+    _Static_assert(sizeof *out->share.experts.replicas == 3 * sizeof *p->replicas, "as it comes");
+    out->share.experts = (struct share_experts){
+        .layer_from = (int32_t)p->layer_from,
+        .n_layer = (int32_t)(p->layer_to - p->layer_from),
+        .n_expert = (int32_t)p->n_expert,
+        .owner = p->owner,
+        .replicas = (const struct share_replica *)p->replicas,
+        .n_replica = p->n_replica,
+    };
+}
+
+static err_t open_stage(struct compute *c, struct stage_sizes *sizes, struct err_text *why)
+{
+    struct stage_config stage;
+    compute_stage_config(&c->config.plan, c->held.model, &stage);
+    stage.n_threads = c->config.n_threads;
+    stage.isa = c->config.isa;
+    stage.load = &c->load;
     err_t e = check_memory(c, &stage, sizes, why);
     if (e) return e; // what is held stays
+    c->step_bytes = sizes->weight_bytes;
+    e = compute_group_open(c, why);
+    if (e) return e;
+    stage.group = c->group;
     struct stage *reuse = c->held.stage;
     c->held.stage = NULL;
     e = stage_open(&stage, reuse, &c->held.stage, why);
     if (e) return e;
     stage_reset(c->held.stage);
-    c->step_bytes = sizes->weight_bytes;
     atomic_store(&c->running, c->held.stage);
     return OK;
 }
@@ -130,14 +191,14 @@ static err_t open_buffers(struct compute *c, struct err_text *why)
     const struct plan_settings *s = &c->config.plan.settings;
     const size_t x_bytes = frame_bytes_of(s, c->held.model);
     bool ok = true;
-    if (compute_is_first(c)) {
+    if (compute_is_first(c) && compute_is_dense(c)) {
         c->x = aligned_alloc(64, (x_bytes + 63) / 64 * 64);
         if (c->x) memset(c->x, 0, x_bytes);
         c->chained = calloc(s->max_rows, sizeof *c->chained);
         c->draws = calloc(s->n_slot, sizeof *c->draws);
         ok = c->x && c->chained && c->draws;
     }
-    if (compute_is_last(c)) {
+    if (compute_draws(c)) {
         c->pairs = calloc(s->max_rows, 2 * sizeof *c->pairs);
         ok = ok && c->pairs;
     }
@@ -156,7 +217,7 @@ static err_t open_port(struct compute *c, struct err_text *why)
         .devices = c->config.devices,
     };
     memcpy(port.key, p->key, sizeof port.key);
-    return p->n_stage > 1 ? port_open(&port, &c->port, why) : OK;
+    return has_port(c) ? port_open(&port, &c->port, why) : OK;
 }
 
 err_t compute_prepare(struct compute *c, struct err_text *why)
@@ -165,9 +226,10 @@ err_t compute_prepare(struct compute *c, struct err_text *why)
     const int64_t from = clock_now_us();
     struct stage_sizes sizes;
     err_t e = open_model(c, why);
-    if (!e) e = check_plan(p, c->held.model, why);
+    if (!e) e = compute_check_plan(p, c->held.model, why);
     if (!e) e = open_stage(c, &sizes, why);
     if (!e) e = open_buffers(c, why);
+    if (!e) e = compute_usage_open(c, why);
     if (!e) e = open_port(c, why);
     if (e) return e;
     struct msg m = {.kind = MSG_PREPARED};
@@ -180,46 +242,97 @@ err_t compute_prepare(struct compute *c, struct err_text *why)
         .load_ms = (uint32_t)((clock_now_us() - from) / 1000),
     };
     if (c->port) port_address(c->port, &m.prepared.address, &m.prepared.n_address);
-    log_info("epoch %llu: stage %u of %u ready: layers %u to %u, weights %.1f MiB, KV %.1f MiB, "
-             "work %.1f MiB, %u ms",
-             (unsigned long long)p->epoch, p->stage, p->n_stage, p->layer_from, p->layer_to,
-             mib(sizes.weight_bytes), mib(sizes.kv_bytes), mib(sizes.work_bytes),
-             m.prepared.load_ms);
+    if (c->group)
+        group_link_address(c->group, &m.prepared.group_address, &m.prepared.n_group_address);
+    log_info("epoch %llu: stage %u of %u, member %u of %u ready: layers %u to %u, weights %.1f "
+             "MiB, KV %.1f MiB, work %.1f MiB, %u ms",
+             (unsigned long long)p->epoch, p->stage, p->n_stage, p->member,
+             compute_members_of(p, p->stage), p->layer_from, p->layer_to, mib(sizes.weight_bytes),
+             mib(sizes.kv_bytes), mib(sizes.work_bytes), m.prepared.load_ms);
     return compute_post(c, &m, why);
 }
 
 // -- linking --
 
-// A stage sends to the next one, and the last to the first.
+// The stage that ours sends to, and its first member's number at the port.
+static uint32_t next_stage(const struct compute *c)
+{
+    return compute_is_last(c) ? 0 : c->config.plan.stage + 1;
+}
+
+static uint32_t number_of(const struct msg_plan *p, uint32_t stage)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < stage; i++)
+        n += compute_members_of(p, i);
+    return n;
+}
+
+// Members that have no port take part in no step from its start: nothing is sent to them.
+static err_t connect_next(struct compute *c, const struct msg_connect *m, struct err_text *why)
+{
+    const struct msg_plan *p = &c->config.plan;
+    const uint32_t stage = next_stage(c);
+    bool has_lead = stage == p->stage;
+    for (uint32_t i = 0; i < m->n_peer; i++) {
+        const struct msg_peer *peer = &m->peers[i];
+        if (peer->stage != stage || !peer->n_address) continue;
+        if (peer->stage == p->stage && peer->member == p->member) continue;
+        const uint32_t to = number_of(p, stage) + peer->member;
+        err_t e = port_connect(c->port, to, peer->address, peer->n_address, why);
+        if (e) return e;
+        has_lead |= peer->member == 0;
+        c->targets[c->n_target++] = to;
+    }
+    return has_lead ? OK
+                    : err_say(why, ERR_LINK_PROTOCOL, "connect: no address of stage %u", stage);
+}
+
 static err_t connect_peers(struct compute *c, const struct msg_connect *m, struct err_text *why)
 {
     const struct msg_plan *p = &c->config.plan;
-    const uint32_t to = compute_is_last(c) ? 0 : p->stage + 1;
-    if (m->n_peer != p->n_stage)
-        return err_say(why, ERR_LINK_PROTOCOL, "connect: %u addresses for %u stages", m->n_peer,
-                       p->n_stage);
-    for (uint32_t i = 0; c->port && i < m->n_peer; i++)
-        if (m->peers[i].stage == to)
-            return port_connect(c->port, to, m->peers[i].address, m->peers[i].n_address, why);
-    return c->port ? err_say(why, ERR_LINK_PROTOCOL, "connect: no address of stage %u", to) : OK;
+    const uint32_t n = number_of(p, p->n_stage);
+    if (m->n_peer != n)
+        return err_say(why, ERR_LINK_PROTOCOL, "connect: %u addresses for %u workers", m->n_peer,
+                       n);
+    for (uint32_t i = 0; i < n; i++)
+        if (m->peers[i].stage >= p->n_stage ||
+            m->peers[i].member >= compute_members_of(p, m->peers[i].stage))
+            return err_say(why, ERR_LINK_PROTOCOL, "connect: there is no member %u of stage %u",
+                           m->peers[i].member, m->peers[i].stage);
+    err_t e = c->port && compute_is_lead(c) ? connect_next(c, m, why) : OK;
+    return e ? e : compute_group_connect(c, m, why);
 }
 
 // A peer that has not come as far answers late or never; that is for status only and no reason to
-// fail. While we measure, the port answers the pings of the stage before us, so no ring of waits
-// can close.
-static void measure(struct compute *c, struct msg_linked *out)
+// fail. One that sends other bytes back is. While we measure, the port answers the pings of the
+// stage before us, so no ring of waits can close.
+static err_t measure(struct compute *c, struct msg_linked *out, struct err_text *why)
 {
-    if (!c->port || compute_is_last(c)) return;
+    if (!c->port || !compute_is_lead(c) || compute_is_last(c)) return OK;
+    const struct msg_plan *p = &c->config.plan;
+    const uint32_t to = number_of(p, next_stage(c));
     double latency_us = 0, bytes_per_s = 0;
-    err_t e =
-        port_measure(c->port, c->config.plan.stage + 1, MEASURE_MS, &latency_us, &bytes_per_s);
+    struct err_text said = {0};
+    err_t e = port_measure(c->port, to, MEASURE_MS, &latency_us, &bytes_per_s, &said);
+    if (e == ERR_LINK_PROTOCOL)
+        return err_say(why, e, "the link to stage %u delivers wrong bytes: %s", p->stage + 1,
+                       said.s);
     if (e) {
         log_warn("epoch %llu: cannot measure the link to stage %u: %s",
-                 (unsigned long long)c->config.plan.epoch, c->config.plan.stage + 1, err_name(e));
-        return;
+                 (unsigned long long)p->epoch, p->stage + 1, said.s);
+        return OK;
     }
     out->next_latency_us = latency_us;
     out->next_bytes_per_s = bytes_per_s;
+    return OK;
+}
+
+// To the stage after ours; within the stage, where nothing is sent there.
+static const char *transport(struct compute *c)
+{
+    if (c->n_target) return port_transport(c->port, c->targets[0]);
+    return c->group ? port_transport(compute_group_port(c), compute_is_lead(c)) : "none";
 }
 
 err_t compute_link(struct compute *c, struct err_text *why)
@@ -234,8 +347,7 @@ err_t compute_link(struct compute *c, struct err_text *why)
     compute_spend(c, p);
     if (e) return e;
     struct msg m = {.kind = MSG_LINKED,
-                    .linked = {.epoch = c->config.plan.epoch,
-                               .transport = c->port ? port_transport(c->port) : "none"}};
-    measure(c, &m.linked);
-    return compute_post(c, &m, why);
+                    .linked = {.epoch = c->config.plan.epoch, .transport = transport(c)}};
+    e = measure(c, &m.linked, why);
+    return e ? e : compute_post(c, &m, why);
 }

@@ -7,13 +7,17 @@
 // step's tokens may take on a slow machine, where each costs a pass over as many weights as ours.
 enum { SLOW_BYTES_PER_US = 10000 };
 
+int64_t compute_patience_us(const struct compute *c, uint32_t n_tok)
+{
+    return COMPUTE_STEP_WAIT_US + (int64_t)(c->step_bytes / SLOW_BYTES_PER_US * n_tok);
+}
+
 static struct compute_wait wait_for(const struct compute *c, uint32_t n_tok, const char *what)
 {
     const int64_t now = clock_now_us();
     return (struct compute_wait){
         .spin_until_us = now + COMPUTE_SPIN_US,
-        .deadline_us =
-            now + COMPUTE_STEP_WAIT_US + (int64_t)(c->step_bytes / SLOW_BYTES_PER_US * n_tok),
+        .deadline_us = now + compute_patience_us(c, n_tok),
         .what = what,
     };
 }
@@ -31,23 +35,32 @@ static err_t wait_frame(struct compute *c, enum frame_kind kind, uint64_t step,
     }
 }
 
-static err_t send_frame(struct compute *c, uint32_t stage, const struct frame *f, uint32_t n_tok,
-                        struct err_text *why)
+static err_t send_to(struct compute *c, uint32_t peer, const struct frame *f, uint32_t n_tok,
+                     struct err_text *why)
 {
     const struct compute_wait wait = wait_for(c, n_tok, "sending a frame");
     for (;;) {
-        err_t e = port_send(c->port, stage, f);
+        err_t e = port_send(c->port, peer, f);
         if (e == OK) return OK;
         if (e != ERR_AGAIN)
-            return err_say(why, e, "cannot send step %llu to stage %u", (unsigned long long)f->step,
-                           stage);
+            return err_say(why, e, "cannot send step %llu to worker %u of the lane",
+                           (unsigned long long)f->step, peer);
         e = compute_progress(c, why);
         if (!e) e = compute_rest(c, &wait, why);
         if (e) return e;
     }
 }
 
-// -- drawn ids: from the last stage to the first --
+static err_t send_frame(struct compute *c, const struct frame *f, uint32_t n_tok,
+                        struct err_text *why)
+{
+    err_t e = OK;
+    for (uint32_t i = 0; !e && i < c->n_target; i++)
+        e = send_to(c, c->targets[i], f, n_tok, why);
+    return e;
+}
+
+// -- drawn ids: from the last stage to the members of the first --
 
 static bool samples(const struct step *st)
 {
@@ -133,12 +146,12 @@ static err_t give_ids(struct compute *c, const struct step_result *r, struct err
     for (uint32_t i = 0; i < r->n_item; i++) {
         const struct step_item *item = &r->items[i];
         if (item->id < 0) continue;
-        if (compute_is_first(c))
+        if (c->draws)
             c->draws[item->slot] = (struct compute_draw){.step = r->number, .id = item->id};
         c->pairs[2 * n] = (int32_t)item->slot;
         c->pairs[2 * n++ + 1] = item->id;
     }
-    if (n == 0 || compute_is_first(c)) return OK;
+    if (n == 0) return OK;
     const struct frame f = {.kind = FRAME_IDS,
                             .dtype = DT_I32,
                             .epoch = r->epoch,
@@ -148,7 +161,7 @@ static err_t give_ids(struct compute *c, const struct step_result *r, struct err
                             .n_col = 2,
                             .bytes = (uint64_t)n * 2 * sizeof *c->pairs,
                             .payload = c->pairs};
-    return send_frame(c, 0, &f, n, why);
+    return send_frame(c, &f, n, why);
 }
 
 // -- a step --
@@ -187,7 +200,7 @@ static err_t pass_on(struct compute *c, const struct step *st, float *x, struct 
                             .n_col = dim,
                             .bytes = (uint64_t)n_tok * dim * sizeof *x,
                             .payload = x};
-    return send_frame(c, c->config.plan.stage + 1, &f, n_tok, why);
+    return send_frame(c, &f, n_tok, why);
 }
 
 static err_t report(struct compute *c, struct step_result *r, int64_t took_us, struct err_text *why)
@@ -199,19 +212,37 @@ static err_t report(struct compute *c, struct step_result *r, int64_t took_us, s
     return compute_post(c, &m, why);
 }
 
-// The stage on x, and what follows from it.
+static err_t say_run_failed(struct compute *c, const struct step *st, err_t e, struct err_text *why)
+{
+    struct err_text group = {0};
+    if (c->group && c->group->ops->status(c->group, &group)) return err_say(why, e, "%s", group.s);
+    return err_say(why, e, "step %llu: %s", (unsigned long long)st->number,
+                   e == ERR_MEMORY ? "no memory for its result" : err_name(e));
+}
+
+// The stage on x, and what follows from it: the leads' business.
 static err_t run(struct compute *c, const struct step *st, float *x, struct err_text *why)
 {
     struct step_result result = {0};
     const int64_t from = clock_now_us();
     arena_reset(&c->arena);
     err_t e = stage_run(c->held.stage, st, x, c->chained, &c->arena, &result);
-    if (e)
-        return err_say(why, e, "step %llu: no memory for its result",
-                       (unsigned long long)st->number);
     const int64_t took_us = clock_now_us() - from;
     atomic_fetch_add(&c->busy_us, (uint64_t)took_us);
+    if (c->group) atomic_store(&c->exchange_us, c->group->ops->wait_us(c->group));
+    if (e) return say_run_failed(c, st, e, why);
+    if (!compute_is_lead(c)) return OK;
     return compute_is_last(c) ? report(c, &result, took_us, why) : pass_on(c, st, x, why);
+}
+
+// What a member needs before its first layer: ids that were drawn elsewhere, or activations.
+static err_t take_input(struct compute *c, const struct step *st, struct frame **out,
+                        struct err_text *why)
+{
+    if (!compute_is_dense(c)) return OK;
+    if (!compute_is_first(c)) return take_activations(c, st, out, why);
+    err_t e = gather_chained(c, st, why);
+    return !e && c->port && !compute_draws(c) ? note_step(c, st, why) : e;
 }
 
 err_t compute_step(struct compute *c, const struct step *st, struct err_text *why)
@@ -223,11 +254,7 @@ err_t compute_step(struct compute *c, const struct step *st, struct err_text *wh
     atomic_store(&c->step_now, st->number);
     struct frame *f = NULL;
     err_t e = stage_check(c->held.stage, st, why);
-    if (!e && compute_is_first(c)) {
-        e = gather_chained(c, st, why);
-        if (!e && c->port) e = note_step(c, st, why);
-    }
-    if (!e && !compute_is_first(c)) e = take_activations(c, st, &f, why);
+    if (!e) e = take_input(c, st, &f, why);
     if (!e) e = run(c, st, f ? f->payload : c->x, why);
     if (f) port_give(c->port, f);
     atomic_store(&c->step_now, 0);

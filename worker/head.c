@@ -14,12 +14,13 @@ void head_carve(struct head *h, const struct model_shape *shape, const struct pl
     h->shape = shape;
     h->settings = s;
     h->block = s->max_tok < HEAD_BLOCK ? s->max_tok : HEAD_BLOCK;
-    h->slots = mem_carve(carver, s->n_slot, sizeof *h->slots);
-    h->bias = mem_carve(carver, (uint64_t)s->n_slot * STEP_BIAS_MAX, sizeof *h->bias);
     h->wants = mem_carve(carver, h->block, sizeof *h->wants);
     h->h = mem_carve(carver, (uint64_t)h->block * (uint64_t)shape->dim, sizeof(float));
     h->ordered = mem_carve(carver, (uint64_t)h->block * (uint64_t)shape->dim, sizeof(float));
     h->logits = mem_carve(carver, h->block * n_vocab, sizeof(float));
+    if (!h->is_lead) return;
+    h->slots = mem_carve(carver, s->n_slot, sizeof *h->slots);
+    h->bias = mem_carve(carver, (uint64_t)s->n_slot * STEP_BIAS_MAX, sizeof *h->bias);
     h->adjusted = mem_carve(carver, n_vocab, sizeof(float));
     h->cands = mem_carve(carver, n_vocab, sizeof *h->cands);
 }
@@ -178,9 +179,18 @@ void head_logits(struct head *h, const float *x, int32_t n, float *logits)
     const struct kernels_ops *op = h->k->ops;
     const struct model_shape *s = h->shape;
     const int64_t all = (int64_t)n * s->n_vocab;
-    const struct projection out = {
-        .w = h->matrix, .bias = h->matrix_bias, .y = logits, .rows = s->n_vocab};
+    const struct share_range mine = pass_mine(h->pass, CUT_VOCAB);
+    const struct projection out = {.w = &h->matrix,
+                                   .bias = h->matrix_bias,
+                                   .y = logits + mine.from,
+                                   .rows = mine.to - mine.from,
+                                   .ld = s->n_vocab};
     layer_project(h->k, h->ordered, x, n, s->dim, &out, 1);
+    if (pass_gathers(h->pass)) {
+        struct group *g = h->pass->group;
+        g->ops->gather(g, logits, n, s->n_vocab, h->pass->cut[CUT_VOCAB], 0);
+    }
+    if (!h->is_lead) return;
     if (s->logit_scale != 1) op->scale(h->k, logits, s->logit_scale, all);
     if (s->logit_softcap > 0) op->softcap(h->k, logits, s->logit_softcap, all);
 }
@@ -192,6 +202,7 @@ static err_t flush(struct head *h, const struct step *st, uint32_t n, struct are
     if (n == 0) return OK;
     h->k->ops->rms_norm(h->k, h->h, h->norm, n, s->dim, s->norm_eps, h->h);
     head_logits(h, h->h, (int32_t)n, h->logits);
+    if (!h->is_lead) return OK;
     for (uint32_t i = 0; i < n; i++) {
         const struct head_want *w = &h->wants[i];
         const float *logits = h->logits + (int64_t)i * s->n_vocab; // (n_vocab)
@@ -221,16 +232,20 @@ static err_t new_item(const struct step_row *r, uint32_t index, struct arena *ar
 err_t head_run(struct head *h, const struct step *st, const float *x, struct arena *arena,
                struct step_result *out)
 {
-    struct step_item *items = arena_take_n(arena, st->n_row, sizeof *items);
-    if (!items) return ERR_MEMORY;
+    struct step_item *items = h->is_lead ? arena_take_n(arena, st->n_row, sizeof *items) : NULL;
+    if (h->is_lead && !items) return ERR_MEMORY;
     const size_t dim = (size_t)h->shape->dim;
     uint32_t n_item = 0, n = 0;
     for (uint32_t i = 0; i < st->n_row; x += dim * st->rows[i].n_tok, i++) {
         const struct step_row *r = &st->rows[i];
-        count_tokens(h, r);
+        if (h->is_lead) count_tokens(h, r);
         if (!(r->flags & (ROW_SAMPLE | ROW_SCORE))) continue;
-        struct head_want want = {.row = r, .index = i, .item = &items[n_item++]};
-        err_t e = new_item(r, i, arena, want.item, &want.scores);
+        struct head_want want = {.row = r, .index = i};
+        err_t e = OK;
+        if (h->is_lead) {
+            want.item = &items[n_item++];
+            e = new_item(r, i, arena, want.item, &want.scores);
+        }
         if (e) return e;
         for (want.tok = r->flags & ROW_SCORE ? 0 : r->n_tok - 1; want.tok < r->n_tok; want.tok++) {
             memcpy(h->h + n * dim, x + want.tok * dim, dim * sizeof *x);
@@ -243,7 +258,8 @@ err_t head_run(struct head *h, const struct step *st, const float *x, struct are
     }
     err_t e = flush(h, st, n, arena);
     if (e) return e;
-    *out = (struct step_result){
-        .epoch = st->epoch, .number = st->number, .items = items, .n_item = n_item};
+    if (out)
+        *out = (struct step_result){
+            .epoch = st->epoch, .number = st->number, .items = items, .n_item = n_item};
     return OK;
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include "kernels/kernels.h"
 #include "proto/base/arena.h"
+#include "worker/layer.h"
 #include "worker/penalty.h"
 #include "worker/sample.h"
 #include "worker/stage.h"
@@ -30,12 +31,14 @@ struct head {
     struct kernels *k;
     const struct model_shape *shape;
     const struct plan_settings *settings;
-    const float *norm;           // (dim)
-    const struct weight *matrix; // (n_vocab, dim)
-    const float *matrix_bias;    // (n_vocab) or NULL
-    uint32_t block;              // rows of h and logits
-    struct head_slot *slots;     // (n_slot)
-    struct logit_bias *bias;     // (n_slot, STEP_BIAS_MAX)
+    const struct pass *pass;  // who computes which rows of the output matrix
+    bool is_lead;             // draws; another member of a tensor group only gives its logits
+    const float *norm;        // (dim)
+    struct weight matrix;     // (n_vocab, dim), rows of this member
+    const float *matrix_bias; // (n_vocab) or NULL, likewise
+    uint32_t block;           // rows of h and logits
+    struct head_slot *slots;  // (n_slot)
+    struct logit_bias *bias;  // (n_slot, STEP_BIAS_MAX)
     struct penalty penalty;
     struct head_want *wants;   // (block)
     float *h;                  // (block, dim)
@@ -56,8 +59,10 @@ void head_reset(struct head *h);
 err_t head_check_bind(const struct head *h, const struct step_bind *b, struct err_text *why);
 err_t head_check_chain(const struct head *h, const struct step_row *r, struct err_text *why);
 void head_bind(struct head *h, const struct step_bind *b);
-// logits (n, n_vocab) of n <= HEAD_BLOCK rows of h (n, dim), which have been normed.
+// Of members but the lead, their columns of logits mean something only. logits (n, n_vocab) of n <=
+// HEAD_BLOCK rows of h (n, dim), which have been normed.
 void head_logits(struct head *h, const float *x, int32_t n, float *logits);
-// x (n_tok, dim) after the last layer. ERR_MEMORY if the arena is exhausted.
+// x (n_tok, dim) after the last layer; every dense member calls it. ERR_MEMORY if the arena is
+// exhausted.
 err_t head_run(struct head *h, const struct step *st, const float *x, struct arena *arena,
                struct step_result *out);

@@ -68,8 +68,13 @@ static struct kv_view shape_of(const struct kv_config *c, const struct model_lay
     const struct model_shape *s = c->shape;
     struct kv_view v = {.page_tok = (int32_t)c->settings->page_tok,
                         .dtype = (enum dtype)c->settings->kv_dtype};
+    struct share_range heads = {0, s->n_head_kv};
+    if (c->share) {
+        if (!share_is_dense(c->share, c->share->member)) return v;
+        heads = share_kv_heads(c->share, c->share->member, s, l);
+    }
     if (l->mixer == MIXER_ATTN) {
-        v.n_head_kv = s->n_head_kv;
+        v.n_head_kv = (int32_t)(heads.to - heads.from);
         v.head_dim = v.head_dim_v = s->head_dim;
     } else if (l->mixer == MIXER_MLA) {
         // One latent vector for all heads, and the rotated part of the keys.

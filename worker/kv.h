@@ -9,7 +9,7 @@
 #pragma once
 #include "kernels/kernels.h"
 #include "proto/wire/wire.h"
-#include "topology/model.h"
+#include "topology/share.h"
 #include "worker/mem.h"
 
 // Whose keys and values. Layers are known by their index in the stage: 0 .. layer_to - layer_from,
@@ -19,7 +19,8 @@ struct kv_config {
     const struct model_shape *shape;
     uint32_t layer_from, layer_to;
     bool mtp;
-    struct kernels *kernels; // says how large a page is
+    const struct share *share; // its heads of attention; NULL: all
+    struct kernels *kernels;   // says how large a page is
 };
 
 struct kv_slot {

@@ -34,7 +34,8 @@ static void add_kind(struct kinds *k, const struct model_layer *l)
     k->moe |= l->ffn == FFN_MOE;
 }
 
-// Every kind starts at the same place; the largest decides where the next piece begins.
+// Every kind starts at the same place; the largest decides where the next piece begins. Owners of
+// experts need the last one only.
 void layer_carve(struct pass *p, const struct pass_limits *l, struct mem_carver *c)
 {
     const struct model_shape *s = l->shape;
@@ -42,6 +43,7 @@ void layer_carve(struct pass *p, const struct pass_limits *l, struct mem_carver 
     for (int32_t i = 0; i < s->n_layer; i++)
         add_kind(&k, &s->layers[i]);
     if (s->has_mtp) add_kind(&k, &s->mtp);
+    if (!share_is_dense(l->share, l->share->member)) k = (struct kinds){.moe = k.moe};
 
     struct mem_carver each[5] = {*c, *c, *c, *c, *c};
     if (k.attn) layer_attn_carve(&p->attn, l, &each[0]);
@@ -65,8 +67,9 @@ void layer_project(struct kernels *k, float *ordered, const float *x, int32_t n_
         const struct gemm_job job = {.w = &one->w->view,
                                      .bias = one->bias,
                                      .y = one->y,
-                                     .ldy = one->rows,
+                                     .ldy = one->ld ? one->ld : one->rows,
                                      .fine = one->fine};
+        if (one->rows == 0) continue;
         if (!one->w->order) {
             jobs[n_job++] = job;
             continue;
@@ -110,4 +113,25 @@ struct glu layer_glu(const struct model_shape *s)
         [ACT_SWIGLU_OAI] = GLU_SWIGLU_OAI,
     };
     return (struct glu){.kind = kinds[s->act], .alpha = s->act_alpha, .limit = s->act_limit};
+}
+
+// -- members --
+
+void layer_gather(struct pass *p, enum pass_cut cut, float *y)
+{
+    p->group->ops->gather(p->group, y, p->n_tok, pass_all(p, cut), p->cut[cut], -1);
+}
+
+void layer_out(struct pass *p, const struct projection *out, const float *x, int32_t cols,
+               bool is_cut)
+{
+    struct projection mine = *out;
+    mine.ld = mine.rows = p->shape->dim;
+    if (is_cut) {
+        const struct share_range r = pass_mine(p, CUT_DIM);
+        mine.y += r.from;
+        mine.rows = r.to - r.from;
+    }
+    layer_project(p->k, p->ordered, x, p->n_tok, cols, &mine, 1);
+    if (is_cut && pass_gathers(p)) layer_gather(p, CUT_DIM, out->y);
 }

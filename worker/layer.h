@@ -1,7 +1,12 @@
 // layer: the forward pass of each layer kind, one file per kind, and the state of one pass that
 // they share. A layer is a mixer (tokens see each other: layer_attn, layer_mla, layer_delta) and
 // then a feed-forward part (each token alone: layer_ffn, layer_moe); struct model_layer says which.
+//
+// A member of a tensor group (topology/share.h) computes its columns of what lies between two
+// matrices, and gathers the others' columns from the others: no sum is ever cut. In a group of
+// experts the lead runs the layers, and the others layer_moe_serve.
 #pragma once
+#include "proto/link/group.h"
 #include "worker/kv.h"
 #include "worker/state.h"
 #include "worker/weights.h"
@@ -10,11 +15,12 @@
 enum { PASS_GLOBAL, PASS_LOCAL, PASS_SIGHTS };
 
 // Work space of one layer kind. Kinds are never at work at once: their buffers share memory.
-struct attn_work {
+struct attn_work {    // n_head, n_head_kv: of this member, but in `all`
     float *q;         // (n_tok, n_head, head_dim)
     float *key, *val; // (n_tok, n_head_kv, head_dim)
     float *gate;      // (n_tok, n_head, head_dim)
     float *att;       // (n_tok, n_head, head_dim)
+    float *all;       // (n_tok, n_head, head_dim) of all members; alone the same as att
 };
 struct mla_work {
     float *q_a;    // (n_tok, q_rank)
@@ -32,26 +38,40 @@ struct delta_work {
     float **conv, **sum; // (max_rows) states of the runs
 };
 struct ffn_work {
-    float *gate, *up; // (n_tok, ffn_dim)
+    float *gate, *up; // (n_tok, middle), of this member
+    float *all;       // (n_tok, middle) of all members; alone the same as gate
 };
-// A product is one (token, chosen expert); n_prod = n_tok * n_used of them, sorted by expert.
+// A product is one (token, chosen expert); n_prod = n_tok * n_used of them, sorted by the member
+// that computes them, then by expert, then by token.
 struct moe_work {
-    float *logits;                  // (n_tok, n_expert)
-    int32_t *ids;                   // (n_tok, n_used)
-    float *weights;                 // (n_tok, n_used)
-    int32_t *at;                    // (n_tok, n_used) the product's place in the sorted list
-    int32_t *row;                   // (n_prod) its token
-    int32_t *expert;                // (n_prod) ascending
-    int32_t *seq;                   // (n_prod) 0, 1, 2, ...
-    int32_t *from;                  // (n_expert + 1) where each expert's products begin
-    float *x;                       // (n_prod, dim) inputs weighed beforehand, or NULL
-    float *gate, *up;               // (n_prod, m)
-    float *y;                       // (n_prod, dim)
-    float *out;                     // (n_tok, dim)
-    float *shared_gate, *shared_up; // (n_tok, shared_dim)
-    float *shared_out;              // (n_tok, dim)
-    float *share;                   // (n_tok)
+    float *logits;          // (n_tok, n_expert)
+    int32_t *ids;           // (n_tok, n_used)
+    float *weights;         // (n_tok, n_used)
+    int32_t *at;            // (n_tok, n_used) the product's place in the sorted list
+    int32_t *src;           // (n_prod) its place in ids, sorted by expert alone
+    int32_t *by_expert;     // (n_prod) its expert, likewise
+    uint8_t *by_member;     // (n_prod) its member, likewise
+    int32_t *row;           // (n_prod) sorted: its token
+    int32_t *expert;        // (n_prod) sorted: its expert; mine: the place in this member's stacks
+    uint8_t *member;        // (n_prod) sorted: its member
+    int32_t *seq;           // (n_prod) 0, 1, 2, ...
+    int32_t *count;         // (n_expert + 1) scratch
+    uint64_t *load;         // (members) products of each
+    int32_t *first;         // (members + 1) where each member's products begin
+    float *x;               // (n_prod, dim) inputs weighed beforehand, or NULL
+    float *gate, *up;       // (most products of this member, m)
+    float *y;               // (n_prod, dim)
+    float *out;             // (n_tok, dim)
+    int32_t most;           // products of this member
+    float *block;           // (most rows, dim + n_used) of experts' groups: what travels
+    int32_t *block_ids;     // (most rows, n_used)
+    struct ffn_work shared; // of the shared expert
+    float *shared_out;      // (n_tok, dim)
+    float *shared_share;    // (n_tok)
 };
+
+// What a tensor group gathers, by columns.
+enum pass_cut { CUT_HEADS, CUT_DIM, CUT_MIDDLE, CUT_SHARED, CUT_VOCAB, PASS_CUTS };
 
 // One step's rows on their way through this stage's layers. All buffers belong to the stage and
 // hold max_tok rows.
@@ -61,7 +81,12 @@ struct pass {
     const struct kv *kv;
     const struct state *state;
     const struct stage_watch *watch; // NULL: nobody does
-    int32_t n_expert_set;
+    const struct share *share;
+    struct group *group; // NULL: alone
+    // Member i computes columns [cut[i], cut[i + 1]); [0, all) where this member computes them all.
+    int64_t cut[PASS_CUTS][SHARE_MEMBERS_MAX + 1];
+    err_t err;       // other members sent what cannot be; of this step
+    uint32_t *usage; // (layers, n_expert) how often each was chosen
     int32_t n_tok, n_run;
     struct attn_run *runs[PASS_SIGHTS]; // (n_run) the same runs with the pages of each kind
     uint32_t *slots;                    // (n_run)
@@ -83,6 +108,8 @@ struct pass {
 struct pass_limits {
     const struct model_shape *shape;
     uint64_t max_tok, max_rows;
+    const struct share *share;
+    int32_t layer_from, layer_to;
 };
 
 // One half of a layer: adds to p->x (n_tok, dim) what it makes of it. `index` counts the stage's
@@ -101,6 +128,8 @@ layer_fn layer_delta;
 layer_fn layer_ffn;
 // A router and experts (Shazeer et al. 2017, arXiv 1701.06538), with or without a shared one.
 layer_fn layer_moe;
+// What the owner of experts does for each layer that has them, while the lead runs layer_moe.
+layer_fn layer_moe_serve;
 // Mixer and feed-forward part of one layer.
 void layer_run(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind);
 
@@ -119,8 +148,9 @@ struct projection {
     const struct weight *w;
     const float *bias; // (rows) or NULL
     float *y;
-    int64_t rows;
-    bool fine; // gemm_job.fine: keys, values and gates, whose errors all that follows suffers
+    int64_t rows; // 0: nothing to do
+    int64_t ld;   // floats from row to row of y; 0: rows
+    bool fine;    // gemm_job.fine: keys, values and gates, whose errors all that follows suffers
 };
 enum { PROJECTIONS_MAX = 4 };
 // All projections of one x (n_tok, cols), at most PROJECTIONS_MAX. `ordered` (n_tok, cols) is
@@ -136,3 +166,38 @@ void layer_norm(struct pass *p, const struct part *w, enum slot norm);
 // none.
 void layer_add(struct pass *p, const struct part *w, enum slot post_norm, float *y);
 struct glu layer_glu(const struct model_shape *s);
+
+// -- members --
+
+// Columns that this member computes.
+static inline struct share_range pass_mine(const struct pass *p, enum pass_cut cut)
+{
+    const int32_t i = p->share->split == SPLIT_TENSOR ? p->share->member : 0;
+    return (struct share_range){p->cut[cut][i], p->cut[cut][i + 1]};
+}
+// Whether columns are gathered at all.
+static inline bool pass_gathers(const struct pass *p)
+{
+    return p->group && p->share->split == SPLIT_TENSOR;
+}
+// Columns of all members.
+static inline int64_t pass_all(const struct pass *p, enum pass_cut cut)
+{
+    return p->cut[cut][pass_gathers(p) ? p->share->n_member : 1];
+}
+// y (n_tok, all columns of the cut): this member has filled its columns; afterwards all are there.
+void layer_gather(struct pass *p, enum pass_cut cut, float *y);
+// y (n_tok, dim) = x (n_tok, cols) W^T + bias. is_cut: each member makes its rows of W.
+void layer_out(struct pass *p, const struct projection *out, const float *x, int32_t cols,
+               bool is_cut);
+// A gated feed-forward part: y (n_tok, dim) = (act(h Wg) h Wu) Wd, middle and y cut.
+struct gated {
+    enum slot gate, up, down;
+    enum pass_cut cut; // of the middle
+    const struct ffn_work *work;
+    const struct projection *beside; // one more of h, or NULL
+    float *y;
+};
+void layer_gated(struct pass *p, const struct part *w, const struct gated *g);
+void layer_gated_carve(struct ffn_work *w, const struct pass_limits *l, enum slot gate,
+                       struct mem_carver *c);

@@ -1,38 +1,57 @@
 #include "worker/layer.h"
 
+// Heads of this member: of a layer whose heads do not stand alone (norms over all of them), all.
+struct heads {
+    struct share_range q, kv;
+    int32_t n_q, n_kv;
+    bool is_cut;
+};
+
+static struct heads heads_of(const struct share *share, const struct model_shape *s,
+                             const struct model_layer *kind)
+{
+    struct heads h = {.q = share_heads(share, share->member, s, kind),
+                      .kv = share_kv_heads(share, share->member, s, kind)};
+    h.n_q = (int32_t)(h.q.to - h.q.from);
+    h.n_kv = (int32_t)(h.kv.to - h.kv.from);
+    h.is_cut = share_axis_of(s, kind, SLOT_ATTN_Q, share->split) == SHARE_HEADS;
+    return h;
+}
+
 void layer_attn_carve(struct attn_work *w, const struct pass_limits *l, struct mem_carver *c)
 {
     const struct model_shape *s = l->shape;
-    const uint64_t q = l->max_tok * (uint64_t)s->n_head * (uint64_t)s->head_dim;
-    const uint64_t kv = l->max_tok * (uint64_t)s->n_head_kv * (uint64_t)s->head_dim;
-    w->q = mem_carve(c, q, sizeof(float));
-    w->key = mem_carve(c, kv, sizeof(float));
-    w->val = mem_carve(c, kv, sizeof(float));
-    w->gate = mem_carve(c, q, sizeof(float));
-    w->att = mem_carve(c, q, sizeof(float));
+    const struct model_layer attn = {.mixer = MIXER_ATTN};
+    const struct heads h = heads_of(l->share, s, &attn);
+    const uint64_t per_head = l->max_tok * (uint64_t)s->head_dim;
+    w->q = mem_carve(c, per_head * (uint64_t)h.n_q, sizeof(float));
+    w->key = mem_carve(c, per_head * (uint64_t)h.n_kv, sizeof(float));
+    w->val = mem_carve(c, per_head * (uint64_t)h.n_kv, sizeof(float));
+    w->gate = mem_carve(c, per_head * (uint64_t)h.n_q, sizeof(float));
+    w->att = mem_carve(c, per_head * (uint64_t)h.n_q, sizeof(float));
+    w->all = h.is_cut ? mem_carve(c, per_head * (uint64_t)s->n_head, sizeof(float)) : w->att;
 }
 
 // Norms of queries and keys before the rotation (Henry et al. 2020): each head by itself, or the
 // whole projection as one.
-static void norm_heads(struct pass *p, const struct part *w)
+static void norm_heads(struct pass *p, const struct part *w, const struct heads *h)
 {
     const struct model_shape *s = p->shape;
     const float *q_norm = part_vector(w, SLOT_ATTN_Q_NORM);
     const float *k_norm = part_vector(w, SLOT_ATTN_K_NORM);
     const bool whole = s->qk_norm == QK_NORM_ALL;
-    const int32_t n_q = whole ? 1 : s->n_head, n_k = whole ? 1 : s->n_head_kv;
-    const int32_t q_dim = s->n_head * s->head_dim, k_dim = s->n_head_kv * s->head_dim;
-    if (q_norm)
-        p->k->ops->rms_norm(p->k, p->attn.q, q_norm, (int64_t)p->n_tok * n_q, q_dim / n_q,
-                            s->norm_eps, p->attn.q);
-    if (k_norm)
-        p->k->ops->rms_norm(p->k, p->attn.key, k_norm, (int64_t)p->n_tok * n_k, k_dim / n_k,
-                            s->norm_eps, p->attn.key);
+    const int32_t n_q = whole ? 1 : h->n_q, n_k = whole ? 1 : h->n_kv;
+    if (q_norm && n_q)
+        p->k->ops->rms_norm(p->k, p->attn.q, q_norm, (int64_t)p->n_tok * n_q,
+                            h->n_q * s->head_dim / n_q, s->norm_eps, p->attn.q);
+    if (k_norm && n_k)
+        p->k->ops->rms_norm(p->k, p->attn.key, k_norm, (int64_t)p->n_tok * n_k,
+                            h->n_kv * s->head_dim / n_k, s->norm_eps, p->attn.key);
 }
 
 // Rotation, and what goes with it or stands in for it (llama4: unit heads after the rotation,
 // queries that grow with the position where there is none).
-static void place(struct pass *p, const struct model_layer *kind)
+static void place(struct pass *p, const struct model_layer *kind, const struct heads *h)
 {
     const struct kernels_ops *op = p->k->ops;
     const struct model_shape *s = p->shape;
@@ -40,30 +59,30 @@ static void place(struct pass *p, const struct model_layer *kind)
     float *q = p->attn.q, *key = p->attn.key;
     if (!kind->no_rope) {
         const struct rope *r = &p->rope[sight];
-        op->rope(p->k, r, p->cos_sin[sight], p->n_tok, s->n_head, s->head_dim, q);
-        op->rope(p->k, r, p->cos_sin[sight], p->n_tok, s->n_head_kv, s->head_dim, key);
+        op->rope(p->k, r, p->cos_sin[sight], p->n_tok, h->n_q, s->head_dim, q);
+        op->rope(p->k, r, p->cos_sin[sight], p->n_tok, h->n_kv, s->head_dim, key);
     }
     if (!kind->no_rope && s->qk_norm == QK_NORM_L2) {
-        const int64_t n_q = (int64_t)p->n_tok * s->n_head, n_k = (int64_t)p->n_tok * s->n_head_kv;
+        const int64_t n_q = (int64_t)p->n_tok * h->n_q, n_k = (int64_t)p->n_tok * h->n_kv;
         op->rms_norm(p->k, q, NULL, n_q, s->head_dim, s->norm_eps, q);
         op->rms_norm(p->k, key, NULL, n_k, s->head_dim, s->norm_eps, key);
     }
     if (s->q_beta != 0 && (kind->no_rope || !s->q_no_rope_only))
-        op->scale_rows(p->k, q, p->q_scale, p->n_tok, s->n_head * s->head_dim);
+        op->scale_rows(p->k, q, p->q_scale, p->n_tok, h->n_q * s->head_dim);
 }
 
-void layer_attn(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
+// att (n_tok, n_q, head_dim) = softmax(scale q key^T) val over each row's sequence, then
+// sigmoid(gate) of it; q, key, val, gate = h Wq, h Wk, h Wv, h Wg
+static void attend(struct pass *p, const struct part *w, int32_t index,
+                   const struct model_layer *kind, const struct heads *h)
 {
     struct kernels *k = p->k;
     const struct kernels_ops *op = k->ops;
     const struct model_shape *s = p->shape;
     const struct attn_work *b = &p->attn;
-    const int32_t q_dim = s->n_head * s->head_dim, kv_dim = s->n_head_kv * s->head_dim;
+    const int64_t q_dim = (int64_t)h->n_q * s->head_dim, kv_dim = (int64_t)h->n_kv * s->head_dim;
     const struct weight *gate = part_weight(w, SLOT_ATTN_GATE); // (q_dim, dim)
     const bool has_gate = gate->view.data;
-
-    // h = norm(x); q, key, val, gate = h Wq, h Wk, h Wv, h Wg
-    layer_norm(p, w, SLOT_ATTN_NORM);
     const struct projection in[] = {
         {.w = part_weight(w, SLOT_ATTN_Q),
          .bias = part_vector(w, SLOT_ATTN_Q_BIAS),
@@ -82,14 +101,16 @@ void layer_attn(struct pass *p, const struct part *w, int32_t index, const struc
         {.w = gate, .y = b->gate, .rows = q_dim},
     };
     layer_project(k, p->ordered, p->h, p->n_tok, s->dim, in, has_gate ? 4 : 3);
-    norm_heads(p, w);
-    place(p, kind);
+    norm_heads(p, w, h);
+    place(p, kind, h);
 
-    // att = softmax(scale q key^T) val over each row's sequence, then sigmoid(gate) of it
+    const int32_t group = s->n_head / s->n_head_kv;
     const struct attn_args args = {
         .q = b->q,
         .out = b->att,
-        .n_head = s->n_head,
+        .n_head = h->n_q,
+        .group = group,
+        .head_from = (int32_t)(h->q.from - h->kv.from * group),
         .kv = *kv_layer(p->kv, index),
         .runs = p->runs[kind->is_local ? PASS_LOCAL : PASS_GLOBAL],
         .n_run = p->n_run,
@@ -101,13 +122,26 @@ void layer_attn(struct pass *p, const struct part *w, int32_t index, const struc
     };
     op->kv_store(k, &args.kv, args.runs, p->n_run, b->key, b->val);
     op->attention(k, &args);
-    if (has_gate) op->gate(k, b->att, b->gate, (int64_t)p->n_tok * q_dim);
+    if (has_gate) op->gate(k, b->att, b->gate, p->n_tok * q_dim);
+}
+
+void layer_attn(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
+{
+    const struct model_shape *s = p->shape;
+    const struct attn_work *b = &p->attn;
+    const struct heads h = heads_of(p->share, s, kind);
+    const int64_t q_dim = (int64_t)h.n_q * s->head_dim, all = (int64_t)s->n_head * s->head_dim;
+
+    layer_norm(p, w, SLOT_ATTN_NORM);
+    if (h.n_q) attend(p, w, index, kind, &h);
+    if (h.is_cut) {
+        layer_columns(b->all + h.q.from * s->head_dim, all, b->att, q_dim, p->n_tok, q_dim);
+        layer_gather(p, CUT_HEADS, b->all);
+    }
 
     // x += norm(att Wo)
-    const struct projection out = {.w = part_weight(w, SLOT_ATTN_OUT),
-                                   .bias = part_vector(w, SLOT_ATTN_OUT_BIAS),
-                                   .y = p->h,
-                                   .rows = s->dim};
-    layer_project(k, p->ordered, b->att, p->n_tok, q_dim, &out, 1);
+    const struct projection out = {
+        .w = part_weight(w, SLOT_ATTN_OUT), .bias = part_vector(w, SLOT_ATTN_OUT_BIAS), .y = p->h};
+    layer_out(p, &out, b->all, (int32_t)all, h.is_cut);
     layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
 }

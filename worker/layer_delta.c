@@ -88,7 +88,7 @@ void layer_delta(struct pass *p, const struct part *w, int32_t index,
     op->glu(k, &silu, b->z, b->out, (int64_t)p->n_tok * v, b->out);
 
     // x += norm(out Wo)
-    const struct projection out = {.w = part_weight(w, SLOT_ATTN_OUT), .y = p->h, .rows = s->dim};
-    layer_project(k, p->ordered, b->out, p->n_tok, v, &out, 1);
+    const struct projection out = {.w = part_weight(w, SLOT_ATTN_OUT), .y = p->h};
+    layer_out(p, &out, b->out, v, false);
     layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
 }

@@ -110,10 +110,8 @@ void layer_mla(struct pass *p, const struct part *w, int32_t index, const struct
 
     // x += norm((V_B att) Wo)
     op->gemm_each(k, part_matrix(w, SLOT_MLA_V_B), b->att, p->n_tok, b->q);
-    const struct projection out = {.w = part_weight(w, SLOT_ATTN_OUT),
-                                   .bias = part_vector(w, SLOT_ATTN_OUT_BIAS),
-                                   .y = p->h,
-                                   .rows = s->dim};
-    layer_project(k, p->ordered, b->q, p->n_tok, s->n_head * s->mla.v_dim, &out, 1);
+    const struct projection out = {
+        .w = part_weight(w, SLOT_ATTN_OUT), .bias = part_vector(w, SLOT_ATTN_OUT_BIAS), .y = p->h};
+    layer_out(p, &out, b->q, s->n_head * s->mla.v_dim, false);
     layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
 }

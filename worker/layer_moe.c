@@ -1,31 +1,84 @@
-#include "worker/layer.h"
+#include "worker/layer_moe.h"
 
 #include <string.h>
 
-void layer_moe_carve(struct moe_work *w, const struct pass_limits *l, struct mem_carver *c)
+// -- work space --
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+// Of one layer's experts, those that this member holds at most.
+static int64_t most_held(const struct pass_limits *l)
+{
+    const int32_t n = l->shape->moe.n_expert;
+    int64_t most = 0;
+    for (int32_t i = l->layer_from; i < l->layer_to; i++) {
+        int64_t held = 0;
+        for (int32_t e = 0; e < n && l->shape->layers[i].ffn == FFN_MOE; e++)
+            held += share_owns(l->share, l->share->member, i, e, n);
+        if (held > most) most = held;
+    }
+    return most;
+}
+
+int64_t moe_products_max(const struct pass_limits *l)
+{
+    const int64_t used = l->shape->moe.n_used;
+    return (int64_t)l->max_tok * (l->share->n_member == 1 ? used : smaller(used, most_held(l)));
+}
+
+int64_t moe_rows_max(const struct pass_limits *l)
+{
+    return (int64_t)l->max_tok * (l->shape->moe.weigh_input ? l->shape->moe.n_used : 1);
+}
+
+// What only those who route need.
+static void carve_dense(struct moe_work *w, const struct pass_limits *l, struct mem_carver *c)
 {
     const struct model_shape *s = l->shape;
     const struct model_moe *m = &s->moe;
     const uint64_t n = l->max_tok, n_prod = n * (uint64_t)m->n_used, dim = (uint64_t)s->dim;
-    const uint64_t mid = (uint64_t)m->dim;
     w->logits = mem_carve(c, n * (uint64_t)m->n_expert, sizeof(float));
     w->ids = mem_carve(c, n_prod, sizeof *w->ids);
     w->weights = mem_carve(c, n_prod, sizeof(float));
     w->at = mem_carve(c, n_prod, sizeof *w->at);
+    w->src = mem_carve(c, n_prod, sizeof *w->src);
+    w->by_expert = mem_carve(c, n_prod, sizeof *w->by_expert);
+    w->by_member = mem_carve(c, n_prod, sizeof *w->by_member);
+    w->member = mem_carve(c, n_prod, sizeof *w->member);
+    w->load = mem_carve(c, SHARE_MEMBERS_MAX, sizeof *w->load);
+    w->first = mem_carve(c, SHARE_MEMBERS_MAX + 1, sizeof *w->first);
+    w->x = m->weigh_input ? mem_carve(c, n_prod * dim, sizeof(float)) : NULL;
+    w->out = mem_carve(c, n * dim, sizeof(float));
+    if (!m->shared_dim) return;
+    layer_gated_carve(&w->shared, l, SLOT_SHARED_GATE, c);
+    w->shared_out = mem_carve(c, n * dim, sizeof(float));
+    w->shared_share = mem_carve(c, n, sizeof(float));
+}
+
+void layer_moe_carve(struct moe_work *w, const struct pass_limits *l, struct mem_carver *c)
+{
+    const struct model_moe *m = &l->shape->moe;
+    const bool is_dense = share_is_dense(l->share, l->share->member);
+    const uint64_t dim = (uint64_t)l->shape->dim, mine = (uint64_t)moe_products_max(l);
+    const uint64_t n_prod = is_dense ? l->max_tok * (uint64_t)m->n_used : mine;
+    const uint64_t rows = l->share->split == SPLIT_EXPERTS ? (uint64_t)moe_rows_max(l) : 0;
+    w->most = (int32_t)mine;
     w->row = mem_carve(c, n_prod, sizeof *w->row);
     w->expert = mem_carve(c, n_prod, sizeof *w->expert);
     w->seq = mem_carve(c, n_prod, sizeof *w->seq);
-    w->from = mem_carve(c, (uint64_t)m->n_expert + 1, sizeof *w->from);
-    w->x = m->weigh_input ? mem_carve(c, n_prod * dim, sizeof(float)) : NULL;
-    w->gate = mem_carve(c, n_prod * mid, sizeof(float));
-    w->up = mem_carve(c, n_prod * mid, sizeof(float));
+    w->count = mem_carve(c, (uint64_t)m->n_expert + 1, sizeof *w->count);
+    w->gate = mem_carve(c, mine * (uint64_t)m->dim, sizeof(float));
+    w->up = mem_carve(c, mine * (uint64_t)m->dim, sizeof(float));
     w->y = mem_carve(c, n_prod * dim, sizeof(float));
-    w->out = mem_carve(c, n * dim, sizeof(float));
-    w->shared_gate = mem_carve(c, n * (uint64_t)m->shared_dim, sizeof(float));
-    w->shared_up = mem_carve(c, n * (uint64_t)m->shared_dim, sizeof(float));
-    w->shared_out = mem_carve(c, n * dim, sizeof(float));
-    w->share = mem_carve(c, n, sizeof(float));
+    w->block = mem_carve(c, rows * (dim + (uint64_t)m->n_used), sizeof(float));
+    w->block_ids = mem_carve(c, rows * (uint64_t)m->n_used, sizeof *w->block_ids);
+    if (is_dense) carve_dense(w, l, c);
 }
+
+// -- routing --
 
 // ids, weights (n_tok, n_used) of h
 static void choose(struct pass *p, const struct part *w)
@@ -58,26 +111,62 @@ static void choose(struct pass *p, const struct part *w)
         p->watch->experts(p->watch->arg, w->id, p->n_tok, b->ids, b->weights);
 }
 
-// Sorts the products by expert, tokens in order within each (counting sort).
-static void sort_products(struct pass *p)
+// By expert, tokens in order within each (counting sort). Leaves in count[e] how many there are of
+// the experts up to e.
+static void sort_by_expert(struct pass *p)
 {
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
     const int32_t n = p->n_tok * m->n_used;
-    memset(b->from, 0, ((size_t)m->n_expert + 1) * sizeof *b->from);
+    memset(b->count, 0, ((size_t)m->n_expert + 1) * sizeof *b->count);
     for (int32_t i = 0; i < n; i++)
-        b->from[b->ids[i] + 1]++;
+        b->count[b->ids[i] + 1]++;
     for (int32_t e = 0; e < m->n_expert; e++)
-        b->from[e + 1] += b->from[e];
+        b->count[e + 1] += b->count[e];
     for (int32_t i = 0; i < n; i++) {
-        const int32_t at = b->from[b->ids[i]]++; // leaves from[e] at the end of e's products
-        b->at[i] = at;
-        b->row[at] = i / m->n_used;
-        b->expert[at] = b->ids[i];
+        const int32_t at = b->count[b->ids[i]]++;
+        b->src[at] = i;
+        b->by_expert[at] = b->ids[i];
+    }
+}
+
+// And then by member.
+static void sort_products(struct pass *p, const struct part *w)
+{
+    const struct model_moe *m = &p->shape->moe;
+    const struct moe_work *b = &p->moe;
+    const int32_t n = p->n_tok * m->n_used, n_member = p->share->n_member;
+    int32_t next[SHARE_MEMBERS_MAX];
+    sort_by_expert(p);
+    if (n_member > 1) {
+        share_assign(p->share, w->id, m->n_expert, b->by_expert, n, b->by_member, b->load);
+    } else {
+        memset(b->by_member, 0, (size_t)n);
+        b->load[0] = (uint64_t)n;
+    }
+    b->first[0] = 0;
+    for (int32_t i = 0; i < n_member; i++) {
+        next[i] = b->first[i];
+        b->first[i + 1] = b->first[i] + (int32_t)b->load[i];
+    }
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t at = next[b->by_member[i]]++, src = b->src[i];
+        const bool is_mine = b->by_member[i] == p->share->member;
+        b->at[src] = at;
+        b->row[at] = src / m->n_used;
+        b->member[at] = b->by_member[i];
+        b->expert[at] = is_mine && w->place ? w->place[b->by_expert[i]] : b->by_expert[i];
         b->seq[i] = i;
     }
-    memmove(b->from + 1, b->from, (size_t)m->n_expert * sizeof *b->from);
-    b->from[0] = 0;
+}
+
+static void count_usage(struct pass *p, int32_t index, int32_t layer)
+{
+    const struct model_moe *m = &p->shape->moe;
+    if (layer < 0) return; // the prediction head's
+    uint32_t *usage = p->usage + (int64_t)index * m->n_expert;
+    for (int32_t i = 0; i < p->n_tok * m->n_used; i++)
+        usage[p->moe.ids[i]]++;
 }
 
 // Inputs of products that are not their token's h: weighed beforehand (llama4).
@@ -93,115 +182,119 @@ static void weigh_inputs(struct pass *p)
     }
 }
 
-struct products {
-    int32_t from, n;    // of the sorted list
-    const float *x;     // inputs
-    const int32_t *row; // (n) of x
+// -- computing --
+
+struct product {
+    enum slot slot, bias;
+    const float *x;
+    const int32_t *row;
     int32_t n_x;
     float *y; // (n, rows)
 };
 
 // y = x W^T (+ bias), each product with its expert's weight
-static void multiply(struct pass *p, const struct part *part, enum slot s, enum slot bias,
-                     const struct products *a)
+static void multiply(struct pass *p, const struct part *part, const struct moe_products *a,
+                     const struct product *one)
 {
-    const struct moe_work *b = &p->moe;
-    const struct weight *w = part_weight(part, s); // (n_expert, rows, cols)
+    const struct weight *w = part_weight(part, one->slot); // (experts here, rows, cols)
     const struct expert_gemm g = {
         .w = &w->view,
         .factors = w->factors,
-        .bias = part_vector(part, bias),
-        .x = a->x,
+        .bias = part_vector(part, one->bias),
+        .x = one->x,
         .n = a->n,
-        .n_x = a->n_x,
-        .row = a->row,
-        .expert = b->expert + a->from,
-        .y = a->y,
+        .n_x = one->n_x,
+        .row = one->row,
+        .expert = a->place,
+        .y = one->y,
     };
     p->k->ops->gemm_experts(p->k, &g);
 }
 
-// y of the products of experts [first, last): what the owner of that set computes
-static void expert_set(struct pass *p, const struct part *w, int32_t first, int32_t last)
+void moe_compute(struct pass *p, const struct part *w, const struct moe_products *a)
 {
-    const struct model_shape *s = p->shape;
     const struct moe_work *b = &p->moe;
-    const int32_t from = b->from[first], n = b->from[last] - from, mid = s->moe.dim;
-    if (n == 0) return;
-    const bool weighed = s->moe.weigh_input;
-    float *gate = b->gate + (int64_t)from * mid, *up = b->up + (int64_t)from * mid;
+    if (a->n == 0) return;
 
     // gate, up (n, m) = x Wg, x Wu
-    struct products in = {
-        .from = from,
-        .n = n,
-        .x = weighed ? b->x + (int64_t)from * s->dim : p->h,
-        .row = weighed ? b->seq : b->row + from,
-        .n_x = weighed ? n : p->n_tok,
-        .y = gate,
-    };
-    multiply(p, w, SLOT_MOE_GATE, SLOT_MOE_GATE_BIAS, &in);
-    in.y = up;
-    multiply(p, w, SLOT_MOE_UP, SLOT_MOE_UP_BIAS, &in);
+    struct product one = {SLOT_MOE_GATE, SLOT_MOE_GATE_BIAS, .x = a->x,
+                          .row = a->row, .n_x = a->n_x,      .y = b->gate};
+    multiply(p, w, a, &one);
+    one.slot = SLOT_MOE_UP;
+    one.bias = SLOT_MOE_UP_BIAS;
+    one.y = b->up;
+    multiply(p, w, a, &one);
 
     // y (n, dim) = (act(gate) up) Wd
-    const struct glu glu = layer_glu(s);
-    p->k->ops->glu(p->k, &glu, gate, up, (int64_t)n * mid, gate);
-    const struct products down = {
-        .from = from,
-        .n = n,
-        .x = gate,
-        .row = b->seq,
-        .n_x = n,
-        .y = b->y + (int64_t)from * s->dim,
-    };
-    multiply(p, w, SLOT_MOE_DOWN, SLOT_MOE_DOWN_BIAS, &down);
+    const struct glu glu = layer_glu(p->shape);
+    p->k->ops->glu(p->k, &glu, b->gate, b->up, (int64_t)a->n * p->shape->moe.dim, b->gate);
+    const struct product down = {SLOT_MOE_DOWN, SLOT_MOE_DOWN_BIAS, b->gate, b->seq, a->n, a->y};
+    multiply(p, w, a, &down);
 }
 
-// out += the expert that every token passes, its share a sigmoid where it has a router
-static void add_shared(struct pass *p, const struct part *w)
+// y of this member's products
+static void compute_mine(struct pass *p, const struct part *w)
 {
-    const struct kernels_ops *op = p->k->ops;
-    const struct model_shape *s = p->shape;
     const struct moe_work *b = &p->moe;
-    const int32_t mid = s->moe.shared_dim;
-    const struct weight *router = part_weight(w, SLOT_SHARED_ROUTER); // (1, dim)
-    const bool has_router = router->view.data;
-    const struct projection in[] = {
-        {.w = part_weight(w, SLOT_SHARED_GATE), .y = b->shared_gate, .rows = mid},
-        {.w = part_weight(w, SLOT_SHARED_UP), .y = b->shared_up, .rows = mid},
-        {.w = router, .y = b->share, .rows = 1, .fine = true},
+    const int32_t from = b->first[p->share->member], n = b->first[p->share->member + 1] - from;
+    const int64_t at = (int64_t)from * p->shape->dim;
+    const bool weighed = p->shape->moe.weigh_input;
+    const struct moe_products mine = {
+        .x = weighed ? b->x + at : p->h,
+        .n_x = weighed ? n : p->n_tok,
+        .n = n,
+        .row = weighed ? b->seq : b->row + from,
+        .place = b->expert + from,
+        .y = b->y + at,
     };
-    layer_project(p->k, p->ordered, p->h, p->n_tok, s->dim, in, has_router ? 3 : 2);
-    const struct glu glu = layer_glu(s);
-    op->glu(p->k, &glu, b->shared_gate, b->shared_up, (int64_t)p->n_tok * mid, b->shared_gate);
-    const struct projection down = {
-        .w = part_weight(w, SLOT_SHARED_DOWN), .y = b->shared_out, .rows = s->dim};
-    layer_project(p->k, p->ordered, b->shared_gate, p->n_tok, mid, &down, 1);
-    if (has_router) op->gate_rows(p->k, b->shared_out, b->share, p->n_tok, s->dim);
-    op->add(p->k, b->out, b->shared_out, (int64_t)p->n_tok * s->dim);
+    moe_compute(p, w, &mine);
+}
+
+// shared_out = the expert that every token passes, its share a sigmoid where it has a router
+static void compute_shared(struct pass *p, const struct part *w)
+{
+    const struct moe_work *b = &p->moe;
+    const struct weight *router = part_weight(w, SLOT_SHARED_ROUTER); // (1, dim)
+    const struct projection share = {.w = router, .y = b->shared_share, .rows = 1, .fine = true};
+    const struct gated g = {.gate = SLOT_SHARED_GATE,
+                            .up = SLOT_SHARED_UP,
+                            .down = SLOT_SHARED_DOWN,
+                            .cut = CUT_SHARED,
+                            .work = &b->shared,
+                            .beside = router->view.data ? &share : NULL,
+                            .y = b->shared_out};
+    layer_gated(p, w, &g);
+    if (g.beside)
+        p->k->ops->gate_rows(p->k, b->shared_out, b->shared_share, p->n_tok, p->shape->dim);
 }
 
 void layer_moe(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
 {
-    (void)index; // no state of its own
-    (void)kind;  // all layers alike
+    (void)kind; // all layers alike
+    const struct kernels_ops *op = p->k->ops;
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
+    const int32_t dim = p->shape->dim;
+    const bool has_owners = p->group && p->share->split == SPLIT_EXPERTS;
 
     // h = norm(x); experts of each token
     layer_norm(p, w, SLOT_FFN_NORM);
     choose(p, w);
-    sort_products(p);
+    sort_products(p, w);
+    count_usage(p, index, w->id);
     if (m->weigh_input) weigh_inputs(p);
 
-    // each set of experts by itself, then every token's sum over its experts in ascending order
-    const int32_t n_set = p->n_expert_set;
-    for (int32_t i = 0; i < n_set; i++)
-        expert_set(p, w, m->n_expert * i / n_set, m->n_expert * (i + 1) / n_set);
-    p->k->ops->combine(p->k, b->y, b->at, b->weights, p->n_tok, m->n_used, p->shape->dim, b->out);
+    // each product where its expert is, then every token's sum over its experts in ascending order
+    if (has_owners) moe_send(p);
+    compute_mine(p, w);
+    if (m->shared_dim) compute_shared(p, w);
+    if (has_owners) moe_receive(p);
+    if (pass_gathers(p))
+        p->group->ops->gather_rows(p->group, b->y, (int64_t)p->n_tok * m->n_used, dim, b->member,
+                                   -1);
+    op->combine(p->k, b->y, b->at, b->weights, p->n_tok, m->n_used, dim, b->out);
+    if (m->shared_dim) op->add(p->k, b->out, b->shared_out, (int64_t)p->n_tok * dim);
 
     // x += norm(out)
-    if (m->shared_dim) add_shared(p, w);
     layer_add(p, w, SLOT_FFN_POST_NORM, b->out);
 }

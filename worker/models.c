@@ -112,6 +112,25 @@ err_t models_scan(const char *const *paths, struct models *out, struct err_text 
     return e;
 }
 
+static bool is_copy(const char *name)
+{
+    return strlen(name) == 64 && strspn(name, "0123456789abcdef") == 64;
+}
+
+void models_add_store(struct models *m, const char *dir)
+{
+    DIR *d = opendir(dir);
+    if (!d) return;
+    for (struct dirent *at; (at = readdir(d));) {
+        char path[4096];
+        struct err_text why;
+        if (!is_copy(at->d_name)) continue;
+        const int len = snprintf(path, sizeof path, "%s/%s", dir, at->d_name);
+        if (len < (int)sizeof path && add_path(m, path, &why)) log_warn("left out: %s", why.s);
+    }
+    closedir(d);
+}
+
 void models_free(struct models *m)
 {
     for (uint32_t i = 0; i < m->n; i++)

@@ -18,5 +18,8 @@ struct models {
 // folders are taken (not of folders within). A named model that cannot be read is an error; one
 // found in a folder is left out with a warning.
 err_t models_scan(const char *const *paths, struct models *out, struct err_text *why);
+// Adds the whole copies of a store's folder (store.h). What cannot be read is left out with a
+// warning.
+void models_add_store(struct models *m, const char *dir);
 void models_free(struct models *m);
 const struct models_file *models_find(const struct models *m, const uint8_t hash[32]); // NULL

@@ -31,16 +31,31 @@ static const double *freq_factors(struct stage *s, const struct model_rope *r)
     return s->freqs;
 }
 
-static void fill_pass(struct stage *s)
+// Where each member's columns begin; a member that computes them all has [0, all).
+static void fill_cuts(struct stage *s)
+{
+    const enum slot slots[PASS_CUTS] = {[CUT_HEADS] = SLOT_ATTN_Q,
+                                        [CUT_DIM] = SLOT_FFN_DOWN,
+                                        [CUT_MIDDLE] = SLOT_FFN_GATE,
+                                        [CUT_SHARED] = SLOT_SHARED_GATE,
+                                        [CUT_VOCAB] = SLOT_HEAD};
+    const struct model_layer attn = {.mixer = MIXER_ATTN};
+    const struct share alone = share_alone();
+    const struct share *share = s->config.share.split == SPLIT_TENSOR ? &s->config.share : &alone;
+    for (int cut = 0; cut < PASS_CUTS; cut++)
+        for (int32_t i = 0; i < share->n_member; i++) {
+            const struct share_range r =
+                share_of(share, i, &s->config.model->shape, &attn, slots[cut]);
+            s->pass.cut[cut][i] = r.from;
+            s->pass.cut[cut][i + 1] = r.to;
+        }
+}
+
+static void fill_ropes(struct stage *s)
 {
     const struct model_shape *m = &s->config.model->shape;
     const struct model_rope *ropes[PASS_SIGHTS] = {
         [PASS_GLOBAL] = &m->rope, [PASS_LOCAL] = &m->rope_local};
-    s->pass.k = s->kernels;
-    s->pass.shape = m;
-    s->pass.kv = &s->kv;
-    s->pass.state = &s->state;
-    s->pass.n_expert_set = s->config.n_expert_set ? s->config.n_expert_set : 1;
     for (int i = 0; i < PASS_SIGHTS; i++)
         s->pass.rope[i] = (struct rope){
             .kind = ropes[i]->interleaved ? ROPE_INTERLEAVED : ROPE_NEOX,
@@ -52,6 +67,34 @@ static void fill_pass(struct stage *s)
         };
 }
 
+static void fill_pass(struct stage *s)
+{
+    s->pass.k = s->kernels;
+    s->pass.shape = &s->config.model->shape;
+    s->pass.kv = &s->kv;
+    s->pass.state = &s->state;
+    s->pass.share = &s->config.share;
+    s->pass.group = s->config.group;
+    if (!stage_is_dense(&s->config)) return;
+    fill_cuts(s);
+    fill_ropes(s);
+}
+
+// The output matrix, of which this member holds its rows: where it is the embedding table too, all
+// rows may be there.
+static struct weight head_matrix(const struct stage *s, const struct weight *held)
+{
+    const struct share_range mine = pass_mine(&s->pass, CUT_VOCAB);
+    struct weight w = *held;
+    if (mine.from > w.rows.from)
+        w.view.data = (char *)w.view.data + s->kernels->ops->weight_bytes(s->kernels, w.view.dtype,
+                                                                          mine.from - w.rows.from,
+                                                                          w.view.shape[1]);
+    w.view.shape[0] = mine.to - mine.from;
+    w.rows = mine;
+    return w;
+}
+
 static void fill_head(struct stage *s)
 {
     const bool is_tied = s->config.model->shape.tied_head;
@@ -59,7 +102,8 @@ static void fill_head(struct stage *s)
     const struct part *table = is_tied ? weights_part(&s->weights, PART_EMBED) : head;
     s->head.k = s->kernels;
     s->head.norm = part_vector(head, SLOT_FINAL_NORM);
-    s->head.matrix = part_weight(table, is_tied ? SLOT_EMBED : SLOT_HEAD);
+    s->head.pass = &s->pass;
+    s->head.matrix = head_matrix(s, part_weight(table, is_tied ? SLOT_EMBED : SLOT_HEAD));
     s->head.matrix_bias = part_vector(head, SLOT_HEAD_BIAS);
 }
 
@@ -67,6 +111,11 @@ static err_t open_parts(struct stage *s, struct stage *reuse, struct err_text *w
 {
     const struct stage_config *c = &s->config;
     const struct kernels_limits limits = stage_limits(c);
+    if ((c->share.n_member > 1) != !!c->group ||
+        (c->group &&
+         (c->group->n_member != c->share.n_member || c->group->member != c->share.member)))
+        return err_say(why, ERR_CONFIG, "member %d of %d has another group", c->share.member,
+                       c->share.n_member);
     err_t e = kernels_open_cpu(c->isa, &limits, &s->kernels, why);
     if (!e) e = stage_count(s, &s->sizes, why);
     if (e) return e;
@@ -94,23 +143,42 @@ static err_t open_parts(struct stage *s, struct stage *reuse, struct err_text *w
     if (!e) e = state_open(&s->state, &state, why);
     const struct mem *const beside[] = {&s->work, &s->kv.pages, &s->state.places, NULL};
     if (!e) e = weights_load(c, s->kernels, old, beside, &s->weights, why);
-    if (!e && c->head) e = penalty_open(&s->head.penalty, c->settings.n_slot, c->settings.ctx, why);
+    if (!e && stage_samples(c))
+        e = penalty_open(&s->head.penalty, c->settings.n_slot, c->settings.ctx, why);
     return e;
+}
+
+static err_t copy_tables(struct stage *s, struct err_text *why)
+{
+    struct share_experts *t = &s->config.share.experts;
+    const size_t n_owner = (size_t)t->n_layer * (size_t)t->n_expert;
+    const size_t n_replica = t->n_replica * sizeof *t->replicas;
+    if (n_owner + n_replica == 0) return OK;
+    char *tables = malloc(n_replica + n_owner);
+    if (!tables) return err_say(why, ERR_MEMORY, "no memory for a table of experts");
+    if (n_replica) memcpy(tables, t->replicas, n_replica);
+    if (n_owner) memcpy(tables + n_replica, t->owner, n_owner);
+    t->replicas = (const struct share_replica *)(void *)tables;
+    t->owner = (const uint8_t *)tables + n_replica;
+    s->tables = tables;
+    return OK;
 }
 
 err_t stage_open(const struct stage_config *c, struct stage *reuse, struct stage **out,
                  struct err_text *why)
 {
     struct stage *s = NULL;
-    err_t e = stage_check_config(c, why);
+    const struct stage_config mine = stage_config_of(c);
+    err_t e = stage_check_config(&mine, why);
     if (!e) {
         s = calloc(1, sizeof *s);
         if (!s) e = err_say(why, ERR_MEMORY, "no memory for a stage");
     }
     if (!e) {
-        s->config = *c;
-        e = open_parts(s, reuse, why);
+        s->config = mine;
+        e = copy_tables(s, why);
     }
+    if (!e) e = open_parts(s, reuse, why);
     if (reuse) stage_close(reuse);
     if (e) {
         stage_close(s);
@@ -118,7 +186,7 @@ err_t stage_open(const struct stage_config *c, struct stage *reuse, struct stage
     }
     s->config.load = NULL; // the caller's, only while loading
     fill_pass(s);
-    if (c->head) fill_head(s);
+    if (c->head && stage_is_dense(&mine)) fill_head(s);
     *out = s;
     return OK;
 }
@@ -132,6 +200,7 @@ void stage_close(struct stage *s)
     penalty_close(&s->head.penalty);
     mem_give(&s->work);
     if (s->kernels) s->kernels->ops->close(s->kernels);
+    free(s->tables);
     free(s);
 }
 
@@ -148,7 +217,7 @@ const struct stage_config *stage_config_get(const struct stage *s)
 void stage_reset(struct stage *s)
 {
     kv_reset(&s->kv);
-    if (s->config.head) head_reset(&s->head);
+    if (stage_samples(&s->config)) head_reset(&s->head);
 }
 
 void stage_tap(struct stage *s, stage_tap_fn *fn, void *arg)
@@ -192,10 +261,11 @@ static void fill_q_scale(struct stage *s)
 static void enter(struct stage *s, const struct step *st, const int32_t *chained)
 {
     struct pass *p = &s->pass;
+    const bool embeds = s->config.embed && stage_is_dense(&s->config);
     for (uint32_t i = 0; i < st->n_bind; i++) {
         kv_bind(&s->kv, st->binds[i].slot);
         state_bind(&s->state, &st->binds[i]);
-        if (s->config.head) head_bind(&s->head, &st->binds[i]);
+        if (stage_samples(&s->config)) head_bind(&s->head, &st->binds[i]);
     }
     int32_t at = 0;
     for (uint32_t i = 0; i < st->n_row; i++) {
@@ -204,11 +274,12 @@ static void enter(struct stage *s, const struct step *st, const int32_t *chained
         p->slots[i] = r->slot;
         for (uint32_t j = 0; j < r->n_tok; j++, at++) {
             s->pos[at] = (int32_t)(r->pos + j);
-            if (s->config.embed) s->ids[at] = r->ids ? r->ids[j] : *chained++;
+            if (embeds) s->ids[at] = r->ids ? r->ids[j] : *chained++;
         }
     }
     p->n_tok = at;
     p->n_run = (int32_t)st->n_row;
+    if (!stage_is_dense(&s->config)) return;
     for (int i = 0; i < PASS_SIGHTS; i++)
         p->k->ops->rope_table(p->k, &p->rope[i], s->pos, at, p->cos_sin[i]);
     if (p->shape->q_beta != 0) fill_q_scale(s);
@@ -230,11 +301,21 @@ static int32_t n_own(const struct stage *s)
     return (int32_t)(s->config.layer_to - s->config.layer_from);
 }
 
-err_t stage_run(struct stage *s, const struct step *st, float *x, const int32_t *chained,
-                struct arena *arena, struct step_result *result)
+// Experts of this member for the layers that the lead runs.
+static void serve(struct stage *s)
 {
     struct pass *p = &s->pass;
-    enter(s, st, chained);
+    for (int32_t i = 0; i < n_own(s) && !p->err; i++) {
+        const struct part *w = &s->weights.parts[i];
+        const struct model_layer *kind = &p->shape->layers[w->id];
+        if (kind->ffn == FFN_MOE) layer_moe_serve(p, w, i, kind);
+    }
+}
+
+static err_t run_layers(struct stage *s, const struct step *st, float *x, struct arena *arena,
+                        struct step_result *result)
+{
+    struct pass *p = &s->pass;
     p->x = x;
     if (s->config.embed) {
         embed(s, s->ids, x);
@@ -247,6 +328,37 @@ err_t stage_run(struct stage *s, const struct step *st, float *x, const int32_t 
     for (uint32_t i = 0; i < st->n_row; i++)
         state_save(&s->state, &st->rows[i]);
     return s->config.head ? head_run(&s->head, st, x, arena, result) : OK;
+}
+
+err_t stage_run(struct stage *s, const struct step *st, float *x, const int32_t *chained,
+                struct arena *arena, struct step_result *result)
+{
+    struct group *g = s->config.group;
+    err_t e = OK;
+    s->pass.err = OK;
+    if (g) g->ops->begin(g, st->number);
+    enter(s, st, chained);
+    if (stage_is_dense(&s->config))
+        e = run_layers(s, st, x, arena, result);
+    else
+        serve(s);
+    if (g) {
+        const err_t group_err = g->ops->status(g, NULL);
+        e = s->pass.err ? s->pass.err : group_err ? group_err : e;
+    }
+    return e;
+}
+
+bool stage_usage(struct stage *s, uint32_t *count)
+{
+    const size_t n = (size_t)stage_n_usage(s);
+    bool is_used = false;
+    for (size_t i = 0; i < n; i++)
+        is_used |= s->pass.usage[i] != 0;
+    if (!is_used) return false;
+    memcpy(count, s->pass.usage, n * sizeof *count);
+    memset(s->pass.usage, 0, n * sizeof *count);
+    return true;
 }
 
 void stage_mtp(struct stage *s, const float *x, const int32_t *next_ids, float *logits)

@@ -23,8 +23,11 @@ struct stage_config {
     bool mtp; // with the head: also the layer that predicts the token after the next
     struct plan_settings settings;
     int32_t n_threads;
-    // Which part of the stage this member has, and the road to those that have the rest: alone and
-    // NULL, or a group of as many members. The share's tables are copied.
+    // Which part of the stage this member has, and the road to those that have the rest: alone (or
+    // all zeros) and NULL, or a group of as many members. The share's tables are copied. Members of
+    // a tensor group keep embedding, keys and values of their heads, and rows of the rest; all are
+    // given the same x. Owners of experts (SPLIT_EXPERTS, not member 0) keep experts only; x is
+    // not looked at.
     struct share share;
     struct group *group; // the caller's; must outlive the stage
     const char *isa;
@@ -56,7 +59,8 @@ uint32_t stage_n_tok(const struct step *st);
 // and what the group came to: then x and result mean nothing.
 //   x        (n_tok, dim) residual stream; in: the previous stage's (ignored when embed); out: mine
 //   chained  embed stages: ids of the ROW_CHAIN rows in row order; else NULL
-//   arena    result items' lists live here; result may be NULL when the stage has no head
+//   arena    result items' lists live here; result may be NULL when the stage has no head. Of
+//            members only the first one's has items
 err_t stage_run(struct stage *s, const struct step *st, float *x, const int32_t *chained,
                 struct arena *arena, struct step_result *result);
 // Lets tests and benches see raw logits: called in stage_run for every logits row that is computed
@@ -80,5 +84,10 @@ void stage_watch(struct stage *s, const struct stage_watch *watch); // NULL take
 // left, next_ids (n_tok) the token that follows each; logits (n_tok, n_vocab) of the token after
 // that. Its layer has keys and values of its own in the rows' pages.
 void stage_mtp(struct stage *s, const float *x, const int32_t *next_ids, float *logits);
+
+// How often each expert of each of the stage's layers was chosen since this was asked last, which
+// is forgotten then: count (layer_to - layer_from, n_expert). False: never, or this member does not
+// route; count is left alone. On the thread of stage_run.
+bool stage_usage(struct stage *s, uint32_t *count);
 
 uint64_t stage_progress(const struct stage *s); // any thread

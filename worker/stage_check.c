@@ -10,7 +10,7 @@ static err_t check_binds(const struct stage *s, const struct step *st, struct er
         if (s->fresh[b->slot])
             return err_say(why, ERR_LINK_PROTOCOL, "step: slot %u is bound twice", b->slot);
         s->fresh[b->slot] = (uint16_t)(i + 1);
-        err_t e = s->config.head ? head_check_bind(&s->head, b, why) : OK;
+        err_t e = stage_samples(&s->config) ? head_check_bind(&s->head, b, why) : OK;
         if (e) return e;
     }
     return OK;
@@ -48,7 +48,8 @@ static err_t check_row(const struct stage *s, const struct step *st, const struc
     err_t e = kv_check_row(&s->kv, r, fresh != 0, why);
     if (!e) e = state_check_row(&s->state, r, fresh ? &st->binds[fresh - 1] : NULL, why);
     if (!e) e = check_ids(s, r, why);
-    if (!e && r->flags & ROW_CHAIN && s->config.head) e = head_check_chain(&s->head, r, why);
+    if (!e && r->flags & ROW_CHAIN && stage_samples(&s->config))
+        e = head_check_chain(&s->head, r, why);
     return e;
 }
 

@@ -11,6 +11,7 @@ struct stage {
     struct state state;
     struct head head;
     struct pass pass;
+    void *tables; // of config.share.experts
     struct stage_watch watch;
     struct mem work;              // everything below, and the buffers of kv, head and pass
     int32_t *ids;                 // (max_tok)
@@ -22,12 +23,25 @@ struct stage {
     struct stage_sizes sizes;
 };
 
+static inline bool stage_is_dense(const struct stage_config *c)
+{
+    return share_is_dense(&c->share, c->share.member);
+}
+// Whether this member draws what the last stage draws.
+static inline bool stage_samples(const struct stage_config *c)
+{
+    return c->head && c->share.member == 0;
+}
+
 // stage_size.c
 struct kernels_limits stage_limits(const struct stage_config *c);
 struct kv_config stage_kv_config(const struct stage *s);
 struct state_config stage_state_config(const struct stage *s);
+uint64_t stage_n_usage(const struct stage *s); // counters of pass.usage
 // Sizes (base NULL) or lays out all work space.
 void stage_carve(struct stage *s, struct mem_carver *c);
 // Of a stage of which config and kernels are set.
 err_t stage_count(struct stage *s, struct stage_sizes *out, struct err_text *why);
 err_t stage_check_config(const struct stage_config *c, struct err_text *why);
+// The same, a share of zeros made one alone.
+struct stage_config stage_config_of(const struct stage_config *c);

@@ -43,17 +43,19 @@ struct kv_config stage_kv_config(const struct stage *s)
         .layer_from = s->config.layer_from,
         .layer_to = s->config.layer_to,
         .mtp = s->config.mtp,
+        .share = &s->config.share,
         .kernels = s->kernels,
     };
 }
 
 struct state_config stage_state_config(const struct stage *s)
 {
+    const bool is_dense = stage_is_dense(&s->config);
     return (struct state_config){
         .settings = &s->config.settings,
         .shape = &s->config.model->shape,
         .layer_from = s->config.layer_from,
-        .layer_to = s->config.layer_to,
+        .layer_to = is_dense ? s->config.layer_to : s->config.layer_from, // owners: none
     };
 }
 
@@ -68,22 +70,37 @@ static uint64_t ordered_cols(const struct model *m)
     return (uint64_t)cols;
 }
 
+uint64_t stage_n_usage(const struct stage *s)
+{
+    const struct stage_config *c = &s->config;
+    return (uint64_t)(c->layer_to - c->layer_from) * (uint64_t)c->model->shape.moe.n_expert;
+}
+
 static void carve_pass(struct stage *s, struct mem_carver *c)
 {
     const struct model_shape *m = &s->config.model->shape;
     const struct plan_settings *p = &s->config.settings;
     const uint64_t n = p->max_tok, cols = ordered_cols(s->config.model);
-    const struct pass_limits limits = {.shape = m, .max_tok = n, .max_rows = p->max_rows};
+    const struct pass_limits limits = {.shape = m,
+                                       .max_tok = n,
+                                       .max_rows = p->max_rows,
+                                       .share = &s->config.share,
+                                       .layer_from = (int32_t)s->config.layer_from,
+                                       .layer_to = (int32_t)s->config.layer_to};
     const int32_t n_rot[PASS_SIGHTS] = {m->rope.n_rot, m->rope_local.n_rot};
     struct pass *pass = &s->pass;
     for (int i = 0; i < PASS_SIGHTS; i++) {
         pass->runs[i] = mem_carve(c, p->max_rows, sizeof *pass->runs[i]);
-        pass->cos_sin[i] = mem_carve(c, n * (uint64_t)n_rot[i], sizeof(float));
+        if (stage_is_dense(&s->config))
+            pass->cos_sin[i] = mem_carve(c, n * (uint64_t)n_rot[i], sizeof(float));
     }
     pass->slots = mem_carve(c, p->max_rows, sizeof *pass->slots);
-    pass->q_scale = mem_carve(c, n, sizeof(float));
-    pass->h = mem_carve(c, n * (uint64_t)m->dim, sizeof(float));
-    pass->ordered = cols ? mem_carve(c, n * cols, sizeof(float)) : NULL;
+    pass->usage = mem_carve(c, stage_n_usage(s), sizeof *pass->usage);
+    if (stage_is_dense(&s->config)) {
+        pass->q_scale = mem_carve(c, n, sizeof(float));
+        pass->h = mem_carve(c, n * (uint64_t)m->dim, sizeof(float));
+        pass->ordered = cols ? mem_carve(c, n * cols, sizeof(float)) : NULL;
+    }
     layer_carve(pass, &limits, c);
 }
 
@@ -99,7 +116,10 @@ void stage_carve(struct stage *s, struct mem_carver *c)
     s->fresh = mem_carve(c, p->n_slot, sizeof *s->fresh);
     carve_pass(s, c);
     kv_carve(&s->kv, &kv, c);
-    if (s->config.head) head_carve(&s->head, m, p, c);
+    if (s->config.head && stage_is_dense(&s->config)) {
+        s->head.is_lead = stage_samples(&s->config);
+        head_carve(&s->head, m, p, c);
+    }
     if (!s->config.mtp) return;
     s->mtp_x = mem_carve(c, wide, sizeof(float));
     s->mtp_h = mem_carve(c, wide, sizeof(float));
@@ -128,10 +148,68 @@ err_t stage_count(struct stage *s, struct stage_sizes *out, struct err_text *why
     stage_carve(s, &carver);
     sizes.kv_bytes += state_bytes(&state);
     sizes.work_bytes = carver.used + backend_bytes(&s->config);
-    if (s->config.head)
+    if (stage_samples(&s->config))
         sizes.work_bytes += penalty_bytes(s->config.settings.n_slot, s->config.settings.ctx);
     *out = sizes;
     return OK;
+}
+
+static bool has_experts(const struct stage_config *c)
+{
+    for (uint32_t i = c->layer_from; i < c->layer_to; i++)
+        if (c->model->shape.layers[i].ffn == FFN_MOE) return true;
+    return false;
+}
+
+// Of the table of experts: what it names exists.
+static err_t check_table(const struct stage_config *c, struct err_text *why)
+{
+    const struct share_experts *t = &c->share.experts;
+    const int32_t n_member = c->share.n_member, n_expert = c->model->shape.moe.n_expert;
+    if (t->n_layer == 0 && t->n_replica == 0) return OK;
+    if (t->n_expert != n_expert || t->layer_from < 0 || t->n_layer < 0 ||
+        t->layer_from + t->n_layer > c->model->shape.n_layer)
+        return err_say(why, ERR_CONFIG,
+                       "a table of %d experts in layers %d to %d, the model has %d", t->n_expert,
+                       t->layer_from, t->layer_from + t->n_layer, n_expert);
+    for (int64_t i = 0; i < (int64_t)t->n_layer * n_expert; i++)
+        if (t->owner[i] >= n_member)
+            return err_say(why, ERR_CONFIG, "an expert of member %d of %d", t->owner[i], n_member);
+    for (uint32_t i = 0; i < t->n_replica; i++)
+        if (t->replicas[i].member >= (uint32_t)n_member)
+            return err_say(why, ERR_CONFIG, "a copy of an expert for member %u of %d",
+                           t->replicas[i].member, n_member);
+    return OK;
+}
+
+static err_t check_share(const struct stage_config *c, struct err_text *why)
+{
+    const struct share *s = &c->share;
+    uint64_t sum = 0;
+    if (s->n_member < 1 || s->n_member > SHARE_MEMBERS_MAX || s->member < 0 ||
+        s->member >= s->n_member)
+        return err_say(why, ERR_CONFIG, "member %d of %d, at most %d share a stage", s->member,
+                       s->n_member, SHARE_MEMBERS_MAX);
+    if ((s->n_member > 1) != (s->split == SPLIT_TENSOR || s->split == SPLIT_EXPERTS))
+        return err_say(why, ERR_CONFIG, "%d members split by %s", s->n_member,
+                       share_split_name(s->split));
+    for (int32_t i = 0; i < s->n_member; i++)
+        sum += s->part[i];
+    if (sum != SHARE_TOTAL)
+        return err_say(why, ERR_CONFIG, "the members' parts are %llu of %d together",
+                       (unsigned long long)sum, SHARE_TOTAL);
+    if (s->split == SPLIT_EXPERTS && !has_experts(c))
+        return err_say(why, ERR_CONFIG, "layers without experts cannot be split by experts");
+    if (s->n_member > 1 && c->mtp)
+        return err_say(why, ERR_CONFIG, "a prediction head in a group of members");
+    return check_table(c, why);
+}
+
+struct stage_config stage_config_of(const struct stage_config *c)
+{
+    struct stage_config mine = *c;
+    if (mine.share.n_member == 0) mine.share = share_alone();
+    return mine;
 }
 
 err_t stage_check_config(const struct stage_config *c, struct err_text *why)
@@ -146,10 +224,8 @@ err_t stage_check_config(const struct stage_config *c, struct err_text *why)
     if (c->n_threads < 1 || c->n_threads > THREADS_MAX)
         return err_say(why, ERR_CONFIG, "%d threads, allowed are 1 to %d", c->n_threads,
                        THREADS_MAX);
-    if (c->n_expert_set < 0 || c->n_expert_set > MODEL_EXPERTS_MAX)
-        return err_say(why, ERR_CONFIG, "%d expert sets, allowed are 0 to %d", c->n_expert_set,
-                       MODEL_EXPERTS_MAX);
-    err_t e = kv_check_settings(&c->settings, why);
+    err_t e = check_share(c, why);
+    if (!e) e = kv_check_settings(&c->settings, why);
     if (e) return e;
     // Products of tokens and experts are counted in 32 bits.
     if ((int64_t)c->settings.max_tok * s->moe.n_used > INT32_MAX / 2)
@@ -160,10 +236,10 @@ err_t stage_check_config(const struct stage_config *c, struct err_text *why)
 
 err_t stage_sizes(const struct stage_config *c, struct stage_sizes *out, struct err_text *why)
 {
-    err_t e = stage_check_config(c, why);
+    struct stage s = {.config = stage_config_of(c)};
+    err_t e = stage_check_config(&s.config, why);
     if (e) return e;
     // The smallest backend of the kind: only its layouts are asked for.
-    struct stage s = {.config = *c};
     struct kernels_limits l = stage_limits(c);
     l.n_threads = 1;
     l.max_tok = 1;

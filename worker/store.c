@@ -38,7 +38,7 @@ static err_t make_folders(const char *dir, struct err_text *why)
 
 err_t store_lock(const char *dir, int *fd, struct err_text *why)
 {
-    char path[STORE_PATH_MAX + 8];
+    char path[STORE_FILE_MAX];
     err_t e = make_folders(dir, why);
     if (e) return e;
     snprintf(path, sizeof path, "%s/.lock", dir);
@@ -159,7 +159,7 @@ bool store_next(struct store *s, struct store_range *out)
 static err_t open_file(struct store *s, uint32_t file, struct err_text *why)
 {
     if (s->fds[file] >= 0) return OK;
-    char path[STORE_PATH_MAX];
+    char path[STORE_FILE_MAX];
     snprintf(path, sizeof path, "%s/%s", s->dir, s->offer.files[file].name);
     s->fds[file] = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
     return s->fds[file] < 0 ? say_errno(why, "open", path) : OK;
@@ -278,7 +278,7 @@ static bool copy_files(struct store *s, const struct offer *o)
 // Makes the file, or brings it to its size. *is_old: it was there with that size.
 static err_t size_file(const struct store *s, uint32_t i, bool *is_old, struct err_text *why)
 {
-    char path[STORE_PATH_MAX];
+    char path[STORE_FILE_MAX];
     struct stat st;
     const struct offer_file *f = &s->offer.files[i];
     snprintf(path, sizeof path, "%s/%s", s->dir, f->name);
@@ -370,7 +370,7 @@ const struct offer *store_files(const struct store *s)
 
 void store_discard(struct store *s)
 {
-    char path[STORE_PATH_MAX];
+    char path[STORE_FILE_MAX];
     for (uint32_t i = 0; i < s->offer.n_file; i++) {
         snprintf(path, sizeof path, "%s/%s", s->dir, s->offer.files[i].name);
         unlink(path);

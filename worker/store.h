@@ -39,7 +39,7 @@ void store_tidy(const char *dir);
 // ERR_MODEL: names or sizes no model has; ERR_SYSTEM.
 err_t store_open(const char *dir, const uint8_t hash[32], const struct offer *files,
                  struct store **out, struct err_text *why);
-void store_close(struct store *s); // does not save
+void store_close(struct store *s);                   // does not save
 const char *store_model_path(const struct store *s); // what model_open takes
 const struct offer *store_files(const struct store *s);
 

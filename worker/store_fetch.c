@@ -13,9 +13,8 @@ enum {
     NAP_MS = 100,
     SILENCE_US = 60000000, // a coordinator that sends no chunk for so long will send none
     SAVE_US = 5000000,     // between maps
-    SAVE_BYTES = 256 << 20,
+    SAVE_BYTES = 32 << 20,
     TELL_US = 5000000, // between lines in the log
-    STORE_ASK_BYTES_MIN = 1,
 };
 
 struct flying {
@@ -39,7 +38,7 @@ struct store_fetch {
     struct model *opened;
     struct flying flying[STORE_FETCH_WINDOW];
     uint32_t n_flying;
-    int64_t heard_us, saved_us, told_us, began_us;
+    int64_t heard_us, saved_us, told_us;
     uint64_t unsaved_bytes, told_bytes;
     struct store_fetch_result result;
 
@@ -72,11 +71,10 @@ static err_t ask(struct store_fetch *f, struct flying *x, struct err_text *why)
     if (!l) return err_say(why, ERR_MEMORY, "store: no memory for a message");
     x->id = f->result.next_id++;
     l->kind = MSG_FETCH;
-    struct msg m = {.kind = MSG_FETCH,
-                    .fetch = {.id = x->id,
-                              .file = x->range.file,
-                              .offset = x->range.from,
-                              .bytes = x->range.bytes}};
+    struct msg m = {
+        .kind = MSG_FETCH,
+        .fetch = {
+            .id = x->id, .file = x->range.file, .offset = x->range.from, .bytes = x->range.bytes}};
     memcpy(m.fetch.model_hash, f->hash, sizeof f->hash);
     err_t e = wire_pack(&m, &l->bytes);
     if (e) {
@@ -227,8 +225,11 @@ static err_t fetch(struct store_fetch *f, struct err_text *why)
         if (!e) e = check_model(f, why);
         if (e) return e;
     }
+    const struct model *m = c->model ? c->model : f->opened;
     struct stage_config stage;
-    compute_stage_config(c->plan, c->model ? c->model : f->opened, &stage);
+    e = compute_check_plan(c->plan, m, why);
+    if (e) return e;
+    compute_stage_config(c->plan, m, &stage);
     e = store_need_stage(f->store, &stage, why);
     if (!e) e = copy(f, why);
     return e;
@@ -250,6 +251,7 @@ static void *fetch_main(void *arg)
     if (!r->err && r->fetched_bytes)
         log_info("fetched %.1f MiB in %.1f s", mib(r->fetched_bytes),
                  (double)(clock_now_us() - began) / 1e6);
+    r->is_whole = !r->err && store_is_whole(f->store);
     model_close(f->opened);
     store_close(f->store);
     mailbox_push(&f->out, &f->end->list);

@@ -34,6 +34,7 @@ struct store_fetch_result {
     err_t err; // ERR_CANCELLED: it was asked to stop
     struct err_text why;
     char model_path[4096 + 512]; // what model_open takes
+    bool is_whole;               // the copy may get its final name
     uint64_t next_id;
     uint64_t fetched_bytes;
 };

@@ -6,6 +6,7 @@
 //   u32           CRC-32C of all that
 #include "worker/store_priv.h"
 
+#include "proto/base/buf.h"
 #include "proto/base/log.h"
 #include "proto/wire/frame.h"
 #include "topology/file.h"
@@ -58,7 +59,7 @@ static bool write_all(int fd, const char *p, size_t n)
 
 static bool replace(const char *path, const struct buf *b)
 {
-    char fresh[STORE_PATH_MAX + 8];
+    char fresh[STORE_FILE_MAX + 8];
     snprintf(fresh, sizeof fresh, "%s.new", path);
     const int fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) return false;
@@ -69,7 +70,7 @@ static bool replace(const char *path, const struct buf *b)
 err_t store_map_write(const struct store *s, struct err_text *why)
 {
     struct buf b = {0};
-    char path[STORE_PATH_MAX];
+    char path[STORE_FILE_MAX];
     snprintf(path, sizeof path, "%s/" STORE_MAP_NAME, s->dir);
     put_head(&b, &s->offer);
     buf_add(&b, s->have, s->n_byte);
@@ -145,7 +146,7 @@ static void map_fini(struct map *m)
 
 static bool map_open(const char *folder, struct map *out)
 {
-    char path[STORE_PATH_MAX + 8];
+    char path[STORE_FILE_MAX];
     struct file f;
     struct map m = {0};
     snprintf(path, sizeof path, "%s/" STORE_MAP_NAME, folder);
@@ -234,7 +235,7 @@ uint64_t store_map_sum(const char *dir)
 static bool files_are_there(const char *folder, const struct map *m)
 {
     for (uint32_t i = 0; i < m->n_file; i++) {
-        char path[STORE_PATH_MAX + 256];
+        char path[STORE_FILE_MAX];
         struct stat st;
         snprintf(path, sizeof path, "%s/%s", folder, m->files[i].name);
         if (stat(path, &st) || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != m->files[i].bytes)
@@ -250,7 +251,7 @@ static void tidy(void *arg, const char *folder, const struct map *m)
     for (uint32_t i = 0; i < m->n_file; i++)
         all += m->files[i].bytes;
     if (map_bytes(m) != all || !files_are_there(folder, m)) return;
-    char whole[STORE_PATH_MAX], path[STORE_PATH_MAX + 8];
+    char whole[STORE_PATH_MAX], path[STORE_FILE_MAX];
     snprintf(whole, sizeof whole, "%s", folder);
     whole[strlen(whole) - strlen(".part")] = 0;
     if (rename(folder, whole)) {

@@ -96,8 +96,8 @@ static bool is_by_row(const struct slice *scale, int64_t out)
 {
     const struct model_tensor *t = scale->t;
     const int32_t at = scale->n_matrix > 1 ? 1 : 0;
-    return t && t->n_dim > at && t->shape[at] == out &&
-           (!at || t->shape[0] == scale->n_matrix) && t->bytes % (uint64_t)(out * scale->n_matrix) == 0;
+    return t && t->n_dim > at && t->shape[at] == out && (!at || t->shape[0] == scale->n_matrix) &&
+           t->bytes % (uint64_t)(out * scale->n_matrix) == 0;
 }
 
 // Source rows [from, to) of the main tensor and of the scales that go with them.
@@ -129,7 +129,8 @@ static err_t on_rows(void *arg, const struct model_weight *w, int64_t i, int64_t
         mark_matrix(n, &(struct slice){others[k], s.matrix, s.n_matrix, 0});
     if (!s.out) return OK;
     const int64_t per = is_turned ? w->cols : source_n_row(w);
-    const int64_t first = (w->heads_in_rows || is_turned ? i * per : 0) + (is_turned ? 0 : row_from);
+    const int64_t first =
+        (w->heads_in_rows || is_turned ? i * per : 0) + (is_turned ? 0 : row_from);
     const int64_t end = first + (is_turned ? per : n_row);
     for (int64_t r = first; r < end;) {
         const int64_t from = model_weight_row(w, r);

@@ -2,11 +2,11 @@
 #pragma once
 #include "worker/store.h"
 
-enum { STORE_PATH_MAX = 4096 };
+enum { STORE_PATH_MAX = 4096, STORE_FILE_MAX = STORE_PATH_MAX + 300 }; // of folders, of files
 #define STORE_MAP_NAME ".map"
 
 struct store {
-    char dir[STORE_PATH_MAX], model_path[STORE_PATH_MAX + 256];
+    char dir[STORE_PATH_MAX], model_path[STORE_FILE_MAX];
     struct arena arena;
     struct offer offer;
     uint64_t *first; // (n_file + 1) first unit of each file; the last: number of units

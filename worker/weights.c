@@ -1,4 +1,4 @@
-#include "worker/weights.h"
+#include "worker/weights_priv.h"
 #include "worker/source.h"
 
 #include <pthread.h>
@@ -10,26 +10,7 @@ enum {
     PIECE_BYTES = 512 << 10, // read and packed at once by one thread
     LOAD_THREADS_MAX = 16,
     TOUCH_BYTES = 64 << 20, // between two looks whether loading goes on
-    OTHERS_MAX = 4, // parts besides the layers
 };
-
-// The other parts a stage needs besides its layers. A tied head is the embedding table; what
-// predicts the token after the next embeds the next.
-static int32_t other_parts(const struct stage_config *c, int32_t out[OTHERS_MAX])
-{
-    int32_t n = 0;
-    if (c->embed || c->mtp || (c->head && c->model->shape.tied_head)) out[n++] = PART_EMBED;
-    if (c->head) out[n++] = PART_HEAD;
-    if (c->mtp) out[n++] = PART_MTP;
-    out[n++] = PART_SHARED;
-    return n;
-}
-
-static int32_t part_id(const struct stage_config *c, const int32_t *others, int32_t i)
-{
-    const int32_t n_layer = (int32_t)(c->layer_to - c->layer_from);
-    return i < n_layer ? (int32_t)c->layer_from + i : others[i - n_layer];
-}
 
 // Of one weight, or of one of a stack; 0: cannot be computed with.
 static uint64_t bytes_of(struct kernels *k, const struct model_weight *w)
@@ -38,23 +19,39 @@ static uint64_t bytes_of(struct kernels *k, const struct model_weight *w)
     return w->dtype == DT_F32 ? (uint64_t)w->rows * (uint64_t)w->cols * 4 : 0;
 }
 
-static struct weight lay_out(const struct model_weight *w, uint64_t bytes, struct mem_carver *c)
+// n: how many of a stack.
+static struct weight lay_out(const struct model_weight *w, struct share_range rows, int64_t n,
+                             struct kernels *k, struct mem_carver *c)
 {
-    struct weight x = {.view = {.dtype = w->dtype, .n_dim = 2, .shape = {w->rows, w->cols}}};
+    struct model_weight mine = *w; // its rows, as if that were all of it
+    if (source_n_row(w) == w->rows)
+        mine.rows = rows.to - rows.from;
+    else
+        mine.cols = rows.to - rows.from;
+    uint64_t bytes = bytes_of(k, &mine);
+    struct weight x = {.rows = rows};
+    x.view = (struct view){.dtype = w->dtype, .n_dim = 2, .shape = {mine.rows, mine.cols}};
     x.view.layout = w->is_matrix ? LAYOUT_PACKED : LAYOUT_ROWS;
     if (w->n > 1) {
         if (w->is_matrix) bytes = (bytes + 63) & ~(uint64_t)63;
         x.view.n_dim = 3;
-        x.view.shape[0] = w->n;
-        x.view.shape[1] = w->rows;
-        x.view.shape[2] = w->cols;
+        x.view.shape[0] = n;
+        x.view.shape[1] = mine.rows;
+        x.view.shape[2] = mine.cols;
         x.view.stride[0] = (int64_t)bytes;
     }
-    x.view.data = mem_carve(c, (uint64_t)w->n, bytes);
-    if (w->n > 1 && source_has_factor(w))
-        x.factors = mem_carve(c, (uint64_t)w->n, sizeof *x.factors);
+    x.view.data = mem_carve(c, (uint64_t)n, bytes);
+    if (w->n > 1 && source_has_factor(w)) x.factors = mem_carve(c, (uint64_t)n, sizeof *x.factors);
     if (source_may_order(w)) x.order = mem_carve(c, (uint64_t)w->cols, sizeof *x.order);
     return x;
+}
+
+static int64_t n_held(const struct stage_config *c, const struct model_weight *w)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < w->n; i++)
+        n += weights_holds(c, w, i);
+    return n;
 }
 
 // Lays out one part's weights; with base NULL it only counts. Vectors stay F32, matrices are
@@ -63,16 +60,24 @@ static err_t layout(const struct stage_config *c, struct kernels *k, struct part
                     uint64_t *bytes, struct err_text *why)
 {
     struct mem_carver carver = {.base = base};
+    bool has_place = false;
     for (int32_t i = 0; i < c->model->n_weight; i++) {
         const struct model_weight *w = &c->model->weights[i];
         if (w->part != p->id) continue;
-        const uint64_t need = bytes_of(k, w);
-        if (need == 0)
+        if (bytes_of(k, w) == 0)
             return err_say(why, ERR_MODEL, "weight %s: no kernel for %s of shape %lld x %lld (%s)",
                            w->n_source ? w->sources[0].main->name : "made up",
                            dtype_info(w->dtype)->name, (long long)w->rows, (long long)w->cols,
                            c->model->path);
-        p->w[w->slot] = lay_out(w, need, &carver);
+        const struct share_range rows = weights_rows(c, w);
+        const int64_t n = n_held(c, w);
+        if (weights_is_by_expert(c, w) && !has_place) {
+            has_place = true;
+            p->place = mem_carve(&carver, (uint64_t)w->n, sizeof *p->place);
+            for (int64_t e = 0, at = 0; base && e < w->n; e++)
+                p->place[e] = weights_holds(c, w, e) ? (int32_t)at++ : -1;
+        }
+        if (n && rows.from < rows.to) p->w[w->slot] = lay_out(w, rows, n, k, &carver);
     }
     *bytes = carver.used;
     return OK;
@@ -81,11 +86,10 @@ static err_t layout(const struct stage_config *c, struct kernels *k, struct part
 err_t weights_bytes(const struct stage_config *c, struct kernels *k, uint64_t *out,
                     struct err_text *why)
 {
-    int32_t others[OTHERS_MAX];
-    const int32_t n = (int32_t)(c->layer_to - c->layer_from) + other_parts(c, others);
+    const int32_t n = weights_n_part(c);
     uint64_t sum = 0;
     for (int32_t i = 0; i < n; i++) {
-        struct part p = {.id = part_id(c, others, i)};
+        struct part p = {.id = weights_part_id(c, i)};
         uint64_t bytes = 0;
         err_t e = layout(c, k, &p, NULL, &bytes, why);
         if (e) return e;
@@ -97,11 +101,18 @@ err_t weights_bytes(const struct stage_config *c, struct kernels *k, uint64_t *o
 
 // -- reading: a list of pieces that several threads take from --
 
+// Rows as the model counts them; matrix i of the model's stack is `place` of ours.
 struct piece {
     const struct model_weight *w;
     struct weight *dst;
-    int64_t i, row_from, n_row;
+    int64_t i, place, row_from, n_row;
 };
+
+// The first piece of a matrix brings what belongs to all of it.
+static bool is_first(const struct piece *p)
+{
+    return p->row_from == p->dst->rows.from;
+}
 
 struct reader {
     const struct stage_config *config;
@@ -130,34 +141,44 @@ static err_t add_piece(struct reader *r, const struct piece *p, struct err_text 
     return OK;
 }
 
+// The pieces of one matrix.
+static err_t add_matrix(struct reader *r, struct piece p, struct err_text *why)
+{
+    const struct share_range rows = p.dst->rows;
+    const int64_t step = source_step(p.w, PIECE_BYTES);
+    err_t e = OK;
+    for (p.row_from = rows.from; !e && p.row_from < rows.to; p.row_from += step) {
+        p.n_row = rows.to - p.row_from < step ? rows.to - p.row_from : step;
+        e = add_piece(r, &p, why);
+    }
+    return e;
+}
+
 static err_t add_pieces(struct reader *r, struct part *part, struct err_text *why)
 {
     const struct model *m = r->config->model;
     err_t e = OK;
     for (int32_t x = 0; x < m->n_weight && !e; x++) {
-        const struct model_weight *w = &m->weights[x];
-        if (w->part != part->id) continue;
-        const int64_t n_row = source_n_row(w), step = source_step(w, PIECE_BYTES);
-        struct piece p = {.w = w, .dst = &part->w[w->slot]};
-        e = source_open(&r->files, w, why);
-        for (p.i = 0; !e && p.i < w->n; p.i++)
-            for (p.row_from = 0; !e && p.row_from < n_row; p.row_from += step) {
-                p.n_row = n_row - p.row_from < step ? n_row - p.row_from : step;
-                e = add_piece(r, &p, why);
+        struct piece p = {.w = &m->weights[x], .dst = &part->w[m->weights[x].slot]};
+        if (p.w->part != part->id || !p.dst->view.data) continue;
+        e = source_open(&r->files, p.w, why);
+        for (; !e && p.i < p.w->n; p.i++)
+            if (weights_holds(r->config, p.w, p.i)) {
+                e = add_matrix(r, p, why);
+                p.place++;
             }
     }
     return e;
 }
 
-// The first piece of a matrix brings what belongs to all of it.
 static err_t load_factor(struct source_reader *s, const struct piece *p, struct err_text *why)
 {
-    if (p->row_from || !source_has_factor(p->w)) return OK;
+    if (!is_first(p) || !source_has_factor(p->w)) return OK;
     float f;
     err_t e = source_factor(s, p->w, p->i, &f, why);
     if (e) return e;
     if (p->dst->factors)
-        ((float *)p->dst->factors)[p->i] = f;
+        ((float *)p->dst->factors)[p->place] = f;
     else
         p->dst->view.factor = f;
     return OK;
@@ -166,25 +187,25 @@ static err_t load_factor(struct source_reader *s, const struct piece *p, struct 
 static err_t load_piece(struct reader *r, struct source_reader *s, const struct piece *p,
                         struct err_text *why)
 {
-    const bool is_first = p->row_from == 0;
     const struct source_piece rows_of = {p->w, p->i, p->row_from, p->n_row,
-                                         is_first ? (int32_t *)p->dst->order : NULL};
+                                         is_first(p) ? (int32_t *)p->dst->order : NULL};
+    const int64_t row_to = p->row_from - p->dst->rows.from; // of ours
     const void *rows;
     bool is_ordered;
     err_t e = load_factor(s, p, why);
     if (!e) e = source_rows(s, &rows_of, &rows, &is_ordered, why);
     if (e) return e;
-    if (is_first && !is_ordered) p->dst->order = NULL;
+    if (is_first(p) && !is_ordered) p->dst->order = NULL;
     const struct view *v = &p->dst->view;
     if (p->w->is_matrix) {
         struct view one = *v;
-        if (p->w->n > 1) one = view_of_stack(v, p->i);
-        r->k->ops->weight_pack(r->k, rows, p->row_from, p->n_row, &one);
+        if (p->w->n > 1) one = view_of_stack(v, p->place);
+        r->k->ops->weight_pack(r->k, rows, row_to, p->n_row, &one);
         return OK;
     }
     const uint64_t row_bytes = 4 * (uint64_t)source_n_col(p->w);
-    memcpy((char *)v->data + (uint64_t)(p->i * source_n_row(p->w) + p->row_from) * row_bytes, rows,
-           (uint64_t)p->n_row * row_bytes);
+    const int64_t at = p->place * (p->dst->rows.to - p->dst->rows.from) + row_to;
+    memcpy((char *)v->data + (uint64_t)at * row_bytes, rows, (uint64_t)p->n_row * row_bytes);
     return OK;
 }
 
@@ -257,19 +278,39 @@ static err_t read_pieces(struct reader *r, struct err_text *why)
         pthread_join(toucher, NULL);
     else
         toucher_main(r);
-    if (!r->err && is_cancelled(r))
-        return err_say(why, ERR_CANCELLED, "loading was cancelled");
+    if (!r->err && is_cancelled(r)) return err_say(why, ERR_CANCELLED, "loading was cancelled");
     if (r->err && why) *why = r->why;
     return r->err;
 }
 
 // -- parts --
 
-static bool take_over(struct weights *from, int32_t id, struct part *out)
+// Whether a part holds what this stage needs of it, no more and no less.
+static bool is_same(const struct stage_config *c, const struct part *p)
+{
+    for (int32_t x = 0; x < c->model->n_weight; x++) {
+        const struct model_weight *w = &c->model->weights[x];
+        if (w->part != p->id) continue;
+        const struct weight *have = &p->w[w->slot];
+        const struct share_range rows = weights_rows(c, w);
+        const bool is_empty = rows.from == rows.to || n_held(c, w) == 0;
+        if (is_empty != !have->view.data) return false;
+        if (is_empty) continue;
+        if (rows.from != have->rows.from || rows.to != have->rows.to) return false;
+        for (int64_t i = 0; i < w->n && w->n > 1; i++) {
+            const bool is_here = !p->place || !weights_is_by_expert(c, w) || p->place[i] >= 0;
+            if (weights_holds(c, w, i) != is_here) return false;
+        }
+    }
+    return true;
+}
+
+static bool take_over(const struct stage_config *c, struct weights *from, int32_t id,
+                      struct part *out)
 {
     for (int32_t i = 0; from && i < from->n_part; i++) {
         struct part *p = &from->parts[i];
-        if (p->id != id || !p->mem.data) continue;
+        if (p->id != id || !p->mem.data || !is_same(c, p)) continue;
         *out = *p;
         from->bytes -= p->mem.bytes;
         *p = (struct part){.id = id};
@@ -284,13 +325,12 @@ static err_t gather_parts(struct reader *r, struct weights *reuse, struct weight
                           struct err_text *why)
 {
     const struct stage_config *c = r->config;
-    int32_t others[OTHERS_MAX];
-    w->n_part = (int32_t)(c->layer_to - c->layer_from) + other_parts(c, others);
+    w->n_part = weights_n_part(c);
     w->parts = calloc((size_t)w->n_part, sizeof *w->parts);
     if (!w->parts) return err_say(why, ERR_MEMORY, "no memory for the list of layers");
     for (int32_t i = 0; i < w->n_part; i++) {
-        w->parts[i].id = part_id(c, others, i);
-        take_over(reuse, w->parts[i].id, &w->parts[i]);
+        w->parts[i].id = weights_part_id(c, i);
+        take_over(c, reuse, w->parts[i].id, &w->parts[i]);
     }
     if (reuse) weights_free(reuse);
 
@@ -300,6 +340,7 @@ static err_t gather_parts(struct reader *r, struct weights *reuse, struct weight
         err_t e = OK;
         if (!p->mem.data) {
             e = layout(c, r->k, p, NULL, &bytes, why);
+            if (!e && bytes == 0) continue; // a layer that others compute
             if (!e) e = mem_take(bytes, "weights", &p->mem, why);
             if (!e) e = layout(c, r->k, p, p->mem.data, &bytes, why);
             if (!e) e = add_pieces(r, p, why);

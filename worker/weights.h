@@ -10,11 +10,13 @@
 #include "worker/mem.h"
 #include "worker/stage.h"
 
-// What a slot of a part holds. view.data NULL: nothing.
+// What a slot of a part holds. view.data NULL: nothing. A member of a group holds its share only
+// (topology/share.h): n and rows are those.
 struct weight {
     // Vectors: F32 rows. A matrix (rows, cols) or a stack (n, rows, cols), packed.
     struct view view;
-    const float *factors; // (n) of a stack: each one's view.factor; NULL: view's is that of all
+    struct share_range rows; // of the model's
+    const float *factors;    // (n) of a stack: each one's view.factor; NULL: view's is that of all
     // (cols) or NULL: column c of the packed weight is column order[c] of the model's, so x is
     // gathered by it first.
     const int32_t *order;
@@ -22,6 +24,9 @@ struct weight {
 
 struct part {
     int32_t id; // layer number or PART_...
+    // (n_expert) or NULL: expert e of the model lies at place[e] of the stacks, -1: is not here.
+    // NULL: expert e lies at e.
+    int32_t *place;
     struct mem mem;
     struct weight w[SLOT_COUNT];
 };
@@ -54,10 +59,17 @@ err_t weights_bytes(const struct stage_config *c, struct kernels *k, uint64_t *o
 // Loads the stage's parts with c->n_threads threads. Parts that `reuse` (may be NULL) has are moved
 // out of it; the caller makes sure it was packed by the same kind of backend from the same model.
 // Meanwhile the blocks of `beside` (a list with NULL at its end, or NULL) are touched: a reader
-// waits for the disk now and then. On error the moved parts are gone. ERR_MODEL, ERR_MEMORY, ERR_SYSTEM, ERR_CANCELLED.
+// waits for the disk now and then. On error the moved parts are gone. ERR_MODEL, ERR_MEMORY,
+// ERR_SYSTEM, ERR_CANCELLED.
 err_t weights_load(const struct stage_config *c, struct kernels *k, struct weights *reuse,
                    const struct mem *const *beside, struct weights *out, struct err_text *why);
 void weights_free(struct weights *w);
+// Calls fn for each run of rows that weights_load reads when nothing is taken over: n_row rows of
+// matrix i of a weight, as struct source_piece counts them. Ends with fn's first error. Needs only
+// model, layers, embed, head, mtp and share of c.
+typedef err_t weights_each_fn(void *arg, const struct model_weight *w, int64_t i, int64_t row_from,
+                              int64_t n_row);
+err_t weights_each(const struct stage_config *c, weights_each_fn *fn, void *arg);
 // NULL if the stage does not hold that part.
 const struct part *weights_part(const struct weights *w, int32_t id);
 

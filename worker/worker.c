@@ -1,17 +1,18 @@
 #include "worker/worker_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
+#include "worker/measure.h"
 
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 enum {
     STOP_CHECK_US = 100000,
     BACKOFF_FIRST_US = 200000,
     BACKOFF_MAX_US = 5000000,
-    MEASURE_MS = 150, // each of three peaks
 };
 
 // -- open and close --
@@ -37,43 +38,47 @@ static err_t copy_config(struct worker *w, const struct worker_config *c, struct
     w->config.isa = copy(c->isa);
     w->config.transports = copy(c->transports);
     w->config.devices = copy(c->devices);
+    w->config.store_dir = copy(c->store_dir);
     const bool ok = w->config.name && !w->config.isa == !c->isa &&
-                    !w->config.transports == !c->transports && !w->config.devices == !c->devices;
+                    !w->config.transports == !c->transports && !w->config.devices == !c->devices &&
+                    !w->config.store_dir == !c->store_dir;
     return ok ? OK : err_say(why, ERR_MEMORY, "no memory for a worker");
 }
 
-// The backend opened once at the least size: it says what it is called, or why it cannot be.
-static err_t find_isa(struct worker *w, struct err_text *why)
+static err_t open_store(struct worker *w, struct err_text *why)
 {
-    const struct kernels_limits least = {.n_threads = 1,
-                                         .max_tok = 1,
-                                         .max_cols = 256,
-                                         .max_rows = 256,
-                                         .max_head = 1,
-                                         .max_head_dim = 64,
-                                         .max_ctx = 64};
-    struct kernels *k;
-    err_t e = kernels_open_cpu(w->config.isa, &least, &k, why);
+    const char *dir = w->config.store_dir;
+    err_t e = store_lock(dir, &w->store_fd, why);
     if (e) return e;
-    strncpy(w->isa, k->ops->name, sizeof w->isa - 1);
-    k->ops->close(k);
+    store_tidy(dir);
+    models_add_store(&w->models, dir);
     return OK;
 }
 
 static err_t look_around(struct worker *w, const struct worker_config *c, struct err_text *why)
 {
     err_t e = probe_read(&w->probe, why);
-    if (!e) e = find_isa(w, why);
+    if (!e) e = measure_isa(c->isa, w->isa, why);
     if (!e) e = models_scan(c->models, &w->models, why);
+    if (!e && c->store_dir) e = open_store(w, why);
     if (e) return e;
     w->n_threads = c->n_threads > 0 ? c->n_threads : w->probe.n_usable;
     if (w->n_threads < 1) w->n_threads = 1;
+    if (c->mem_max_bytes > w->probe.mem_total_bytes)
+        return err_say(
+            why, ERR_CONFIG, "%llu bytes of memory are to be used, this machine has %llu",
+            (unsigned long long)c->mem_max_bytes, (unsigned long long)w->probe.mem_total_bytes);
     w->mem_max_bytes = c->mem_max_bytes ? c->mem_max_bytes : w->probe.mem_available_bytes;
     if (getrandom(&w->instance, sizeof w->instance, 0) != (ssize_t)sizeof w->instance)
         return err_say(why, ERR_SYSTEM, "no random numbers");
     w->random = (uint32_t)w->instance | 1;
-    e = c->measure ? kernels_measure_peaks(w->n_threads, MEASURE_MS, &w->peaks) : OK;
-    return e ? err_say(why, e, "cannot measure this machine") : OK;
+    if (!c->measure) return OK;
+    const struct measure_ask ask = {
+        .dir = c->measured_dir, .isa = w->isa, .n_threads = w->n_threads};
+    struct measure m;
+    e = measure_machine(&w->probe, &ask, &m, why);
+    if (!e) w->peaks = m.peaks;
+    return e;
 }
 
 err_t worker_open(const struct worker_config *c, struct worker **out, struct err_text *why)
@@ -82,6 +87,8 @@ err_t worker_open(const struct worker_config *c, struct worker **out, struct err
     if (e) return e;
     struct worker *w = calloc(1, sizeof *w);
     if (!w) return err_say(why, ERR_MEMORY, "no memory for a worker");
+    w->store_fd = -1;
+    w->fetch_id = 1;
     e = copy_config(w, c, why);
     if (!e) e = look_around(w, c, why);
     if (e)
@@ -95,14 +102,17 @@ void worker_close(struct worker *w)
 {
     if (!w) return;
     link_close(w->link);
-    if (w->compute) {
-        compute_cancel(w->compute);
-        compute_join(w->compute, &w->held);
-    }
+    surveyor_close(w->surveyor);
+    worker_end_role(w);
     compute_held_free(&w->held);
-    compute_parcel_free(w->plan);
+    compute_parcel_free(w->welcome);
     compute_parcel_free(w->parcel);
     models_free(&w->models);
+    if (w->store_fd >= 0) {
+        store_tidy(w->config.store_dir);
+        close(w->store_fd);
+    }
+    free((char *)w->config.store_dir);
     buf_fini(&w->out);
     free((char *)w->config.name);
     free((char *)w->config.isa);
@@ -157,12 +167,14 @@ static void rest(struct worker *w)
     int64_t until = now + STOP_CHECK_US;
     if (w->link && w->is_welcome && w->beat_us < until) until = w->beat_us;
     if (!w->link && w->dial_us < until) until = w->dial_us;
-    struct pollfd fds[2];
+    struct pollfd fds[4];
     nfds_t n = 0;
     if (w->link) {
         fds[n].fd = link_poll_fd(w->link, &fds[n].events);
         n++;
     }
+    if (w->surveyor) fds[n++] = (struct pollfd){.fd = surveyor_fd(w->surveyor), .events = POLLIN};
+    if (w->fetch) fds[n++] = (struct pollfd){.fd = store_fetch_fd(w->fetch), .events = POLLIN};
     if (w->compute) fds[n++] = (struct pollfd){.fd = compute_fd(w->compute), .events = POLLIN};
     poll(fds, n, until > now ? (int)((until - now + 999) / 1000) : 0);
 }
@@ -171,6 +183,7 @@ err_t worker_run(struct worker *w, atomic_int *stop, struct err_text *why)
 {
     bool has_more = false;
     while (!atomic_load(stop)) {
+        if (w->is_drained) return OK; // what still runs ends with worker_close
         if (!w->link && clock_now_us() >= w->dial_us) {
             struct err_text reason = {0};
             if (dial(w, &reason) == ERR_END) return OK;

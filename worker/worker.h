@@ -5,10 +5,13 @@
 //
 // States of the worker's role, moved by the control thread:
 //
-//   DIALING --link up, WELCOME--> IDLE --PLAN--> LOADING --PREPARED sent--> PREPARED
-//      ^                            ^                                           | CONNECT
-//      |                            +--- PLAN of a higher epoch (any state) -- SERVING
+//   DIALING --link up, WELCOME--> IDLE --PLAN--> (FETCHING) --> LOADING --PREPARED sent--> PREPARED
+//      ^                            ^                                                  | CONNECT
+//      |                            +------ PLAN of a higher epoch (any state) ------ SERVING
 //      +--- link lost: steps stop, weights stay, dial again with backoff (0.2 s .. 5 s, jitter)
+//
+// FETCHING: without the model's file, but with a store, it copies the plan's part of the files that
+// the coordinator offered in WELCOME (store_fetch.h). DRAIN ends worker_run.
 #pragma once
 #include "proto/link/link.h"
 #include "proto/wire/wire.h"
@@ -23,7 +26,11 @@ struct worker_config {
     uint64_t mem_max_bytes;           // 0: what is free at start; a plan gets what is free then
     const char *isa;                  // kernels_open_cpu's isa, NULL: best
     const char *transports, *devices; // of the UCX port, NULL: port.h's defaults
-    bool measure;                     // measure peaks (about 0.5 s, before HELLO); else report 0
+    const char *store_dir;            // where copies of models grow; NULL: no store
+    uint64_t store_reserve_bytes;     // of its volume, to stay free
+    bool own_lane;                    // be a lane of its own, if the whole model fits
+    bool measure;                     // measure peaks (about 0.7 s, before HELLO); else report 0
+    const char *measured_dir; // where they are kept (measure.h); NULL: nowhere. Until open returns
     // Connects to the coordinator; called again after a lost link. ERR_END: do not try again.
     err_t (*dial)(void *arg, struct link **out, struct err_text *why);
     void *dial_arg;
@@ -31,6 +38,6 @@ struct worker_config {
 
 err_t worker_open(const struct worker_config *c, struct worker **out, struct err_text *why);
 // The control thread's loop: returns when *stop becomes nonzero (checked at least every 100 ms),
-// when dial says ERR_END, or when the coordinator refused for good.
+// when dial says ERR_END, or when the coordinator refused for good or sent us away (DRAIN: OK).
 err_t worker_run(struct worker *w, atomic_int *stop, struct err_text *why);
 void worker_close(struct worker *w);

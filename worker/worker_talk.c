@@ -22,16 +22,6 @@ static void number_process(void)
 
 // -- out --
 
-// Ends the epoch that runs, and forgets the plan that waits for that.
-static void stop_role(struct worker *w)
-{
-    compute_parcel_free(w->plan);
-    w->plan = NULL;
-    if (!w->compute) return;
-    compute_stop(w->compute);
-    w->is_stopping = true;
-}
-
 void worker_lose(struct worker *w, const char *reason)
 {
     if (!w->link) return;
@@ -40,10 +30,11 @@ void worker_lose(struct worker *w, const char *reason)
     w->link = NULL;
     w->is_welcome = false;
     w->epoch = 0; // another coordinator may count from elsewhere
-    stop_role(w);
+    if (w->surveyor) surveyor_shut(w->surveyor);
+    worker_stop_role(w);
 }
 
-static void send_bytes(struct worker *w, const struct buf *b)
+void worker_send_bytes(struct worker *w, const struct buf *b)
 {
     if (!w->link) return;
     err_t e = link_send(w->link, b->data, b->len);
@@ -60,14 +51,7 @@ void worker_send(struct worker *w, const struct msg *m)
         worker_lose(w, "nothing can be said to it");
         return;
     }
-    send_bytes(w, &w->out);
-}
-
-static void send_failed(struct worker *w, uint64_t epoch, err_t code, const struct err_text *why)
-{
-    const struct msg m = {.kind = MSG_FAILED,
-                          .failed = {.epoch = epoch, .code = code, .why = why->s}};
-    worker_send(w, &m);
+    worker_send_bytes(w, &w->out);
 }
 
 void worker_hello(struct worker *w)
@@ -83,6 +67,10 @@ void worker_hello(struct worker *w)
         .read_bytes_per_s = w->peaks.read_bytes_per_s,
         .int8_ops_per_s = w->peaks.int8_ops_per_s,
         .f32_flops_per_s = w->peaks.f32_flops_per_s,
+        .n_core = (uint32_t)w->probe.n_core,
+        .n_numa = (uint32_t)w->probe.n_numa,
+        .l2_bytes = w->probe.l2_bytes,
+        .l3_bytes = w->probe.l3_bytes,
     };
     struct msg_model models[WIRE_MODELS_MAX];
     for (uint32_t i = 0; i < w->models.n; i++) {
@@ -103,9 +91,12 @@ void worker_hello(struct worker *w)
         .n_model = w->models.n,
         .roads = ROAD_LOCAL | ROAD_UCX,
         .process = process_number,
+        .own_lane = w->config.own_lane,
     };
-    if (w->held.stage) {
-        const struct stage_config *c = stage_config_get(w->held.stage);
+    if (w->store_fd >= 0)
+        m.hello.store_bytes = store_room(w->config.store_dir, w->config.store_reserve_bytes);
+    const struct stage_config *c = w->held.stage ? stage_config_get(w->held.stage) : NULL;
+    if (c && c->share.n_member <= 1) { // a member's part is no whole layer
         memcpy(m.hello.held_hash, c->model->hash, sizeof m.hello.held_hash);
         m.hello.held_from = c->layer_from;
         m.hello.held_to = c->layer_to;
@@ -115,99 +106,42 @@ void worker_hello(struct worker *w)
     worker_send(w, &m);
 }
 
+static void tell_compute(const struct worker *w, struct msg_heartbeat *h)
+{
+    const struct compute_stats s = compute_stats_get(w->compute);
+    h->epoch = w->running.epoch;
+    h->step_done = s.step_done;
+    h->step_now = s.step_now;
+    h->progress = s.progress;
+    h->frame_bytes_out = s.frame_bytes_out;
+    h->frame_bytes_in = s.frame_bytes_in;
+    h->busy_us = s.busy_us;
+    h->wait_us = s.wait_us;
+    h->exchange_us = s.exchange_us;
+    h->steps_queued = s.steps_queued;
+}
+
+static void tell_fetch(const struct worker *w, struct msg_heartbeat *h)
+{
+    const struct store_fetch_stats s = store_fetch_stats_get(w->fetch);
+    h->epoch = w->fetch_plan->msg.plan.epoch;
+    h->progress = s.progress;
+    h->fetched_bytes = s.done_bytes;
+    h->fetch_bytes = s.all_bytes;
+}
+
 void worker_beat(struct worker *w)
 {
     struct msg m = {.kind = MSG_HEARTBEAT, .heartbeat = {.mem_used_bytes = mem_used_bytes()}};
+    struct msg_heartbeat *h = &m.heartbeat;
     struct probe now = {0};
-    if (!probe_limits("", &now, NULL)) m.heartbeat.mem_free_bytes = now.mem_available_bytes;
-    if (w->compute) {
-        const struct compute_stats s = compute_stats_get(w->compute);
-        m.heartbeat.epoch = w->running.epoch;
-        m.heartbeat.step_done = s.step_done;
-        m.heartbeat.step_now = s.step_now;
-        m.heartbeat.progress = s.progress;
-        m.heartbeat.frame_bytes_out = s.frame_bytes_out;
-        m.heartbeat.frame_bytes_in = s.frame_bytes_in;
-        m.heartbeat.busy_us = s.busy_us;
-        m.heartbeat.wait_us = s.wait_us;
-        m.heartbeat.steps_queued = s.steps_queued;
-    }
+    if (!probe_limits("", &now, NULL)) h->mem_free_bytes = now.mem_available_bytes;
+    if (w->compute) tell_compute(w, h);
+    if (w->fetch) tell_fetch(w, h);
+    h->sent_us = (uint64_t)clock_now_us();
+    h->echo_us = w->echo_us;
+    if (w->echo_us) h->echo_age_us = h->sent_us - (uint64_t)w->echo_at_us;
     worker_send(w, &m);
-}
-
-// -- plans --
-
-static void start_plan(struct worker *w, const struct msg_plan *p)
-{
-    struct err_text why = {0};
-    const struct models_file *file = models_find(&w->models, p->model_hash);
-    if (!file) {
-        err_say(&why, ERR_NOT_FOUND, "worker %s has no file of model %s with this hash",
-                w->config.name, p->model);
-        log_error("epoch %llu: %s", (unsigned long long)p->epoch, why.s);
-        send_failed(w, p->epoch, ERR_MODEL, &why);
-        return;
-    }
-    log_info("epoch %llu: stage %u of %u of %s, layers %u to %u", (unsigned long long)p->epoch,
-             p->stage, p->n_stage, file->name, p->layer_from, p->layer_to);
-    struct compute_config c = {
-        .plan = *p,
-        .model_path = file->path,
-        .held = w->held,
-        .n_threads = w->n_threads,
-        .isa = w->config.isa,
-        .transports = w->config.transports,
-        .devices = w->config.devices,
-        .mem_max_bytes = w->mem_max_bytes,
-    };
-    w->held = (struct compute_held){0};
-    err_t e = compute_start(&c, &w->compute, &why);
-    if (e) {
-        log_error("epoch %llu: %s", (unsigned long long)p->epoch, why.s);
-        send_failed(w, p->epoch, e, &why);
-        return;
-    }
-    w->running = *p;
-    w->running.model = NULL;
-    w->is_stopping = false;
-}
-
-// True: the parcel is kept.
-static bool on_plan(struct worker *w)
-{
-    const struct msg_plan *p = &w->parcel->msg.plan;
-    if (p->epoch <= w->epoch) return false;
-    w->epoch = p->epoch;
-    if (!w->compute) {
-        start_plan(w, p);
-        return false;
-    }
-    stop_role(w);
-    // Layers of another model are of no use to the new plan.
-    if (memcmp(p->model_hash, w->running.model_hash, sizeof p->model_hash))
-        compute_cancel(w->compute);
-    w->plan = w->parcel;
-    return true;
-}
-
-void worker_pump(struct worker *w)
-{
-    struct compute_letter *l;
-    while (w->compute && (l = compute_letter(w->compute))) {
-        const bool is_end = l->is_end;
-        // What a stopped epoch still says is of no use to anybody.
-        if (!is_end && !w->is_stopping) send_bytes(w, &l->bytes);
-        compute_letter_done(w->compute, l);
-        if (!is_end) continue;
-        compute_join(w->compute, &w->held);
-        w->compute = NULL;
-        w->is_stopping = false;
-        if (!w->plan) continue;
-        struct compute_parcel *next = w->plan;
-        w->plan = NULL;
-        start_plan(w, &next->msg.plan);
-        compute_parcel_free(next);
-    }
 }
 
 // -- in --
@@ -236,12 +170,37 @@ static bool on_work(struct worker *w, uint64_t epoch)
     return true;
 }
 
-static void on_welcome(struct worker *w, const struct msg_welcome *m)
+// True: the parcel is kept, for what it offers.
+static bool on_welcome(struct worker *w, const struct msg_welcome *m)
 {
     w->is_welcome = true;
     w->backoff_us = 0;
     w->beat_us = clock_now_us();
     log_info("joined %s as worker %u", m->cluster, m->worker);
+    compute_parcel_free(w->welcome);
+    w->welcome = m->n_file ? w->parcel : NULL;
+    return w->welcome != NULL;
+}
+
+static void on_heartbeat(struct worker *w, const struct msg_heartbeat *m)
+{
+    w->echo_us = m->sent_us;
+    w->echo_at_us = clock_now_us();
+}
+
+// True: the parcel was handed over. Chunks that come when nobody waits any more are dropped.
+static bool on_chunk(struct worker *w)
+{
+    if (!w->fetch) return false;
+    w->parcel = store_fetch_hand(w->fetch, w->parcel);
+    return true;
+}
+
+static void on_drain(struct worker *w)
+{
+    log_info("the coordinator sends this worker away");
+    w->is_drained = true;
+    worker_lose(w, "it has no more work for this worker");
 }
 
 static void on_refuse(struct worker *w, const struct msg_refuse *m)
@@ -254,30 +213,50 @@ static void on_refuse(struct worker *w, const struct msg_refuse *m)
     worker_lose(w, m->why);
 }
 
+// True: the parcel was handed over. Without a surveyor nothing is answered, and we are left out.
+static bool on_survey(struct worker *w)
+{
+    const struct surveyor_config c = {.transports = w->config.transports,
+                                      .devices = w->config.devices};
+    struct err_text why = {0};
+    if (!w->surveyor && surveyor_open(&c, &w->surveyor, &why)) {
+        log_error("no survey: %s", why.s);
+        return false;
+    }
+    surveyor_hand(w->surveyor, w->parcel);
+    w->parcel = compute_parcel_new();
+    return true;
+}
+
 // True: the parcel is somebody else's now, and w->parcel was replaced if there was memory.
 static bool act(struct worker *w)
 {
     const struct msg *m = &w->parcel->msg;
     switch (m->kind) {
     case MSG_WELCOME:
-        on_welcome(w, &m->welcome);
-        return false;
+        if (!on_welcome(w, &m->welcome)) return false;
+        w->parcel = compute_parcel_new();
+        return true;
     case MSG_REFUSE:
         on_refuse(w, &m->refuse);
         return false;
     case MSG_PLAN:
-        if (!on_plan(w)) return false;
-        w->parcel = compute_parcel_new();
+        if (m->plan.epoch <= w->epoch) return false;
+        worker_on_plan(w);
         return true;
     case MSG_CONNECT:
         return on_work(w, m->connect.epoch);
     case MSG_STEP:
         return on_work(w, m->step.epoch);
+    case MSG_CHUNK:
+        return on_chunk(w);
+    case MSG_SURVEY:
+        return on_survey(w);
     case MSG_HEARTBEAT:
+        on_heartbeat(w, &m->heartbeat);
         return false;
     case MSG_DRAIN:
-        log_info("the coordinator is closing down");
-        stop_role(w);
+        on_drain(w);
         return false;
     default:
         log_error("a coordinator may not say %s", wire_kind_name(m->kind));

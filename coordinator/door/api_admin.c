@@ -1,7 +1,10 @@
 #include "coordinator/door/api_admin.h"
 #include "coordinator/door/exchange.h"
+#include "proto/base/json.h"
 
 #include <string.h>
+
+enum { BODY_TREE_BYTES = 64 << 10, DRAIN_GRACE_MAX_S = 86400 };
 
 static void answer(struct exchange *x, int status, const char *json)
 {
@@ -89,4 +92,32 @@ void api_admin_cluster(struct exchange *x)
     struct buf out = {0};
     e->ops->cluster(e, &out);
     exchange_json(x, 200, &out);
+}
+
+// {"name": worker or lane, "grace_s": seconds}
+void api_admin_drain(struct exchange *x)
+{
+    struct engine *e = x->door->engine;
+    struct arena a;
+    struct err_text why;
+    const struct json *body;
+    const char *code;
+    arena_init(&a, BODY_TREE_BYTES);
+    if (json_read(x->body.data ? x->body.data : "", x->body.len, &a, &body, &code, &why) != OK) {
+        refusal_set(&x->no, 400, code, "%s", why.s);
+    } else {
+        const struct json *name = json_get(body, "name");
+        const double grace_s = json_number(json_get(body, "grace_s"), 0);
+        if (!name || name->kind != J_STR)
+            refusal_field(&x->no, "name", "'name' must be the name of a worker or lane");
+        else if (!(grace_s >= 0 && grace_s <= DRAIN_GRACE_MAX_S))
+            refusal_field(&x->no, "grace_s", "'grace_s' must be from 0 to %d", DRAIN_GRACE_MAX_S);
+        else if (e->ops->drain(e, name->str.s, (uint32_t)grace_s, &why) != OK)
+            refusal_set(&x->no, 404, "not_found", "%s", why.s);
+    }
+    arena_fini(&a);
+    if (x->no.status)
+        exchange_refuse(x);
+    else
+        answer(x, 200, "{\"status\":\"draining\"}");
 }

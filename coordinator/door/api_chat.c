@@ -64,7 +64,11 @@ static err_t read_kwargs(struct prepare *p, struct refusal *no)
 
 static err_t chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
 {
-    err_t err = messages_read(p->p.messages, p->p.merge_roles, &p->scratch, &p->messages, no);
+    unsigned changed;
+    err_t err = messages_read(p->p.messages, &p->scratch, &p->messages, no);
+    if (!err && p->p.merge_roles &&
+        repair_apply(p->messages, REPAIR_MERGE, &p->scratch, &p->messages, &changed))
+        err = refusal_set(no, 400, "json_too_large", "the messages need too much memory");
     if (!err) err = read_tools(p, no);
     if (!err) err = read_kwargs(p, no);
     if (err) return err;

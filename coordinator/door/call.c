@@ -104,6 +104,12 @@ static bool model_ready(struct exchange *x, const struct engine_model **m)
     return false;
 }
 
+// Who keeps a conversation under one name gets the lane that remembers it.
+static const char *session_header(struct exchange *x)
+{
+    return MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, "x-session-id");
+}
+
 static void call_run(struct exchange *x, const struct api *api)
 {
     struct door *d = x->door;
@@ -121,6 +127,7 @@ static void call_run(struct exchange *x, const struct api *api)
                                     .model = m,
                                     .n_vocab = tokenizer_n_vocab(m->tokenizer),
                                     .tenant = x->tenant,
+                                    .session = prepare_session(session_header(x)),
                                     .strict = d->strict_roles,
                                     .unwanted = &c->unwanted};
         c->body = x->body;

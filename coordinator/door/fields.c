@@ -35,6 +35,7 @@ static const struct field stream_options[] = {
 // of 0 wants an answer of no tokens, not the longest one. Absent and null fill the context.
 static const struct field table[] = {
     TREE("model", FIELD_BOTH, K(J_STR), model),
+    TREE("user", FIELD_BOTH, K(J_STR), user),
     TREE("messages", FIELD_CHAT, K(J_ARR), messages),
     TREE("prompt", FIELD_COMPLETIONS, K(J_STR) | K(J_ARR), prompt),
     FLAG("stream", FIELD_BOTH, stream),

@@ -262,29 +262,8 @@ static err_t read_message(struct reading *r, const struct json *m, struct json *
     return err;
 }
 
-static bool plain(const struct json *m)
-{
-    return !json_is(json_get(m, "role"), "tool") && !json_get(m, "tool_calls");
-}
-
-// Joins `m` to the end of `last` if both are plain text of the same role.
-static err_t merge_into(struct reading *r, struct json *last, const struct json *m, bool *merged)
-{
-    struct json *a = &last->obj.members[1].value;
-    const struct json *b = &m->obj.members[1].value, *role = json_get(m, "role");
-    *merged = plain(last) && plain(m) && json_is(json_get(last, "role"), role->str.s);
-    if (!*merged) return OK;
-    char *s = arena_take(r->arena, a->str.len + b->str.len + 3);
-    if (!s) return no_memory(r);
-    memcpy(s, a->str.s, a->str.len);
-    memcpy(s + a->str.len, "\n\n", 2);
-    memcpy(s + a->str.len + 2, b->str.s, b->str.len);
-    *a = text(s, a->str.len + 2 + b->str.len);
-    return OK;
-}
-
-err_t messages_read(const struct json *messages, bool merge, struct arena *arena,
-                    const struct json **out, struct refusal *no)
+err_t messages_read(const struct json *messages, struct arena *arena, const struct json **out,
+                    struct refusal *no)
 {
     if (!messages) return refusal_field(no, "messages", "'messages' is missing");
     if (messages->arr.n == 0 || messages->arr.n > MESSAGES_MAX)
@@ -294,15 +273,11 @@ err_t messages_read(const struct json *messages, bool merge, struct arena *arena
     struct json *list = arena_take(arena, sizeof *list);
     struct json *items = arena_take_n(arena, messages->arr.n, sizeof *items);
     if (!list || !items) return no_memory(&r);
-    size_t n = 0;
     for (; r.i < messages->arr.n; r.i++) {
-        bool merged = false;
-        err_t err = read_message(&r, &messages->arr.items[r.i], &items[n]);
-        if (!err && merge && n > 0) err = merge_into(&r, &items[n - 1], &items[n], &merged);
+        err_t err = read_message(&r, &messages->arr.items[r.i], &items[r.i]);
         if (err) return err;
-        n += !merged;
     }
-    *list = (struct json){.kind = J_ARR, .arr = {.items = items, .n = n}};
+    *list = (struct json){.kind = J_ARR, .arr = {.items = items, .n = messages->arr.n}};
     *out = list;
     return OK;
 }

@@ -10,9 +10,9 @@
 
 enum { MESSAGES_MAX = 10000 };
 
-// Everything new lies in `arena`; the result may point into `messages`. With `merge`, neighbours of
-// the same role are joined by an empty line. ERR_INVALID naming messages[i]....
-err_t messages_read(const struct json *messages, bool merge, struct arena *arena,
-                    const struct json **out, struct refusal *no);
+// Everything new lies in `arena`; the result may point into `messages`. ERR_INVALID naming
+// messages[i]....
+err_t messages_read(const struct json *messages, struct arena *arena, const struct json **out,
+                    struct refusal *no);
 // Index of the first user or assistant message whose role equals its predecessor's; -1: none.
 int messages_repeat(const struct json *messages);

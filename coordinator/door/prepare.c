@@ -20,6 +20,16 @@ void prepare_id(const char *prefix, char out[PREPARE_ID_MAX])
     out[n + sizeof r] = 0;
 }
 
+uint64_t prepare_session(const char *name)
+{
+    // FNV-1a (Fowler, Noll, Vo). Two names of one number share a lane, nothing more.
+    uint64_t h = 0xcbf29ce484222325u;
+    if (!name || !*name) return 0;
+    for (; *name; name++)
+        h = (h ^ (uint8_t)*name) * 0x100000001b3u;
+    return h ? h : 1;
+}
+
 static err_t read_model(const struct prepare *p, struct prepared *out, struct refusal *no)
 {
     const struct json *name = p->p.model;
@@ -213,6 +223,8 @@ static struct request *make_request(const struct prepare *p, const struct prepar
     r->n_end = p->p.ignore_eos ? 0 : m->n_end;
     r->score_prompt = out->echo && out->n_logprobs >= 0;
     r->tenant = p->in->tenant;
+    r->session = p->in->session;
+    if (!r->session && p->p.user) r->session = prepare_session(p->p.user->str.s);
     if (!r->prompt || (p->n_bias && !bias) || request_init_choices(r, out->n_choice) != OK) {
         request_free(r);
         return NULL;

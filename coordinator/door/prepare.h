@@ -20,6 +20,7 @@ struct prepare_in {
     const struct engine_model *model; // lives at least as long as the door
     int32_t n_vocab;
     uint64_t tenant;
+    uint64_t session; // prepare_session of the header; 0: the body's "user" counts
     bool strict; // conversations that the template refuses are not repaired
     const char *body;
     size_t len;
@@ -77,5 +78,7 @@ void prepare_close(struct prepare *p);
 // For struct api: adds one prompt; `text` (may be NULL) is copied.
 err_t prepare_add(const struct prepare *p, struct prepared *out, const struct ids *ids,
                   const struct json *text, struct refusal *no);
+// A number for a conversation's name; 0: NULL or empty.
+uint64_t prepare_session(const char *name);
 // `prefix` and 24 random letters.
 void prepare_id(const char *prefix, char out[PREPARE_ID_MAX]);

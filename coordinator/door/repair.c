@@ -80,38 +80,51 @@ static struct json message(struct repair *r, const char *role, struct json conte
     return with(r, &m, "content", &content);
 }
 
-// Two texts with an empty line between; an empty one does not count.
-static struct json joined(struct repair *r, const struct json *a, const struct json *b)
+// What n messages hold under `key`, with empty lines between; empty texts do not count.
+static struct json joined(struct repair *r, const struct json *m, size_t n, const char *key)
 {
-    if (!a || a->str.len == 0) return b ? *b : str("", 0);
-    if (!b || b->str.len == 0) return *a;
-    char *s = arena_take(r->arena, a->str.len + b->str.len + 3);
+    struct json one = str("", 0);
+    size_t len = 0, n_text = 0, at = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct json *t = json_get(&m[i], key);
+        if (!t || t->str.len == 0) continue;
+        one = *t;
+        len += t->str.len + 2;
+        n_text++;
+    }
+    if (n_text < 2) return one;
+    char *s = arena_take(r->arena, len + 1);
     if (!s) {
         r->full = true;
-        return *a;
+        return one;
     }
-    memcpy(s, a->str.s, a->str.len);
-    memcpy(s + a->str.len, "\n\n", 2);
-    memcpy(s + a->str.len + 2, b->str.s, b->str.len);
-    return str(s, a->str.len + 2 + b->str.len);
+    for (size_t i = 0; i < n; i++) {
+        const struct json *t = json_get(&m[i], key);
+        if (!t || t->str.len == 0) continue;
+        memcpy(s + at, t->str.s, t->str.len);
+        memcpy(s + at + t->str.len, "\n\n", 2);
+        at += t->str.len + 2;
+    }
+    s[at - 2] = 0;
+    return str(s, at - 2);
 }
 
 // --- tools as text ----------------------------------------------------------------------------
 
 static struct json told_calls(struct repair *r, const struct json *m)
 {
-    const struct json *calls = json_get(m, "tool_calls");
+    const struct json *calls = json_get(m, "tool_calls"), *content = json_get(m, "content");
     struct buf text = {0};
+    if (content) buf_add(&text, content->str.s, content->str.len);
     for (size_t i = 0; i < calls->arr.n; i++) {
         const struct json *f = json_get(&calls->arr.items[i], "function");
-        if (i) buf_char(&text, '\n');
+        if (text.len) buf_str(&text, i ? "\n" : "\n\n");
         if (f) json_write(&text, f);
     }
     char *s = buf_ok(&text) ? arena_copy_str(r->arena, text.data ? text.data : "", text.len) : NULL;
     struct json told = str(s ? s : "", s ? text.len : 0);
     r->full |= !s;
     buf_fini(&text);
-    told = joined(r, json_get(m, "content"), &told);
     struct json plain = with(r, m, "tool_calls", NULL);
     return with(r, &plain, "content", &told);
 }
@@ -140,77 +153,87 @@ static void tell_tools(struct repair *r)
 // next, the user says it.
 static void fold_system(struct repair *r, unsigned rule)
 {
-    struct json held = {0};
-    bool holds = false, begun = false;
-    size_t n = 0;
+    bool begun = false;
+    size_t n = 0, n_held = 0; // held are those just before message i
     for (size_t i = 0; i < r->n; i++) {
         struct json m = r->items[i];
-        bool system = is_role(&m, "system");
+        const bool system = is_role(&m, "system");
         begun |= !system;
         if (system && (begun || rule == REPAIR_SYSTEM)) {
-            held = joined(r, holds ? &held : NULL, json_get(&m, "content"));
-            holds = true;
+            n_held++;
             r->changed |= rule;
             continue;
         }
-        if (holds && is_role(&m, "user")) {
-            struct json both = joined(r, &held, json_get(&m, "content"));
-            m = with(r, &m, "content", &both);
-        } else if (holds) {
-            r->items[n++] = message(r, "user", held); // a system message was there: there is room
+        if (n_held && is_role(&m, "user")) {
+            const struct json all = joined(r, &r->items[i - n_held], n_held + 1, "content");
+            m = with(r, &m, "content", &all);
+        } else if (n_held) { // there is room: what is held is gone
+            r->items[n++] = message(r, "user", joined(r, &r->items[i - n_held], n_held, "content"));
         }
-        holds = false;
+        n_held = 0;
         r->items[n++] = m;
     }
-    if (holds) r->items[n++] = message(r, "user", held);
+    if (n_held)
+        r->items[n++] = message(r, "user", joined(r, &r->items[r->n - n_held], n_held, "content"));
     r->n = n;
 }
 
 // --- neighbours -------------------------------------------------------------------------------
 
-static struct json joined_calls(struct repair *r, const struct json *a, const struct json *b)
+static bool any_has(const struct json *m, size_t n, const char *key)
+{
+    for (size_t i = 0; i < n; i++)
+        if (json_get(&m[i], key)) return true;
+    return false;
+}
+
+static struct json joined_calls(struct repair *r, const struct json *m, size_t n)
 {
     struct json all = {.kind = J_ARR};
-    all.arr.items = arena_take_n(r->arena, a->arr.n + b->arr.n, sizeof *all.arr.items);
+    size_t n_call = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct json *calls = json_get(&m[i], "tool_calls");
+        n_call += calls ? calls->arr.n : 0;
+    }
+    all.arr.items = arena_take_n(r->arena, n_call, sizeof *all.arr.items);
     if (!all.arr.items) {
         r->full = true;
-        return *a;
+        return all;
     }
-    memcpy(all.arr.items, a->arr.items, a->arr.n * sizeof *a->arr.items);
-    memcpy(all.arr.items + a->arr.n, b->arr.items, b->arr.n * sizeof *b->arr.items);
-    all.arr.n = a->arr.n + b->arr.n;
+    for (size_t i = 0; i < n; i++) {
+        const struct json *calls = json_get(&m[i], "tool_calls");
+        if (!calls) continue;
+        memcpy(all.arr.items + all.arr.n, calls->arr.items,
+               calls->arr.n * sizeof *calls->arr.items);
+        all.arr.n += calls->arr.n;
+    }
     return all;
 }
 
-static struct json merged(struct repair *r, const struct json *a, const struct json *b)
+// n messages as one: the first, with what the others say.
+static struct json merged(struct repair *r, const struct json *m, size_t n)
 {
-    static const char *const thoughts[] = {"reasoning_content", "reasoning"};
-    struct json text = joined(r, json_get(a, "content"), json_get(b, "content"));
-    struct json m = with(r, a, "content", &text);
-    for (size_t i = 0; i < 2; i++) {
-        const struct json *x = json_get(a, thoughts[i]), *y = json_get(b, thoughts[i]);
-        if (!y) continue;
-        struct json thought = joined(r, x, y);
-        m = with(r, &m, thoughts[i], &thought);
+    static const char *const texts[] = {"content", "reasoning_content", "reasoning"};
+    struct json one = *m;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        if (!any_has(m + 1, n - 1, texts[i])) continue;
+        const struct json text = joined(r, m, n, texts[i]);
+        one = with(r, &one, texts[i], &text);
     }
-    const struct json *x = json_get(a, "tool_calls"), *y = json_get(b, "tool_calls");
-    if (!y) return m;
-    struct json calls = x ? joined_calls(r, x, y) : *y;
-    return with(r, &m, "tool_calls", &calls);
+    if (!any_has(m + 1, n - 1, "tool_calls")) return one;
+    const struct json calls = joined_calls(r, m, n);
+    return with(r, &one, "tool_calls", &calls);
 }
 
 static void merge_roles(struct repair *r)
 {
     size_t n = 0;
-    for (size_t i = 0; i < r->n; i++) {
+    for (size_t i = 0, to; i < r->n; i = to) {
         const struct json *m = &r->items[i], *role = json_get(m, "role");
-        bool same = n > 0 && is_role(&r->items[n - 1], role->str.s) && !is_role(m, "tool");
-        if (same) {
-            r->items[n - 1] = merged(r, &r->items[n - 1], m);
-            r->changed |= REPAIR_MERGE;
-        } else {
-            r->items[n++] = *m;
-        }
+        for (to = i + 1; to < r->n && !is_role(m, "tool"); to++)
+            if (!is_role(&r->items[to], role->str.s)) break;
+        if (to - i > 1) r->changed |= REPAIR_MERGE;
+        r->items[n++] = to - i > 1 ? merged(r, m, to - i) : *m;
     }
     r->n = n;
 }

@@ -11,6 +11,7 @@ static const struct route routes[] = {
     {"/v1/models", false, ROUTE_KEY, api_models_list},
     {"/v1/models/", false, ROUTE_KEY, api_models_one},
     {"/v1/cluster", false, ROUTE_ADMIN, api_admin_cluster},
+    {"/v1/cluster/drain", true, ROUTE_ADMIN, api_admin_drain},
     {"/metrics", false, ROUTE_ADMIN, api_admin_metrics},
     {"/livez", false, ROUTE_OPEN, api_admin_livez},
     {"/readyz", false, ROUTE_HEALTH, api_admin_readyz},

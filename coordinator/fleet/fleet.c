@@ -1,12 +1,11 @@
 #include "coordinator/fleet/fleet_priv.h"
+#include "coordinator/fleet/muster.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-
-static void drain(struct fleet *f);
 
 // -- sending --
 
@@ -21,9 +20,7 @@ err_t fleet_pack_send(struct fleet *f, struct tether *c, const struct msg *m)
 
 static void later(struct fleet *f);
 
-// A worker cannot be taken out in the middle of whatever found it broken; the loop's next turn
-// does.
-static void doom(struct fleet_worker *w, err_t err)
+void fleet_doom(struct fleet_worker *w, err_t err)
 {
     if (w->is_doomed) return;
     w->is_doomed = true;
@@ -35,229 +32,71 @@ static void doom(struct fleet_worker *w, err_t err)
     later(w->fleet);
 }
 
-static void tell(struct fleet_worker *w, const struct msg *m)
+void fleet_tell(struct fleet_worker *w, const struct msg *m)
 {
     err_t err = fleet_pack_send(w->fleet, w->tether, m);
-    if (err) doom(w, err);
+    if (err) fleet_doom(w, err);
 }
 
-static void tell_packed(struct fleet_worker *w)
+void fleet_tell_packed(struct fleet_worker *w)
 {
     struct buf *b = &w->fleet->packed;
     err_t err = tether_send(w->tether, b->data, b->len);
     if (err == OK) err = tether_arm(w->tether);
-    if (err) doom(w, err);
+    if (err) fleet_doom(w, err);
 }
 
-err_t fleet_send(struct fleet *f, const struct step *s)
+err_t fleet_send(struct fleet *f, uint32_t lane, const struct step *s)
 {
-    const struct place *p = &f->lane.place;
+    struct lane *l = &f->lanes[lane].lane;
     struct msg m = {.kind = MSG_STEP, .step = *s};
     buf_clear(&f->packed);
     err_t err = wire_pack(&m, &f->packed);
     if (err) return err;
-    lane_sent(&f->lane, s->number, clock_now_us());
-    for (uint32_t i = 0; i < p->n_member; i++)
-        tell_packed(&f->workers[p->members[i].worker]);
+    lane_sent(l, s->number, clock_now_us());
+    for (uint32_t i = 0; i < l->place.n_member; i++)
+        fleet_tell_packed(&f->workers[l->place.members[i].worker]);
     return OK;
 }
 
-void fleet_renew(struct fleet *f)
+void fleet_renew(struct fleet *f, uint32_t lane)
 {
-    lane_renew(&f->lane, clock_now_us());
-    drain(f);
+    lane_renew(&f->lanes[lane].lane, clock_now_us());
+    orders_carry_out(&f->lanes[lane]);
 }
 
-// -- what the lane decided --
-
-// The table's entries for the layers of one stage, three numbers each. NULL: no memory.
-static uint32_t *replicas_of(const struct share_experts *e, const struct place_stage *s,
-                             uint32_t *n)
+err_t fleet_drain(struct fleet *f, const char *name, int64_t grace_us, struct err_text *why)
 {
-    uint32_t *all = calloc(e->n_replica + 1, 3 * sizeof *all);
-    *n = 0;
-    for (uint32_t i = 0; all && i < e->n_replica; i++) {
-        const struct share_replica *r = &e->replicas[i];
-        if (r->layer < s->layer_from || r->layer >= s->layer_to) continue;
-        memcpy(all + (size_t)3 * (*n)++, (uint32_t[]){r->layer, r->expert, r->member},
-               3 * sizeof *all);
-    }
-    return all;
+    return crewing_drain(f, name, clock_now_us() + grace_us, why);
 }
 
-static void tell_plan(const struct fleet_worker *w, const struct msg_plan *m,
-                      const struct place_member *planned)
-{
-    char group[48] = "";
-    if (m->n_member[m->stage] > 1)
-        snprintf(group, sizeof group, " (%s, %u of %u, %.0f%%)",
-                 share_split_name((enum share_split)m->split), m->member + 1,
-                 m->n_member[m->stage], 100.0 * planned->part / SHARE_TOTAL);
-    log_info("epoch %llu stage %u of %u: worker %s gets layers %u-%u%s%s%s, %.1f MiB planned",
-             (unsigned long long)m->epoch, m->stage, m->n_stage, w->hello.name, m->layer_from,
-             m->layer_to - 1, m->embed ? ", embedding" : "", m->head ? ", head" : "", group,
-             (double)(planned->weight_bytes + planned->kv_bytes + planned->work_bytes) / (1 << 20));
-}
-
-static void send_plan(struct fleet *f, struct fleet_worker *w)
-{
-    const struct lane *l = &f->lane;
-    const struct place *p = &l->place;
-    const uint32_t at = l->workers[w->number].member;
-    const struct place_member *member = &p->members[at];
-    const struct place_stage *s = &p->stages[member->stage];
-    if (f->key_epoch != l->epoch) {
-        // Never short and never interrupted for so few bytes (getrandom(2)).
-        if (getrandom(f->key, sizeof f->key, 0) != sizeof f->key) BUG("getrandom");
-        f->key_epoch = l->epoch;
-    }
-    const struct model *model = f->config.want.model;
-    struct msg m = {.kind = MSG_PLAN,
-                    .plan = {.epoch = l->epoch,
-                             .model = model->shape.name,
-                             .stage = member->stage,
-                             .n_stage = p->n_stage,
-                             .layer_from = s->layer_from,
-                             .layer_to = s->layer_to,
-                             .embed = s->embed,
-                             .head = s->head,
-                             .settings = p->settings,
-                             .road = p->road,
-                             .split = s->split,
-                             .member = at - s->first}};
-    memcpy(m.plan.plan_hash, p->hash, sizeof m.plan.plan_hash);
-    memcpy(m.plan.model_hash, model->hash, sizeof m.plan.model_hash);
-    memcpy(m.plan.key, f->key, sizeof m.plan.key);
-    for (uint32_t i = 0; i < p->n_stage; i++)
-        m.plan.n_member[i] = p->stages[i].n_member;
-    for (uint32_t i = 0; i < s->n_member; i++)
-        m.plan.part[i] = p->members[s->first + i].part;
-    uint32_t *replicas = NULL;
-    if (p->experts && s->n_member > 1) {
-        replicas = replicas_of(p->experts, s, &m.plan.n_replica);
-        if (!replicas) {
-            doom(w, ERR_MEMORY);
-            return;
-        }
-        m.plan.replicas = replicas;
-        m.plan.n_expert = (uint32_t)p->experts->n_expert;
-        m.plan.owner = p->experts->owner + (size_t)s->layer_from * m.plan.n_expert;
-    }
-    f->stats.plans += at == 0;
-    tell_plan(w, &m.plan, member);
-    tell(w, &m);
-    free(replicas);
-}
-
-static void send_connect(struct fleet *f, struct fleet_worker *w)
-{
-    const struct place *p = &f->lane.place;
-    struct msg_peer peers[WIRE_STAGES_MAX];
-    for (uint32_t i = 0; i < p->n_member; i++) {
-        const struct fleet_worker *peer = &f->workers[p->members[i].worker];
-        const uint32_t stage = p->members[i].stage;
-        peers[i] = (struct msg_peer){.stage = stage,
-                                     .member = i - p->stages[stage].first,
-                                     .address = peer->address,
-                                     .n_address = peer->n_address,
-                                     .group_address = peer->group_address,
-                                     .n_group_address = peer->n_group_address};
-    }
-    struct msg m = {.kind = MSG_CONNECT,
-                    .connect = {.epoch = f->lane.epoch, .peers = peers, .n_peer = p->n_member}};
-    tell(w, &m);
-}
-
-static void forget(struct fleet_worker *w)
+void fleet_forget(struct fleet_worker *w)
 {
     tether_close(w->tether);
+    surveying_leave(w);
+    depot_forget(w->fleet->depot, w->number);
     arena_fini(&w->arena);
-    *w = (struct fleet_worker){.fleet = w->fleet, .number = w->number};
-}
-
-// The one line that every death gets.
-static void tell_loss(struct fleet *f, const struct fleet_worker *w, const struct lane_action *a)
-{
-    struct err_text held = {"it held nothing"}, next;
-    if (a->had_stage)
-        err_say(&held, OK, "it held stage %u, layers %u-%u (%.1f MiB of weights)", a->stage,
-                a->layer_from, a->layer_to - 1, (double)w->weight_bytes / (1 << 20));
-    lane_describe(&f->lane, &next);
-    log_warn("worker %s (pid %u on %s) %s: %s; %s, %.1f GiB free there; now: %s", w->hello.name,
-             w->hello.pid, w->hello.host,
-             a->kind == LANE_LEFT   ? "left"
-             : a->kind == LANE_DROP ? "dropped"
-                                    : "failed",
-             a->why.s, held.s, (double)w->beat.mem_free_bytes / (1 << 30), next.s);
-}
-
-static void lose(struct fleet *f, struct fleet_worker *w, const struct lane_action *a)
-{
-    tell_loss(f, w, a);
-    f->stats.deaths++;
-    if (a->kind == LANE_DROP) {
-        struct msg m = {.kind = MSG_REFUSE,
-                        .refuse = {.code = a->code, .why = a->why.s, .is_final = a->is_final}};
-        fleet_pack_send(f, w->tether, &m); // if it cannot hear it, closing says enough
-    }
-    forget(w);
-}
-
-static void serve(struct fleet *f)
-{
-    const struct lane *l = &f->lane;
-    log_info("epoch %llu serves: %u stage%s of %u worker%s, %u KV tokens, %u sequences",
-             (unsigned long long)l->epoch, l->place.n_stage, l->place.n_stage == 1 ? "" : "s",
-             l->place.n_member, l->place.n_member == 1 ? "" : "s", l->place.settings.n_page * l->place.settings.page_tok, l->place.settings.n_slot);
-    f->config.listener.on_serve(f->config.listener.arg, &l->place, l->epoch);
-}
-
-static void drain(struct fleet *f)
-{
-    struct fleet_listener *up = &f->config.listener;
-    struct lane_action a;
-    while (lane_next(&f->lane, &a)) {
-        struct fleet_worker *w = &f->workers[a.worker];
-        switch (a.kind) {
-        case LANE_SEND_PLAN:
-            send_plan(f, w);
-            break;
-        case LANE_SEND_CONNECT:
-            send_connect(f, w);
-            break;
-        case LANE_LEFT:
-        case LANE_DROP:
-            lose(f, w, &a);
-            break;
-        case LANE_STRUCK:
-            tell_loss(f, w, &a);
-            break;
-        case LANE_SUSPEND:
-            up->on_suspend(up->arg);
-            break;
-        case LANE_SERVE:
-            serve(f);
-            break;
-        case LANE_GIVE_UP:
-            up->on_give_up(up->arg, f->lane.why.s);
-            break;
-        }
-    }
-    if (f->lane.state == LANE_NO_CAPACITY && f->lane.since_us != f->told_us) {
-        f->told_us = f->lane.since_us;
-        log_warn("no placement of the model: %s", f->lane.why.s);
-    }
+    // Where it belongs is kept for the moment in which it comes back.
+    *w = (struct fleet_worker){.fleet = w->fleet,
+                               .number = w->number,
+                               .lane = w->lane,
+                               .is_dealt = w->is_dealt,
+                               .is_far = w->is_far,
+                               .is_leaving = w->is_leaving,
+                               .leave_us = w->leave_us,
+                               .n_trip = w->n_trip,
+                               .trip_us = w->trip_us};
 }
 
 // -- what workers say --
 
-static void on_prepared(struct fleet *f, struct fleet_worker *w, const struct msg_prepared *m,
-                        int64_t now)
+static void on_prepared(struct fleet_worker *w, const struct msg_prepared *m, int64_t now)
 {
-    if (m->epoch == f->lane.epoch && lane_is_member(&f->lane, w->number)) {
-        const struct place *p = &f->lane.place;
+    struct lane *l = &fleet_lane_of(w)->lane;
+    if (m->epoch == l->epoch && lane_is_member(l, w->number)) {
+        const struct place *p = &l->place;
         const struct place_stage *s =
-            &p->stages[p->members[f->lane.workers[w->number].member].stage];
+            &p->stages[p->members[l->workers[w->number].member].stage];
         // A worker alone has no data road, a stage of one no group, and so no address.
         if (m->n_address) memcpy(w->address, m->address, m->n_address);
         w->n_address = m->n_address;
@@ -273,68 +112,110 @@ static void on_prepared(struct fleet *f, struct fleet_worker *w, const struct ms
         w->hello.held_to = is_whole ? s->layer_to : 0;
         w->hello.held_embed = is_whole && s->embed;
         w->hello.held_head = is_whole && s->head;
-        memcpy(w->hello.held_hash, f->config.want.model->hash, sizeof w->hello.held_hash);
+        memcpy(w->hello.held_hash, w->fleet->config.want.model->hash, sizeof w->hello.held_hash);
     }
-    lane_prepared(&f->lane, w->number, m, now);
+    lane_prepared(l, w->number, m, now);
 }
 
-static void on_linked(struct fleet *f, struct fleet_worker *w, const struct msg_linked *m,
-                      int64_t now)
+static void on_linked(struct fleet_worker *w, const struct msg_linked *m, int64_t now)
 {
-    if (m->epoch == f->lane.epoch) {
+    struct lane *l = &fleet_lane_of(w)->lane;
+    if (m->epoch == l->epoch) {
         w->next_latency_us = m->next_latency_us;
         w->next_bytes_per_s = m->next_bytes_per_s;
         snprintf(w->transport, sizeof w->transport, "%s", m->transport ? m->transport : "");
     }
-    lane_linked(&f->lane, w->number, m, now);
+    lane_linked(l, w->number, m, now);
 }
 
-static void on_result(struct fleet *f, struct fleet_worker *w, const struct step_result *r,
-                      int64_t now)
+static void on_result(struct fleet_worker *w, const struct step_result *r, int64_t now)
 {
-    if (!lane_result(&f->lane, w->number, r->epoch, r->number, now)) return;
-    f->stats.results++;
+    struct lane *l = &fleet_lane_of(w)->lane;
+    if (!lane_result(l, w->number, r->epoch, r->number, now)) return;
+    struct fleet *f = w->fleet;
     struct fleet_listener *up = &f->config.listener;
+    f->stats.results++;
     struct err_text why;
-    if (up->on_result(up->arg, r, &why) != OK)
-        lane_violated(&f->lane, w->number, ERR_LINK_PROTOCOL, why.s, now);
+    if (up->on_result(up->arg, w->lane, r, &why) != OK)
+        lane_violated(l, w->number, ERR_LINK_PROTOCOL, why.s, now);
+}
+
+static void count_load(struct fleet_worker *w, const struct msg_heartbeat *m)
+{
+    const struct lane *l = &fleet_lane_of(w)->lane;
+    const struct msg_heartbeat *before = &w->beat;
+    if (m->epoch != before->epoch) w->load_span_us = w->load_wait_us = 0;
+    if (m->epoch != l->epoch || m->epoch != before->epoch) return;
+    if (!l->busy_us || l->busy_us > w->beat_us) return;
+    if (m->wait_us < before->wait_us || m->busy_us < before->busy_us) return;
+    w->load_wait_us += m->wait_us - before->wait_us;
+    w->load_span_us += m->wait_us - before->wait_us + m->busy_us - before->busy_us;
+}
+
+static void on_heartbeat(struct fleet_worker *w, const struct msg_heartbeat *m, int64_t now)
+{
+    count_load(w, m);
+    w->beat = *m;
+    w->beat_us = now;
+    lane_beat(&fleet_lane_of(w)->lane, w->number, m, now);
+    const int64_t trip = now - (int64_t)m->echo_us - (int64_t)m->echo_age_us;
+    if (m->echo_us && trip >= 0 && trip < now) crewing_trip(w, trip, now);
 }
 
 static void take(struct fleet_worker *w, const void *data, size_t len)
 {
     struct fleet *f = w->fleet;
+    struct lane *l = &fleet_lane_of(w)->lane;
     int64_t now = clock_now_us();
     struct msg m;
     struct err_text why;
+    err_t err;
     arena_reset(&f->arena);
+    if (w->is_dismissed) return; // its last words change nothing
     if (wire_unpack(data, len, &f->arena, &m, &why) != OK) {
-        lane_violated(&f->lane, w->number, ERR_LINK_PROTOCOL, why.s, now);
-        drain(f);
+        lane_violated(l, w->number, ERR_LINK_PROTOCOL, why.s, now);
         return;
     }
     switch (m.kind) {
     case MSG_PREPARED:
-        on_prepared(f, w, &m.prepared, now);
+        on_prepared(w, &m.prepared, now);
         break;
     case MSG_LINKED:
-        on_linked(f, w, &m.linked, now);
+        on_linked(w, &m.linked, now);
         break;
     case MSG_RESULT:
-        on_result(f, w, &m.result, now);
+        on_result(w, &m.result, now);
         break;
     case MSG_FAILED:
-        lane_failed(&f->lane, w->number, &m.failed, now);
+        lane_failed(l, w->number, &m.failed, now);
         break;
     case MSG_HEARTBEAT:
-        w->beat = m.heartbeat;
-        w->beat_us = now;
-        lane_beat(&f->lane, w->number, &m.heartbeat, now);
+        on_heartbeat(w, &m.heartbeat, now);
+        break;
+    case MSG_FETCH:
+        err = depot_take(f->depot, w->number, &m.fetch, &why);
+        if (err) lane_violated(l, w->number, err, why.s, now);
+        break;
+    case MSG_SURVEYED:
+        err = surveying_take(w, &m.surveyed, now, &why);
+        if (err) lane_violated(l, w->number, err, why.s, now);
         break;
     default:
         err_say(&why, ERR_LINK_PROTOCOL, "a worker may not say %s", wire_kind_name(m.kind));
-        lane_violated(&f->lane, w->number, ERR_LINK_PROTOCOL, why.s, now);
+        lane_violated(l, w->number, ERR_LINK_PROTOCOL, why.s, now);
     }
-    drain(f);
+}
+
+static void lost(struct fleet_worker *w, const char *why)
+{
+    struct fleet_lane *fl = fleet_lane_of(w);
+    if (w->is_dismissed) {
+        log_info("worker %s is gone", w->hello.name);
+        fleet_forget(w);
+        return;
+    }
+    lane_lost(&fl->lane, w->number, why, clock_now_us());
+    orders_carry_out(fl);
 }
 
 static void on_ready(struct tether *c)
@@ -346,15 +227,16 @@ static void on_ready(struct tether *c)
     for (int i = 0; i < FLEET_BATCH; i++) {
         err_t err = tether_recv(c, &data, &len, &why);
         if (err == ERR_AGAIN) {
-            if (tether_arm(c) != OK) doom(w, ERR_SYSTEM);
+            if (tether_arm(c) != OK) fleet_doom(w, ERR_SYSTEM);
             return;
         }
         if (err) {
-            lane_lost(&w->fleet->lane, w->number, why.s, clock_now_us());
-            drain(w->fleet);
+            lost(w, why.s);
             return;
         }
+        struct fleet_lane *fl = fleet_lane_of(w);
         take(w, data, len);
+        orders_carry_out(fl);
         if (!c->link) return; // that was its last word
     }
     w->has_more = true;
@@ -368,8 +250,7 @@ static void on_later(uv_idle_t *h)
     for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++) {
         struct fleet_worker *w = &f->workers[i];
         if (w->tether && w->is_doomed) {
-            lane_lost(&f->lane, i, w->doom.s, clock_now_us());
-            drain(f);
+            lost(w, w->doom.s);
         } else if (w->tether && w->has_more) {
             w->has_more = false;
             on_ready(w->tether);
@@ -383,6 +264,16 @@ static void later(struct fleet *f)
 }
 
 // -- joining --
+
+// That we beat at all is the message; and the worker's next one tells the round trip.
+static void beat(struct fleet_worker *w)
+{
+    const struct msg m = {.kind = MSG_HEARTBEAT,
+                          .heartbeat = {.epoch = fleet_lane_of(w)->lane.epoch,
+                                        .sent_us = (uint64_t)clock_now_us()}};
+    fleet_tell(w, &m);
+}
+
 
 static bool keep_hello(struct fleet_worker *w, const struct msg_hello *h)
 {
@@ -449,36 +340,26 @@ static void turn_away(struct fleet *f, struct tether *c, const struct msg_hello 
     tether_close(c);
 }
 
-static err_t may_join(const struct tether *c, const struct msg_hello *h, struct err_text *why)
-{
-    if (h->version != WIRE_VERSION)
-        return err_say(why, ERR_LINK_VERSION, "it speaks protocol %u (%s), we speak %u", h->version,
-                       h->build, WIRE_VERSION);
-    if (strcmp(c->link->peer, h->name) != 0)
-        return err_say(why, ERR_LINK_AUTH, "it calls itself %s, but its link is that of %s",
-                       h->name, c->link->peer);
-    if (h->n_device == 0) return err_say(why, ERR_LINK_PROTOCOL, "it has no device");
-    if (h->held_from > h->held_to)
-        return err_say(why, ERR_LINK_PROTOCOL, "it holds layers %u to %u", h->held_from,
-                       h->held_to);
-    return OK;
-}
-
 void fleet_welcome(struct fleet *f, struct tether *c, const struct msg_hello *h)
 {
     struct err_text why;
-    err_t err = may_join(c, h, &why);
+    err_t err = muster_check(c->link->peer, h, &why);
     struct fleet_worker *w = err ? NULL : find_place(f, h->name);
     if (!err && !w) err = err_say(&why, ERR_BUSY, "there are %u workers already", LANE_WORKERS_MAX);
+    if (!err) err = muster_check_name(w, h, clock_now_us(), &why);
     if (err) {
         turn_away(f, c, h, err, why.s);
         return;
     }
-    if (w->tether) {
+    const bool is_back = w->tether && w->is_dealt && !w->is_dismissed;
+    if (w->tether && !w->is_dismissed) {
         // The message h lies in the arena that the actions of the loss do not touch.
-        lane_replaced(&f->lane, w->number, "its name connected again");
-        drain(f);
+        lane_replaced(&fleet_lane_of(w)->lane, w->number, "its name connected again");
+        orders_carry_out(fleet_lane_of(w));
+    } else if (w->tether) {
+        fleet_forget(w);
     }
+    if (!is_back) *w = (struct fleet_worker){.fleet = f, .number = w->number};
     arena_init(&w->arena, WIRE_ARENA_MAX);
     if (!keep_hello(w, h)) {
         arena_fini(&w->arena);
@@ -488,50 +369,22 @@ void fleet_welcome(struct fleet *f, struct tether *c, const struct msg_hello *h)
     }
     w->tether = c;
     w->joined_us = w->beat_us = clock_now_us();
+    w->has_model = has_model(h, f->config.want.model) ||
+                   (h->store_bytes > 0 && depot_has_files(f->depot));
     check_held(&w->hello, f->config.want.model);
     c->owner = w;
     c->on_ready = on_ready;
-    bool can = has_model(h, f->config.want.model);
     log_info("worker %s (pid %u on %s, %s) joined: %.1f GiB free%s", h->name, h->pid, h->host,
              h->devices[0].isa, (double)h->devices[0].mem_free_bytes / (1 << 30),
-             can ? "" : "; it cannot read this model");
+             w->has_model ? "" : "; it cannot read this model");
     struct msg m = {.kind = MSG_WELCOME,
                     .welcome = {.worker = w->number, .cluster = f->config.cluster}};
-    tell(w, &m);
-    lane_join(&f->lane, w->number, can, w->joined_us);
-    drain(f);
+    depot_offer(f->depot, &m.welcome);
+    fleet_tell(w, &m);
+    beat(w);
+    surveying_join(w, w->joined_us);
+    crewing_join(w, is_back, w->joined_us);
     if (c->link) on_ready(c); // it may have said more
-}
-
-static err_t place_workers(void *arg, const uint32_t *usable, uint32_t n, struct place *out,
-                           struct err_text *why)
-{
-    struct fleet *f = arg;
-    struct place_worker candidates[LANE_WORKERS_MAX];
-    for (uint32_t i = 0; i < n; i++) {
-        const struct fleet_worker *w = &f->workers[usable[i]];
-        const struct msg_hello *h = &w->hello;
-        const struct msg_device *d = &h->devices[0];
-        candidates[i] = (struct place_worker){
-            .number = w->number,
-            .name = h->name,
-            .host = h->host,
-            .process = h->process,
-            .roads = h->roads,
-            .threads = d->threads,
-            .has_cpu = strcmp(d->kind, "cpu") == 0,
-            .mem_bytes = d->mem_bytes,
-            .mem_free_bytes = d->mem_free_bytes,
-            .read_bytes_per_s = d->read_bytes_per_s,
-            .int8_ops_per_s = d->int8_ops_per_s,
-            .f32_flops_per_s = d->f32_flops_per_s,
-            .held_from = h->held_from,
-            .held_to = h->held_to,
-            .held_embed = h->held_embed,
-            .held_head = h->held_head,
-        };
-    }
-    return place_make(&f->config.want, candidates, n, out, why);
 }
 
 // -- time --
@@ -539,18 +392,18 @@ static err_t place_workers(void *arg, const uint32_t *usable, uint32_t n, struct
 static void on_timer(uv_timer_t *t)
 {
     struct fleet *f = t->data;
-    if (f->n_tick++ % FLEET_TICKS_PER_BEAT == 0) {
-        // Of the worker's fields the coordinator has only the epoch to tell; that it beats at all
-        // is the message.
-        struct msg m = {.kind = MSG_HEARTBEAT, .heartbeat = {.epoch = f->lane.epoch}};
-        buf_clear(&f->packed);
-        if (wire_pack(&m, &f->packed) == OK)
-            for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++)
-                if (f->workers[i].tether) tell_packed(&f->workers[i]);
-    }
+    const struct fleet_listener *up = &f->config.listener;
+    if (f->n_tick++ % FLEET_TICKS_PER_BEAT == 0)
+        for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++)
+            if (f->workers[i].tether) beat(&f->workers[i]);
     guest_tick(f, clock_now_us());
-    lane_tick(&f->lane, f->config.listener.is_busy(f->config.listener.arg), clock_now_us());
-    drain(f);
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        if (!f->lanes[i].is_on) continue;
+        lane_tick(&f->lanes[i].lane, up->is_busy(up->arg, i), clock_now_us());
+        orders_carry_out(&f->lanes[i]);
+    }
+    surveying_tick(f, clock_now_us());
+    crewing_tick(f, clock_now_us());
 }
 
 // -- life --
@@ -559,6 +412,13 @@ void fleet_own_handle(struct fleet *f, uv_handle_t *h)
 {
     h->data = f;
     f->handles[f->n_handle++] = h;
+}
+
+static void on_chunk(void *arg, uint32_t worker, const struct msg_chunk *c)
+{
+    struct fleet *f = arg;
+    const struct msg m = {.kind = MSG_CHUNK, .chunk = *c};
+    if (f->workers[worker].tether) fleet_tell(&f->workers[worker], &m);
 }
 
 err_t fleet_open(const struct fleet_config *c, struct fleet **out, struct err_text *why)
@@ -571,18 +431,19 @@ err_t fleet_open(const struct fleet_config *c, struct fleet **out, struct err_te
         f->workers[i].fleet = f;
         f->workers[i].number = i;
     }
-    struct lane_config lane = {.n_expect = c->n_expect,
-                               .n_wanted = c->want.n_stage * c->want.n_member,
-                               .grace_us = c->grace_us,
-                               .last_epoch = &f->last_epoch,
-                               .place = place_workers,
-                               .place_arg = f};
-    lane_init(&f->lane, &lane, clock_now_us());
+    surveying_open(f);
+    crewing_open(f, clock_now_us());
     uv_timer_init(c->loop, &f->timer);
     fleet_own_handle(f, (uv_handle_t *)&f->timer);
     uv_idle_init(c->loop, &f->later);
     fleet_own_handle(f, (uv_handle_t *)&f->later);
-    err_t err = guest_open(f, why);
+    const struct depot_config depot = {.loop = c->loop,
+                                       .model = c->want.model,
+                                       .n_worker = LANE_WORKERS_MAX,
+                                       .on_chunk = on_chunk,
+                                       .arg = f};
+    err_t err = depot_open(&depot, &f->depot, why);
+    if (!err) err = guest_open(f, why);
     if (err) {
         fleet_close(f);
         return err;
@@ -607,10 +468,12 @@ void fleet_close(struct fleet *f)
 {
     if (!f) return;
     for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++)
-        if (f->workers[i].tether) forget(&f->workers[i]);
+        if (f->workers[i].tether) fleet_forget(&f->workers[i]);
     for (uint32_t i = 0; i < f->n_handle; i++)
         uv_close(f->handles[i], on_handle_closed);
     guest_close(f);
+    depot_close(f->depot);
+    f->depot = NULL;
     arena_fini(&f->arena);
     buf_fini(&f->packed);
 }
@@ -620,14 +483,38 @@ int fleet_port(const struct fleet *f)
     return f->listener ? link_tls_listener_port(f->listener) : 0;
 }
 
-const struct lane *fleet_lane(const struct fleet *f)
+const struct fleet_lane *fleet_lane(const struct fleet *f, uint32_t number)
 {
-    return &f->lane;
+    return number < FLEET_LANES_MAX && f->lanes[number].is_on ? &f->lanes[number] : NULL;
+}
+
+bool fleet_lane_is_far(const struct fleet_lane *l)
+{
+    for (uint32_t i = 0; l->is_own && i < LANE_WORKERS_MAX; i++) {
+        const struct fleet_worker *w = &l->fleet->workers[i];
+        if (w->tether && w->lane == l->number) return w->is_far;
+    }
+    return false;
 }
 
 const struct fleet_worker *fleet_worker(const struct fleet *f, uint32_t number)
 {
     return number < LANE_WORKERS_MAX && f->workers[number].tether ? &f->workers[number] : NULL;
+}
+
+enum lane_role fleet_worker_role(const struct fleet_worker *w)
+{
+    return fleet_lane_of(w)->lane.workers[w->number].role;
+}
+
+const char *fleet_worker_state(const struct fleet_worker *w)
+{
+    return w->is_leaving ? "draining" : lane_role_name(fleet_worker_role(w));
+}
+
+uint64_t fleet_epoch(const struct fleet *f)
+{
+    return f->last_epoch;
 }
 
 struct fleet_stats fleet_stats_get(const struct fleet *f)

@@ -63,6 +63,9 @@ struct fleet_worker {
     int64_t leave_us;      // is_leaving: when it must go, ready or not; is_dismissed: since when
     int64_t joined_us, beat_us;
     struct msg_heartbeat beat;
+    // Of this epoch: while the lane had steps on their way from beat to beat, how long that was for
+    // the compute loop, and how much of it it waited.
+    uint64_t load_span_us, load_wait_us;
     uint8_t address[WIRE_ADDRESS_MAX]; // of the data port, this epoch
     uint32_t n_address;
     uint8_t group_address[WIRE_ADDRESS_MAX]; // of the group's port
@@ -82,14 +85,12 @@ struct fleet_lane {
     bool is_on;        // home lanes always, others while their worker is here
     bool is_own;       // of one worker, after which it is named
     bool is_draining;  // takes no new requests
-    const char *name;  // "lane-0", or the worker's
+    char name[64];     // "lane-0", or the worker's
     struct lane lane;
     struct place_want want;
     uint64_t key_epoch;
     uint8_t key[16]; // frames of key_epoch
     int64_t told_us; // NO_CAPACITY since then was logged
-    char name_of_home[16];
-    char name_of_own[64];
 };
 
 struct fleet_stats {
@@ -115,9 +116,12 @@ void fleet_close(struct fleet *f);
 bool fleet_has_hands(const struct fleet *f);
 const struct fleet_lane *fleet_lane(const struct fleet *f, uint32_t number);       // NULL: none
 const struct fleet_worker *fleet_worker(const struct fleet *f, uint32_t number); // NULL: free
-bool fleet_lane_is_far(const struct fleet_lane *l);
+bool fleet_lane_is_far(const struct fleet_lane *l); // its own worker is
 struct fleet_stats fleet_stats_get(const struct fleet *f);
 uint64_t fleet_epoch(const struct fleet *f); // the newest of any lane
 const char *fleet_cluster(const struct fleet *f);
+struct survey;
+const struct survey *fleet_survey(const struct fleet *f); // links between all workers
+enum lane_role fleet_worker_role(const struct fleet_worker *w);
 // "standby", "serving", "draining": what status calls its state.
 const char *fleet_worker_state(const struct fleet_worker *w);

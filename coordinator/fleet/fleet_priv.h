@@ -1,7 +1,9 @@
 // fleet_priv: what fleet.c (workers, timers), crewing.c (who is in which lane), orders.c (what the
 // lanes decided, carried out) and guest.c (connections that are no workers yet) share.
 #pragma once
+#include "coordinator/fleet/depot.h"
 #include "coordinator/fleet/fleet.h"
+#include "coordinator/fleet/survey.h"
 #include "proto/base/list.h"
 #include "proto/link/identity.h"
 
@@ -22,6 +24,10 @@ struct fleet {
     uint64_t last_epoch; // of all lanes
     struct fleet_worker workers[LANE_WORKERS_MAX];
     struct fleet_stats stats;
+    struct depot *depot; // the model's files, for workers that lack them
+    struct survey survey;
+    uint8_t survey_key[16]; // of survey_round's ports
+    uint64_t survey_round;
     struct arena arena; // of the message being handled
     struct buf packed;  // of the message being sent
     uint32_t n_tick;
@@ -72,6 +78,14 @@ err_t crewing_drain(struct fleet *f, const char *name, int64_t grace_us, struct 
 // Placement for one lane among these workers.
 err_t crewing_place(const struct fleet *f, const struct place_want *want, const uint32_t *workers,
                     uint32_t n, struct place *out, struct err_text *why);
+
+// -- surveying.c --
+void surveying_open(struct fleet *f);
+void surveying_join(struct fleet_worker *w, int64_t now_us);
+void surveying_leave(struct fleet_worker *w);
+err_t surveying_take(struct fleet_worker *w, const struct msg_surveyed *m, int64_t now_us,
+                     struct err_text *why);
+void surveying_tick(struct fleet *f, int64_t now_us);
 
 // -- guest.c --
 err_t guest_open(struct fleet *f, struct err_text *why);

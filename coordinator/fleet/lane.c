@@ -50,7 +50,7 @@ bool lane_next(struct lane *l, struct lane_action *out)
 
 static bool is_usable(const struct lane_worker *w)
 {
-    return w->role != LANE_ABSENT && w->role != LANE_OUT && w->has_model;
+    return w->role != LANE_ABSENT && w->role != LANE_OUT && w->is_fit;
 }
 
 uint32_t lane_n_usable(const struct lane *l)
@@ -145,7 +145,7 @@ static void end_epoch(struct lane *l)
     if (l->state == LANE_READY) act(l, LANE_SUSPEND, 0);
     l->epoch = ++*l->config.last_epoch;
     l->step_sent = l->step_done = 0;
-    l->all_done_us = 0;
+    l->all_done_us = l->busy_us = 0;
     l->n_latency = 0;
     for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++) {
         struct lane_worker *w = &l->workers[i];
@@ -246,16 +246,49 @@ void lane_replaced(struct lane *l, uint32_t worker, const char *why)
         l->is_torn |= leave(l, worker, LANE_LEFT, ERR_LINK, why)->had_stage;
 }
 
-void lane_join(struct lane *l, uint32_t worker, bool has_model, int64_t now_us)
+// The first plan, once all are here.
+static void begin(struct lane *l, int64_t now_us)
+{
+    if (l->state == LANE_WAITING && !l->is_held && lane_n_usable(l) >= l->config.n_expect)
+        plan_anew(l, now_us);
+}
+
+void lane_join(struct lane *l, uint32_t worker, bool is_fit, int64_t now_us)
 {
     BUG_ON(l->workers[worker].role != LANE_ABSENT);
     l->workers[worker] = (struct lane_worker){
-        .role = LANE_STANDBY, .has_model = has_model, .heard_us = now_us, .progress_us = now_us};
-    if (!has_model && !l->is_torn) return;
+        .role = LANE_STANDBY, .is_fit = is_fit, .heard_us = now_us, .progress_us = now_us};
+    if (!is_fit && !l->is_torn) return;
     l->has_news = true;
-    if (l->is_torn || l->state == LANE_NO_CAPACITY ||
-        (l->state == LANE_WAITING && lane_n_usable(l) >= l->config.n_expect))
+    if (l->is_torn || l->state == LANE_NO_CAPACITY)
         plan_anew(l, now_us);
+    else
+        begin(l, now_us);
+}
+
+void lane_expect(struct lane *l, uint32_t n_expect, uint32_t n_wanted, int64_t now_us)
+{
+    l->config.n_expect = n_expect;
+    l->config.n_wanted = n_wanted;
+    begin(l, now_us);
+}
+
+void lane_hold(struct lane *l, bool is_held, int64_t now_us)
+{
+    l->is_held = is_held;
+    begin(l, now_us);
+}
+
+void lane_spare(struct lane *l, uint32_t worker)
+{
+    l->workers[worker].is_fit = false;
+}
+
+void lane_dismiss(struct lane *l, uint32_t worker, int64_t now_us)
+{
+    const bool had_stage = lane_is_member(l, worker);
+    l->workers[worker].role = LANE_ABSENT;
+    if (had_stage) plan_anew(l, now_us);
 }
 
 void lane_lost(struct lane *l, uint32_t worker, const char *why, int64_t now_us)
@@ -394,6 +427,7 @@ bool lane_result(struct lane *l, uint32_t worker, uint64_t epoch, uint64_t numbe
         l->step_done = number;
         l->result_us = now_us;
         l->all_done_us = 0;
+        if (l->step_done == l->step_sent) l->busy_us = 0;
         return true;
     }
     lane_violated(l, worker, ERR_LINK_PROTOCOL, why.s, now_us);
@@ -409,6 +443,7 @@ void lane_sent(struct lane *l, uint64_t number, int64_t now_us)
 {
     BUG_ON(l->state != LANE_READY || number != l->step_sent + 1);
     BUG_ON(number - l->step_done > LANE_STEPS_MAX);
+    if (l->step_done == l->step_sent) l->busy_us = now_us;
     l->step_sent = number;
     l->sent_us[number % LANE_STEPS_MAX] = now_us;
 }
@@ -508,7 +543,9 @@ static bool drop_stuck(struct lane *l, int64_t now_us)
 // A worker came while fewer than wanted serve: use it when nobody would notice.
 static void widen_when_idle(struct lane *l, bool is_busy, int64_t now_us)
 {
-    if (l->state != LANE_READY || is_busy || !l->has_news || l->step_done != l->step_sent) return;
+    if (l->state != LANE_READY || l->is_held || is_busy || !l->has_news ||
+        l->step_done != l->step_sent)
+        return;
     if (l->place.n_member >= l->config.n_wanted) {
         l->has_news = false;
         return;

@@ -49,7 +49,7 @@ enum lane_role {
 
 struct lane_worker {
     enum lane_role role;
-    bool has_model;
+    bool is_fit; // may take part in new plans
     uint32_t member; // of LOADER and later: index in place.members
     uint32_t n_strike;
     int64_t strike_us[LANE_STRIKES];
@@ -108,6 +108,7 @@ struct lane {
     bool gave_up;
     bool is_torn;   // a member was replaced, the plan is yet to be made
     bool has_news;  // a worker came since the last look for a wider placement
+    bool is_held;   // see lane_hold
     err_t why_code; // NO_CAPACITY: why no placement fits
     struct err_text why;
     err_t left_code; // the last worker lost since the lane served; OK: none
@@ -115,6 +116,7 @@ struct lane {
 
     uint64_t step_sent, step_done; // numbers within the epoch
     int64_t sent_us[LANE_STEPS_MAX];
+    int64_t busy_us;     // since when there was always a step on its way; 0: there is none
     int64_t result_us;   // last result, or the moment READY began
     int64_t all_done_us; // since when every member says that the oldest step is done; 0: not so
     int64_t latency_us[LANE_LATENCIES];
@@ -127,11 +129,20 @@ struct lane {
 void lane_init(struct lane *l, const struct lane_config *c, int64_t now_us);
 
 // Events. After each, take the actions with lane_next until there is none.
-void lane_join(struct lane *l, uint32_t worker, bool has_model, int64_t now_us);
+void lane_join(struct lane *l, uint32_t worker, bool is_fit, int64_t now_us);
 // The worker connected again: its old connection is gone, lane_join for the new one follows at
 // once.
 void lane_replaced(struct lane *l, uint32_t worker, const char *why);
 void lane_lost(struct lane *l, uint32_t worker, const char *why, int64_t now_us);
+// The worker is no longer this lane's business, with no word of loss: it goes to another lane, or
+// home.
+void lane_dismiss(struct lane *l, uint32_t worker, int64_t now_us);
+// From now on the worker may not take part in new plans; what it does now goes on.
+void lane_spare(struct lane *l, uint32_t worker);
+// How many workers to wait for, and how many members make a whole placement, are other numbers now.
+void lane_expect(struct lane *l, uint32_t n_expect, uint32_t n_wanted, int64_t now_us);
+// While held, nothing is begun that could wait: no first plan, no wider one.
+void lane_hold(struct lane *l, bool is_held, int64_t now_us);
 void lane_violated(struct lane *l, uint32_t worker, err_t code, const char *why, int64_t now_us);
 void lane_beat(struct lane *l, uint32_t worker, const struct msg_heartbeat *m, int64_t now_us);
 void lane_prepared(struct lane *l, uint32_t worker, const struct msg_prepared *m, int64_t now_us);

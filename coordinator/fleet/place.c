@@ -1,4 +1,5 @@
 #include "coordinator/fleet/place.h"
+#include "coordinator/fleet/survey.h"
 #include "proto/base/log.h"
 #include "topology/plan.h"
 #include "topology/sha256.h"
@@ -130,6 +131,24 @@ static void level_figures(struct placing *p)
     }
 }
 
+// Until it is measured: at least as slow as the way to the one that is further from here.
+static struct cluster_link guess_link(const struct place_worker *a, const struct place_worker *b)
+{
+    if (strcmp(a->host, b->host) == 0) return cluster_same_host;
+    struct cluster_link l = GUESSED_LINK;
+    l.latency_us = fmax(l.latency_us, fmax(a->trip_us, b->trip_us) / 2);
+    return l;
+}
+
+static struct cluster_link link_of(const struct placing *p, uint32_t a, uint32_t b)
+{
+    struct cluster_link l;
+    const struct place_worker *x = &p->workers[a], *y = &p->workers[b];
+    const bool is_known =
+        p->want->survey && survey_link(p->want->survey, x->number, y->number, &l);
+    return is_known ? l : guess_link(x, y);
+}
+
 static void fill_cluster(struct placing *p)
 {
     p->cluster.n_device = (int32_t)p->n;
@@ -139,9 +158,7 @@ static void fill_cluster(struct placing *p)
     level_figures(p);
     for (uint32_t i = 0; i < p->n; i++)
         for (uint32_t k = 0; k < p->n; k++)
-            p->cluster.links[i][k] = strcmp(p->workers[i].host, p->workers[k].host) == 0
-                                         ? cluster_same_host
-                                         : GUESSED_LINK;
+            p->cluster.links[i][k] = link_of(p, i, k);
 }
 
 // -- memory --
@@ -331,330 +348,6 @@ static uint32_t cut_by_holding(const struct placing *p, uint32_t n_stage, struct
         at = to;
     }
     return at == n_layer && n == n_stage && n_kept > 0 ? n : 0;
-}
-
-// One stage before it is a place_stage: members are indices into placing.workers.
-struct cut {
-    uint32_t from, to;
-    uint32_t n_member, members[WIRE_MEMBERS_MAX], part[WIRE_MEMBERS_MAX];
-};
-
-// How the workers are to be arranged.
-struct shape {
-    uint32_t n_stage, n_member; // of each stage
-};
-
-static double figure(double v, double unmeasured)
-{
-    return v > 0 && !isinf(v) ? v : unmeasured;
-}
-
-static void fill_device(const struct place_worker *w, struct cluster_device *d)
-{
-    *d = (struct cluster_device){
-        .kind = w->has_cpu ? CLUSTER_CPU : CLUSTER_CUDA,
-        .threads = w->has_cpu ? (int32_t)(w->threads ? w->threads : 1) : 0,
-        .mem_bytes = w->mem_bytes > w->mem_free_bytes ? w->mem_bytes : w->mem_free_bytes,
-        .mem_free_bytes = w->mem_free_bytes,
-        .read_bytes_per_s = figure(w->read_bytes_per_s, UNMEASURED_READ),
-        .int8_ops_per_s = figure(w->int8_ops_per_s, UNMEASURED_INT8),
-        .f32_flops_per_s = figure(w->f32_flops_per_s, UNMEASURED_F32),
-    };
-    // Names of a cluster file are shorter than those of workers; the number keeps them apart.
-    if (strlen(w->name) < sizeof d->name)
-        snprintf(d->name, sizeof d->name, "%s", w->name);
-    else
-        snprintf(d->name, sizeof d->name, "%.20s-%u", w->name, w->number);
-    snprintf(d->host, sizeof d->host, "%.63s", w->host);
-}
-
-// Processes of one host report the same free memory, each as if it were alone. What they may take
-// together is at most what the host has.
-static void share_host_memory(struct placing *p)
-{
-    struct cluster_device *d = p->cluster.devices;
-    uint64_t share[CLUSTER_DEVICES_MAX];
-    for (uint32_t i = 0; i < p->n; i++) {
-        uint64_t sum = 0;
-        for (uint32_t k = 0; k < p->n; k++)
-            if (d[k].kind == CLUSTER_CPU && strcmp(d[k].host, d[i].host) == 0)
-                sum += d[k].mem_free_bytes;
-        share[i] = d[i].mem_free_bytes;
-        if (d[i].kind == CLUSTER_CPU && sum > d[i].mem_bytes)
-            share[i] = (uint64_t)((double)share[i] * (double)d[i].mem_bytes / (double)sum);
-    }
-    for (uint32_t i = 0; i < p->n; i++)
-        d[i].mem_free_bytes = share[i];
-}
-
-static bool is_near(double a, double b, double tolerance)
-{
-    return a <= b * tolerance && b <= a * tolerance;
-}
-
-static bool are_alike(const struct cluster_device *a, const struct cluster_device *b)
-{
-    const double speed = 1.15, memory = 1.05;
-    return a->kind == b->kind && is_near(a->read_bytes_per_s, b->read_bytes_per_s, speed) &&
-           is_near(a->int8_ops_per_s, b->int8_ops_per_s, speed) &&
-           is_near(a->f32_flops_per_s, b->f32_flops_per_s, speed) &&
-           is_near((double)a->mem_free_bytes, (double)b->mem_free_bytes, memory) &&
-           is_near((double)a->mem_bytes, (double)b->mem_bytes, memory);
-}
-
-static uint64_t lesser(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-// Measurements differ a little every time. Machines that are alike are taken for equal (to the
-// first of them, with the least memory), so that the order of the stages, and with it who holds
-// what, does not hang on noise; and equal machines are cheap to plan for.
-static void level_figures(struct placing *p)
-{
-    struct cluster_device *d = p->cluster.devices;
-    uint32_t first[CLUSTER_DEVICES_MAX];
-    for (uint32_t i = 0; i < p->n; i++) {
-        uint32_t k = 0;
-        while (k < i && (first[k] != k || !are_alike(&d[i], &d[k])))
-            k++;
-        first[i] = k;
-    }
-    for (uint32_t i = 0; i < p->n; i++) {
-        struct cluster_device *f = &d[first[i]];
-        f->mem_free_bytes = lesser(f->mem_free_bytes, d[i].mem_free_bytes);
-        f->mem_bytes = lesser(f->mem_bytes, d[i].mem_bytes);
-    }
-    for (uint32_t i = 0; i < p->n; i++) {
-        const struct cluster_device *f = &d[first[i]];
-        d[i].read_bytes_per_s = f->read_bytes_per_s;
-        d[i].int8_ops_per_s = f->int8_ops_per_s;
-        d[i].f32_flops_per_s = f->f32_flops_per_s;
-        d[i].mem_free_bytes = f->mem_free_bytes;
-        d[i].mem_bytes = f->mem_bytes;
-    }
-}
-
-static void fill_cluster(struct placing *p)
-{
-    p->cluster.n_device = (int32_t)p->n;
-    for (uint32_t i = 0; i < p->n; i++)
-        fill_device(&p->workers[i], &p->cluster.devices[i]);
-    share_host_memory(p);
-    level_figures(p);
-    for (uint32_t i = 0; i < p->n; i++)
-        for (uint32_t k = 0; k < p->n; k++)
-            p->cluster.links[i][k] = strcmp(p->workers[i].host, p->workers[k].host) == 0
-                                         ? cluster_same_host
-                                         : GUESSED_LINK;
-}
-
-// -- memory --
-
-static uint64_t page_tokens(uint64_t tokens)
-{
-    return (tokens + PLACE_PAGE_TOK - 1) / PLACE_PAGE_TOK * PLACE_PAGE_TOK;
-}
-
-// What a lane has room for.
-struct room {
-    uint64_t tokens; // of KV, whole pages
-    uint32_t n_seq;  // sequences whose windows and recurrent states are kept
-};
-
-// Local pages, 0 if layers with a window need none of their own: sequences never get so long, or
-// all of them would hardly have less.
-static uint32_t local_pages(const struct placing *p, const struct room *r)
-{
-    const struct place_want *w = p->want;
-    const uint32_t window = (uint32_t)p->cost.window, chunk = (uint32_t)p->cost.chunk;
-    if (!p->has_local) return 0;
-    const uint64_t n = step_local_pages(r->n_seq, window, chunk, PLACE_PAGE_TOK, w->max_tok);
-    return n < r->tokens / PLACE_PAGE_TOK ? (uint32_t)n : 0;
-}
-
-static uint32_t snapshots(const struct placing *p, const struct room *r)
-{
-    return p->is_recurrent ? r->n_seq : 0;
-}
-
-// Writes what the room means into the ask.
-static void ask_for(struct cost_ask *ask, const struct placing *p, const struct room *r)
-{
-    const uint32_t n_local = local_pages(p, r);
-    ask->kv_tokens = (int64_t)r->tokens;
-    ask->local_tokens = n_local ? (int64_t)n_local * PLACE_PAGE_TOK : ask->kv_tokens;
-    ask->n_state = (int32_t)(p->want->n_slot + snapshots(p, r));
-}
-
-static enum share_split split_of(const struct placing *p, const struct cut *c)
-{
-    return c->n_member > 1 ? p->want->split : SPLIT_NONE;
-}
-
-// A table of experts is of groups as large as wanted; smaller ones divide by parts.
-static const struct share_experts *experts_of(const struct placing *p, uint32_t n_member)
-{
-    return n_member > 1 && n_member == p->want->n_member ? p->want->experts : NULL;
-}
-
-static struct share share_of_member(const struct placing *p, const struct cut *c, uint32_t k)
-{
-    const struct share_experts *e = experts_of(p, c->n_member);
-    struct share s = {.split = split_of(p, c),
-                      .n_member = (int32_t)c->n_member,
-                      .member = (int32_t)k};
-    if (e) s.experts = *e;
-    memcpy(s.part, c->part, c->n_member * sizeof *s.part);
-    return s;
-}
-
-// Of member k of the cut.
-static struct cost_memory memory_of(const struct placing *p, const struct cut *c, uint32_t k,
-                                    const struct room *r)
-{
-    struct cost_ask ask = p->ask;
-    const struct share s = share_of_member(p, c, k);
-    ask_for(&ask, p, r);
-    return cost_memory_share(&p->cost, &ask, &p->cluster.devices[c->members[k]], (int32_t)c->from,
-                             (int32_t)c->to, &s);
-}
-
-static bool cuts_fit(const struct placing *p, const struct cut *cuts, uint32_t n,
-                     const struct room *r)
-{
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t k = 0; k < cuts[i].n_member; k++) {
-            struct cost_memory m = memory_of(p, &cuts[i], k, r);
-            if (cost_memory_sum(&m) > p->cluster.devices[cuts[i].members[k]].mem_free_bytes)
-                return false;
-        }
-    return true;
-}
-
-static uint32_t most_seqs(const struct place_want *w)
-{
-    return 2 * w->n_slot;
-}
-
-static uint32_t least_seqs(const struct place_want *w)
-{
-    return w->n_slot < LEAST_SEQS ? w->n_slot : LEAST_SEQS;
-}
-
-// One sequence of full length must fit, or requests could be accepted that never finish.
-static uint64_t least_tokens(const struct place_want *w)
-{
-    return page_tokens(w->ctx);
-}
-
-// The most KV tokens, up to what is wanted, with which the cuts fit; 0: not even the least.
-static uint64_t most_tokens(const struct placing *p, const struct cut *cuts, uint32_t n,
-                            uint32_t n_seq)
-{
-    uint64_t low = least_tokens(p->want), high = page_tokens(p->want->kv_tokens);
-    if (!cuts_fit(p, cuts, n, &(struct room){low, n_seq})) return 0;
-    while (low < high) {
-        uint64_t middle = page_tokens(low + (high - low + 1) / 2);
-        if (middle > high) middle = high;
-        if (cuts_fit(p, cuts, n, &(struct room){middle, n_seq}))
-            low = middle;
-        else
-            high = middle - PLACE_PAGE_TOK;
-    }
-    return low;
-}
-
-// Fewer sequences are kept as long as that makes room for more of the tokens wanted. tokens 0: does
-// not fit.
-static struct room most_room(const struct placing *p, const struct cut *cuts, uint32_t n)
-{
-    const uint64_t wanted = page_tokens(p->want->kv_tokens);
-    struct room best = {0};
-    for (uint32_t n_seq = most_seqs(p->want);; n_seq = (n_seq + 1) / 2) {
-        if (n_seq < least_seqs(p->want)) n_seq = least_seqs(p->want);
-        uint64_t tokens = most_tokens(p, cuts, n, n_seq);
-        if (tokens > best.tokens) best = (struct room){tokens, n_seq};
-        if (best.tokens >= wanted || n_seq == least_seqs(p->want)) return best;
-    }
-}
-
-// -- cuts --
-
-static bool holds(const struct place_worker *w)
-{
-    return w->held_from < w->held_to;
-}
-
-// The unused worker that holds layers from `at` on (or, with `exact` false, the next one above).
-static uint32_t holder(const struct placing *p, const bool *used, uint32_t at, bool exact)
-{
-    uint32_t best = p->n;
-    for (uint32_t i = 0; i < p->n; i++) {
-        const struct place_worker *w = &p->workers[i];
-        if (used[i] || !holds(w) || (exact ? w->held_from != at : w->held_from <= at)) continue;
-        if (best == p->n || w->held_from < p->workers[best].held_from) best = i;
-    }
-    return best;
-}
-
-static uint32_t spare(const struct placing *p, const bool *used)
-{
-    uint32_t best = p->n;
-    for (uint32_t i = 0; i < p->n; i++) {
-        if (used[i] || holds(&p->workers[i])) continue;
-        if (best == p->n ||
-            p->cluster.devices[i].mem_free_bytes > p->cluster.devices[best].mem_free_bytes)
-            best = i;
-    }
-    return best;
-}
-
-// Cuts in which every worker keeps the layers it holds, holes being filled by workers that hold
-// nothing. 0 if that does not give exactly n_stage stages.
-static uint32_t cut_by_holding(const struct placing *p, uint32_t n_stage, struct cut *cuts)
-{
-    uint32_t n_layer = (uint32_t)p->cost.n_layer, at = 0, n = 0, n_kept = 0;
-    bool used[CLUSTER_DEVICES_MAX] = {false};
-    while (at < n_layer && n < n_stage) {
-        uint32_t i = holder(p, used, at, true), to;
-        if (i < p->n) {
-            const struct place_worker *w = &p->workers[i];
-            to = w->held_to;
-            if (to > n_layer || w->held_embed != (at == 0) || w->held_head != (to == n_layer))
-                return 0;
-            n_kept++;
-        } else {
-            uint32_t above = holder(p, used, at, false);
-            to = above < p->n ? p->workers[above].held_from : n_layer;
-            i = spare(p, used);
-            if (i == p->n) return 0;
-        }
-        used[i] = true;
-        cuts[n++] = (struct cut){
-            .from = at, .to = to, .n_member = 1, .members = {i}, .part = {SHARE_TOTAL}};
-        at = to;
-    }
-    return at == n_layer && n == n_stage && n_kept > 0 ? n : 0;
-}
-
-// INTERIM
-static void group_evenly(const struct placing *p, struct shape shape, struct cut *cuts)
-{
-    uint32_t at = 0, L = (uint32_t)p->cost.n_layer;
-    for (uint32_t i = 0; i < shape.n_stage; i++) {
-        struct cut *c = &cuts[i];
-        double speed[WIRE_MEMBERS_MAX];
-        *c = (struct cut){.from = L * i / shape.n_stage, .to = L * (i + 1) / shape.n_stage, .n_member = shape.n_member};
-        bool given = false;
-        for (uint32_t k = 0; k < c->n_member; k++) {
-            c->members[k] = at++;
-            speed[k] = p->cluster.devices[c->members[k]].read_bytes_per_s;
-            if (p->want->part[k]) given = true;
-        }
-        if (given) for (uint32_t k = 0; k < c->n_member; k++) speed[k] = p->want->part[k];
-        share_parts(speed, (int32_t)c->n_member, c->part);
-    }
 }
 
 static struct cut cut_of(const struct plan_stage *s)
@@ -693,10 +386,6 @@ static err_t cut_by_plan(struct placing *p, struct shape shape, struct cut *cuts
     }
     for (uint32_t i = 0; !err && i < shape.n_stage; i++)
         cuts[i] = cut_of(&plan->stages[i]);
-    if (shape.n_member > 1 && (err || cuts[0].n_member != shape.n_member)) { // INTERIM
-        group_evenly(p, shape, cuts);
-        err = OK;
-    }
     free(plan);
     return err;
 }
@@ -881,6 +570,18 @@ static void find_kinds(struct placing *p)
     const uint32_t never =
         step_sees_from(p->want->ctx - 1, (uint32_t)m->window, (uint32_t)m->chunk);
     p->has_local &= never > 0; // a token of the longest sequence does not see all
+}
+
+void place_shape(struct place_want *want, uint32_t n)
+{
+    const uint32_t n_layer = (uint32_t)want->model->shape.n_layer;
+    const bool is_split = want->split != SPLIT_NONE;
+    if (n == 0) n = 1;
+    if (!want->n_stage) want->n_stage = is_split ? 1 : n < n_layer ? n : n_layer;
+    if (!is_split)
+        want->n_member = 1;
+    else if (!want->n_member)
+        want->n_member = n > want->n_stage ? n / want->n_stage : 1;
 }
 
 err_t place_make(const struct place_want *want, const struct place_worker *workers, uint32_t n,

@@ -35,7 +35,9 @@ struct place {
     uint8_t hash[32];
 };
 
-// What the user asked for; all numbers are final (defaults applied).
+struct survey;
+
+// What the user asked for; all numbers are final (place_shape).
 struct place_want {
     const struct model *model;
     uint32_t n_stage;
@@ -47,6 +49,7 @@ struct place_want {
     uint64_t kv_tokens;
     uint32_t precision, kv_dtype;
     uint32_t road; // 0: local if all stages share a process, else UCX
+    const struct survey *survey; // measured links, by the workers' numbers; NULL: all are guessed
 };
 
 // A worker that may take part.
@@ -60,11 +63,16 @@ struct place_worker {
     uint64_t mem_bytes;      // of the device
     uint64_t mem_free_bytes; // what a plan may count on, what is loaded now included
     double read_bytes_per_s, int8_ops_per_s, f32_flops_per_s;
+    double trip_us;              // round trip to the coordinator, 0: unknown
     uint32_t held_from, held_to; // layers; equal: nothing
     bool held_embed, held_head;
 };
 
 enum { PLACE_PAGE_TOK = 32, PLACE_ROWS_MAX = 64 };
+
+// Fills n_stage and n_member where they are 0, for n workers: without a split a stage each, with one
+// a single stage of all.
+void place_shape(struct place_want *want, uint32_t n);
 
 // As many stages and members as wanted, or as there are workers for. ERR_CAPACITY: nothing fits; the sentence shows
 // the sum. Settings may come out smaller than wanted (n_page): the caller compares and tells.

@@ -107,13 +107,17 @@ static bool try_bare(struct turn *t)
 {
     const char first = t->config.format->name_kind == TURN_NAME_PYTHON ? '[' : '{';
     size_t n = 0;
-    while (n < turn_left(t) &&
-           (turn_is_space(turn_here(t)[n]) || (t->n_call && turn_here(t)[n] == ';')))
+    while (n < turn_left(t) && turn_is_space(turn_here(t)[n]))
         n++;
-    if (n == turn_left(t) || turn_here(t)[n] != first) return false;
+    eat_prose(t, TURN_TEXT, n);
+    if (!turn_left(t)) return false;
+    if (t->n_call && *turn_here(t) == ';') { // between calls
+        t->at++;
+        return true;
+    }
+    if (*turn_here(t) != first) return false;
     t->state = TURN_BEFORE_CALL;
     turn_call_begin(t);
-    turn_eat(t, n);
     return true;
 }
 
@@ -192,21 +196,26 @@ static bool in_header(struct turn *t)
 {
     const char *const ends[] = {"<|message|>"};
     struct turn_hit h = turn_find(t, ends, 1);
-    if (h.mark < 0) {
-        // A model that writes no header writes an answer.
-        const char *s = turn_here(t);
-        const size_t left = turn_left(t);
-        const bool odd = left && t->is_fresh && *s != '<' && *s != ' ' && *s != 't' && *s != 'a';
-        if (!odd && left <= TURN_GAP_MAX && !t->is_ending) return false;
-        if (left == 0) return false;
-        t->n_garbled += !odd;
+    const char *s = turn_here(t);
+    size_t n = turn_left(t);
+    if (!n) return false;
+    if (t->is_fresh && *s != '<' && *s != ' ' && *s != 't' && *s != 'a') {
+        t->state = TURN_IN_TEXT; // a model that writes no header writes an answer
+        return true;
+    }
+    if (h.mark < 0 || h.at > TURN_GAP_MAX) {
+        if (n <= TURN_GAP_MAX && !t->is_ending) return false;
+        if (n > TURN_GAP_MAX) n = TURN_GAP_MAX;
+        while (n > 1 && n < turn_left(t) && ((unsigned char)s[n] & 0xc0) == 0x80)
+            n--;
+        t->n_garbled++;
         t->state = TURN_IN_TEXT;
+        eat_prose(t, TURN_TEXT, n);
         return true;
     }
     t->is_fresh = false;
-    const char *header = turn_here(t);
     t->at += h.at + h.len;
-    enter_body(t, header, h.at);
+    enter_body(t, s, h.at);
     return true;
 }
 
@@ -301,7 +310,7 @@ err_t turn_end(struct turn *t)
         if (!e) e = run(t);
     }
     const bool keeps = t->had_text || !(t->after_think || t->n_call);
-    if (t->state == TURN_IN_TEXT && keeps && !t->n_call)
+    if (t->state != TURN_IN_THINK && keeps && !t->n_call)
         turn_give(t, TURN_TEXT, t->space.data, t->space.len);
     buf_clear(&t->space);
     return e;

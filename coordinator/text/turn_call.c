@@ -185,7 +185,8 @@ static bool python_calls(struct turn *t, bool tell)
 static bool in_python(struct turn *t)
 {
     t->value.has_quotes = true;
-    const size_t n = turn_value_scan(&t->value, turn_here(t), turn_left(t));
+    const size_t n =
+        turn_value_scan(&t->value, turn_here(t), turn_room(t, &t->word, TURN_WHOLE_MAX));
     buf_add(&t->word, turn_here(t), n);
     turn_eat(t, n);
     if (t->word.len && t->word.data[0] != '[') t->value.is_over = true;
@@ -231,7 +232,8 @@ static bool object_key(struct turn *t)
         turn_call_garbled(t);
         return true;
     }
-    const size_t n = turn_value_scan(&t->value, turn_here(t), turn_left(t));
+    const size_t n =
+        turn_value_scan(&t->value, turn_here(t), turn_room(t, &t->word, TURN_NAME_MAX));
     buf_add(&t->word, turn_here(t), n);
     turn_eat(t, n);
     if (t->word.len > TURN_NAME_MAX) {
@@ -257,7 +259,7 @@ static bool value_over(struct turn *t)
         if (ok && t->config.format->bare) ok = turn_is_tool(t, text.data, text.len);
         if (ok) turn_call_name(t, text.data, text.len);
         if (ok) turn_call_arguments(t, t->early.data, t->early.len);
-    } else if (t->member == MEMBER_ARGS && t->early.len && t->early.data[0] == '"') {
+    } else if (t->member == MEMBER_ARGS && t->is_string) {
         ok = decode(&t->early, &text); // an object as text
         buf_clear(&t->early);
         if (ok && t->is_named)
@@ -272,11 +274,13 @@ static bool value_over(struct turn *t)
 
 static bool object_value(struct turn *t)
 {
-    const size_t n = turn_value_scan(&t->value, turn_here(t), turn_left(t));
     const char *s = turn_here(t);
-    const bool as_text = t->early.len ? t->early.data[0] == '"' : n && *s == '"';
+    if (!t->value.is_begun) t->is_string = *s == '"';
+    const struct buf *into = t->member == MEMBER_NAME ? &t->word : &t->early;
+    const size_t most = t->member == MEMBER_NAME ? TURN_NAME_MAX : TURN_WHOLE_MAX;
+    const size_t n = turn_value_scan(&t->value, s, turn_room(t, into, most));
     if (t->member == MEMBER_NAME) buf_add(&t->word, s, n);
-    if (t->member == MEMBER_ARGS && t->is_named && !as_text)
+    if (t->member == MEMBER_ARGS && t->is_named && !t->is_string)
         turn_call_arguments(t, s, n);
     else if (t->member == MEMBER_ARGS)
         buf_add(&t->early, s, n);
@@ -406,7 +410,7 @@ static bool before_args(struct turn *t)
     const char *const marks[] = {"{", t->config.format->call_close};
     struct turn_hit h = turn_find(t, marks, 2);
     if (h.mark < 0 && turn_left(t) <= TURN_GAP_MAX) return false;
-    if (h.mark) return finish(t); // none: a call without arguments
+    if (h.mark || h.at > TURN_GAP_MAX) return finish(t); // a call without arguments
     turn_eat(t, h.at);
     t->state = TURN_IN_ARGS;
     return true;
@@ -444,8 +448,9 @@ static bool brace_args(struct turn *t)
 {
     const char *const close[] = {t->config.format->call_close};
     struct turn_hit h = turn_find(t, close, 1);
-    buf_add(&t->word, turn_here(t), h.at);
-    turn_eat(t, h.at);
+    const size_t room = turn_room(t, &t->word, TURN_WHOLE_MAX), n = h.at < room ? h.at : room;
+    buf_add(&t->word, turn_here(t), n);
+    turn_eat(t, n);
     if (h.mark < 0 && t->word.len <= TURN_WHOLE_MAX) return false;
     struct buf text = {0}, json = {0};
     buf_char(&text, '{');
@@ -481,7 +486,7 @@ static bool tag_key(struct turn *t)
     const char *const close[] = {f->key_close};
     struct turn_hit h = turn_find(t, close, 1);
     if (h.mark < 0 && turn_left(t) <= TURN_NAME_MAX) return false;
-    if (h.mark < 0) { // no key: what stands there is passed over
+    if (h.mark < 0 || h.at > TURN_NAME_MAX) { // no key: what stands there is passed over
         t->state = TURN_IN_ARGS;
         return true;
     }
@@ -508,7 +513,7 @@ static bool tag_open(struct turn *t)
     const char *const open[] = {t->config.format->value_open};
     struct turn_hit h = turn_find(t, open, 1);
     if (h.mark < 0 && turn_left(t) <= TURN_GAP_MAX) return false;
-    turn_eat(t, h.mark < 0 ? 0 : h.at + h.len);
+    if (h.mark == 0 && h.at <= TURN_GAP_MAX) turn_eat(t, h.at + h.len);
     t->expect = TAG_FIRST;
     return true;
 }
@@ -533,7 +538,7 @@ static bool tag_value(struct turn *t)
     size_t n = h.at;
     if (f->value_lines && n && turn_here(t)[n - 1] == '\n') n--;
     value_text(t, turn_here(t), n);
-    if (h.mark < 0 && t->word.len <= TURN_WHOLE_MAX) {
+    if (h.mark < 0) {
         turn_eat(t, n); // a line's end may be the last one
         return false;
     }

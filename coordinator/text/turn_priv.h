@@ -17,6 +17,13 @@ static inline size_t turn_left(const struct turn *t)
 {
     return t->held.len - t->at;
 }
+// Of what is held, as much as still fits a buffer that may hold `max` bytes, and one more, so that
+// it shows when there are too many.
+static inline size_t turn_room(const struct turn *t, const struct buf *b, size_t max)
+{
+    const size_t room = max + 1 - b->len;
+    return turn_left(t) < room ? turn_left(t) : room;
+}
 static inline bool turn_is_space(char c)
 {
     return c == ' ' || c == '\n' || c == '\r' || c == '\t';

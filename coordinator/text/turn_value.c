@@ -213,21 +213,28 @@ bool turn_value_is_string(const struct json *schema)
     return json_is(type, "string");
 }
 
+// Where text is allowed too, a number or a word is that text.
+static bool stays_text(const struct json *type, enum json_kind kind)
+{
+    if (!type) return kind == J_STR;
+    return names(type, "string") && kind != J_OBJ && kind != J_ARR && kind != J_NULL;
+}
+
 void turn_value_typed(const struct json *schema, const char *s, size_t len, struct buf *out)
 {
-    const struct json *type = json_get(schema, "type");
+    const struct json *type = json_get(schema, "type"), *j = NULL;
+    struct buf literal = {0};
     struct arena a;
     arena_init(&a, 64 * (len + 1024));
-    const struct json *j = NULL;
-    bool is_json = len && json_read(s, len, &a, &j, NULL, NULL) == OK;
-    // Where text is allowed too, a number or a word is that text.
-    if (is_json && names(type, "string") && j->kind != J_NULL)
-        is_json = j->kind == J_OBJ || j->kind == J_ARR;
-    if (is_json && !type && j->kind == J_STR) is_json = false;
-    if (is_json)
+    const bool is_json = len && json_read(s, len, &a, &j, NULL, NULL) == OK;
+    const bool is_text = is_json ? stays_text(type, j->kind) : !type || names(type, "string");
+    if (is_json && !is_text)
         buf_add(out, s, len);
-    else if (!len || !turn_value_literal(TURN_WORDS_PYTHON, s, len, out) || names(type, "string"))
+    else if (!is_text && turn_value_literal(TURN_WORDS_PYTHON, s, len, &literal) == len)
+        buf_add(out, literal.data, literal.len);
+    else
         buf_json_str(out, s, len);
+    buf_fini(&literal);
     arena_fini(&a);
 }
 

@@ -110,7 +110,7 @@ struct attn_share {
     int64_t row_at;          // number of its first row among all
 };
 
-static int32_t share_pos(const struct attn_call *ac, const struct attn_share *s, int32_t row)
+static int32_t share_pos(const struct attn_share *s, int32_t row)
 {
     return s->run->pos_from + (s->row_from + row) / s->n_head;
 }
@@ -151,8 +151,8 @@ static void share_segment(const struct attn_call *ac, const struct attn_share *s
         .softcap = ac->a->softcap,
         .scratch = t->attn,
     };
-    int32_t lo = clamp(sight(ac->a, share_pos(ac, s, 0)) - seg, 0, SEG_TOK);
-    int32_t hi = clamp(share_pos(ac, s, s->n_row - 1) + 1 - seg, 0, SEG_TOK);
+    int32_t lo = clamp(sight(ac->a, share_pos(s, 0)) - seg, 0, SEG_TOK);
+    int32_t hi = clamp(share_pos(s, s->n_row - 1) + 1 - seg, 0, SEG_TOK);
     for (int32_t g = lo / 16; g < (hi + 15) / 16; g++) {
         l.k[g] = key_at(kv, s->run->pages, seg + 16 * g, s->head_kv);
         if (!kv->v_in_k) l.v[g] = value_at(kv, s->run->pages, seg + 16 * g, s->head_kv);
@@ -160,7 +160,7 @@ static void share_segment(const struct attn_call *ac, const struct attn_share *s
     for (int32_t from = 0; from < s->n_row; from += ATTN_ROWS) {
         l.n_row = s->n_row - from < ATTN_ROWS ? s->n_row - from : ATTN_ROWS;
         for (int32_t r = 0; r < l.n_row; r++) {
-            int32_t row = from + r, pos = share_pos(ac, s, row);
+            int32_t row = from + r, pos = share_pos(s, row);
             l.q[r] = ac->a->q + share_at(ac, s, row) * kv->head_dim;
             l.lo[r] = clamp(sight(ac->a, pos) - seg, 0, SEG_TOK);
             l.hi[r] = clamp(pos + 1 - seg, 0, SEG_TOK);
@@ -236,11 +236,11 @@ static void attn_item(void *arg, int32_t item, int32_t thread)
     struct cpu_scratch *t = ac->c->scratch[thread];
     const struct attn_share s = share_of(ac, item);
     if (s.n_row == 0) return;
-    const int32_t first = sight(ac->a, share_pos(ac, &s, 0)) / SEG_TOK;
+    const int32_t first = sight(ac->a, share_pos(&s, 0)) / SEG_TOK;
     for (int32_t r = 0; r < s.n_row; r++)
         begin_row(ac, &s, r, &t->m[r], &t->l[r]);
     memset(t->o, 0, (size_t)s.n_row * (size_t)ac->v_stride * sizeof(float));
-    for (int32_t i = first; i * SEG_TOK <= share_pos(ac, &s, s.n_row - 1); i++)
+    for (int32_t i = first; i * SEG_TOK <= share_pos(&s, s.n_row - 1); i++)
         share_segment(ac, &s, i * SEG_TOK, t);
     for (int32_t r = 0; r < s.n_row; r++)
         put_row(ac, &s, r, t->l[r], t->o + (int64_t)r * ac->v_stride);

@@ -10,7 +10,7 @@
 
 struct group;
 
-enum { GROUP_MEMBERS_MAX = 16 };
+enum { GROUP_MEMBERS_MAX = 16, GROUP_LINK_FRAME_BYTES = 256 << 10 };
 
 struct group_ops {
     const char *name;
@@ -26,7 +26,9 @@ struct group_ops {
     void (*gather_rows)(struct group *g, float *y, int64_t n_row, int64_t n_col,
                         const uint8_t *owner, int32_t root);
     // One block of rows from one member to another; I32 or F32 elements. recv must ask for the
-    // sizes that were sent, except that n_row < 0 takes up to cap_row rows and returns how many.
+    // sizes that were sent, except that n_row < 0 takes up to cap_row rows and returns how many (0
+    // after an error). A send may wait until the other has come as far: two members must not both
+    // send to each other first. A row must fit a piece.
     void (*send)(struct group *g, int32_t to, const void *data, int64_t n_row, int64_t n_col);
     int64_t (*recv)(struct group *g, int32_t from, void *data, int64_t n_row, int64_t n_col,
                     int64_t cap_row);
@@ -44,16 +46,19 @@ struct group {
 struct group_link_config {
     struct port_config port; // max_bytes and n_frame are chosen by the group
     int32_t n_member, member;
-    uint64_t frame_bytes; // largest piece handed over at once; 0: 1 MiB
-    int64_t deadline_us;  // how long one operation may wait for the others
+    uint64_t frame_bytes; // largest piece handed over at once, the same at all members; 0: as above
+    int64_t deadline_us;  // how long an operation may wait for the others without any progress
     // Called again and again in a wait, to sleep or spin and to notice a stop (ERR_CANCELLED).
-    // `since_us`: how long this wait has lasted.
+    // `since_us`: how long this wait has lasted. It need not move the port's bytes.
     err_t (*rest)(void *arg, struct port *port, int64_t since_us, struct err_text *why);
     void *rest_arg;
 };
 err_t group_link_open(const struct group_link_config *c, struct group **out, struct err_text *why);
 // Bytes that a group of this size will take for its frames.
 uint64_t group_link_bytes(int32_t n_member, uint64_t frame_bytes);
+// Its port, for those who sleep: between operations it wants port_progress now and then, so that a
+// member that is late gets the rest of what was sent. Nobody else sends, finds or gives there.
+struct port *group_link_port(struct group *g);
 void group_link_address(const struct group *g, const uint8_t **data, uint32_t *len);
 err_t group_link_connect(struct group *g, int32_t member, const uint8_t *address, uint32_t len,
                          struct err_text *why);

@@ -3,7 +3,8 @@
 // What one member hands another is cut into pieces of at most frame_bytes, one frame each. Pieces
 // from A to B are counted through, from the opening on; the receiver takes them in that order,
 // whatever the order in which they come. The tag of a frame is (the piece's number) | (how many of
-// your pieces I have used) << 16, both modulo 2^16. A frame of no columns is nothing but the latter.
+// your pieces I have used) << 16, both modulo 2^16. A frame of no columns is nothing but the
+// latter.
 //
 // Bounded memory: A sends piece k only when it knows that B has used piece k - WINDOW. So of each
 // member there are at most WINDOW unused pieces here, and at most WINDOW / TELL frames of no
@@ -14,8 +15,8 @@
 // at a time by all who take part: take the first operation in such an order that somebody never
 // finishes. All who take part in it have finished what comes before, and enter it. In it
 //   - each takes every piece that comes, and tells the sender when TELL of them have not been told;
-//     it does not leave before that is on its way (`settled`). So a sender knows of all but TELL - 1
-//     of the pieces that were used, and sees room for one more as soon as the others are used;
+//     it does not leave before that is on its way (`settled`). So a sender knows of all but TELL -
+//     1 of the pieces that were used, and sees room for one more as soon as the others are used;
 //   - nobody waits for one thing at a time: a gather sends what it may and takes what has come in
 //     turn; in send and recv one side only sends and the other only takes.
 // So some piece can always be sent or taken until all are, and everybody finishes: a contradiction.
@@ -32,7 +33,6 @@ enum {
     WINDOW = 4,
     TELL = 2, // pieces used before the sender is told, if no piece of ours goes there anyway
     FRAMES = WINDOW + WINDOW / TELL,
-    FRAME_BYTES = 256 << 10,
     FRAME_BYTES_MIN = 64,
 };
 
@@ -63,20 +63,20 @@ static struct group_link *of(struct group *g)
 
 // -- errors --
 
-static void fail(struct group_link *g, err_t e, const char *what, int32_t member)
+static void broken(struct group_link *g, err_t e, const char *what, int32_t member)
 {
     if (g->error) return;
-    g->error = err_say(&g->why, e, "step %llu, operation %llu (%s): member %d %s",
-                       (unsigned long long)g->step, (unsigned long long)g->n_done, g->doing, member,
-                       what);
+    g->error =
+        err_say(&g->why, e, "step %llu, operation %llu (%s): member %d %s",
+                (unsigned long long)g->step, (unsigned long long)g->n_done, g->doing, member, what);
 }
 
-static void fail_here(struct group_link *g, err_t e, const struct err_text *why)
+static void broken_here(struct group_link *g, err_t e, const struct err_text *why)
 {
     if (g->error) return;
-    g->error = err_say(&g->why, e, "step %llu, operation %llu (%s): %s",
-                       (unsigned long long)g->step, (unsigned long long)g->n_done, g->doing,
-                       why->s[0] ? why->s : err_name(e));
+    g->error =
+        err_say(&g->why, e, "step %llu, operation %llu (%s): %s", (unsigned long long)g->step,
+                (unsigned long long)g->n_done, g->doing, why->s[0] ? why->s : err_name(e));
 }
 
 // -- frames --
@@ -111,7 +111,7 @@ static bool put(struct group_link *g, int32_t member, const struct frame *f, por
     struct peer *p = &g->peers[member];
     err_t e = port_send_filled(g->port, (uint32_t)member, f, fill, arg);
     if (e == OK) p->n_told = (uint16_t)(f->tag >> 16);
-    if (e && e != ERR_AGAIN) fail(g, e, "cannot be reached", member);
+    if (e && e != ERR_AGAIN) broken(g, e, "cannot be reached", member);
     return e == OK;
 }
 
@@ -161,7 +161,7 @@ static struct frame *look_for(struct group_link *g, int32_t member)
             if (f->step == g->step) return f;
             l.wrong = "is in another step";
         }
-        if (l.wrong) fail(g, ERR_LINK_PROTOCOL, l.wrong, (int32_t)f->stage);
+        if (l.wrong) broken(g, ERR_LINK_PROTOCOL, l.wrong, (int32_t)f->stage);
         port_give(g->port, f);
     }
     return NULL;
@@ -205,12 +205,12 @@ static void turn_next(struct group_link *g, struct turn *t, bool moved, int32_t 
         const int64_t now = clock_now_us();
         if (!t->since_us) t->since_us = now;
         if (now - t->since_us > g->config.deadline_us) {
-            fail(g, ERR_TIMEOUT, "was waited for too long", member);
+            broken(g, ERR_TIMEOUT, "was waited for too long", member);
             return;
         }
         e = g->config.rest(g->config.rest_arg, g->port, now - t->since_us, &why);
     }
-    if (e) fail_here(g, e, &why);
+    if (e) broken_here(g, e, &why);
 }
 
 // -- gathers --
@@ -292,7 +292,7 @@ static bool pull(struct group_link *g, struct span *s)
     struct frame *f;
     while (s->left && (f = look_for(g, s->member))) {
         if (f->dtype != DT_F32 || f->n_row != 1 || f->n_col != piece_of(g, s->left)) {
-            fail(g, ERR_LINK_PROTOCOL, "sent a piece of another shape", s->member);
+            broken(g, ERR_LINK_PROTOCOL, "sent a piece of another shape", s->member);
             port_give(g->port, f);
             break;
         }
@@ -315,18 +315,19 @@ static void gather_run(struct group_link *g, const struct span *parts, int32_t r
         if (i == me || (root >= 0 && i != root)) out[i].left = 0;
         if (i == me || (root >= 0 && me != root)) in[i].left = 0;
     }
+    const int32_t other = root >= 0 && root != me ? root : me == 0;
     while (!g->error) {
-        bool moved = false;
+        bool moved = false, takes = false;
         int32_t waits_for = -1;
         for (int32_t i = 0; i < n; i++) {
-            if (out[i].left) moved |= push(g, i, &out[i]);
+            takes |= in[i].left > 0;
             if (in[i].left) moved |= pull(g, &in[i]);
+            if (out[i].left) moved |= push(g, i, &out[i]);
             if (out[i].left || in[i].left) waits_for = i;
         }
         if (waits_for < 0 && settled(g)) break;
-        // A member that only sends learns here how far the others are.
-        if (!moved && !in[waits_for < 0 ? me : waits_for].left) look_for(g, -1);
-        turn_next(g, &t, moved, waits_for < 0 ? root : waits_for);
+        if (!takes) look_for(g, -1); // who only sends learns here how far the others are
+        turn_next(g, &t, moved, waits_for < 0 ? other : waits_for);
     }
     turn_moved(g, &t);
     g->n_done++;
@@ -371,7 +372,7 @@ static void link_gather_rows(struct group *group, float *y, int64_t n_row, int64
 static int64_t rows_of(struct group_link *g, int64_t n_col, int32_t member)
 {
     const int64_t n = n_col > 0 ? g->n_piece / n_col : 0;
-    if (!n) fail(g, ERR_TOO_LARGE, "would need larger frames", member);
+    if (!n) broken(g, ERR_TOO_LARGE, "would need larger frames", member);
     return n;
 }
 
@@ -440,7 +441,7 @@ static int64_t link_recv(struct group *group, int32_t from, void *data, int64_t 
     while (!g->error && !(is_last && settled(g))) {
         struct frame *f = is_last ? NULL : look_for(g, from);
         if (f && !block_fits(f, n_col, n_full, most - n)) {
-            fail(g, ERR_LINK_PROTOCOL, "sent a block of another shape", from);
+            broken(g, ERR_LINK_PROTOCOL, "sent a block of another shape", from);
             port_give(g->port, f);
         } else if (f) {
             if (f->bytes) memcpy((uint8_t *)data + n * n_col * 4, f->payload, f->bytes);
@@ -452,7 +453,7 @@ static int64_t link_recv(struct group *group, int32_t from, void *data, int64_t 
         if (f) turn_moved(g, &t);
     }
     if (!g->error && n_row >= 0 && n != n_row)
-        fail(g, ERR_LINK_PROTOCOL, "sent fewer rows than expected", from);
+        broken(g, ERR_LINK_PROTOCOL, "sent fewer rows than expected", from);
     turn_moved(g, &t);
     g->n_done++;
     return g->error ? 0 : n;
@@ -505,7 +506,7 @@ static uint32_t frames_of(int32_t n_member)
 
 uint64_t group_link_bytes(int32_t n_member, uint64_t frame_bytes)
 {
-    return 2 * (uint64_t)frames_of(n_member) * (frame_bytes ? frame_bytes : FRAME_BYTES);
+    return 2 * (uint64_t)frames_of(n_member) * (frame_bytes ? frame_bytes : GROUP_LINK_FRAME_BYTES);
 }
 
 err_t group_link_open(const struct group_link_config *c, struct group **out, struct err_text *why)
@@ -514,7 +515,7 @@ err_t group_link_open(const struct group_link_config *c, struct group **out, str
         c->member >= c->n_member)
         return err_say(why, ERR_INVALID, "group: member %d of %d, limit %d", c->member, c->n_member,
                        GROUP_MEMBERS_MAX);
-    const uint64_t frame_bytes = c->frame_bytes ? c->frame_bytes : FRAME_BYTES;
+    const uint64_t frame_bytes = c->frame_bytes ? c->frame_bytes : GROUP_LINK_FRAME_BYTES;
     if (frame_bytes < FRAME_BYTES_MIN || frame_bytes > INT32_MAX)
         return err_say(why, ERR_INVALID, "group: frames of %llu bytes",
                        (unsigned long long)frame_bytes);

@@ -172,7 +172,7 @@ static err_t ucx_send(struct port *port, uint32_t to, const struct frame *f, por
     if (!s) return ERR_AGAIN;
     struct frame mine = *f;
     mine.payload = s->payload;
-    fill(arg, s->payload, f->bytes);
+    if (fill) fill(arg, s->payload, f->bytes);
     frame_pack(&mine, port->key, s->header);
     uint32_t flags = f->kind == FRAME_PING ? UCP_AM_SEND_FLAG_REPLY : 0;
     ucs_status_t st = send_start(s, peer->ep, f->bytes, flags);
@@ -181,16 +181,18 @@ static err_t ucx_send(struct port *port, uint32_t to, const struct frame *f, por
     return ERR_LINK;
 }
 
-// Pings are answered where they arrive: there the reply endpoint is alive for certain.
+// Pings are answered where they arrive: there the reply endpoint is alive for certain. One with a
+// row asks for its payload.
 static void ping_answer(struct ucx_port *p, const struct frame *ping, ucp_ep_h reply)
 {
     struct ucx_send *s = p->is_closing ? NULL : send_take(p);
     struct frame pong = *ping;
     pong.kind = FRAME_PONG;
-    pong.bytes = 0;
-    pong.payload = NULL;
+    if (ping->n_row == 0) pong.bytes = 0;
+    if (s && pong.bytes) memcpy(s->payload, ping->payload, pong.bytes);
+    pong.payload = s ? s->payload : NULL;
     if (s) frame_pack(&pong, p->port.key, s->header);
-    if (!s || send_start(s, reply, 0, 0) != UCS_OK) port_pool_dropped(&p->pool);
+    if (!s || send_start(s, reply, pong.bytes, 0) != UCS_OK) port_pool_dropped(&p->pool);
 }
 
 // -- receiving --
@@ -198,7 +200,9 @@ static void ping_answer(struct ucx_port *p, const struct frame *ping, ucp_ep_h r
 static void recv_end(struct port_slot *s, bool is_whole)
 {
     struct ucx_port *p = s->owner;
-    is_whole = is_whole && frame_check(s->header, s->memory, s->frame.bytes);
+    // Pings and pongs are compared byte by byte by whoever measures.
+    const bool is_measured = s->frame.kind == FRAME_PING || s->frame.kind == FRAME_PONG;
+    is_whole = is_whole && (is_measured || frame_check(s->header, s->memory, s->frame.bytes));
     if (is_whole && s->frame.kind != FRAME_PING) {
         port_pool_ready(&p->pool, s);
         return;
@@ -383,7 +387,7 @@ static bool ucx_is_sending(const struct port *port)
     return ((const struct ucx_port *)port)->n_sending > 0;
 }
 
-static const char *ucx_transport(const struct port *port)
+static const char *ucx_transport(const struct port *port, uint32_t peer)
 {
     static const struct {
         const char *sign, *name;
@@ -392,21 +396,17 @@ static const char *ucx_transport(const struct port *port)
         {"tcp/", "ucx tcp"}, {"sysv/", "ucx shm"}, {"self/", "ucx self"},
     };
     const struct ucx_port *p = (const struct ucx_port *)port;
-    for (uint32_t i = 0; i < PORT_PEERS_MAX; i++) {
-        if (!p->peers[i].ep) continue;
-        char *text = NULL;
-        size_t len;
-        FILE *f = open_memstream(&text, &len);
-        if (!f) break;
-        ucp_ep_print_info(p->peers[i].ep, f);
-        fclose(f);
-        const char *name = NULL;
-        for (size_t k = 0; k < sizeof signs / sizeof *signs && !name; k++)
-            if (text && strstr(text, signs[k].sign)) name = signs[k].name;
-        free(text);
-        if (name) return name;
-    }
-    return "ucx";
+    const char *name = "ucx";
+    char *text = NULL;
+    size_t len;
+    FILE *f = p->peers[peer].ep ? open_memstream(&text, &len) : NULL;
+    if (!f) return name;
+    ucp_ep_print_info(p->peers[peer].ep, f);
+    fclose(f);
+    for (size_t k = sizeof signs / sizeof *signs; k-- > 0;)
+        if (text && strstr(text, signs[k].sign)) name = signs[k].name;
+    free(text);
+    return name;
 }
 
 // -- closing --

@@ -131,16 +131,21 @@ static err_t local_send(struct port *port, uint32_t peer, const struct frame *f,
     return inbox_put(p->peers[peer], f, p->inbox->id, fill, arg);
 }
 
+static void fill_echo(void *ping, void *payload, uint64_t bytes)
+{
+    if (bytes) memcpy(payload, ping, bytes);
+}
+
 static void answer_pings(struct local_port *p)
 {
     struct port_slot *s;
     while ((s = port_pool_ping(p->port.pool))) {
         struct frame pong = s->frame;
         pong.kind = FRAME_PONG;
-        pong.bytes = 0;
-        pong.payload = NULL;
+        if (pong.n_row == 0) pong.bytes = 0; // one with a row asks for its payload
         struct inbox *to = inbox_find(s->from_local);
-        if (!to || inbox_put(to, &pong, p->inbox->id, NULL, NULL)) port_pool_dropped(p->port.pool);
+        if (!to || inbox_put(to, &pong, p->inbox->id, fill_echo, s->frame.payload))
+            port_pool_dropped(p->port.pool);
         if (to) inbox_drop(to);
         port_give(&p->port, &s->frame);
     }
@@ -201,9 +206,9 @@ static int local_fd(const struct port *port)
     return ((const struct local_port *)port)->inbox->fd;
 }
 
-static const char *local_transport(const struct port *port)
+static const char *local_transport(const struct port *port, uint32_t peer)
 {
-    (void)port;
+    (void)port, (void)peer;
     return "local";
 }
 

@@ -57,7 +57,7 @@ struct port_ops {
     err_t (*arm)(struct port *p);
     int (*fd)(const struct port *p);
     bool (*is_sending)(const struct port *p); // NULL: never
-    const char *(*transport)(const struct port *p);
+    const char *(*transport)(const struct port *p, uint32_t peer);
 };
 
 struct port {

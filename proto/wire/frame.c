@@ -166,7 +166,7 @@ static uint32_t crc_soft(uint32_t crc, const uint8_t *p, uint64_t n)
     return crc;
 }
 
-static uint32_t crc32c(const void *data, uint64_t n)
+uint32_t frame_checksum(const void *data, uint64_t n)
 {
     crc_fn *fn = has_crc() ? crc_hard : crc_soft;
     return ~fn(~UINT32_C(0), data, n);
@@ -199,7 +199,7 @@ void frame_pack(const struct frame *f, const uint8_t key[FRAME_KEY_BYTES],
     put32(out + 32, f->n_col);
     put32(out + 36, f->tag);
     put64(out + 40, f->bytes);
-    put64(out + 48, f->bytes ? crc32c(f->payload, f->bytes) : 0);
+    put64(out + 48, f->bytes ? frame_checksum(f->payload, f->bytes) : 0);
     put64(out + 56, header_mac(out, key));
 }
 
@@ -242,5 +242,5 @@ err_t frame_unpack(const uint8_t in[FRAME_HEADER_BYTES], const uint8_t key[FRAME
 
 bool frame_check(const uint8_t header[FRAME_HEADER_BYTES], const void *payload, uint64_t bytes)
 {
-    return get64(header + 48) == (bytes ? crc32c(payload, bytes) : 0);
+    return get64(header + 48) == (bytes ? frame_checksum(payload, bytes) : 0);
 }

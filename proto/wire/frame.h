@@ -18,10 +18,10 @@ enum frame_kind {
     FRAME_ACTIVATIONS =
         1,          // (n_row tokens, n_col = dim) F32 residual stream after the sender's layers
     FRAME_IDS = 2,  // (n_row, 2) I32 pairs slot, id drawn in this step: last stage -> first
-    FRAME_PING = 3, // answered by FRAME_PONG with the same step and payload size 0 or equal
+    FRAME_PING = 3, // answered by FRAME_PONG with the same step; with n_row 1 its payload comes back
     FRAME_PONG = 4,
     FRAME_PIECE = 5, // (n_row, n_col) of what the members of a group hand each other; stage is the
-                     // sender's member number, tag counts the group's operations of the step
+                     // sender's member number, tag counts the pieces (proto/link/group_link.c)
 };
 
 struct frame {
@@ -44,3 +44,5 @@ err_t frame_unpack(const uint8_t in[FRAME_HEADER_BYTES], const uint8_t key[FRAME
                    struct frame *out, struct err_text *why);
 // True if the payload has the checksum that the (already unpacked) header bytes carry.
 bool frame_check(const uint8_t header[FRAME_HEADER_BYTES], const void *payload, uint64_t bytes);
+// CRC-32C (RFC 3720, appendix B.4).
+uint32_t frame_checksum(const void *data, uint64_t n);

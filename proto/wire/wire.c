@@ -144,6 +144,7 @@ static err_t hello_in(struct wire_in *in, const Trireme__Envelope *env, struct m
         .process = h->process,
         .store_bytes = h->store_bytes,
         .disk_bytes_per_s = h->disk_bytes_per_s,
+        .own_lane = h->own_lane,
     };
     err_t e =
         h->held_hash.len ? wire_hash_in(in, "hello: held hash", h->held_hash, o->held_hash) : OK;
@@ -363,6 +364,7 @@ static bool hello_out(struct arena *a, const struct msg *m, Trireme__Envelope *e
     out->process = h->process;
     out->store_bytes = h->store_bytes;
     out->disk_bytes_per_s = h->disk_bytes_per_s;
+    out->own_lane = h->own_lane;
     Trireme__Model *models = arena_take_n(a, h->n_model, sizeof *models);
     out->models = arena_take_n(a, h->n_model, sizeof *out->models);
     if (!models || !out->models) return false;

@@ -102,6 +102,7 @@ struct msg_hello {
     uint64_t process;        // same number: same process, ROAD_LOCAL is possible
     uint64_t store_bytes;    // it can copy a model of so many bytes from us; 0: it does not
     double disk_bytes_per_s; // reading the volume its models lie on; 0: not measured
+    bool own_lane;           // it wants no part of others' lanes, if it can hold the model alone
 };
 
 enum road { ROAD_LOCAL = 1, ROAD_UCX = 2 };
@@ -239,7 +240,7 @@ struct msg_target {
 };
 struct msg_survey {
     uint64_t round; // the epoch of its frames; counted apart from the plans' epochs
-    uint32_t road;
+    uint32_t road; // 0, without targets: close the port
     uint8_t key[16];
     const struct msg_target *targets; // none: open a port and answer with its address
     uint32_t n_target;

@@ -9,7 +9,9 @@ err_t wire_survey_in(struct wire_in *in, const Trireme__Envelope *env, struct ms
 {
     const Trireme__Survey *s = env->survey;
     WIRE_NEED(in, s->round, "survey: rounds start at 1");
-    WIRE_NEED(in, s->road == ROAD_LOCAL || s->road == ROAD_UCX, "survey: unknown road %u", s->road);
+    const bool is_end = s->road == 0 && s->n_targets == 0;
+    WIRE_NEED(in, is_end || s->road == ROAD_LOCAL || s->road == ROAD_UCX, "survey: unknown road %u",
+              s->road);
     WIRE_NEED(in, s->key.len == 16, "survey: key of %zu bytes instead of 16", s->key.len);
     WIRE_NEED(in, s->n_targets <= WIRE_SURVEY_MAX, "survey: %zu targets, limit %d", s->n_targets,
               WIRE_SURVEY_MAX);

@@ -46,6 +46,9 @@ class Worker:
         self.cluster, self.name, self.extra = cluster, name, list(extra)
         self.process = None
 
+    def reads(self):
+        return ["--model", self.cluster.model]
+
     def start(self):
         c = self.cluster
         state = c.dir / f"worker-{self.name}"
@@ -55,7 +58,7 @@ class Worker:
         log = open(c.dir / f"worker-{self.name}.log", "ab")
         self.process = subprocess.Popen(
             [PROGRAM, "worker", "--join", f"127.0.0.1:{c.join_port}", "--token-file", token, "--name", self.name,
-             "--state", state, "--model", c.model, "--threads", "1", "--no-measure", *self.extra],
+             "--state", state, *self.reads(), "--threads", "1", "--no-measure", *self.extra],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         return self
 

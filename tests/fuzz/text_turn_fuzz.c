@@ -1,4 +1,5 @@
 // What a model may write, in every format: no crash, and one cut changes nothing.
+#include "proto/base/utf8.h"
 #include "tests/unit/text/turn_log.h"
 
 #include <stdio.h>
@@ -33,13 +34,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                             .prompt = "<think>\n",
                             .prompt_len = data[1] & 1 ? 8 : 0};
     if (data[1] & 2) json_read(tools, sizeof tools - 1, &a, &c.tools, NULL, NULL);
-    const char *s = (const char *)data + 3;
     const size_t len = size - 3;
-    char *whole = events(&c, s, len, len), *cut = events(&c, s, len, len ? data[2] % len : 0);
+    char *s = malloc(len + 1);
+    memcpy(s, data + 3, len);
+    size_t at = 0, cut_at = len;
+    for (size_t n; at < len; at += n) { // text, cut between characters
+        n = utf8_len(s + at, len - at);
+        if (!n) s[at] = '?', n = 1;
+        if (cut_at == len && at >= data[2]) cut_at = at;
+    }
+    char *whole = events(&c, s, len, len), *cut = events(&c, s, len, cut_at);
     if (strcmp(whole, cut)) {
         fprintf(stderr, "%s: a cut changes\n  %s\n  %s\n", c.format->name, whole, cut);
         __builtin_trap();
     }
+    free(s);
     free(whole);
     free(cut);
     arena_fini(&a);

@@ -11,13 +11,14 @@
 //   --precision exact   against golden.json's tolerance (the default)
 //   --precision fast    the kernels of every day against exact: mean Kullback-Leibler divergence of
 //                       each DIR, and the best token, counted over all of them
-//   --stages N, --sets N   computed in N stages, with the experts in N sets
+//   --stages N             computed in N stages
+//   --split tensor|experts --members N   each of them by N members
 //   --threads N, --isa NAME
 //   --table FILE        adds a line "architecture container quant ok" for each DIR
 //   --verbose           where the residual stream parts from the golden one
 //
-// In any case the same bits must come out of 1 stage and 1 set, of 2 (or N) stages and sets, of odd
-// chunks, and of a batch. Exit code 0: all within tolerance. 1: not. 2: usage.
+// In any case the same bits must come out of 1 stage and of 2 (or N), of every kind of group, of
+// odd chunks, and of a batch. Exit code 0: all within tolerance. 1: not. 2: usage.
 #include "tests/golden/compare.h"
 #include "tests/golden/lane.h"
 #include "tests/golden/real.h"
@@ -134,32 +135,64 @@ static bool same_in_a_batch(const struct check *c, struct lane *l, const float *
     return true;
 }
 
+// Every way to divide a model. A chunk of 0: all of CHUNKS, and a batch.
+static const struct division {
+    const char *name;
+    uint32_t n_stage, chunk;
+    bool local_pages; // local layers have pages of their own
+    enum share_split split;
+    int32_t n_member;
+    double part[LANE_MEMBERS_MAX];
+    bool has_table;
+} divisions[] = {
+    {"one stage", .n_stage = 1},
+    {"two stages", .n_stage = 2, .local_pages = true},
+    {"two halves of every matrix", 1, 0, false, SPLIT_TENSOR, 2, {1, 1}, false},
+    {"three quarters and one", 1, 64, true, SPLIT_TENSOR, 2, {3, 1}, true},
+    {"two stages of three thirds", 2, 7, false, SPLIT_TENSOR, 3, {1, 1, 1}, false},
+    {"experts at two", 1, 0, false, SPLIT_EXPERTS, 2, {1, 1}, false},
+    {"experts at three, some twice", 1, 7, false, SPLIT_EXPERTS, 3, {2, 1, 3}, true},
+    {"two stages, experts at two", 2, 64, true, SPLIT_EXPERTS, 2, {1, 3}, true},
+};
+static const uint32_t CHUNKS[] = {1, 7, 64};
+enum { N_DIVISION = sizeof divisions / sizeof *divisions };
+
+// True if the prompt's logits come out as `want` in every way.
+static bool same_divided(struct check *c, const struct division *d, const float *want, float *got)
+{
+    const size_t bytes = (size_t)c->n * (size_t)c->model->shape.n_vocab * sizeof *want;
+    struct lane_options o = lane_options(c);
+    o.mtp = o.watch = false;
+    o.n_stage = d->n_stage > 1 && o.n_stage > 1 ? o.n_stage : d->n_stage;
+    o.local_pages = d->local_pages;
+    o.split = d->split;
+    o.n_member = d->n_member;
+    o.has_table = d->has_table;
+    memcpy(o.part, d->part, sizeof o.part);
+    struct lane l;
+    if (!lane_open(&l, c->model, &o)) return false;
+    bool same = true;
+    for (size_t i = 0; i < sizeof CHUNKS / sizeof *CHUNKS && same; i++)
+        if (!d->chunk || d->chunk == CHUNKS[i])
+            same = prompt_logits(c, &l, (uint32_t)i % o.n_slot, CHUNKS[i], got) &&
+                   !memcmp(got, want, bytes);
+    if (same && !d->chunk) same = same_in_a_batch(c, &l, want);
+    lane_close(&l);
+    return same;
+}
+
 // The same prompt token by token, in odd chunks, and in a batch beside others must give the same
-// bits; so must any split into stages and expert sets, and local layers with pages of their own.
+// bits; so must any division into stages and among members.
 static void check_invariance(struct check *c, const float *want)
 {
-    static const uint32_t chunks[] = {1, 7, 64};
-    const struct lane_options *o = &c->set->lane;
-    const size_t bytes = (size_t)c->n * (size_t)c->model->shape.n_vocab * sizeof *want;
-    float *got = malloc(bytes);
-    for (int split = 0; split < 2 && got; split++) {
-        struct lane_options s = lane_options(c);
-        s.mtp = s.watch = false;
-        s.n_stage = split == 0 ? 1 : o->n_stage > 1 ? o->n_stage : 2;
-        s.n_set = split == 0 ? 1 : o->n_set > 1 ? o->n_set : 2;
-        s.local_pages = split == 1;
-        struct lane l;
-        if (!lane_open(&l, c->model, &s)) {
-            wrong(c, "cannot open a split");
-            break;
-        }
-        for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++)
-            if (!prompt_logits(c, &l, (uint32_t)i % s.n_slot, chunks[i], got) ||
-                memcmp(got, want, bytes) != 0)
-                wrong(c, split ? "stages, sets or chunks change the logits"
-                               : "chunks change the logits");
-        if (!same_in_a_batch(c, &l, want)) wrong(c, "a batch changes the logits");
-        lane_close(&l);
+    const bool has_experts = lane_has_experts(c->model, 0, (uint32_t)c->model->shape.n_layer);
+    float *got = malloc((size_t)c->n * (size_t)c->model->shape.n_vocab * sizeof *want);
+    if (!got) abort();
+    for (int i = 0; i < N_DIVISION; i++) {
+        char text[96];
+        if (divisions[i].split == SPLIT_EXPERTS && !has_experts) continue;
+        snprintf(text, sizeof text, "chunks, a batch or %s change the logits", divisions[i].name);
+        if (!same_divided(c, &divisions[i], want, got)) wrong(c, text);
     }
     free(got);
 }
@@ -236,7 +269,7 @@ static void check_mtp(struct check *c, struct lane *l)
     if (!next || !got) abort();
     memcpy(next, c->ids + 1, (c->n - 1) * sizeof *next);
     next[c->n - 1] = c->greedy[0];
-    stage_mtp(l->stages[l->n_stage - 1], l->x, next, got);
+    stage_mtp(l->stages[l->n_stage - 1][0], l->x, next, got);
     const double d = max_diff(got, want.data, n);
     c->r->has_mtp = true;
     if (!(d <= c->r->mtp)) c->r->mtp = d;
@@ -325,7 +358,7 @@ static void run_prompt(struct check *c)
     const bool whole = c->n <= c->max_tok;
     struct lane_options o = lane_options(c);
     o.watch = true;
-    o.mtp = c->model->shape.has_mtp;
+    o.mtp = c->model->shape.has_mtp && o.n_member == 1;
     struct lane l;
     float *got = malloc((size_t)c->n * (size_t)c->model->shape.n_vocab * sizeof *got);
     if (!got) abort();
@@ -339,7 +372,7 @@ static void run_prompt(struct check *c)
     } else {
         check_logits(c, got);
         if (whole) check_experts(c, &l.seen);
-        if (whole) check_mtp(c, &l);
+        if (whole && o.n_member == 1) check_mtp(c, &l);
         if (whole && c->set->is_verbose) tell_hidden(c, &l.seen);
         check_greedy(c, &l);
         check_invariance(c, got);
@@ -503,8 +536,9 @@ static bool tell_sum(const struct report *sum)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: golden [--precision exact|fast] [--stages N] [--sets N] [--threads N] "
-                    "[--isa NAME] [--table FILE] [--verbose] DIR... | --real JSON FILE.gguf\n");
+    fprintf(stderr, "usage: golden [--precision exact|fast] [--stages N] "
+                    "[--split tensor|experts --members N] [--threads N] [--isa NAME] "
+                    "[--table FILE] [--verbose] DIR... | --real JSON FILE.gguf\n");
     return 2;
 }
 
@@ -515,8 +549,10 @@ static bool take_option(struct settings *s, const char **real, const char *a, co
         s->lane.precision = strcmp(v, "fast") ? PRECISION_EXACT : PRECISION_FAST;
     else if (!strcmp(a, "--stages"))
         s->lane.n_stage = (uint32_t)atoi(v);
-    else if (!strcmp(a, "--sets"))
-        s->lane.n_set = atoi(v);
+    else if (!strcmp(a, "--split"))
+        s->lane.split = !strcmp(v, "tensor") ? SPLIT_TENSOR : SPLIT_EXPERTS;
+    else if (!strcmp(a, "--members"))
+        s->lane.n_member = atoi(v);
     else if (!strcmp(a, "--threads"))
         s->lane.n_threads = atoi(v);
     else if (!strcmp(a, "--isa"))
@@ -532,7 +568,7 @@ static bool take_option(struct settings *s, const char **real, const char *a, co
 
 int main(int argc, char **argv)
 {
-    struct settings s = {.lane = {.n_stage = 1, .n_set = 1, .n_slot = 4, .n_threads = 1}};
+    struct settings s = {.lane = {.n_stage = 1, .n_member = 1, .n_slot = 4, .n_threads = 1}};
     const char *real = NULL;
     s.lane.precision = PRECISION_EXACT;
     int n_dir = 0;
@@ -546,7 +582,8 @@ int main(int argc, char **argv)
         else
             i++;
     }
-    if (!n_dir || s.lane.n_stage < 1 || s.lane.n_stage >= LANE_STAGES_MAX || s.lane.n_set < 1 ||
+    if (!n_dir || s.lane.n_stage < 1 || s.lane.n_stage >= LANE_STAGES_MAX || s.lane.n_member < 1 ||
+        s.lane.n_member > LANE_MEMBERS_MAX || (s.lane.n_member > 1 && !s.lane.split) ||
         s.lane.n_threads < 1 || (real && n_dir != 1))
         return usage();
     s.lane.kv_dtype = s.lane.precision == PRECISION_EXACT ? DT_F32 : DT_F16;

@@ -1,13 +1,18 @@
 // One lane in one process: the stages of a model called one after the other, no links between. What
-// golden and the stage tests drive.
+// golden and the stage tests drive. The members of a stage are threads, and what they hand each
+// other goes over local ports.
 #pragma once
+#include "proto/wire/wire.h"
 #include "worker/stage.h"
 
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { LANE_STAGES_MAX = 16 };
+enum { LANE_STAGES_MAX = 16, LANE_MEMBERS_MAX = 4, LANE_DEADLINE_US = 60000000 };
 
 // What was seen inside during the last step, with `watch`; index layer + 1, 0 is the embedding.
 struct lane_seen {
@@ -18,11 +23,14 @@ struct lane_seen {
 
 struct lane {
     const struct model *model;
-    struct stage *stages[LANE_STAGES_MAX];
+    struct stage *stages[LANE_STAGES_MAX][LANE_MEMBERS_MAX];
+    struct group *groups[LANE_STAGES_MAX][LANE_MEMBERS_MAX];
+    int32_t n_member[LANE_STAGES_MAX];
     uint32_t n_stage;
     struct plan_settings settings;
-    uint32_t ring; // local pages of one slot, used in turn
-    float *x;
+    uint32_t ring;                   // local pages of one slot, used in turn
+    float *x;                        // of the leads
+    float *theirs[LANE_MEMBERS_MAX]; // of the others
     struct arena arena;
     uint64_t step;
     // logits of the step, as the tap saw them
@@ -33,7 +41,12 @@ struct lane {
 
 struct lane_options {
     uint32_t n_stage, n_slot, ctx, max_tok;
-    int32_t n_set; // of experts
+    // Members of each stage (0: 1) and their parts (all 0: equal). has_table: experts lie here and
+    // there, some of them twice.
+    enum share_split split;
+    int32_t n_member;
+    double part[LANE_MEMBERS_MAX];
+    bool has_table;
     enum precision precision;
     enum dtype kv_dtype;
     int32_t n_threads;
@@ -89,16 +102,90 @@ static inline void lane_see_experts(void *arg, int32_t layer, int32_t n_tok, con
 static inline void lane_close(struct lane *l)
 {
     for (uint32_t i = 0; i < l->n_stage; i++)
-        stage_close(l->stages[i]);
+        for (int32_t k = 0; k < LANE_MEMBERS_MAX; k++) {
+            stage_close(l->stages[i][k]);
+            group_close(l->groups[i][k]);
+        }
     for (int i = 0; i <= MODEL_LAYERS_MAX; i++) {
         free(l->seen.hidden[i]);
         free(l->seen.experts[i]);
         free(l->seen.weights[i]);
     }
+    for (int32_t k = 0; k < LANE_MEMBERS_MAX; k++)
+        free(l->theirs[k]);
     free(l->x);
     free(l->logits);
     arena_fini(&l->arena);
     *l = (struct lane){0};
+}
+
+// -- members --
+
+static inline err_t lane_rest(void *arg, struct port *port, int64_t since_us, struct err_text *why)
+{
+    (void)arg, (void)why;
+    struct pollfd p = {.fd = port_fd(port), .events = POLLIN};
+    if (since_us < 200)
+        sched_yield();
+    else if (!port_arm(port))
+        poll(&p, 1, 20);
+    return OK;
+}
+
+static inline bool lane_open_groups(struct group **g, int32_t n)
+{
+    struct err_text why = {0};
+    for (int32_t i = 0; i < n; i++) {
+        const struct group_link_config c = {.port = {.road = ROAD_LOCAL, .epoch = 1},
+                                            .n_member = n,
+                                            .member = i,
+                                            .deadline_us = LANE_DEADLINE_US,
+                                            .rest = lane_rest};
+        if (group_link_open(&c, &g[i], &why)) return false;
+    }
+    for (int32_t i = 0; i < n * n; i++) {
+        const uint8_t *address;
+        uint32_t len;
+        group_link_address(g[i % n], &address, &len);
+        if (i / n != i % n && group_link_connect(g[i / n], i % n, address, len, &why)) return false;
+    }
+    return true;
+}
+
+static inline bool lane_has_experts(const struct model *m, uint32_t from, uint32_t to)
+{
+    bool has = false;
+    for (uint32_t i = from; i < to; i++)
+        has |= m->shape.layers[i].ffn == FFN_MOE;
+    return has;
+}
+
+// Experts dealt out without any order; every third has a copy with the next member.
+struct lane_table {
+    uint8_t *owner;
+    struct share_replica *copies;
+};
+static inline void lane_deal(struct lane_table *t, const struct model *m, struct share *s)
+{
+    const int32_t n = m->shape.moe.n_expert, n_layer = m->shape.n_layer;
+    const size_t all = (size_t)(n_layer * n);
+    uint32_t n_copy = 0;
+    t->owner = lane_grow(NULL, all + 1, 1);
+    t->copies = lane_grow(NULL, all + 1, sizeof *t->copies);
+    for (int32_t i = 0; i < n_layer * n; i++) {
+        const uint32_t any = (uint32_t)i * 2654435761u >> 16;
+        t->owner[i] = (uint8_t)(any % (uint32_t)s->n_member);
+        if (any % 3 == 0)
+            t->copies[n_copy++] = (struct share_replica){
+                (uint32_t)(i / n), (uint32_t)(i % n), (t->owner[i] + 1u) % (uint32_t)s->n_member};
+    }
+    s->experts = (struct share_experts){0, n_layer, n, t->owner, t->copies, n_copy};
+}
+
+static inline void lane_undeal(struct lane_table *t)
+{
+    free(t->owner);
+    free(t->copies);
 }
 
 // Local pages of one slot: what the oldest token of a step may see, the step, and a page's rest.
@@ -109,6 +196,45 @@ static inline uint32_t lane_ring(const struct model_shape *s, uint32_t max_tok, 
         has_local |= s->layers[i].is_local;
     const uint32_t sight = (uint32_t)(s->window > s->chunk ? s->window : s->chunk);
     return has_local ? (sight + max_tok + page_tok - 1) / page_tok + 1 : 0;
+}
+
+// All members of stage i.
+static inline bool lane_open_stage(struct lane *l, uint32_t i, const struct lane_options *o)
+{
+    const struct model *m = l->model;
+    const uint32_t n = (uint32_t)m->shape.n_layer;
+    struct stage_config c = {.model = m,
+                             .layer_from = n * i / l->n_stage,
+                             .layer_to = n * (i + 1) / l->n_stage,
+                             .embed = i == 0,
+                             .head = i + 1 == l->n_stage,
+                             .mtp = o->mtp && i + 1 == l->n_stage,
+                             .settings = l->settings,
+                             .n_threads = o->n_threads,
+                             .share = share_alone(),
+                             .isa = o->isa};
+    struct lane_table table = {0};
+    const bool is_group = o->n_member > 1 && (o->split != SPLIT_EXPERTS ||
+                                              lane_has_experts(m, c.layer_from, c.layer_to));
+    l->n_member[i] = is_group ? o->n_member : 1;
+    if (is_group) {
+        const double equal[LANE_MEMBERS_MAX] = {1, 1, 1, 1};
+        c.share.split = o->split;
+        c.share.n_member = o->n_member;
+        share_parts(o->part[0] > 0 ? o->part : equal, o->n_member, c.share.part);
+        if (o->has_table) lane_deal(&table, m, &c.share);
+        if (!lane_open_groups(l->groups[i], o->n_member)) return false;
+    }
+    struct err_text why = {0};
+    err_t e = OK;
+    for (int32_t k = 0; k < l->n_member[i] && !e; k++) {
+        c.share.member = k;
+        c.group = l->groups[i][k];
+        e = stage_open(&c, NULL, &l->stages[i][k], &why);
+    }
+    lane_undeal(&table);
+    if (e) fprintf(stderr, "stage %u: %s\n", i, why.s);
+    return !e;
 }
 
 static inline bool lane_open(struct lane *l, const struct model *m, const struct lane_options *o)
@@ -129,27 +255,17 @@ static inline bool lane_open(struct lane *l, const struct model *m, const struct
                                          .kv_dtype = o->kv_dtype,
                                          .precision = o->precision};
     l->x = calloc((size_t)o->max_tok * (size_t)m->shape.dim, sizeof *l->x);
+    for (int32_t k = 1; k < o->n_member; k++)
+        l->theirs[k] = calloc((size_t)o->max_tok * (size_t)m->shape.dim, sizeof *l->x);
     for (uint32_t i = 0; i < l->n_stage; i++) {
-        const struct stage_config c = {.model = m,
-                                       .layer_from = n * i / l->n_stage,
-                                       .layer_to = n * (i + 1) / l->n_stage,
-                                       .embed = i == 0,
-                                       .head = i + 1 == l->n_stage,
-                                       .mtp = o->mtp && i + 1 == l->n_stage,
-                                       .settings = l->settings,
-                                       .n_threads = o->n_threads,
-                                       .n_expert_set = o->n_set,
-                                       .isa = o->isa};
-        struct err_text why = {0};
-        if (stage_open(&c, NULL, &l->stages[i], &why)) {
-            fprintf(stderr, "stage %u: %s\n", i, why.s);
+        if (!lane_open_stage(l, i, o)) {
             lane_close(l);
             return false;
         }
         const struct stage_watch watch = {l, lane_see_hidden, lane_see_experts};
-        stage_watch(l->stages[i], o->watch ? &watch : NULL);
+        stage_watch(l->stages[i][0], o->watch ? &watch : NULL);
     }
-    stage_tap(l->stages[l->n_stage - 1], lane_tap, l);
+    stage_tap(l->stages[l->n_stage - 1][0], lane_tap, l);
     return true;
 }
 
@@ -176,6 +292,48 @@ static inline void lane_pages(struct lane *l, struct step_row *r)
     r->locals = locals;
 }
 
+struct lane_part {
+    struct stage *stage;
+    const struct step *st;
+    float *x;
+    struct arena arena;
+    err_t err;
+};
+
+static inline void *lane_part_main(void *arg)
+{
+    struct lane_part *p = arg;
+    struct err_text why = {0};
+    p->err = stage_check(p->stage, p->st, &why);
+    if (!p->err) p->err = stage_run(p->stage, p->st, p->x, NULL, &p->arena, NULL);
+    return NULL;
+}
+
+// Stage i, all its members at once.
+static inline err_t lane_run_stage(struct lane *l, uint32_t i, const struct step *st,
+                                   struct step_result *result, struct err_text *why)
+{
+    pthread_t threads[LANE_MEMBERS_MAX];
+    struct lane_part parts[LANE_MEMBERS_MAX] = {{0}};
+    const size_t bytes = stage_n_tok(st) * (size_t)l->model->shape.dim * sizeof *l->x;
+    for (int32_t k = 1; k < l->n_member[i]; k++) {
+        parts[k] = (struct lane_part){.stage = l->stages[i][k], .st = st, .x = l->theirs[k]};
+        arena_init(&parts[k].arena, 0);
+        memcpy(parts[k].x, l->x, bytes);
+        if (pthread_create(&threads[k], NULL, lane_part_main, &parts[k])) abort();
+    }
+    err_t e = stage_check(l->stages[i][0], st, why);
+    if (!e) e = stage_run(l->stages[i][0], st, l->x, NULL, &l->arena, result);
+    for (int32_t k = 1; k < l->n_member[i]; k++) {
+        pthread_join(threads[k], NULL);
+        arena_fini(&parts[k].arena);
+        if (!e) e = parts[k].err;
+    }
+    struct group *g = l->groups[i][0];
+    if (e && g) g->ops->status(g, why);
+    return e;
+}
+
 // Runs rows, whose pages are filled in here. Rows at position 0 bind their slot to greedy sampling.
 // Pointers in result live until the next call.
 static inline bool lane_rows(struct lane *l, struct step_row *rows, uint32_t n_row,
@@ -195,9 +353,7 @@ static inline bool lane_rows(struct lane *l, struct step_row *rows, uint32_t n_r
     }
     struct err_text why = {0};
     for (uint32_t i = 0; i < l->n_stage; i++) {
-        err_t e = stage_check(l->stages[i], &st, &why);
-        if (!e) e = stage_run(l->stages[i], &st, l->x, NULL, &l->arena, result);
-        if (!e) continue;
+        if (!lane_run_stage(l, i, &st, result, &why)) continue;
         fprintf(stderr, "stage %u: %s\n", i, why.s);
         return false;
     }

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 #include <string.h>
 
-static void check(const char *in, bool merge, const char *want)
+static void check(const char *in, const char *want)
 {
     struct arena a;
     const struct json *j, *out;
@@ -17,7 +17,7 @@ static void check(const char *in, bool merge, const char *want)
     struct buf text = {0};
     arena_init(&a, 1 << 20);
     assert_int_equal(json_read(in, strlen(in), &a, &j, NULL, NULL), OK);
-    err_t err = messages_read(j, merge, &a, &out, &no);
+    err_t err = messages_read(j, &a, &out, &no);
     if (err) fail_msg("%s: %s", in, no.text.s);
     json_write(&text, out);
     assert_string_equal(text.data, want);
@@ -28,41 +28,25 @@ static void check(const char *in, bool merge, const char *want)
 static void shapes(void **state)
 {
     (void)state;
-    check("[{\"role\":\"developer\",\"content\":\"x\",\"extra\":1}]", false,
+    check("[{\"role\":\"developer\",\"content\":\"x\",\"extra\":1}]",
           "[{\"role\":\"system\",\"content\":\"x\"}]");
     check("[{\"role\":\"user\",\"name\":\"n\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
           "{\"type\":\"text\",\"text\":\"\"},{\"type\":\"text\",\"text\":\"b\"}]}]",
-          false, "[{\"role\":\"user\",\"content\":\"ab\",\"name\":\"n\"}]");
-    check("[{\"role\":\"assistant\",\"reasoning\":\"r\"}]", false,
+          "[{\"role\":\"user\",\"content\":\"ab\",\"name\":\"n\"}]");
+    check("[{\"role\":\"assistant\",\"reasoning\":\"r\"}]",
           "[{\"role\":\"assistant\",\"content\":\"\",\"reasoning_content\":\"r\",\"reasoning\":"
           "\"r\"}]");
     check("[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"1\",\"function\":"
           "{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":[1]}\"}},{\"function\":{\"name\":\"g\","
           "\"arguments\":\"{oops\"}},{\"function\":{\"name\":\"h\"}}]}]",
-          false,
           "[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"id\":\"1\",\"type\":"
           "\"function\",\"function\":{\"name\":\"f\",\"arguments\":{\"a\":[1]}}},{\"type\":"
           "\"function\",\"function\":{\"name\":\"g\",\"arguments\":\"{oops\"}},{\"type\":"
           "\"function\",\"function\":{\"name\":\"h\",\"arguments\":{}}}]}]");
     check("[{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"x\"},{\"role\":\"function\","
           "\"name\":\"f\",\"content\":\"y\"}]",
-          false,
           "[{\"role\":\"tool\",\"content\":\"x\",\"tool_call_id\":\"1\"},{\"role\":\"tool\","
           "\"content\":\"y\",\"name\":\"f\"}]");
-}
-
-static void merging(void **state)
-{
-    (void)state;
-    const char *in = "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"b\"},"
-                     "{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\",\"content\":"
-                     "\"d\"},{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"e\"},"
-                     "{\"role\":\"tool\",\"tool_call_id\":\"2\",\"content\":\"f\"}]";
-    check(
-        in, true,
-        "[{\"role\":\"user\",\"content\":\"a\\n\\nb\\n\\nc\"},{\"role\":\"assistant\",\"content\":"
-        "\"d\"},{\"role\":\"tool\",\"content\":\"e\",\"tool_call_id\":\"1\"},{\"role\":\"tool\","
-        "\"content\":\"f\",\"tool_call_id\":\"2\"}]");
 }
 
 static void repeats(void **state)
@@ -80,7 +64,6 @@ static void repeats(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(merging),
-                                       cmocka_unit_test(repeats)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(repeats)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

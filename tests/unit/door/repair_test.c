@@ -39,6 +39,20 @@ static void test_rules(void **state)
     (void)state;
     check("[" M("user", "a") "," M("user", "b") "]", REPAIR_MERGE, REPAIR_MERGE,
           "[" M("user", "a\\n\\nb") "]");
+    check("[" M("user", "a") "," M("user", "") "," M("user", "c") "," M("user", "d") "," M(
+              "assistant", "e") "," TOOL "]",
+          REPAIR_MERGE, REPAIR_MERGE,
+          "[" M("user", "a\\n\\nc\\n\\nd") "," M("assistant", "e") "," TOOL "]");
+    check("[" M("system", "s") "," M("system", "t") "," M("user", "a") "," M("system", "u") "," M(
+              "system", "v") "]",
+          REPAIR_SYSTEM, REPAIR_SYSTEM,
+          "[" M("user", "s\\n\\nt\\n\\na") "," M("user", "u\\n\\nv") "]");
+    check(
+        "[" CALL "," CALL "]", REPAIR_MERGE | REPAIR_TOOLS, REPAIR_MERGE | REPAIR_TOOLS,
+        "[" M(
+            "assistant",
+            "{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{\\\"x\\\":1}}\\n\\n{\\\"name\\\":\\\"f\\\","
+            "\\\"arguments\\\":{\\\"x\\\":1}}") "]");
     check("[" M("user", "a") "," M("assistant", "b") "]", REPAIR_MERGE, 0,
           "[" M("user", "a") "," M("assistant", "b") "]");
     check("[" TOOL "," TOOL "]", REPAIR_MERGE, 0, "[" TOOL "," TOOL "]");
@@ -81,6 +95,35 @@ static void test_memory(void **state)
         arena_fini(&a);
     }
     assert_true(failed && worked);
+}
+
+// Many messages are joined at once: in a fraction of what one join after the other would take.
+static void test_many(void **state)
+{
+    enum { N = 2000, EACH = 1000 };
+    static struct json_member members[N][2];
+    static struct json items[N];
+    static char text[EACH];
+    struct json list = {.kind = J_ARR, .arr = {.items = items, .n = N}};
+    struct arena a;
+    const struct json *out;
+    unsigned did;
+    (void)state;
+    memset(text, 'x', sizeof text);
+    for (size_t i = 0; i < N; i++) {
+        const struct json role = {.kind = J_STR,
+                                  .str = {.s = i ? "system" : "user", .len = i ? 6 : 4}};
+        const struct json content = {.kind = J_STR, .str = {.s = text, .len = EACH}};
+        members[i][0] = (struct json_member){"role", 4, role};
+        members[i][1] = (struct json_member){"content", 7, content};
+        items[i] = (struct json){.kind = J_OBJ, .obj = {.members = members[i], .n = 2}};
+    }
+    arena_init(&a, 16 << 20);
+    assert_int_equal(repair_apply(&list, REPAIR_SYSTEM | REPAIR_MERGE, &a, &out, &did), OK);
+    assert_int_equal(did, REPAIR_SYSTEM | REPAIR_MERGE);
+    assert_int_equal(out->arr.n, 1);
+    assert_int_equal(json_get(out->arr.items, "content")->str.len, N * (EACH + 2) - 2);
+    arena_fini(&a);
 }
 
 // What each strict template of the fixtures refuses is taken after a repair.
@@ -141,6 +184,7 @@ static void test_fixtures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rules), cmocka_unit_test(test_memory),
+                                       cmocka_unit_test(test_many),
                                        cmocka_unit_test(test_fixtures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -188,7 +188,7 @@ static void say_hello(struct scene *s, struct link *l, const char *name)
                            .mem_free_bytes = 1ull << 33};
     struct msg m = {.kind = MSG_HELLO,
                     .hello = {.version = WIRE_VERSION,
-                              .build = "test",
+                              .build = TRIREME_VERSION,
                               .name = name,
                               .instance = 1,
                               .host = "there",

@@ -81,7 +81,7 @@ static inline void rower_hello(struct rower *r)
     memcpy(model.hash, r->model_hash, sizeof model.hash);
     struct msg m = {.kind = MSG_HELLO,
                     .hello = {.version = WIRE_VERSION,
-                              .build = "test",
+                              .build = TRIREME_VERSION,
                               .name = r->name,
                               .instance = 1,
                               .host = "localhost",

@@ -7,6 +7,7 @@
 
 #include "proto/link/link.h"
 #include "proto/link/port.h"
+#include "proto/link/port_priv.h"
 #include "proto/wire/wire.h"
 
 #include <poll.h>
@@ -178,7 +179,7 @@ static void test_port(void **state)
     assert_int_equal(port_open(&c, &a, &why), OK);
     assert_int_equal(port_open(&c, &b, &why), OK);
     connect_to(a, 1, b);
-    assert_string_equal(port_transport(a), "local");
+    assert_string_equal(port_transport(a, 1), "local");
     int32_t ids[8] = {1, 2, 3, 4, 5, 6, 7, 8};
     struct frame f = ids_frame(10, ids, 4);
     assert_int_equal(port_send(a, 2, &f), ERR_NOT_FOUND);
@@ -310,6 +311,52 @@ static void *echo_main(void *arg)
     return NULL;
 }
 
+static const struct port_ops *true_ops;
+
+// A road that spoils one byte of what is longer than a small message.
+static err_t spoiling_send(struct port *p, uint32_t peer, const struct frame *f,
+                           port_fill_fn *fill, void *arg)
+{
+    uint8_t *bytes = arg;
+    const bool spoil = f->kind == FRAME_PING && f->n_row && f->bytes > 777;
+    if (spoil) bytes[777] ^= 0x10;
+    err_t e = true_ops->send(p, peer, f, fill, arg);
+    if (spoil) bytes[777] ^= 0x10;
+    return e;
+}
+
+static void test_port_wrong_bytes(void **state)
+{
+    (void)state;
+    struct port_config c = config();
+    struct port_ops ops;
+    struct port *a;
+    struct echo e = {0};
+    struct err_text why = {{0}};
+    pthread_t t;
+    c.max_bytes = 5000;
+    assert_int_equal(port_open(&c, &a, NULL), OK);
+    assert_int_equal(port_open(&c, &e.port, NULL), OK);
+    connect_to(a, 1, e.port);
+    connect_to(e.port, 0, a);
+    assert_int_equal(pthread_create(&t, NULL, echo_main, &e), 0);
+    double latency_us = -1, bytes_per_s = -1;
+    true_ops = a->ops;
+    ops = *a->ops;
+    ops.send = spoiling_send;
+    a->ops = &ops;
+    assert_int_equal(port_measure(a, 1, 5000, &latency_us, &bytes_per_s, &why), ERR_LINK_PROTOCOL);
+    if (!strstr(why.s, "byte 777 of 5000 came back as 0x")) fail_msg("%s", why.s);
+    assert_true(latency_us == -1 && bytes_per_s == -1);
+    a->ops = true_ops;
+    if (port_measure(a, 1, 5000, &latency_us, &bytes_per_s, &why)) fail_msg("%s", why.s);
+    assert_true(latency_us >= 0 && bytes_per_s > 0);
+    __atomic_store_n(&e.stop, true, __ATOMIC_RELEASE);
+    pthread_join(t, NULL);
+    port_close(a);
+    port_close(e.port);
+}
+
 static void test_port_threads(void **state)
 {
     (void)state;
@@ -341,14 +388,14 @@ static void test_port_threads(void **state)
         }
     }
     double latency_us, bytes_per_s;
-    assert_int_equal(port_measure(a, 1, 100, &latency_us, &bytes_per_s), OK);
+    assert_int_equal(port_measure(a, 1, 100, &latency_us, &bytes_per_s, NULL), OK);
     print_message("local: %.1f us one way, %.2f GB/s\n", latency_us, bytes_per_s / 1e9);
     assert_true(latency_us >= 0 && bytes_per_s > 1e6);
     __atomic_store_n(&e.stop, true, __ATOMIC_RELEASE);
     pthread_join(t, NULL);
     // Nobody answers now.
-    assert_int_equal(port_measure(a, 1, 20, &latency_us, &bytes_per_s), ERR_TIMEOUT);
-    assert_int_equal(port_measure(a, 5, 20, &latency_us, &bytes_per_s), ERR_NOT_FOUND);
+    assert_int_equal(port_measure(a, 1, 20, &latency_us, &bytes_per_s, NULL), ERR_TIMEOUT);
+    assert_int_equal(port_measure(a, 5, 20, &latency_us, &bytes_per_s, NULL), ERR_NOT_FOUND);
     port_progress(e.port, NULL); // late answers find nobody waiting
     port_progress(a, NULL);
     struct frame f = ids_frame(6000, NULL, 0);
@@ -365,6 +412,7 @@ int main(void)
         cmocka_unit_test(test_link_threads),       cmocka_unit_test(test_port),
         cmocka_unit_test(test_port_back_pressure), cmocka_unit_test(test_port_addresses),
         cmocka_unit_test(test_port_threads),
+        cmocka_unit_test(test_port_wrong_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

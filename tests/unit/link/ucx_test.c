@@ -285,9 +285,9 @@ static void round_trips(const char *transports, const char *want_name)
     struct port_stats st = port_stats_get(s.port);
     assert_true(st.frames_out == step && st.frames_in == step && st.dropped == 0);
     assert_true(st.bytes_out == bytes_out && st.bytes_in == bytes_out);
-    assert_string_equal(port_transport(s.port), want_name);
+    assert_string_equal(port_transport(s.port, 1), want_name);
     double latency_us, bytes_per_s;
-    assert_int_equal(port_measure(s.port, 1, 200, &latency_us, &bytes_per_s), OK);
+    assert_int_equal(port_measure(s.port, 1, 200, &latency_us, &bytes_per_s, NULL), OK);
     print_message("%s: measured %.1f us, %.2f GB/s\n", want_name, latency_us, bytes_per_s / 1e9);
     assert_true(latency_us > 0 && latency_us < 50000 && bytes_per_s > 1e6);
     close_side(&s, 0);
@@ -444,7 +444,7 @@ static void stop_peer(const char *transports, const char *mode, uint64_t bytes)
     assert_int_equal(e, bytes > 64 ? ERR_AGAIN : e);
     double latency_us, bytes_per_s;
     int64_t from = clock_now_us();
-    assert_int_equal(port_measure(s.port, 1, 100, &latency_us, &bytes_per_s), ERR_TIMEOUT);
+    assert_int_equal(port_measure(s.port, 1, 100, &latency_us, &bytes_per_s, NULL), ERR_TIMEOUT);
     assert_true(clock_now_us() - from < 400000);
     close_side(&s, -1);
 }

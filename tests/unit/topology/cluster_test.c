@@ -85,7 +85,9 @@ static void writes_what_it_reads(void **state)
     char path[64];
     struct err_text why = {{0}};
     snprintf(path, sizeof path, "/tmp/trireme-cluster-%d.yaml", (int)getpid());
-    if (cluster_save(c, "made by a test\n\nof two lines", path, &why) || cluster_load(path, &again, &why)) fail_msg("%s", why.s);
+    if (cluster_save(c, "made by a test\n\nof two lines", path, &why) ||
+        cluster_load(path, &again, &why))
+        fail_msg("%s", why.s);
     assert_memory_equal(again, c, sizeof *c);
     unlink(path);
     free(again);

@@ -8,68 +8,12 @@
 
 #include "proto/base/buf.h"
 #include "proto/base/clock.h"
-#include "topology/plan.h"
+#include "tests/unit/topology/cost_make.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-// ---- random clusters and models, the same in every run
-
-static uint64_t seed = 1;
-
-static uint64_t random_to(uint64_t n) // 0 .. n-1
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (seed >> 33) % n;
-}
-
-static void set_device(struct cluster *c, int32_t i, double speed, double mem)
-{
-    struct cluster_device *d = &c->devices[i];
-    *d = (struct cluster_device){.kind = CLUSTER_CPU, .threads = 4};
-    snprintf(d->name, sizeof d->name, "d%d", i);
-    snprintf(d->host, sizeof d->host, "h%d", i);
-    d->mem_bytes = (uint64_t)mem;
-    d->mem_free_bytes = (uint64_t)mem;
-    d->read_bytes_per_s = speed;
-    d->int8_ops_per_s = speed * 20;
-    d->f32_flops_per_s = speed * 10;
-    if (c->n_device <= i) c->n_device = i + 1;
-}
-
-static void set_link(struct cluster *c, int32_t a, int32_t b, double us, double rate)
-{
-    c->links[a][b] = c->links[b][a] = (struct cluster_link){us, rate};
-}
-
-static void all_links(struct cluster *c, double us, double rate)
-{
-    for (int32_t a = 0; a < c->n_device; a++)
-        for (int32_t b = 0; b < a; b++)
-            set_link(c, a, b, us, rate);
-}
-
-static struct cost_model model_of(int32_t n_layer, uint64_t layer_bytes)
-{
-    struct cost_model m = {.n_layer = n_layer,
-                           .dim = 1024,
-                           .n_vocab = 32000,
-                           .row_floats = 14848,
-                           .name = "synthetic"};
-    for (int32_t l = 0; l < n_layer; l++)
-        m.layers[l] = (struct cost_layer){.part = {layer_bytes, layer_bytes * 2, 0},
-                                          .kv_elems = 2 * 4 * 64,
-                                          .seen_flops = 4.0 * 16 * 64};
-    m.embed = m.head = (struct cost_part){layer_bytes / 2, layer_bytes, 0};
-    return m;
-}
-
-static struct plan_ask ask_of(enum plan_goal goal)
-{
-    return (struct plan_ask){.goal = goal, .cost = cost_ask_of(2048, 4)};
-}
 
 // ---- trying everything
 
@@ -157,7 +101,8 @@ static void check_plan(const struct cost_model *m, const struct cluster *c,
         assert_true(st->layer_to > layer);
         assert_false(used >> st->members[0].device & 1);
         used |= (uint64_t)1 << st->members[0].device;
-        assert_true(cost_memory_sum(&st->members[0].memory) <= c->devices[st->members[0].device].mem_free_bytes);
+        assert_true(cost_memory_sum(&st->members[0].memory) <=
+                    c->devices[st->members[0].device].mem_free_bytes);
         assert_true(st->decode_us <= p->bottleneck_us + 1e-9);
         sum += st->decode_us + st->hop_us;
         layer = st->layer_to;
@@ -171,23 +116,26 @@ static void check_plan(const struct cost_model *m, const struct cluster *c,
 static void random_case(struct cost_model *m, struct cluster *c, struct plan_ask *ask)
 {
     *m = model_of(2 + (int32_t)random_to(7), 0);
+    m->n_expert = 8;
+    m->n_used = 2;
     uint64_t all = 0;
     for (int32_t l = 0; l < m->n_layer; l++) {
         uint64_t bytes = (10 + random_to(40)) << 20;
         struct cost_layer *layer = &m->layers[l];
-        layer->part = (struct cost_part){bytes, random_to(2) ? bytes * 2 : 0, bytes / 4};
-        if (random_to(3) == 0) layer->experts = (struct cost_part){bytes * 4, bytes * 8, 0};
+        layer->n_matrix = 0;
+        add_matrix(m, l, COST_UP, SHARE_MIDDLE, bytes);
+        if (random_to(2)) add_matrix(m, l, COST_IN, SHARE_WHOLE, bytes / 4)->dtype = DT_F16;
+        const uint64_t experts = random_to(3) == 0 ? bytes * 4 : 0;
+        if (experts) add_experts(m, l, experts);
         layer->is_local = random_to(2);
         if (random_to(4) == 0) layer->state_bytes = random_to(1 << 22);
-        all += bytes + layer->experts.bytes;
+        all += bytes + experts;
     }
-    m->n_expert = 8;
-    m->n_used = 2;
     m->window = (int32_t)random_to(2) * 256;
     m->tied_head = random_to(2);
-    m->embed = (struct cost_part){(5 + random_to(60)) << 20, 1 << 24, 0};
-    m->head = m->embed;
-    m->head.bytes += 4096;
+    m->embed_bytes = (5 + random_to(60)) << 20;
+    m->head = matrix(COST_LOGITS, SHARE_VOCAB, m->embed_bytes);
+    m->head_vector_bytes = 4096;
     memset(c, 0, sizeof *c);
     int32_t n = 1 + (int32_t)random_to(4);
     for (int32_t i = 0; i < n; i++) {
@@ -281,7 +229,7 @@ static void fewer_stages_on_ties(void **state)
     (void)state;
     static struct cluster c;
     struct cost_model m = model_of(5, 100 << 20);
-    m.head = (struct cost_part){0, 0, 0};
+    m.head = (struct cost_matrix){0};
     struct plan_ask ask = ask_of(PLAN_THROUGHPUT);
     struct plan p;
     memset(&c, 0, sizeof c);
@@ -355,7 +303,7 @@ static void says_what_is_short(void **state)
     struct cost_memory all = cost_memory_of(&m, &ask.cost, &c.devices[0], 0, 8);
     char needle[64];
     snprintf(needle, sizeof needle, "short by %llu bytes",
-             (unsigned long long)(all.weights + all.kv + all.workspace - room));
+             (unsigned long long)(all.weights + all.kv + all.workspace + all.comms - room));
     assert_non_null(strstr(why.s, needle));
     plan_text(&m, &c, &ask, NULL, &text);
     snprintf(needle, sizeof needle, "short by %llu bytes",
@@ -387,130 +335,6 @@ static void explains_itself(void **state)
     assert_non_null(strstr(text.data, "with embedding"));
     assert_non_null(strstr(text.data, "with head"));
     buf_fini(&text);
-}
-
-// A tied head costs nothing extra on one device, and a second copy on the last of two.
-static void tied_head_is_counted_once_per_stage(void **state)
-{
-    (void)state;
-    struct cost_model m = model_of(4, 64 << 20);
-    struct cost_ask a = cost_ask_of(1024, 1);
-    struct cluster_device d = {.mem_free_bytes = 1000000000};
-    m.tied_head = true;
-    m.head.bytes = m.embed.bytes + 4096;
-    m.shared.bytes = 128;
-    struct cost_memory whole = cost_memory_of(&m, &a, &d, 0, 4);
-    struct cost_memory first = cost_memory_of(&m, &a, &d, 0, 2);
-    struct cost_memory last = cost_memory_of(&m, &a, &d, 2, 4);
-    assert_int_equal(whole.weights, m.embed.bytes + 4096 + 128 + 4 * (uint64_t)(64 << 20));
-    assert_int_equal(first.weights + last.weights, whole.weights + m.embed.bytes + 128);
-    assert_int_equal(whole.kv, 1024ull * 4 * 2 * 4 * 64 * 2);
-    assert_int_equal(first.kv + last.kv, whole.kv);
-    assert_int_equal(last.workspace - first.workspace, 4 * 32000);
-    assert_int_equal(whole.reserve, 80000000);
-    d.unified = true;
-    d.mem_bytes = 128000000000;
-    assert_int_equal(cost_reserve(&d), 10240000000);
-    d.mem_bytes = 64000000000;
-    assert_int_equal(cost_reserve(&d), (uint64_t)8 << 30);
-}
-
-// Roofline by hand: a quantised layer at one row is bound by reading, at many rows by arithmetic.
-static void times_follow_the_roofline(void **state)
-{
-    (void)state;
-    struct cost_model m = model_of(1, 100000000);
-    m.layers[0].kv_elems = 4;
-    m.layers[0].seen_flops = 8;
-    struct cluster_device d = {
-        .read_bytes_per_s = 1e10, .int8_ops_per_s = 1e12, .f32_flops_per_s = 1e11};
-    struct cost_step one = {1, 1, 1, 0, 2}, many = {1000, 1, 1, 0, 2};
-    double read_ns = 1e7, math_ns = 2.0 * 1000 * 2e8 / 1e12 * 1e9;
-    assert_true(fabs((double)cost_layer_ns(&m, &d, &one, 0) / read_ns - 1) < 1e-3);
-    assert_true(fabs((double)cost_layer_ns(&m, &d, &many, 0) / math_ns - 1) < 1e-3);
-    d.int8_ops_per_s = 0; // not known: at f32
-    assert_true(fabs((double)cost_layer_ns(&m, &d, &many, 0) / (10 * math_ns) - 1) < 1e-3);
-    struct cluster_link l = {100, 4096e6};
-    struct cost_step step = {10, 10, 10, 0, 2};
-    assert_int_equal(cost_hop_busy_ns(&m, &l, &step), 10000);
-    assert_int_equal(cost_hop_ns(&m, &l, &step), 110000);
-    // A window bounds what a local layer reads.
-    m.layers[0].kv_elems = 128;
-    m.window = 100;
-    struct cost_step deep = {1, 1, 1, 100000, 2};
-    int64_t global = cost_layer_ns(&m, &d, &deep, 0);
-    m.layers[0].is_local = true;
-    assert_true(cost_layer_ns(&m, &d, &deep, 0) < global);
-}
-
-// Of 64 experts a token passes 4: one row reads a sixteenth, many rows nearly all, and each row
-// multiplies by a sixteenth.
-static void experts_are_read_as_they_are_chosen(void **state)
-{
-    (void)state;
-    struct cost_model m = model_of(1, 0);
-    struct cluster_device d = {
-        .read_bytes_per_s = 1e10, .int8_ops_per_s = 1e12, .f32_flops_per_s = 1e11};
-    m.layers[0].kv_elems = 0;
-    m.layers[0].seen_flops = 0;
-    m.layers[0].experts = (struct cost_part){640000000, 1280000000, 0};
-    m.n_expert = 64;
-    m.n_used = 4;
-    struct cost_step step = {1, 1, 1, 0, 2};
-    assert_true(fabs((double)cost_layer_ns(&m, &d, &step, 0) / 4e6 - 1) < 1e-3);
-    step.rows = step.n_seq = 8; // 1 - (15/16)^8 of them
-    assert_true(fabs((double)cost_layer_ns(&m, &d, &step, 0) / (64e6 * 0.40325) - 1) < 1e-3);
-    step.rows = 10000;
-    double math_ns = 2.0 * 10000 * 80000000 / 1e12 * 1e9;
-    assert_true(fabs((double)cost_layer_ns(&m, &d, &step, 0) / math_ns - 1) < 1e-3);
-    // All of them lie in memory.
-    struct cost_ask a = cost_ask_of(1024, 1);
-    struct cost_memory mem = cost_memory_of(&m, &a, &d, 0, 1);
-    assert_int_equal(mem.weights, 640000000);
-}
-
-// Layers with a window hold what the requests see, recurrent ones a state each.
-static void memory_follows_the_kinds_of_layers(void **state)
-{
-    (void)state;
-    struct cost_model m = model_of(4, 1 << 20);
-    struct cluster_device d = {.read_bytes_per_s = 1e10, .f32_flops_per_s = 1e11};
-    struct cost_ask a = cost_ask_of(65536, 2);
-    struct cost_memory all = cost_memory_of(&m, &a, &d, 0, 4);
-    assert_int_equal(all.kv, 4 * 131072ull * 512 * 2);
-    assert_int_equal(all.state, 0);
-    m.window = 4096;
-    m.layers[0].is_local = m.layers[1].is_local = true;
-    struct cost_memory some = cost_memory_of(&m, &a, &d, 0, 4);
-    assert_true(some.kv > all.kv / 2 && some.kv < all.kv * 6 / 10);
-    a.local_tokens = 8192;
-    some = cost_memory_of(&m, &a, &d, 0, 4);
-    assert_int_equal(some.kv, (2 * 131072ull + 2 * 8192) * 512 * 2);
-    m.chunk = 8192;
-    m.window = 0;
-    a.local_tokens = 0;
-    assert_true(cost_memory_of(&m, &a, &d, 0, 4).kv < all.kv * 6 / 10);
-    m.layers[3].kv_elems = 0;
-    m.layers[3].state_bytes = 1000;
-    some = cost_memory_of(&m, &a, &d, 3, 4);
-    assert_int_equal(some.kv, 0);
-    assert_int_equal(some.state, 3 * 2 * 1000);
-    a.n_state = 40;
-    some = cost_memory_of(&m, &a, &d, 3, 4);
-    assert_int_equal(some.state, 40 * 1000);
-    assert_int_equal(cost_memory_sum(&some),
-                     some.weights + some.state + some.workspace + some.reserve);
-    // A state is read and written, however long the sequence.
-    struct cost_step step = {1, 1, 1, 0, 2};
-    m.layers[3].part = (struct cost_part){0};
-    m.layers[3].seen_flops = 0;
-    m.layers[3].state_bytes = 50000000;
-    int64_t ns = cost_layer_ns(&m, &d, &step, 3);
-    assert_true(fabs((double)ns / 1e7 - 1) < 1e-3);
-    step.depth = 1000000;
-    assert_int_equal(cost_layer_ns(&m, &d, &step, 3), ns);
-    step.n_seq = step.rows = 3;
-    assert_true(fabs((double)cost_layer_ns(&m, &d, &step, 3) / 3e7 - 1) < 1e-3);
 }
 
 static void refuses_senseless_asks(void **state)
@@ -672,10 +496,6 @@ int main(void)
         cmocka_unit_test(slow_links_are_refused),
         cmocka_unit_test(says_what_is_short),
         cmocka_unit_test(explains_itself),
-        cmocka_unit_test(tied_head_is_counted_once_per_stage),
-        cmocka_unit_test(times_follow_the_roofline),
-        cmocka_unit_test(experts_are_read_as_they_are_chosen),
-        cmocka_unit_test(memory_follows_the_kinds_of_layers),
         cmocka_unit_test(refuses_senseless_asks),
         cmocka_unit_test(hash_names_the_assignment),
         cmocka_unit_test(large_clusters_are_quick),

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "topology/probe.h"
+#include "topology/probe_disk.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,6 +165,7 @@ static void reads_this_machine(void **state)
     uname(&name);
     assert_string_equal(p.arch, name.machine);
     assert_non_null(p.cpu[0] ? p.cpu : NULL);
+    assert_true(p.n_package >= 1 && p.n_core >= p.n_package);
     assert_true(p.n_thread >= p.n_core && p.n_core >= 1 && p.n_numa >= 1);
     assert_true(p.n_usable >= 1 && p.n_usable <= p.n_thread);
     assert_true(p.mem_total_bytes >= p.mem_available_bytes && p.mem_available_bytes > 1 << 20);
@@ -176,6 +178,34 @@ static void reads_this_machine(void **state)
                   (unsigned long long)p.mem_total_bytes >> 20, p.isa);
 }
 
+static void reads_the_disk(void **state)
+{
+    (void)state;
+    char small[128], large[128];
+    struct probe_disk d;
+    struct err_text why = {{0}};
+    put("/small.gguf", "only this");
+    put("/large.gguf", "more");
+    snprintf(small, sizeof small, "%s/small.gguf", root);
+    snprintf(large, sizeof large, "%s/large.gguf", root);
+    assert_int_equal(truncate(large, 20 << 20), 0);
+    if (probe_disk_read(small, 100, &d, &why)) fail_msg("%s", why.s);
+    assert_int_equal(d.read_bytes, strlen("only this"));
+    if (probe_disk_read(root, 1000, &d, &why)) fail_msg("%s", why.s); // the largest file
+    assert_non_null(strstr(d.file, "large.gguf"));
+    assert_true(d.read_bytes > 0 && d.read_bytes <= 20 << 20 && d.read_bytes_per_s > 0);
+    assert_true(d.bytes >= d.free_bytes && d.free_bytes > 0);
+    assert_true(strncmp(d.mount, "/", 1) == 0 && d.type[0] && d.source[0]);
+    print_message("%s (%s) on %s: %.2f GB/s%s\n", d.source, d.type, d.mount,
+                  d.read_bytes_per_s * 1e-9, d.is_direct ? " direct" : "");
+    assert_int_equal(probe_disk_read("/no/such/file", 100, &d, &why), ERR_NOT_FOUND);
+    assert_int_equal(probe_disk_read("/dev/null", 100, &d, &why), ERR_NOT_FOUND);
+    unlink(small);
+    unlink(large);
+    assert_int_equal(probe_disk_read(root, 100, &d, &why), ERR_NOT_FOUND);
+    put("/x", ""); // for the teardown
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -184,6 +214,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(version_one, new_root, drop_root),
         cmocka_unit_test_setup_teardown(limit_above_the_machine, new_root, drop_root),
         cmocka_unit_test_setup_teardown(nonsense_is_survived, new_root, drop_root),
+        cmocka_unit_test_setup_teardown(reads_the_disk, new_root, drop_root),
         cmocka_unit_test(knows_instruction_sets),
         cmocka_unit_test(reads_this_machine),
     };

@@ -341,7 +341,7 @@ static void m10_index(void **state)
     } cases[] = {
         {"[]", "has no weight_map"},
         {"{}", "has no weight_map"},
-        {"{\"a\":1}", "found integer, expected a file name"},
+        {"{\"a\":1}", "tensor 'a': byte 33 of it: expected a file name"},
         {"{\"a\":null}", "expected a file name"},
         {"{\"a\":\"../one.safetensors\"}", "is no *.safetensors of this folder"},
         {"{\"a\":\"/etc/passwd.safetensors\"}", "is no *.safetensors of this folder"},
@@ -353,6 +353,7 @@ static void m10_index(void **state)
         {"{\"a\":\"three.safetensors\"}", "three.safetensors: cannot open"},
         {"{\"c\":\"one.safetensors\"}", "tensor 'c' is not in one.safetensors"},
         {"{\"a\":\"two.safetensors\",\"c\":\"one.safetensors\"}", "is not in"}, // swapped
+        {"{\"a\":\"one.safetensors\",\"b\":\"one.safetensors\\u0000\"}", "is no *.safetensors"},
         {"{\"z\":\"one.safetensors\"}", "tensor 'z' is not in one.safetensors"},
         {"{\"a\":\"one.safetensors\",\"x\":\"again.safetensors\"}", "tensor 'a': is there twice"},
     };
@@ -362,12 +363,21 @@ static void m10_index(void **state)
         refused_index(index, cases[i].needle);
     }
     refused_index("{}", "has no weight_map");
-    refused_index("", "invalid JSON");
+    refused_index("", "index.json: it ends where '{' is expected");
     refused_index("{\"weight_map\":{\"a\":\"one.safetensors\",\"a\":\"two.safetensors\"}}",
-                  "invalid JSON");
+                  "tensor 'a' is not in two.safetensors");
+    refused_index("{\"weight_map\":{\"a\":\"one.safetensors\",\"a\":\"one.safetensors\"}}",
+                  "tensor 'a' is there twice");
+    refused_index("{\"weight_map\":{\"a\":\"one.safetensors\"},\"weight_map\":{}}",
+                  "weight_map is there twice");
+    refused_index("{\"weight_map\":{\"a\":\"one.safetensors\"}} x", "something follows");
+    refused_index("{\"metadata\":{\"a\":[1,{\"b\":nul}]}}", "begins no value");
+    refused_index("{\"metadata\":{\"a\" 1}}", "expected ':'");
+    refused_index("{\"weight_map\":{\"a\":\"one.safetensors\"", "it ends where '}' is expected");
     char *bomb = malloc(1 << 20);
     memset(bomb, '[', 1 << 20);
     bomb[(1 << 20) - 1] = 0;
+    memcpy(bomb, "{\"metadata\":", 12);
     refused_index(bomb, "nested deeper than");
     free(bomb);
 }
@@ -382,7 +392,8 @@ static void reads_shards(void **state)
     folder_tensors(&f, "model-00001-of-00002.safetensors", "a U8 4\nb U8 4\n");
     folder_tensors(&f, "model-00002-of-00002.safetensors", "c U8 4\nunnamed U8 1\n");
     folder_text(&f, "model.safetensors.index.json",
-                "{\"metadata\":{\"total_size\":12},\"weight_map\":{"
+                "{\"metadata\":{\"total_size\":12,\"made\":[\"by\",{},-1.5e3,null,true,[]]},"
+                "\"weight_map\":{"
                 "\"c\":\"model-00002-of-00002.safetensors\","
                 "\"a\":\"model-00001-of-00002.safetensors\","
                 "\"b\":\"model-00001-of-00002.safetensors\"}}");

@@ -35,7 +35,6 @@ static struct lane_options options(void)
 {
     return (struct lane_options){.n_stage = 1,
                                  .n_slot = 4,
-                                 .n_set = 1,
                                  .ctx = 160,
                                  .max_tok = 80,
                                  .precision = PRECISION_FAST,
@@ -66,7 +65,7 @@ static void run_prompt(struct lane *l, uint32_t slot, uint32_t chunk, float *out
     }
 }
 
-// Every kind: whole, token by token, in odd chunks, in every number of stages and expert sets, with
+// Every kind: whole, token by token, in odd chunks, in every number of stages, with
 // local pages of their own: the same bits. And a token's neighbours matter, so that this says
 // something.
 static void splits_and_chunks_give_the_same_bits(void **state)
@@ -77,7 +76,6 @@ static void splits_and_chunks_give_the_same_bits(void **state)
         for (uint32_t split = 0; split < 4; split++) {
             struct lane_options o = options();
             o.n_stage = split + 1;
-            o.n_set = (int32_t)(split * split) + 1; // 1, 2, 5, 10: more than there are experts
             o.local_pages = split % 2;
             struct lane l;
             open_lane(&l, kind, &o);
@@ -246,7 +244,7 @@ static void prediction_head_is_cut_like_the_rest(void **state)
             struct step_row row = {.pos = pos, .n_tok = take, .ids = prompt + pos, .next_id = -1};
             struct step_result r;
             assert_true(lane_rows(&l, &row, 1, &r));
-            stage_mtp(l.stages[n_stage - 1], l.x, prompt + pos + 1, got + pos * MADE_VOCAB);
+            stage_mtp(l.stages[n_stage - 1][0], l.x, prompt + pos + 1, got + pos * MADE_VOCAB);
         }
         if (n_stage == 1) memcpy(want, got, sizeof want);
         assert_memory_equal(got, want, sizeof want);
@@ -270,12 +268,35 @@ static void bad_configs_are_refused_by_name(void **state)
     struct lane l;
     const struct lane_options o = options();
     open_lane(&l, MADE_HYBRID, &o);
-    struct stage_config c = *stage_config_get(l.stages[0]);
-    c.n_expert_set = -1;
-    refuses(&c, "expert sets");
-    c.n_expert_set = MODEL_EXPERTS_MAX + 1;
-    refuses(&c, "expert sets");
-    c = *stage_config_get(l.stages[0]);
+    struct stage_config c = *stage_config_get(l.stages[0][0]);
+    c.share.n_member = 2;
+    refuses(&c, "split by none");
+    c.share.split = SPLIT_COUNT;
+    refuses(&c, "split by unknown");
+    c.share.split = SPLIT_TENSOR;
+    c.share.part[1] = 1;
+    refuses(&c, "65537");
+    c.share.part[0]--;
+    refuses(&c, "another group");
+    c.share.member = 2;
+    refuses(&c, "member 2 of 2");
+    c.share.member = 1;
+    c.mtp = true;
+    refuses(&c, "prediction head");
+    c.mtp = false;
+    const uint8_t owner[MADE_EXPERTS] = {0, 1, 2};
+    c.share.experts = (struct share_experts){0, 1, MADE_EXPERTS, owner, NULL, 0};
+    refuses(&c, "member 2 of 2");
+    c.share.experts.n_layer = MADE_LAYERS + 1;
+    refuses(&c, "a table");
+    const struct share_replica copy = {0, 0, 2};
+    c.share.experts = (struct share_experts){0, 0, MADE_EXPERTS, NULL, &copy, 1};
+    refuses(&c, "a copy");
+    c.share.experts = (struct share_experts){0};
+    c.share.split = SPLIT_EXPERTS;
+    c.model = &models[MADE_WINDOW]->model;
+    refuses(&c, "without experts");
+    c = *stage_config_get(l.stages[0][0]);
     c.mtp = true;
     c.head = false;
     refuses(&c, "output head");

@@ -250,6 +250,48 @@ static void turned_bf16(void **state)
     made_close(&f);
 }
 
+// Keys of kv_b_proj in blocks along the rank: what is transposed has none any more, and is F32.
+static void turned_blocks(void **state)
+{
+    (void)state;
+    enum { N = 2, ROWS = 64, COLS = 5, VALUES = 3, PER = COLS + VALUES, BLOCKS = ROWS / 32 };
+    static uint8_t source[N * PER * BLOCKS * 34];
+    static float want[N * ROWS * COLS];
+    rnd_state = 5;
+    for (int row = 0; row < N * PER; row++)
+        for (int b = 0; b < BLOCKS; b++) { // Q8_0: half d, 32 i8
+            uint8_t *at = source + (row * BLOCKS + b) * 34;
+            const float d = (float)(1 + rnd(8)) / 16;
+            const uint16_t half = dtype_f32_to_f16(d);
+            memcpy(at, &half, 2);
+            for (int i = 0; i < 32; i++) {
+                const int8_t q = (int8_t)(rnd(255) - 127);
+                at[2 + i] = (uint8_t)q;
+                if (row % PER < COLS)
+                    want[(row / PER * ROWS + 32 * b + i) * COLS + row % PER] = d * q;
+            }
+        }
+    const float factor = 0.5f;
+    struct made_file f;
+    made_open(&f);
+    struct model_source s = {.main = made_add(&f, "kv_b", DT_Q8_0, source, sizeof source)};
+    const struct model_tensor *global = made_add(&f, "kv_b.scale", DT_F32, &factor, 4);
+    made_write(&f);
+    struct model_weight w = {
+        .n = N, .rows = ROWS, .cols = COLS, .dtype = DT_F32, .is_matrix = true};
+    w.turn = TURN_HEADS;
+    w.heads_in_rows = true;
+    w.sources = &s;
+    w.n_source = w.n_take = 1;
+    w.take[0] = (struct model_rows){N * COLS, 0, COLS, PER, 1};
+    check(&f, &w, &(struct expect){want, ROWS, false, false});
+    s.global = global;
+    for (int i = 0; i < N * ROWS * COLS; i++)
+        want[i] *= factor;
+    check(&f, &w, &(struct expect){want, ROWS, false, false});
+    made_close(&f);
+}
+
 // -- integers with scales and zeros --
 
 enum { ROWS = 96, COLS = 128 };
@@ -650,6 +692,7 @@ int main(void)
         cmocka_unit_test(rows_are_found),
         cmocka_unit_test(stacks_are_taken_apart),
         cmocka_unit_test(turned_bf16),
+        cmocka_unit_test(turned_blocks),
         cmocka_unit_test(integers),
         cmocka_unit_test(bad_integers_are_refused),
         cmocka_unit_test(bytes),

@@ -235,7 +235,8 @@ static void serve(struct crew **crews, uint32_t n, uint64_t epoch)
     }
     for (uint32_t i = 0; i < n; i++) {
         prepared(crews[i], epoch);
-        peers[i] = (struct msg_peer){i, crews[i]->address, crews[i]->n_address};
+        peers[i] = (struct msg_peer){
+            .stage = i, .address = crews[i]->address, .n_address = crews[i]->n_address};
     }
     const struct msg m = {.kind = MSG_CONNECT,
                           .connect = {.epoch = epoch, .peers = peers, .n_peer = n}};

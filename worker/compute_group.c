@@ -1,0 +1,125 @@
+#include "worker/compute_priv.h"
+#include "proto/base/clock.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Within a layer the others are mostly as far as we are, and a sleep would cost more than the wait.
+// After COMPUTE_SPIN_US whoever else wants the core gets it first: there may be more threads than
+// cores.
+enum { EXCHANGE_SPIN_US = 500, USAGE_US = 2000000 };
+
+static bool is_alone(const struct msg_plan *p)
+{
+    return compute_members_of(p, p->stage) == 1;
+}
+
+static uint64_t frame_bytes_of(const struct model *m)
+{
+    // A row of activations, and what is said about it, is handed over in one piece.
+    const uint64_t row = ((uint64_t)m->shape.dim + (uint64_t)m->shape.moe.n_used) * sizeof(float);
+    return row > GROUP_LINK_FRAME_BYTES ? row : GROUP_LINK_FRAME_BYTES;
+}
+
+uint64_t compute_group_bytes(const struct msg_plan *p, const struct model *m)
+{
+    if (is_alone(p)) return 0;
+    return group_link_bytes((int32_t)compute_members_of(p, p->stage), frame_bytes_of(m));
+}
+
+static err_t rest(void *arg, struct port *port, int64_t since_us, struct err_text *why)
+{
+    struct compute *c = arg;
+    (void)port; // compute_nap knows it
+    atomic_fetch_add(&c->loops, 1);
+    if (atomic_load(&c->stop)) return err_say(why, ERR_CANCELLED, "asked to stop");
+    err_t e = c->port ? port_progress(c->port, why) : OK;
+    if (e || since_us < COMPUTE_SPIN_US) return e;
+    if (since_us < EXCHANGE_SPIN_US)
+        sched_yield();
+    else
+        compute_nap(c, 0, clock_now_us());
+    return OK;
+}
+
+err_t compute_group_open(struct compute *c, struct err_text *why)
+{
+    const struct msg_plan *p = &c->config.plan;
+    if (is_alone(p)) return OK;
+    struct group_link_config g = {
+        .port = {.road = p->road,
+                 .epoch = p->epoch,
+                 .transports = c->config.transports,
+                 .devices = c->config.devices},
+        .n_member = (int32_t)compute_members_of(p, p->stage),
+        .member = (int32_t)p->member,
+        .frame_bytes = frame_bytes_of(c->held.model),
+        .deadline_us = compute_patience_us(c, p->settings.max_tok),
+        .rest = rest,
+        .rest_arg = c,
+    };
+    memcpy(g.port.key, p->key, sizeof g.port.key);
+    return group_link_open(&g, &c->group, why);
+}
+
+err_t compute_group_connect(struct compute *c, const struct msg_connect *m, struct err_text *why)
+{
+    const struct msg_plan *p = &c->config.plan;
+    uint32_t n = 1; // ourselves
+    for (uint32_t i = 0; c->group && i < m->n_peer; i++) {
+        const struct msg_peer *peer = &m->peers[i];
+        if (peer->stage != p->stage || peer->member == p->member) continue;
+        err_t e = group_link_connect(c->group, (int32_t)peer->member, peer->group_address,
+                                     peer->n_group_address, why);
+        if (e) return e;
+        n++;
+    }
+    if (!c->group || n == compute_members_of(p, p->stage)) return OK;
+    return err_say(why, ERR_LINK_PROTOCOL, "connect: %u of %u members of stage %u", n,
+                   compute_members_of(p, p->stage), p->stage);
+}
+
+struct port *compute_group_port(struct compute *c)
+{
+    return c->group ? group_link_port(c->group) : NULL;
+}
+
+void compute_group_close(struct compute *c)
+{
+    group_close(c->group);
+    c->group = NULL;
+}
+
+// -- use of experts --
+
+static size_t n_expert_of(const struct compute *c)
+{
+    const struct msg_plan *p = &c->config.plan;
+    const size_t n = (size_t)c->held.model->shape.moe.n_expert;
+    return compute_is_lead(c) ? (p->layer_to - p->layer_from) * n : 0;
+}
+
+err_t compute_usage_open(struct compute *c, struct err_text *why)
+{
+    const size_t n = n_expert_of(c);
+    if (!n || n > WIRE_EXPERTS_MAX) return OK; // more than a message holds: not told
+    c->usage = calloc(n, sizeof *c->usage);
+    return c->usage ? OK : err_say(why, ERR_MEMORY, "no memory for counting experts");
+}
+
+err_t compute_usage_post(struct compute *c, struct err_text *why)
+{
+    const struct msg_plan *p = &c->config.plan;
+    const int64_t now = clock_now_us();
+    if (!c->usage || now < c->usage_us + USAGE_US) return OK;
+    c->usage_us = now;
+    if (!stage_usage(c->held.stage, c->usage)) return OK;
+    const struct msg m = {.kind = MSG_USAGE,
+                          .usage = {.epoch = p->epoch,
+                                    .layer_from = p->layer_from,
+                                    .n_layer = p->layer_to - p->layer_from,
+                                    .n_expert = (uint32_t)c->held.model->shape.moe.n_expert,
+                                    .count = c->usage}};
+    return compute_post(c, &m, why);
+}

@@ -1,0 +1,140 @@
+// A block of rows goes from the lead to an owner: each row the inputs of its token (dim), then the
+// token's experts that this owner is to compute, -1 where another one does. Back comes a row for
+// each product, by expert and then by row: the order in which the lead has them.
+#include "worker/layer_moe.h"
+
+#include "proto/base/log.h"
+
+#include <string.h>
+
+// Appends a row of product inputs; returns its ids.
+static int32_t *add_row(struct pass *p, const float *x, int32_t at)
+{
+    const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
+    float *row = p->moe.block + (int64_t)at * (dim + n_used);
+    memcpy(row, x, (size_t)dim * sizeof *x);
+    int32_t *ids = (int32_t *)(void *)(row + dim);
+    for (int32_t j = 0; j < n_used; j++)
+        ids[j] = -1;
+    return ids;
+}
+
+// The rows that chose experts of `member`, each once; where inputs are weighed, one for each
+// product.
+static int32_t fill_block(struct pass *p, int32_t member)
+{
+    const struct moe_work *b = &p->moe;
+    const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
+    int32_t n = 0;
+    for (int32_t t = 0; t < p->n_tok; t++) {
+        int32_t *ids = NULL;
+        for (int32_t j = 0; j < n_used; j++) {
+            const int32_t at = b->at[t * n_used + j];
+            if (b->member[at] != member) continue;
+            if (b->x)
+                ids = add_row(p, b->x + (int64_t)at * dim, n++);
+            else if (!ids)
+                ids = add_row(p, p->h + (int64_t)t * dim, n++);
+            ids[j] = b->expert[at];
+        }
+    }
+    return n;
+}
+
+void moe_send(struct pass *p)
+{
+    for (int32_t i = 1; i < p->share->n_member; i++) {
+        const int32_t n = fill_block(p, i);
+        p->group->ops->send(p->group, i, p->moe.block, n, p->shape->dim + p->shape->moe.n_used);
+    }
+}
+
+void moe_receive(struct pass *p)
+{
+    const struct moe_work *b = &p->moe;
+    const int32_t dim = p->shape->dim;
+    for (int32_t i = 1; i < p->share->n_member; i++) {
+        const int32_t from = b->first[i], n = b->first[i + 1] - from;
+        if (n) p->group->ops->recv(p->group, i, b->y + (int64_t)from * dim, n, dim, n);
+    }
+}
+
+// -- the owner --
+
+// Takes the rows' ids from behind them: block (n, dim) and block_ids (n, n_used) remain.
+static void part_block(struct pass *p, int32_t n)
+{
+    const struct moe_work *b = &p->moe;
+    const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
+    for (int32_t i = 0; i < n; i++) {
+        const float *row = b->block + (int64_t)i * (dim + n_used);
+        memcpy(b->block_ids + (int64_t)i * n_used, row + dim, (size_t)n_used * sizeof(float));
+        memmove(b->block + (int64_t)i * dim, row, (size_t)dim * sizeof *row);
+    }
+}
+
+// Counts the rows of each of my experts. False: the ids are not such that the lead can mean them.
+static bool count_rows(const struct pass *p, const struct part *w, int32_t n)
+{
+    const struct model_moe *m = &p->shape->moe;
+    const struct moe_work *b = &p->moe;
+    int32_t last = -1;
+    int64_t sum = 0;
+    memset(b->count, 0, ((size_t)m->n_expert + 1) * sizeof *b->count);
+    for (int64_t i = 0; i < (int64_t)n * m->n_used; i++) {
+        const int32_t e = b->block_ids[i];
+        if (i % m->n_used == 0) last = -1;
+        if (e == -1) continue;
+        if (e <= last || e >= m->n_expert || w->place[e] < 0 || ++sum > b->most) return false;
+        last = e;
+        b->count[e + 1]++;
+    }
+    for (int32_t e = 0; e < m->n_expert; e++)
+        b->count[e + 1] += b->count[e];
+    return true;
+}
+
+// By expert, then by row. Returns how many products there are.
+static int32_t list_products(const struct pass *p, const struct part *w, int32_t n)
+{
+    const struct model_moe *m = &p->shape->moe;
+    const struct moe_work *b = &p->moe;
+    for (int64_t i = 0; i < (int64_t)n * m->n_used; i++) {
+        const int32_t e = b->block_ids[i];
+        if (e == -1) continue;
+        const int32_t at = b->count[e]++;
+        b->row[at] = (int32_t)(i / m->n_used);
+        b->expert[at] = w->place[e];
+        b->seq[at] = at;
+    }
+    return b->count[m->n_expert];
+}
+
+void layer_moe_serve(struct pass *p, const struct part *w, int32_t index,
+                     const struct model_layer *kind)
+{
+    (void)index; // no state of its own
+    (void)kind;  // all layers alike
+    const struct model_moe *m = &p->shape->moe;
+    const struct moe_work *b = &p->moe;
+    const int32_t dim = p->shape->dim, most = p->n_tok * (m->weigh_input ? m->n_used : 1);
+    const int64_t n = p->group->ops->recv(p->group, 0, b->block, -1, dim + m->n_used, most);
+    if (n <= 0 || p->err) return;
+    part_block(p, (int32_t)n);
+    if (!count_rows(p, w, (int32_t)n)) {
+        p->err = ERR_LINK_PROTOCOL;
+        log_error("layer %d: the lead asks for experts that member %d does not hold", w->id,
+                  p->share->member);
+        return;
+    }
+    const struct moe_products mine = {
+        .x = b->block,
+        .n_x = (int32_t)n,
+        .n = list_products(p, w, (int32_t)n),
+        .row = b->row,
+        .place = b->expert,
+        .y = b->y,
+    };
+    moe_compute(p, w, &mine);
+    p->group->ops->send(p->group, 0, b->y, mine.n, dim);
+}
