@@ -1,4 +1,5 @@
 #include "coordinator/cluster_json.h"
+#include "coordinator/pairs_json.h"
 #include <math.h>
 #include <string.h>
 
@@ -185,7 +186,12 @@ static void write_device(const struct msg_device *d, struct buf *b)
     whole(b, "threads", d->threads), buf_char(b, ',');
     num(b, "read_bytes_per_s", d->read_bytes_per_s), buf_char(b, ',');
     num(b, "int8_ops_per_s", d->int8_ops_per_s), buf_char(b, ',');
-    num(b, "f32_flops_per_s", d->f32_flops_per_s), buf_char(b, '}');
+    num(b, "f32_flops_per_s", d->f32_flops_per_s), buf_char(b, ',');
+    boolean(b, "unified", d->unified), buf_char(b, ',');
+    whole(b, "n_core", d->n_core), buf_char(b, ',');
+    whole(b, "n_numa", d->n_numa), buf_char(b, ',');
+    whole(b, "l2_bytes", d->l2_bytes), buf_char(b, ',');
+    whole(b, "l3_bytes", d->l3_bytes), buf_char(b, '}');
 }
 
 static void write_worker(const struct cluster_json *c, const struct fleet_worker *w, struct buf *b)
@@ -344,5 +350,6 @@ void cluster_json_write(const struct cluster_json *c, struct buf *b)
     write_lanes(c, b), buf_char(b, ',');
     write_workers(c, b), buf_char(b, ',');
     write_links(c, b), buf_char(b, ',');
+    pairs_json_write(c->view.fleet, b), buf_char(b, ',');
     write_totals(c, b), buf_char(b, '}');
 }

@@ -93,6 +93,8 @@ static err_t open_text(struct coordinator *c, struct err_text *why)
                                .ctx = c->want.ctx,
                                .tokenizer = c->tokenizer,
                                .template = c->template,
+                               .format = c->template ? template_turn(c->template)
+                                                     : turn_format_named("none"),
                                .bos = token_text(c, tokenizer_bos(c->tokenizer)),
                                .eos = token_text(c, tokenizer_eos(c->tokenizer))};
     if (!find_end_ids(c) || !m->id || !m->aliases || !m->bos || !m->eos)

@@ -3,6 +3,7 @@
 #include "deploy/client.h"
 #include "deploy/cmd.h"
 #include "deploy/opts.h"
+#include "deploy/pairs.h"
 #include "proto/base/json.h"
 
 #include <signal.h>
@@ -154,6 +155,20 @@ static void draw_requests(const struct json *j)
     if (n > 20) printf("  and %zu more\n", n - 20);
 }
 
+static err_t save(const struct client_config *client, const char *path, struct err_text *why)
+{
+    struct buf body = {0};
+    struct arena a;
+    const struct json *j;
+    arena_init(&a, 64 << 20);
+    err_t err = client_get(client, "/v1/cluster", &body, why);
+    if (!err) err = json_read(body.data ? body.data : "", body.len, &a, &j, NULL, why);
+    if (!err) err = pairs_save(j, path, why);
+    arena_fini(&a);
+    buf_fini(&body);
+    return err;
+}
+
 static err_t draw(const struct client_config *client, bool json, bool clear, struct err_text *why)
 {
     struct buf body = {0};
@@ -170,6 +185,7 @@ static err_t draw(const struct client_config *client, bool json, bool clear, str
             draw_head(j);
             draw_lanes(j);
             draw_workers(j);
+            pairs_draw(j);
             draw_requests(j);
         }
     }
@@ -182,6 +198,7 @@ static err_t draw(const struct client_config *client, bool json, bool clear, str
 int cmd_status(int argc, char **argv)
 {
     struct client_config client = {.url = "http://127.0.0.1:30000"};
+    const char *cluster_file = NULL;
     bool json = false, watch = false;
     const struct opt opts[] = {
         {"url", OPT_STR, &client.url, "URL", "server (http://127.0.0.1:30000)", 0, 0},
@@ -189,6 +206,8 @@ int cmd_status(int argc, char **argv)
         {"ca", OPT_STR, &client.ca_file, "FILE", "CA certificate for https", 0, 0},
         {"json", OPT_FLAG, &json, NULL, "print the JSON of /v1/cluster", 0, 0},
         {"watch", OPT_FLAG, &watch, NULL, "draw again every second", 0, 0},
+        {"save-cluster", OPT_STR, &cluster_file, "FILE",
+         "write workers and measured links as a cluster file", 0, 0},
         {0},
     };
     const struct opt_spec spec = {"status [options]",
@@ -199,7 +218,12 @@ int cmd_status(int argc, char **argv)
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     struct err_text why = {0};
-    err_t err = draw(&client, json, watch, &why);
+    err_t err = OK;
+    if (cluster_file) {
+        err = save(&client, cluster_file, &why);
+        return err ? cmd_fail(err, &why) : 0;
+    }
+    err = draw(&client, json, watch, &why);
     while (watch && !stop) {
         sleep(1);
         if (stop) break;

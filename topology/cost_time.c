@@ -33,6 +33,17 @@ struct cost_group cost_group_alone(const struct cluster_device *d)
 
 // ---- one operation on one device
 
+// Arithmetic with weights of a type. A GPU's tensor cores take floats of 16 bits at half the rate of
+// integers of 8.
+static double peak_of(const struct cluster_device *d, enum dtype t)
+{
+    const bool is_half = t == DT_F16 || t == DT_BF16;
+    if (d->int8_ops_per_s > 0 && dtype_info(t)->is_quantised) return d->int8_ops_per_s;
+    if (d->kind == CLUSTER_CUDA && is_half && d->int8_ops_per_s / 2 > d->f32_flops_per_s)
+        return d->int8_ops_per_s / 2;
+    return d->f32_flops_per_s;
+}
+
 // Some rows, `part` of all, of a matrix or of each of a stack's, with `rows` inputs each.
 static double product_seconds(const struct cluster_device *d, const struct cost_matrix *w,
                               double rows, double part)
@@ -42,7 +53,7 @@ static double product_seconds(const struct cluster_device *d, const struct cost_
     const double terms = w->fine && is_quant ? 2 : 1;
     const struct rates_type *rate = rates_find(&d->rates, (enum dtype)w->dtype);
     if (rate) return rates_seconds(rate, rows * terms, n);
-    const double peak = is_quant && d->int8_ops_per_s > 0 ? d->int8_ops_per_s : d->f32_flops_per_s;
+    const double peak = peak_of(d, (enum dtype)w->dtype);
     const double t_read = part * (double)w->bytes / d->read_bytes_per_s;
     const double t_math = 2 * rows * terms * n / peak;
     return t_read > t_math ? t_read : t_math;
@@ -123,8 +134,10 @@ static int n_call(enum cost_use use)
 static double other_seconds(const struct cost_model *m, const struct cluster_device *d,
                             const struct cost_step *s, double part)
 {
-    if (!d->rates.n_type) return 0;
-    return 0.5e-9 * d->rates.float_ns * s->rows * (double)m->row_floats * (1 + part) / 2;
+    const struct rates *r = &d->rates;
+    if (!r->n_type) return 0;
+    const double more = 1e-9 * r->float_ns * (s->rows - 1) * (double)m->row_floats;
+    return (1e-6 * r->layer_us + more * (1 + part) / 2) / 2;
 }
 
 static void member_work(const struct cost_model *m, const struct cost_group *g, int32_t member,
@@ -287,6 +300,8 @@ void cost_time_head(const struct cost_model *m, const struct cost_group *g,
         if (!rows) continue;
         double t = product_seconds(d, &m->head, s->logit_rows, (double)rows / (double)m->head.rows);
         if (d->rates.n_type) t += 1e-6 * d->rates.product_us;
+        if (d->rates.n_type && share.member == 0)
+            t += 1e-9 * d->rates.logit_ns * s->logit_rows * m->n_vocab;
         add->own[share.member] += whole_ns(t);
         most = fmax(most, t);
     }

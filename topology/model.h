@@ -149,7 +149,7 @@ struct model_rows {
 };
 
 // How the matrices of a source lie.
-enum turn {
+enum weight_turn {
     TURN_NONE,    // row r of a weight is row take(r) of its source
     TURN_COLUMNS, // row r of a weight is column take(r) of its source: llama4's experts
     // One source for the stack: column c of weight i is row take(i * cols + c) of it, whose columns
@@ -172,7 +172,7 @@ struct model_weight {
     bool global_divides;   // SOURCE_NVFP4 of compressed-tensors: value / global, else * global
     // FP8: rows and columns of one scale (0: all)
     int32_t block_rows, block_cols;
-    uint8_t turn; // enum turn
+    uint8_t turn; // enum weight_turn
     // The pieces that make all rows, one after another: model_weight_row. Mostly one piece that is
     // the whole source; three where queries, keys and values lie apart (qwen3_next).
     struct model_rows take[3];

@@ -79,12 +79,12 @@ static err_t try_lanes(const struct cost_model *m, const struct cluster *c,
     struct plan_ask any = *ask;
     struct plan *lanes = calloc((size_t)c->n_device, sizeof *lanes);
     int32_t n = 0;
-    any.split = SPLIT_COUNT;
     any.n_member = 0;
     err_t e = lanes ? plan_lanes(m, c, &any, lanes, &n, why)
                     : err_say(why, ERR_MEMORY, "no memory for planning");
     if (!e && n < 2)
-        e = err_say(why, ERR_CAPACITY, "there is room for one copy, or one gives more than several");
+        e = err_say(why, ERR_CAPACITY,
+                    "there is room for one copy, or one gives more than several");
     if (e) {
         free(lanes);
         return e;
@@ -124,7 +124,7 @@ static err_t try_kind(const struct cost_model *m, const struct cluster *c,
         return try_lanes(m, c, ask, o, why);
     default:
         if (c->n_device < 3) return err_say(why, ERR_CAPACITY, "there are fewer than 3 devices");
-        one.split = SPLIT_COUNT;
+        one.split = ask->split;
         if (one.n_stage_min < 2) one.n_stage_min = 2;
     }
     err_t e = try_plan(m, c, &one, o, why);
@@ -161,7 +161,8 @@ static void say_latency(struct plan_option *o, const struct plan_option *best)
     const double ms = o->decode_us / 1e3, more = (o->decode_us - best->decode_us) / 1e3;
     switch (o->kind) {
     case PLAN_ALONE:
-        snprintf(o->why, sizeof o->why, "it does all the work: %.3f ms a step, %.3f more", ms, more);
+        snprintf(o->why, sizeof o->why, "it does all the work: %.3f ms a step, %.3f more", ms,
+                 more);
         break;
     case PLAN_LAYERS:
         snprintf(o->why, sizeof o->why,
@@ -170,8 +171,8 @@ static void say_latency(struct plan_option *o, const struct plan_option *best)
         break;
     case PLAN_LANES:
         snprintf(o->why, sizeof o->why,
-                 "a lane serves its requests alone: the fastest takes %.3f ms a step, %.3f more", ms,
-                 more);
+                 "a lane serves its requests alone: the fastest takes %.3f ms a step, %.3f more",
+                 ms, more);
         break;
     default:
         snprintf(o->why, sizeof o->why,
@@ -265,6 +266,8 @@ static void sort_options(const struct plan_ask *ask, struct plan_ranking *r)
 static bool is_wanted(const struct plan_ask *ask, enum plan_kind kind)
 {
     const bool only_one = ask->n_stage_max == 1, several = ask->n_stage_min > 1;
+    const bool grouped = kind == PLAN_TENSOR || kind == PLAN_EXPERTS || kind == PLAN_MIXED;
+    if (grouped && ask->split == SPLIT_NONE) return false;
     if (kind == PLAN_ALONE) return !several && ask->n_member <= 1;
     if (kind == PLAN_LAYERS) return !only_one && ask->n_member <= 1;
     if (kind == PLAN_TENSOR) return !several && ask->split != SPLIT_EXPERTS;
@@ -287,7 +290,10 @@ err_t plan_rank(const struct cost_model *m, const struct cluster *c, const struc
         o->kind = (enum plan_kind)k;
         e = try_kind(m, c, ask, o, &text);
         snprintf(o->why, sizeof o->why, "%s", text.s);
-        if (e && e != ERR_CAPACITY) break;
+        if (e && e != ERR_CAPACITY) {
+            plan_rank_free(r);
+            return err_say(why, e, "%s", text.s);
+        }
         // What layers say about memory counts for all; a group's or one device's own is narrower.
         if (e && (!first || k == PLAN_LAYERS)) {
             first = e;
@@ -295,13 +301,10 @@ err_t plan_rank(const struct cost_model *m, const struct cluster *c, const struc
         }
     }
     sort_options(ask, r);
-    if ((e && e != ERR_CAPACITY) || !r->options[0].n_lane) {
-        if (e && e != ERR_CAPACITY)
-            err_say(why, e, "%s", r->options[r->n - 1].why);
-        else
-            e = err_say(why, first, "%s", first_why.s);
+    if (!r->n || !r->options[0].n_lane) {
         plan_rank_free(r);
-        return e;
+        return err_say(why, first ? first : ERR_CAPACITY, "%s",
+                       first ? first_why.s : "no kind of plan is asked for");
     }
     r->options[0].why[0] = 0;
     for (int32_t i = 1; i < r->n && r->options[i].n_lane; i++)

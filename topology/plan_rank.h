@@ -15,11 +15,11 @@ enum plan_kind {
 
 struct plan_option {
     enum plan_kind kind;
-    int32_t n_lane;     // 0: there is none of this kind
-    struct plan *lanes; // (n_lane); one, but for PLAN_LANES
-    double decode_us;   // of the fastest lane
+    int32_t n_lane;                                  // 0: there is none of this kind
+    struct plan *lanes;                              // (n_lane); one, but for PLAN_LANES
+    double decode_us;                                // of the fastest lane
     double stream_tok_s, total_tok_s, prefill_tok_s; // of the fastest lane; of all together
-    char why[300];      // why it is not the first, or why there is none
+    char why[300]; // why it is not the first, or why there is none
 };
 
 struct plan_ranking {
@@ -28,7 +28,7 @@ struct plan_ranking {
     char verdict[300]; // whether to split
 };
 
-// `ask`'s split and n_member say nothing here, unless they ask for one kind of groups.
+// Groups as ask->split allows; of ask->n_member members where that is not 0.
 // ERR_CAPACITY if there is no placement of any kind, as plan_make says it.
 err_t plan_rank(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,
                 struct plan_ranking **out, struct err_text *why);

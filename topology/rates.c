@@ -44,3 +44,48 @@ double rates_seconds(const struct rates_type *t, double rows, double n)
     const double least = at(t, i) < at(t, i + 1) ? at(t, i) : at(t, i + 1);
     return n * (s > least ? s : least);
 }
+
+static err_t check_type(const struct rates *r, int32_t i, struct err_text *why)
+{
+    const struct rates_type *t = &r->types[i];
+    if (t->dtype <= DT_NONE || t->dtype >= DT_COUNT || !dtype_is_weight(t->dtype))
+        return err_say(why, ERR_CONFIG, "measured rates of type %d, allowed are types of weights",
+                       (int)t->dtype);
+    for (int32_t k = 0; k < i; k++)
+        if (r->types[k].dtype == t->dtype)
+            return err_say(why, ERR_CONFIG, "measured rates of %s are there twice, allowed once",
+                           dtype_info(t->dtype)->name);
+    for (int p = 0; p < RATES_POINTS; p++)
+        if (!(t->mul_per_s[p] >= 1e6 && t->mul_per_s[p] <= 1e19))
+            return err_say(why, ERR_CONFIG,
+                           "measured rate of %s at %d rows is %g, allowed 1e6 to 1e19",
+                           dtype_info(t->dtype)->name, rates_rows[p], t->mul_per_s[p]);
+    return OK;
+}
+
+err_t rates_check(const struct rates *r, struct err_text *why)
+{
+    const struct {
+        const char *what;
+        double v, min, max;
+    } rules[] = {
+        {"attn_one_flops_per_s", r->attn_one_flops_per_s, 1e6, 1e19},
+        {"attn_many_flops_per_s", r->attn_many_flops_per_s, 1e6, 1e19},
+        {"product_us", r->product_us, 0, 1e6},
+        {"layer_us", r->layer_us, 0, 1e6},
+        {"float_ns", r->float_ns, 0, 1e6},
+        {"logit_ns", r->logit_ns, 0, 1e6},
+    };
+    if (r->n_type == 0) return OK;
+    if (r->n_type < 0 || r->n_type > RATES_TYPES_MAX)
+        return err_say(why, ERR_CONFIG, "measured rates of %d types, allowed 1 to %d", r->n_type,
+                       RATES_TYPES_MAX);
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        if (!(rules[i].v >= rules[i].min && rules[i].v <= rules[i].max))
+            return err_say(why, ERR_CONFIG, "measured %s is %g, allowed %g to %g", rules[i].what,
+                           rules[i].v, rules[i].min, rules[i].max);
+    err_t e = OK;
+    for (int32_t i = 0; !e && i < r->n_type; i++)
+        e = check_type(r, i, why);
+    return e;
+}

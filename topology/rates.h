@@ -1,6 +1,6 @@
 // rates: measured speed of a device's own operations, for predictions that are closer to the truth
 // than the roofline of its peaks. Optional: a device without a table is planned by its peaks.
-// Made by worker/rate on the machine itself, kept in cluster files (`kernels:`).
+// Made by worker/rate on the machine itself, kept in cluster files (`kernels`).
 #pragma once
 #include "proto/base/dtype.h"
 
@@ -22,8 +22,10 @@ struct rates {
     double attn_one_flops_per_s;  // attention of one row with what it sees, long sequences
     double attn_many_flops_per_s; // of a prompt's rows
     double product_us;            // what a product costs besides, however small
-    double float_ns; // everything else in a layer (norms, rotations, activations), of one float of
-                     // cost_model.row_floats
+    double layer_us;              // everything else in a layer (norms, rotations, activations) at
+                                  // one row
+    double float_ns;              // and for each row more, of one float of cost_model.row_floats
+    double logit_ns;              // choosing a token, of one logit
 };
 
 // The measured type itself, or, of those that are quantised (or not) as it is, the one with the
@@ -32,3 +34,5 @@ const struct rates_type *rates_find(const struct rates *r, enum dtype t);
 // Seconds of `rows` (>= 1, may be fractional: a mean) rows times n elements: the time per element
 // is linear in the rows between two measured points, and beyond the last one.
 double rates_seconds(const struct rates_type *t, double rows, double n);
+// The ranges that figures from outside must keep. ERR_CONFIG naming the one that does not.
+err_t rates_check(const struct rates *r, struct err_text *why);

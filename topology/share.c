@@ -6,9 +6,10 @@ enum {
     // Rows of matrices are cut in such units: whole panels of every packed layout, so that nobody
     // computes rows of padding.
     UNIT_ROWS = 16,
-    // Products of one expert that stay together where several members could compute them: fewer
-    // would read its weights once more for too little.
-    RUN_PRODUCTS = 4
+    // Products of one expert that one member computes at a time: fewer would not pay for reading
+    // the expert's weights once more. That costs about as much as READ_PRODUCTS of them.
+    RUN_PRODUCTS = 32,
+    READ_PRODUCTS = 4
 };
 
 struct share share_alone(void)
@@ -227,16 +228,16 @@ bool share_owns(const struct share *s, int32_t member, int32_t layer, int32_t ex
     return false;
 }
 
-// Of the owner and those that hold copies the one that would have least to do with one run more;
-// the owner, then the lowest, where there are several.
-static int32_t least_busy(const struct share *s, int32_t layer, int32_t expert,
+// Of the owner and those that hold copies the one that would have least to do with `cost` more, in
+// proportion to its part; the owner, then the lowest, where there are several.
+static int32_t least_busy(const struct share *s, int32_t layer, int32_t expert, uint64_t cost,
                           const uint64_t *load)
 {
     int32_t best = owner_of(s, layer, expert);
     const struct share_replica *r = replica_at(s, layer, expert);
     for (; is_replica(s, r, layer, expert); r++) {
-        const uint64_t mine = (load[r->member] + RUN_PRODUCTS) * s->part[best];
-        if (mine < (load[best] + RUN_PRODUCTS) * s->part[r->member]) best = (int32_t)r->member;
+        const uint64_t theirs = (load[r->member] + cost) * s->part[best];
+        if (theirs < (load[best] + cost) * s->part[r->member]) best = (int32_t)r->member;
     }
     return best;
 }
@@ -251,6 +252,15 @@ static uint8_t member_for(const struct share *s, const int64_t *from, int32_t la
     return (uint8_t)owner_of(s, layer, expert);
 }
 
+// Products from i on that are one run: of one expert, at most `most`.
+static int32_t run_of(const int32_t *expert, int32_t i, int32_t n_prod, int32_t most)
+{
+    int32_t n = 1;
+    while (n < most && i + n < n_prod && expert[i + n] == expert[i])
+        n++;
+    return n;
+}
+
 // Experts that one member alone holds come first: how the others are dealt out depends on them.
 void share_assign(const struct share *s, int32_t layer, int32_t n_expert, const int32_t *expert,
                   int32_t n_prod, uint8_t *member, uint64_t *load)
@@ -259,22 +269,22 @@ void share_assign(const struct share *s, int32_t layer, int32_t n_expert, const 
     bool is_open = false;
     share_cut(s, n_expert, from);
     memset(load, 0, (size_t)s->n_member * sizeof *load);
-    for (int32_t i = 0; i < n_prod; i++) {
-        const bool is_same = i > 0 && expert[i] == expert[i - 1];
-        member[i] = is_same ? member[i - 1] : member_for(s, from, layer, expert[i]);
-        if (member[i] == ANYONE)
+    for (int32_t i = 0, n; i < n_prod; i += n) {
+        const uint8_t to = member_for(s, from, layer, expert[i]);
+        n = run_of(expert, i, n_prod, n_prod);
+        memset(member + i, to, (size_t)n);
+        if (to == ANYONE)
             is_open = true;
         else
-            load[member[i]]++;
+            load[to] += (uint64_t)n + READ_PRODUCTS;
     }
     for (int32_t i = 0, n; is_open && i < n_prod; i += n) {
-        n = 1;
+        n = run_of(expert, i, n_prod, RUN_PRODUCTS);
         if (member[i] != ANYONE) continue;
-        const int32_t e = expert[i], to = least_busy(s, layer, e, load);
-        while (n < RUN_PRODUCTS && i + n < n_prod && expert[i + n] == e)
-            n++;
+        const uint64_t cost = (uint64_t)n + READ_PRODUCTS;
+        const int32_t to = least_busy(s, layer, expert[i], cost, load);
         memset(member + i, to, (size_t)n);
-        load[to] += (uint64_t)n;
+        load[to] += cost;
     }
 }
 

@@ -36,7 +36,7 @@ struct share_experts {
     const uint8_t *owner;                  // (n_layer, n_expert)
     const struct share_replica {
         uint32_t layer, expert, member; // as a plan carries them (msg_plan.replicas)
-    } * replicas; // ascending by layer, expert, member; never the owner
+    } * replicas;                       // ascending by layer, expert, member; never the owner
     uint32_t n_replica;
 };
 
@@ -78,8 +78,9 @@ struct share_range share_kv_heads(const struct share *s, int32_t member,
 // Whether a member holds this expert, as its owner or besides it.
 bool share_owns(const struct share *s, int32_t member, int32_t layer, int32_t expert, int32_t n);
 // The member that computes each of `n_prod` products (ascending by expert) of one layer's step:
-// its owner, or of those that hold a copy the one that has fewest products by then in proportion to
-// its part. Every member comes to the same answer. `load` (n_member) is scratch.
+// its owner, or of those that hold a copy the one that has least to do by then in proportion to its
+// part; products of one expert stay together, by the dozen. Every member comes to the same answer.
+// `load` (n_member) is scratch.
 void share_assign(const struct share *s, int32_t layer, int32_t n_expert, const int32_t *expert,
                   int32_t n_prod, uint8_t *member, uint64_t *load);
 // True if the member takes part in the dense work of a step: all of a tensor group, the lead of an

@@ -12,9 +12,14 @@ static layer_fn *const ffns[] = {
     [FFN_MOE] = layer_moe,
 };
 
-void layer_run(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
+void layer_mix(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
 {
     mixers[kind->mixer](p, w, index, kind);
+}
+
+void layer_run(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
+{
+    layer_mix(p, w, index, kind);
     ffns[kind->ffn](p, w, index, kind);
     if (p->watch && p->watch->hidden) p->watch->hidden(p->watch->arg, w->id, p->n_tok, p->x);
 }

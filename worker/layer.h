@@ -44,27 +44,27 @@ struct ffn_work {
 // A product is one (token, chosen expert); n_prod = n_tok * n_used of them, sorted by the member
 // that computes them, then by expert, then by token.
 struct moe_work {
-    float *logits;          // (n_tok, n_expert)
-    int32_t *ids;           // (n_tok, n_used)
-    float *weights;         // (n_tok, n_used)
-    int32_t *at;            // (n_tok, n_used) the product's place in the sorted list
-    int32_t *src;           // (n_prod) its place in ids, sorted by expert alone
-    int32_t *by_expert;     // (n_prod) its expert, likewise
-    uint8_t *by_member;     // (n_prod) its member, likewise
-    int32_t *row;           // (n_prod) sorted: its token
-    int32_t *expert;        // (n_prod) sorted: its expert; mine: the place in this member's stacks
-    uint8_t *member;        // (n_prod) sorted: its member
-    int32_t *seq;           // (n_prod) 0, 1, 2, ...
-    int32_t *count;         // (n_expert + 1) scratch
-    uint64_t *load;         // (members) products of each
-    int32_t *first;         // (members + 1) where each member's products begin
-    float *x;               // (n_prod, dim) inputs weighed beforehand, or NULL
-    float *gate, *up;       // (most products of this member, m)
-    float *y;               // (n_prod, dim)
-    float *out;             // (n_tok, dim)
-    int32_t most;           // products of this member
-    float *block;           // (most rows, dim + n_used) of experts' groups: what travels
-    int32_t *block_ids;     // (most rows, n_used)
+    float *logits;      // (n_tok, n_expert)
+    int32_t *ids;       // (n_tok, n_used)
+    float *weights;     // (n_tok, n_used)
+    int32_t *at;        // (n_tok, n_used) the product's place in the sorted list
+    int32_t *src;       // (n_prod) its place in ids, sorted by expert alone
+    int32_t *by_expert; // (n_prod) its expert, likewise
+    uint8_t *by_member; // (n_prod) its member, likewise
+    int32_t *row;       // (n_prod) sorted: its token
+    int32_t *expert;    // (n_prod) sorted: its expert; mine: the place in this member's stacks
+    uint8_t *member;    // (n_prod) sorted: its member
+    int32_t *seq;       // (n_prod) 0, 1, 2, ...
+    int32_t *count;     // (n_expert + 1) scratch
+    uint64_t *load;     // (members) scratch
+    int32_t *first;     // (2, members + 1) where each member's products begin; and of a second half
+    float *x;           // (n_prod, dim) inputs weighed beforehand, or NULL
+    float *gate, *up;   // (most products of this member, m)
+    float *y;           // (n_prod, dim)
+    float *out;         // (n_tok, dim)
+    int32_t most;       // products of this member
+    float *block;       // (most rows, dim + n_used) of experts' groups: what travels
+    int32_t *block_ids; // (most rows, n_used)
     struct ffn_work shared; // of the shared expert
     float *shared_out;      // (n_tok, dim)
     float *shared_share;    // (n_tok)
@@ -130,6 +130,19 @@ layer_fn layer_ffn;
 layer_fn layer_moe;
 // What the owner of experts does for each layer that has them, while the lead runs layer_moe.
 layer_fn layer_moe_serve;
+// The four steps of layer_moe, so that other rows' steps may come between them:
+//   route   h = norm(x); the products of h, sorted
+//   give    owners get their rows; this member's products and the shared expert. Needs the same h
+//   take    the others' products
+//   end     x += norm(sum of products)
+void layer_moe_route(struct pass *p, const struct part *w, int32_t index);
+void layer_moe_give(struct pass *p, const struct part *w);
+void layer_moe_take(struct pass *p);
+void layer_moe_end(struct pass *p, const struct part *w);
+// The work space of the rows from `tok` on, beside that of the rows before them.
+struct moe_work layer_moe_from(const struct pass *p, int32_t tok);
+// The first half of a layer.
+layer_fn layer_mix;
 // Mixer and feed-forward part of one layer.
 void layer_run(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind);
 

@@ -49,7 +49,7 @@ static void carve_dense(struct moe_work *w, const struct pass_limits *l, struct 
     w->by_member = mem_carve(c, n_prod, sizeof *w->by_member);
     w->member = mem_carve(c, n_prod, sizeof *w->member);
     w->load = mem_carve(c, SHARE_MEMBERS_MAX, sizeof *w->load);
-    w->first = mem_carve(c, SHARE_MEMBERS_MAX + 1, sizeof *w->first);
+    w->first = mem_carve(c, 2 * (SHARE_MEMBERS_MAX + 1), sizeof *w->first);
     w->x = m->weigh_input ? mem_carve(c, n_prod * dim, sizeof(float)) : NULL;
     w->out = mem_carve(c, n * dim, sizeof(float));
     if (!m->shared_dim) return;
@@ -142,12 +142,13 @@ static void sort_products(struct pass *p, const struct part *w)
         share_assign(p->share, w->id, m->n_expert, b->by_expert, n, b->by_member, b->load);
     } else {
         memset(b->by_member, 0, (size_t)n);
-        b->load[0] = (uint64_t)n;
     }
-    b->first[0] = 0;
+    memset(b->first, 0, ((size_t)n_member + 1) * sizeof *b->first);
+    for (int32_t i = 0; i < n; i++)
+        b->first[b->by_member[i] + 1]++;
     for (int32_t i = 0; i < n_member; i++) {
         next[i] = b->first[i];
-        b->first[i + 1] = b->first[i] + (int32_t)b->load[i];
+        b->first[i + 1] += b->first[i];
     }
     for (int32_t i = 0; i < n; i++) {
         const int32_t at = next[b->by_member[i]]++, src = b->src[i];
@@ -268,33 +269,73 @@ static void compute_shared(struct pass *p, const struct part *w)
         p->k->ops->gate_rows(p->k, b->shared_out, b->shared_share, p->n_tok, p->shape->dim);
 }
 
-void layer_moe(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
+static bool has_owners(const struct pass *p)
 {
-    (void)kind; // all layers alike
-    const struct kernels_ops *op = p->k->ops;
-    const struct model_moe *m = &p->shape->moe;
-    const struct moe_work *b = &p->moe;
-    const int32_t dim = p->shape->dim;
-    const bool has_owners = p->group && p->share->split == SPLIT_EXPERTS;
+    return p->group && p->share->split == SPLIT_EXPERTS;
+}
 
-    // h = norm(x); experts of each token
+void layer_moe_route(struct pass *p, const struct part *w, int32_t index)
+{
     layer_norm(p, w, SLOT_FFN_NORM);
     choose(p, w);
     sort_products(p, w);
     count_usage(p, index, w->id);
-    if (m->weigh_input) weigh_inputs(p);
+    if (p->shape->moe.weigh_input) weigh_inputs(p);
+}
 
-    // each product where its expert is, then every token's sum over its experts in ascending order
-    if (has_owners) moe_send(p);
+void layer_moe_give(struct pass *p, const struct part *w)
+{
+    if (has_owners(p)) moe_send(p);
     compute_mine(p, w);
-    if (m->shared_dim) compute_shared(p, w);
-    if (has_owners) moe_receive(p);
+    if (p->shape->moe.shared_dim) compute_shared(p, w);
+}
+
+void layer_moe_take(struct pass *p)
+{
+    const int64_t n_prod = (int64_t)p->n_tok * p->shape->moe.n_used;
+    if (has_owners(p)) moe_receive(p);
     if (pass_gathers(p))
-        p->group->ops->gather_rows(p->group, b->y, (int64_t)p->n_tok * m->n_used, dim, b->member,
-                                   -1);
+        p->group->ops->gather_rows(p->group, p->moe.y, n_prod, p->shape->dim, p->moe.member, -1);
+}
+
+void layer_moe_end(struct pass *p, const struct part *w)
+{
+    const struct kernels_ops *op = p->k->ops;
+    const struct model_moe *m = &p->shape->moe;
+    const struct moe_work *b = &p->moe;
+    const int32_t dim = p->shape->dim;
     op->combine(p->k, b->y, b->at, b->weights, p->n_tok, m->n_used, dim, b->out);
     if (m->shared_dim) op->add(p->k, b->out, b->shared_out, (int64_t)p->n_tok * dim);
-
-    // x += norm(out)
     layer_add(p, w, SLOT_FFN_POST_NORM, b->out);
+}
+
+void layer_moe(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
+{
+    (void)kind; // all layers alike
+    layer_moe_route(p, w, index);
+    layer_moe_give(p, w);
+    layer_moe_take(p);
+    layer_moe_end(p, w);
+}
+
+struct moe_work layer_moe_from(const struct pass *p, int32_t tok)
+{
+    const struct model_moe *m = &p->shape->moe;
+    struct moe_work w = p->moe;
+    const int64_t prod = (int64_t)tok * m->n_used, dim = p->shape->dim;
+    w.logits += (int64_t)tok * m->n_expert;
+    w.ids += prod;
+    w.weights += prod;
+    w.at += prod;
+    w.row += prod;
+    w.expert += prod;
+    w.member += prod;
+    w.first += SHARE_MEMBERS_MAX + 1;
+    if (w.x) w.x += prod * dim;
+    w.y += prod * dim;
+    w.out += tok * dim;
+    if (!m->shared_dim) return w;
+    w.shared_out += tok * dim;
+    w.shared_share += tok;
+    return w;
 }

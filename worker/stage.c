@@ -305,10 +305,12 @@ static int32_t n_own(const struct stage *s)
 static void serve(struct stage *s)
 {
     struct pass *p = &s->pass;
-    for (int32_t i = 0; i < n_own(s) && !p->err; i++) {
+    const int n_half = stage_has_halves(s) ? 2 : 1;
+    for (int32_t i = 0; i < n_own(s); i++) {
         const struct part *w = &s->weights.parts[i];
         const struct model_layer *kind = &p->shape->layers[w->id];
-        if (kind->ffn == FFN_MOE) layer_moe_serve(p, w, i, kind);
+        for (int h = 0; h < n_half && kind->ffn == FFN_MOE && !p->err; h++)
+            layer_moe_serve(p, w, i, kind);
     }
 }
 
@@ -321,7 +323,9 @@ static err_t run_layers(struct stage *s, const struct step *st, float *x, struct
         embed(s, s->ids, x);
         if (p->watch && p->watch->hidden) p->watch->hidden(p->watch->arg, PART_EMBED, p->n_tok, x);
     }
-    for (int32_t i = 0; i < n_own(s); i++) {
+    const bool in_halves = stage_has_halves(s);
+    if (in_halves) stage_run_halves(s);
+    for (int32_t i = 0; i < n_own(s) && !in_halves; i++) {
         const struct part *w = &s->weights.parts[i];
         layer_run(p, w, i, &p->shape->layers[w->id]);
     }

@@ -71,7 +71,7 @@ void stage_tap(struct stage *s, stage_tap_fn *fn, void *arg);
 
 // Lets tests see inside, during stage_run: the residual stream (n_tok, dim) after each layer
 // (and as PART_EMBED before the first), and the experts of each token with their weights (n_tok,
-// n_used). Either may be NULL.
+// n_used). Either may be NULL. In a group of experts all members are watched or none.
 struct stage_watch {
     void *arg;
     void (*hidden)(void *arg, int32_t layer, int32_t n_tok, const float *x);

@@ -12,6 +12,10 @@ struct stage {
     struct head head;
     struct pass pass;
     void *tables; // of config.share.experts
+    struct stage_half {
+        struct attn_run *runs[PASS_SIGHTS]; // (max_rows)
+        uint32_t *slots;                    // (max_rows)
+    } halves[2];                            // of a step that is run in halves
     struct stage_watch watch;
     struct mem work;              // everything below, and the buffers of kv, head and pass
     int32_t *ids;                 // (max_tok)
@@ -32,6 +36,12 @@ static inline bool stage_samples(const struct stage_config *c)
 {
     return c->head && c->share.member == 0;
 }
+
+// stage_halves.c: the lead of a group of experts runs large steps in two halves, by rows: while the
+// owners compute one half's products, it is at the other half's attention. The bits are the same,
+// as with any two chunks.
+bool stage_has_halves(const struct stage *s); // all members come to the same answer
+void stage_run_halves(struct stage *s);       // all layers, on pass.x
 
 // stage_size.c
 struct kernels_limits stage_limits(const struct stage_config *c);

@@ -95,6 +95,11 @@ static void carve_pass(struct stage *s, struct mem_carver *c)
             pass->cos_sin[i] = mem_carve(c, n * (uint64_t)n_rot[i], sizeof(float));
     }
     pass->slots = mem_carve(c, p->max_rows, sizeof *pass->slots);
+    for (int h = 0; h < 2 && s->config.share.split == SPLIT_EXPERTS; h++) {
+        s->halves[h].slots = mem_carve(c, p->max_rows, sizeof *s->halves[h].slots);
+        for (int i = 0; i < PASS_SIGHTS; i++)
+            s->halves[h].runs[i] = mem_carve(c, p->max_rows, sizeof *s->halves[h].runs[i]);
+    }
     pass->usage = mem_carve(c, stage_n_usage(s), sizeof *pass->usage);
     if (stage_is_dense(&s->config)) {
         pass->q_scale = mem_carve(c, n, sizeof(float));

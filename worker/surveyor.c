@@ -12,7 +12,7 @@ enum {
     FRAME_BYTES = 256 << 10, // a prefill chunk's activations are of this size
     N_FRAME = 8,
     NEAR_MS = 60,  // enough between neighbours
-    FAR_MS = 1000, // for those that did not answer within it
+    FAR_MS = 2000, // for those that did not answer within it
     FAR_US = 5000, // one way: with this latency and above NEAR_MS saw too few frames
 };
 

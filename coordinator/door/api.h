@@ -11,28 +11,58 @@ struct api {
     const char *chunk_object; // of streamed ones
     const char *prompt_field; // named when the prompt is at fault
     unsigned fields;          // FIELD_*
-    uint32_t default_tokens;  // generated if the caller does not say; 0: what the context holds
+    bool has_turns; // answers are turns of a conversation: thoughts and calls are told apart
+    uint32_t default_tokens; // generated if the caller does not say; 0: what the context holds
 
     // On a thread of the pool.
     err_t (*read)(struct prepare *p, struct prepared *out, struct refusal *no);
     err_t (*encode)(struct prepare *p, struct prepared *out, struct refusal *no);
 
-    // On the loop's thread: one element of "choices". `piece` and `last` are streamed; `whole`
-    // is of the answer in one body. `first` may be NULL.
+    // Another dialect's body as one of chat completions; NULL: it is one.
+    err_t (*translate)(const struct json *body, struct arena *a, const struct json **out,
+                       struct refusal *no);
+    // Only counts: the body of an answer that asks nothing of the engine; NULL: it generates.
+    void (*count)(const struct prepared *p, struct buf *out);
+    const struct dialect *dialect;
+    // Of chunks.c, on the loop's thread: one element of "choices". `piece` (of one event, or
+    // NULL for what stands beside events only) and `last` are streamed; `whole` is of the answer in
+    // one body. `first` may be NULL.
     void (*first)(const struct reply *r, const struct reply_choice *c, struct buf *out);
-    void (*piece)(const struct reply *r, const struct reply_choice *c, struct buf *out);
+    void (*piece)(const struct reply *r, const struct reply_choice *c, const struct reply_event *e,
+                  struct buf *out);
     void (*last)(const struct reply *r, const struct reply_choice *c, struct buf *out);
     void (*whole)(const struct reply *r, const struct reply_choice *c, struct buf *out);
 };
 
+// How answers are written. On the loop's thread; `out` gets whole server-sent events.
+struct dialect {
+    void (*begin)(struct reply *r, struct buf *out); // before the first token; may be NULL
+    // All that is new; `is_final`: every choice has ended, this is the stream's end.
+    void (*flush)(struct reply *r, bool is_final, struct buf *out);
+    void (*failed)(struct reply *r, struct buf *out);   // r->failed; the stream's end
+    void (*progress)(struct reply *r, struct buf *out); // may be NULL
+    void (*keep_alive)(struct reply *r, struct buf *out);
+    void (*body)(struct reply *r, struct buf *out);
+    void (*refused)(const struct refusal *no, const char *request_id, struct buf *out);
+};
+extern const struct dialect dialect_chunks; // completions, of chats and of texts
+
 extern const struct api api_chat;        // POST /v1/chat/completions
 extern const struct api api_completions; // POST /v1/completions
+extern const struct api api_messages;    // POST /v1/messages
+extern const struct api api_responses;   // POST /v1/responses
+// The same bodies, only counted: POST /v1/chat/completions/input_tokens,
+// /v1/responses/input_tokens, /v1/messages/count_tokens.
+extern const struct api api_chat_count_only, api_responses_count, api_messages_count;
+
+// Of api_chat, which the others are translated into.
+err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no);
+err_t api_chat_encode(struct prepare *p, struct prepared *out, struct refusal *no);
+void api_chat_count(const struct prepared *p, struct buf *out);
 
 // Parts that shapes share.
 // The bytes of a token, control tokens spelled out; never NULL.
 const char *api_token(const struct reply *r, int32_t id, size_t *len);
-// The choice's text as a JSON string.
-void api_text(const struct reply_choice *c, struct buf *out);
 const char *api_finish_reason(const struct reply_choice *c);
 // ,"stop_reason":... ,"logits_digest":[...] ,"token_ids":[...] where they apply.
 void api_extensions(const struct reply *r, const struct reply_choice *c, struct buf *out);

@@ -1,6 +1,4 @@
-// POST /v1/chat/completions. Tools are shown to the template, so a model may call them, but its
-// calls are answered as the text it wrote: reading them is the work of a later file beside this
-// one, and what would depend on it (forced calls, constrained formats) is refused.
+// POST /v1/chat/completions.
 #include "coordinator/door/api.h"
 #include "coordinator/door/messages.h"
 #include "coordinator/door/repair.h"
@@ -62,7 +60,7 @@ static err_t read_kwargs(struct prepare *p, struct refusal *no)
     return OK;
 }
 
-static err_t chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
+err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
 {
     unsigned changed;
     err_t err = messages_read(p->p.messages, &p->scratch, &p->messages, no);
@@ -143,11 +141,34 @@ static err_t render(struct prepare *p, struct template_output *text, unsigned *r
     return refuse_messages(p, &why, no);
 }
 
-static err_t chat_encode(struct prepare *p, struct prepared *out, struct refusal *no)
+// What a turn's parser must know; the body's trees go, so the functions are copied.
+static err_t keep_turn(const struct prepare *p, const struct template_output *text,
+                       struct prepared *out, struct refusal *no)
+{
+    enum { TAIL_MAX = 256 };
+    const size_t from = text->n_plain ? text->plain[text->n_plain - 1].to : 0;
+    out->tail_len = text->text.len - from < TAIL_MAX ? text->text.len - from : TAIL_MAX;
+    out->tail = arena_copy_str(&out->arena, text->text.data + text->text.len - out->tail_len,
+                               out->tail_len);
+    out->format = p->in->model->format;
+    out->one_call = p->p.parallel_calls && !p->p.parallel_calls->b;
+    bool ok = out->tail;
+    if (ok && p->tools) {
+        struct buf copy = {0};
+        json_write(&copy, p->tools);
+        ok = buf_ok(&copy) &&
+             json_read(copy.data, copy.len, &out->arena, &out->tools, NULL, NULL) == OK;
+        buf_fini(&copy);
+    }
+    return ok ? OK : refusal_set(no, 500, "internal_error", "out of memory");
+}
+
+err_t api_chat_encode(struct prepare *p, struct prepared *out, struct refusal *no)
 {
     struct template_output text = {0};
     struct ids ids = {0};
     err_t err = render(p, &text, &out->repaired, no);
+    if (!err) err = keep_turn(p, &text, out, no);
     if (!err && prepare_unwanted(p->in)) err = ERR_CANCELLED;
     out->prompts = arena_take(&out->arena, sizeof *out->prompts);
     if (!err && !out->prompts) err = refusal_set(no, 500, "internal_error", "out of memory");
@@ -209,11 +230,42 @@ static void chat_first(const struct reply *r, const struct reply_choice *c, stru
                c->index);
 }
 
-static void chat_piece(const struct reply *r, const struct reply_choice *c, struct buf *out)
+// Both spellings of thoughts: clients know one or the other.
+static void put_delta(const struct reply_choice *c, const struct reply_event *e, struct buf *out)
 {
-    buf_printf(out, "{\"index\":%u,\"delta\":{\"content\":", c->index);
-    api_text(c, out);
+    const char *s = e ? c->text.data + e->at : "";
+    const size_t len = e ? e->len : 0;
+    switch (e ? e->kind : TURN_TEXT) {
+    case TURN_REASONING:
+        buf_str(out, "{\"reasoning_content\":");
+        buf_json_str(out, s, len);
+        buf_str(out, ",\"reasoning\":");
+        break;
+    case TURN_CALL:
+        buf_printf(out,
+                   "{\"tool_calls\":[{\"index\":%u,\"id\":\"%s\",\"type\":\"function\","
+                   "\"function\":{\"name\":",
+                   e->call, e->id);
+        buf_json_str(out, s, len);
+        buf_str(out, ",\"arguments\":\"\"}}]}");
+        return;
+    case TURN_ARGUMENTS:
+        buf_printf(out, "{\"tool_calls\":[{\"index\":%u,\"function\":{\"arguments\":", e->call);
+        buf_json_str(out, s, len);
+        buf_str(out, "}}]}");
+        return;
+    default:
+        buf_str(out, "{\"content\":");
+    }
+    buf_json_str(out, s, len);
     buf_char(out, '}');
+}
+
+static void chat_piece(const struct reply *r, const struct reply_choice *c,
+                       const struct reply_event *e, struct buf *out)
+{
+    buf_printf(out, "{\"index\":%u,\"delta\":", c->index);
+    put_delta(c, e, out);
     put_logprobs(r, c, out);
     buf_str(out, ",\"finish_reason\":null");
     api_extensions(r, c, out);
@@ -228,10 +280,53 @@ static void chat_last(const struct reply *r, const struct reply_choice *c, struc
     buf_char(out, '}');
 }
 
+static void put_joined(const struct reply_choice *c, enum turn_kind kind, uint32_t call,
+                       struct buf *out)
+{
+    struct buf text = {0};
+    reply_join(c, kind, call, &text);
+    buf_json_str(out, text.data ? text.data : "", text.len);
+    if (!buf_ok(&text)) out->broken = true;
+    buf_fini(&text);
+}
+
+static bool has(const struct reply_choice *c, enum turn_kind kind)
+{
+    for (size_t i = 0; i < c->n_event; i++)
+        if (c->events[i].kind == kind) return true;
+    return false;
+}
+
+static void put_calls(const struct reply_choice *c, struct buf *out)
+{
+    buf_str(out, ",\"tool_calls\":[");
+    for (size_t i = 0; i < c->n_event; i++) {
+        const struct reply_event *e = &c->events[i];
+        if (e->kind != TURN_CALL) continue;
+        buf_printf(out, "%s{\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":",
+                   e->call ? "," : "", e->id);
+        buf_json_str(out, c->text.data + e->at, e->len);
+        buf_str(out, ",\"arguments\":");
+        put_joined(c, TURN_ARGUMENTS, e->call, out);
+        buf_str(out, "}}");
+    }
+    buf_char(out, ']');
+}
+
 static void chat_whole(const struct reply *r, const struct reply_choice *c, struct buf *out)
 {
     buf_printf(out, "{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":", c->index);
-    api_text(c, out);
+    if (c->n_call && !has(c, TURN_TEXT))
+        buf_str(out, "null");
+    else
+        put_joined(c, TURN_TEXT, 0, out);
+    if (has(c, TURN_REASONING)) {
+        buf_str(out, ",\"reasoning_content\":");
+        put_joined(c, TURN_REASONING, 0, out);
+        buf_str(out, ",\"reasoning\":");
+        put_joined(c, TURN_REASONING, 0, out);
+    }
+    if (c->n_call) put_calls(c, out);
     buf_str(out, ",\"refusal\":null}");
     put_logprobs(r, c, out);
     buf_printf(out, ",\"finish_reason\":\"%s\"", api_finish_reason(c));
@@ -245,10 +340,29 @@ const struct api api_chat = {
     .chunk_object = "chat.completion.chunk",
     .prompt_field = "messages",
     .fields = FIELD_CHAT,
-    .read = chat_read,
-    .encode = chat_encode,
+    .has_turns = true,
+    .dialect = &dialect_chunks,
+    .read = api_chat_read,
+    .encode = api_chat_encode,
     .first = chat_first,
     .piece = chat_piece,
     .last = chat_last,
     .whole = chat_whole,
+};
+
+void api_chat_count(const struct prepared *p, struct buf *out)
+{
+    buf_printf(out, "{\"object\":\"response.input_tokens\",\"input_tokens\":%u}",
+               p->prompts[0].req->n_prompt);
+}
+
+const struct api api_chat_count_only = {
+    .id_prefix = "chatcmpl-",
+    .prompt_field = "messages",
+    .fields = FIELD_CHAT,
+    .has_turns = true,
+    .read = api_chat_read,
+    .encode = api_chat_encode,
+    .count = api_chat_count,
+    .dialect = &dialect_chunks,
 };

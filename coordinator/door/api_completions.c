@@ -155,12 +155,14 @@ static void put_logprobs(const struct reply *r, const struct reply_choice *c, st
 static void put_choice(const struct reply *r, const struct reply_choice *c, struct buf *out)
 {
     buf_printf(out, "{\"index\":%u,\"text\":", c->index);
-    api_text(c, out);
+    buf_json_str(out, c->text.data ? c->text.data : "", c->text.len);
     put_logprobs(r, c, out);
 }
 
-static void completions_piece(const struct reply *r, const struct reply_choice *c, struct buf *out)
+static void completions_piece(const struct reply *r, const struct reply_choice *c,
+                              const struct reply_event *e, struct buf *out)
 {
+    (void)e; // text is all there is
     put_choice(r, c, out);
     buf_str(out, ",\"finish_reason\":null");
     api_extensions(r, c, out);
@@ -189,6 +191,7 @@ const struct api api_completions = {
     .chunk_object = "text_completion",
     .prompt_field = "prompt",
     .fields = FIELD_COMPLETIONS,
+    .dialect = &dialect_chunks,
     .default_tokens = 16, // as the OpenAI API documents for this path
     .read = completions_read,
     .encode = completions_encode,

@@ -40,6 +40,13 @@ static void wake(void *owner)
 static void start(struct call *c)
 {
     struct exchange *x = c->x;
+    if (c->made.api->count) {
+        struct buf out = {0};
+        c->made.api->count(&c->made, &out);
+        prepare_fini(&c->made);
+        exchange_json(x, 200, &out);
+        return;
+    }
     struct reply *r = reply_new(c->door->engine, &c->made, wake, x);
     if (!r) {
         prepare_fini(&c->made);
@@ -107,7 +114,11 @@ static bool model_ready(struct exchange *x, const struct engine_model **m)
 // Who keeps a conversation under one name gets the lane that remembers it.
 static const char *session_header(struct exchange *x)
 {
-    return MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, "x-session-id");
+    static const char *const names[] = {"x-session-id", "x-claude-code-session-id"};
+    const char *s = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names && !s; i++)
+        s = MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, names[i]);
+    return s;
 }
 
 static void call_run(struct exchange *x, const struct api *api)
@@ -164,12 +175,7 @@ void call_wait_all(struct door *d)
     uv_mutex_unlock(&d->pool_lock);
 }
 
-void call_chat(struct exchange *x)
+void call_api(struct exchange *x)
 {
-    call_run(x, &api_chat);
-}
-
-void call_completions(struct exchange *x)
-{
-    call_run(x, &api_completions);
+    call_run(x, x->route->api);
 }

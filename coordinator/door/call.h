@@ -4,8 +4,8 @@
 
 struct call;
 
-void call_chat(struct exchange *x);
-void call_completions(struct exchange *x);
+// Asks what the route's api is for.
+void call_api(struct exchange *x);
 // The exchange is gone: the pool finishes for nobody.
 void call_abandon(struct call *c);
 // Waits until no job looks at the engine's model any more; there must be no new ones.

@@ -4,6 +4,7 @@
 #include "coordinator/schedule/request.h"
 #include "coordinator/text/template.h"
 #include "coordinator/text/tokenizer.h"
+#include "coordinator/text/turn.h"
 #include "proto/base/buf.h"
 
 struct engine;
@@ -23,8 +24,9 @@ struct engine_model {
     int64_t created_s;
     uint32_t ctx;
     const struct tokenizer *tokenizer;
-    const struct template *template; // NULL: the model has none (base model): chat is refused
-    const char *bos, *eos;           // text of these tokens for the template, "" if none
+    const struct template *template;  // NULL: the model has none (base model): chat is refused
+    const struct turn_format *format; // how it writes calls and thoughts; never NULL
+    const char *bos, *eos;            // text of these tokens for the template, "" if none
     const int32_t *end_ids;
     uint32_t n_end;
 };

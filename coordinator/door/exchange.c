@@ -1,7 +1,7 @@
 #include "coordinator/door/exchange.h"
+#include "coordinator/door/api.h"
 #include "coordinator/door/call.h"
 #include "coordinator/door/conn.h"
-#include "coordinator/door/sse.h"
 #include "proto/base/clock.h"
 
 #include <stdio.h>
@@ -60,6 +60,7 @@ static void answer_headers(struct exchange *x, struct MHD_Response *r)
     char number[16];
     MHD_add_response_header(r, "Content-Type", x->type);
     MHD_add_response_header(r, "x-request-id", x->id);
+    MHD_add_response_header(r, "request-id", x->id); // as Anthropic's clients read it
     if (x->streaming) {
         MHD_add_response_header(r, "Cache-Control", "no-cache");
         MHD_add_response_header(r, "X-Accel-Buffering", "no");
@@ -159,8 +160,12 @@ void exchange_json(struct exchange *x, int status, struct buf *json)
 void exchange_refuse(struct exchange *x)
 {
     struct buf out = {0};
-    refusal_json(&out, &x->no);
+    const struct api *api = x->route ? x->route->api : NULL;
     x->status = x->no.status;
+    if (api)
+        api->dialect->refused(&x->no, x->id, &out);
+    else
+        refusal_json(&out, &x->no);
     x->type = "application/json";
     // A body too large for memory's last bytes is left empty; the status still tells.
     if (!buf_ok(&out)) buf_fini(&out);
@@ -262,10 +267,10 @@ static err_t check_route(struct exchange *x, const struct gate_facts *f, const c
     bool is_post = strcmp(method, "POST") == 0;
     x->head = strcmp(method, "HEAD") == 0;
     const struct route *any, *r = route_find(x->path, is_post, &any, &x->rest);
+    x->route = any;
     err_t err = check_key(x, f, any ? any->access : ROUTE_KEY);
     if (err) return err;
     if (!any) return refusal_set(&x->no, 404, "not_found", "there is nothing at this path");
-    x->route = any;
     if (!r || (!is_post && !x->head && strcmp(method, "GET") != 0))
         return refusal_set(&x->no, 405, "method_not_allowed", "%.20s is not allowed here", method);
     return OK;
@@ -469,7 +474,7 @@ void exchange_tick(struct exchange *x, int64_t now_us)
     reply_progress(x->reply, &x->out);
     if (x->out.len != before) x->last_out_us = now_us;
     if (now_us - x->last_out_us >= (int64_t)EXCHANGE_KEEP_ALIVE_MS * 1000) {
-        sse_keep_alive(&x->out);
+        reply_keep_alive(x->reply, &x->out);
         x->last_out_us = now_us;
     }
     if (x->out.len != before) exchange_wake(x);

@@ -85,7 +85,7 @@ static const struct field table[] = {
     TREE("suffix", FIELD_COMPLETIONS, K(J_STR), suffix),
     TREE("tools", FIELD_CHAT, K(J_ARR), tools),
     TREE("tool_choice", FIELD_CHAT, K(J_STR) | K(J_OBJ), tool_choice),
-    {.name = "parallel_tool_calls", .apis = FIELD_CHAT, .kinds = K(J_BOOL), .store = STORE_OBJECT},
+    TREE("parallel_tool_calls", FIELD_CHAT, K(J_BOOL), parallel_calls),
     TREE("response_format", FIELD_BOTH, K(J_OBJ), response_format),
     TREE("reasoning_effort", FIELD_CHAT, K(J_STR), reasoning_effort),
     TREE("chat_template_kwargs", FIELD_CHAT, K(J_OBJ), kwargs),

@@ -140,7 +140,9 @@ err_t prepare_read(struct prepare *p, struct prepared *out, struct refusal *no)
     arena_init(&p->scratch, PREPARE_TREE_BYTES);
     if (json_read(p->in->body, p->in->len, &p->scratch, &body, &code, &why) != OK)
         return refusal_set(no, 400, code, "%s", why.s);
-    err_t err = fields_read(body, p->in->api->fields, &p->p, no);
+    err_t err = OK;
+    if (p->in->api->translate) err = p->in->api->translate(body, &p->scratch, &body, no);
+    if (!err) err = fields_read(body, p->in->api->fields, &p->p, no);
     if (err) return err;
     read_wants(&p->p, out);
     err = read_model(p, out, no);
@@ -165,6 +167,10 @@ static err_t bound_tokens(const struct prepare *p, size_t n_prompt, uint32_t *ou
     uint64_t asked =
         (uint64_t)(q->max_completion_tokens ? q->max_completion_tokens : q->max_tokens);
     uint64_t budget = 4 * (uint64_t)ctx, n = (uint64_t)q->n;
+    if (p->in->api->count) { // nothing will be generated
+        *out = 1;
+        return OK;
+    }
     if (n_prompt + (asked ? asked : 1) > ctx)
         return refusal_overflow(no, ctx, n_prompt, asked ? asked : 1);
     if (asked && n * asked > budget)

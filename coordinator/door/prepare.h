@@ -21,7 +21,7 @@ struct prepare_in {
     int32_t n_vocab;
     uint64_t tenant;
     uint64_t session; // prepare_session of the header; 0: the body's "user" counts
-    bool strict; // conversations that the template refuses are not repaired
+    bool strict;      // conversations that the template refuses are not repaired
     const char *body;
     size_t len;
     const atomic_bool *unwanted; // set when nobody waits any more; may be NULL
@@ -54,6 +54,13 @@ struct prepared {
     bool stream, include_usage, continuous_usage, echo, digest, token_ids, progress;
     int32_t n_logprobs; // -1: none
     unsigned repaired;  // enum repair_rule: what was done to the conversation
+    // Of dialects with turns: how the model writes, the functions it may call (NULL: none), and
+    // what the template wrote behind the last message.
+    const struct turn_format *format;
+    const struct json *tools;
+    const char *tail;
+    size_t tail_len;
+    bool one_call; // no second one
     struct stream_stop stops[STREAM_STOPS_MAX];
     int n_stop;
     struct prepared_prompt *prompts;

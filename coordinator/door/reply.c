@@ -1,6 +1,5 @@
 #include "coordinator/door/reply.h"
 #include "coordinator/door/api.h"
-#include "coordinator/door/sse.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 
@@ -17,48 +16,109 @@ const char *api_token(const struct reply *r, int32_t id, size_t *len)
     return s && *len ? s : "";
 }
 
-void api_text(const struct reply_choice *c, struct buf *out)
+static bool grow(void **at, size_t *cap, size_t need, size_t size)
 {
-    buf_json_str(out, c->text.data ? c->text.data : "", c->text.len);
+    if (need <= *cap) return true;
+    size_t more = *cap ? *cap * 2 : 16;
+    while (more < need)
+        more *= 2;
+    void *p = realloc(*at, more * size);
+    if (!p) return false;
+    *at = p;
+    *cap = more;
+    return true;
 }
 
-const char *api_finish_reason(const struct reply_choice *c)
-{
-    return c->finish == FINISH_LENGTH && !c->stop ? "length" : "stop";
-}
+// -- events --
 
-static void put_list(struct buf *out, const char *key, const struct buf *items)
+// `len` bytes at the end of c->text are more of this kind.
+static bool add_event(struct reply_choice *c, enum turn_kind kind, uint32_t call, size_t len)
 {
-    buf_printf(out, ",\"%s\":[", key);
-    buf_add(out, items->data, items->len);
-    buf_char(out, ']');
-}
-
-void api_extensions(const struct reply *r, const struct reply_choice *c, struct buf *out)
-{
-    if (c->stop && (c->closed || !r->p.stream)) {
-        buf_str(out, ",\"stop_reason\":");
-        buf_json_str(out, c->stop, c->stop_len);
+    struct reply_event *last = c->n_event ? &c->events[c->n_event - 1] : NULL;
+    const bool joins = kind == TURN_TEXT || kind == TURN_REASONING || kind == TURN_ARGUMENTS;
+    if (last && joins && last->kind == kind && last->call == call) {
+        last->len += (uint32_t)len;
+        return true;
     }
-    if (c->closed && r->p.stream) return;
-    if (r->p.digest) put_list(out, "logits_digest", &c->digests);
-    if (r->p.token_ids) put_list(out, "token_ids", &c->ids);
+    if (!grow((void **)&c->events, &c->cap_event, c->n_event + 1, sizeof *c->events)) return false;
+    c->events[c->n_event++] = (struct reply_event){
+        .kind = kind, .call = call, .at = (uint32_t)(c->text.len - len), .len = (uint32_t)len};
+    return true;
 }
 
-static void write_head(const struct reply *r, const char *object, struct buf *out)
+// turn_sink
+static void on_event(void *arg, const struct turn_event *e)
 {
-    buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", r->p.id, object,
-               (long long)r->created_s);
-    buf_json_str(out, r->p.name, strlen(r->p.name));
-    buf_str(out, ",\"system_fingerprint\":\"trireme-" TRIREME_VERSION "\",\"choices\":[");
+    struct reply_choice *c = arg;
+    if (c->muted) return;
+    buf_add(&c->text, e->s, e->len);
+    if (!buf_ok(&c->text) || !add_event(c, e->kind, e->call, e->len)) {
+        c->text.broken = true;
+        return;
+    }
+    if (e->kind == TURN_CALL) {
+        prepare_id("call_", c->events[c->n_event - 1].id);
+        c->n_call++;
+    }
+    if (e->kind == TURN_CALL_END && c->reply->p.one_call) c->muted = true;
+}
+
+void reply_sent(struct reply_choice *c)
+{
+    buf_clear(&c->text);
+    buf_clear(&c->digests);
+    buf_clear(&c->ids);
+    c->n_event = c->n_token = c->n_top = 0;
+}
+
+void reply_join(const struct reply_choice *c, enum turn_kind kind, uint32_t call, struct buf *out)
+{
+    for (size_t i = 0; i < c->n_event; i++) {
+        const struct reply_event *e = &c->events[i];
+        if (e->kind == kind && e->call == call) buf_add(out, c->text.data + e->at, e->len);
+    }
+}
+
+void reply_put_object(const struct buf *arguments, struct buf *out)
+{
+    struct arena a;
+    const struct json *j;
+    const char *s = arguments->data ? arguments->data : "";
+    arena_init(&a, 64 * (arguments->len + 1024));
+    if (json_read(s, arguments->len, &a, &j, NULL, NULL) == OK && j->kind == J_OBJ) {
+        buf_add(out, s, arguments->len);
+    } else {
+        buf_str(out, "{\"invalid_json\":");
+        buf_json_str(out, s, arguments->len);
+        buf_char(out, '}');
+    }
+    arena_fini(&a);
+}
+
+enum reply_end reply_end_of(const struct reply_choice *c)
+{
+    if (c->stop) return REPLY_STOP_TEXT;
+    if (c->finish == FINISH_LENGTH && !c->muted) return REPLY_LENGTH;
+    return c->n_call ? REPLY_CALLS : REPLY_STOP;
 }
 
 static void init_choice(struct reply *r, uint32_t i)
 {
+    const struct prepared *p = &r->p;
     struct reply_choice *c = &r->choices[i];
-    *c = (struct reply_choice){.reply = r, .index = i, .prompt = i / r->p.n_choice};
-    // A chat answer starts a text; a completion goes on with one.
-    stream_init(&c->stream, r->p.model->tokenizer, r->p.stops, r->p.n_stop, r->p.api == &api_chat);
+    *c = (struct reply_choice){.reply = r, .index = i, .prompt = i / p->n_choice};
+    const bool has_turns = p->api->has_turns;
+    // An answer starts a text; a completion goes on with one.
+    stream_init(&c->stream, p->model->tokenizer, p->stops, p->n_stop, has_turns);
+    if (!has_turns) return;
+    const struct turn_config turn = {.format = p->format,
+                                     .tools = p->tools,
+                                     .prompt = p->tail,
+                                     .prompt_len = p->tail_len,
+                                     .sink = on_event,
+                                     .arg = c};
+    c->stream.marks = p->format;
+    turn_init(&c->turn, &turn);
 }
 
 struct reply *reply_new(struct engine *e, struct prepared *p, void (*wake)(void *), void *owner)
@@ -92,10 +152,7 @@ struct reply *reply_new(struct engine *e, struct prepared *p, void (*wake)(void 
         req->owner = &r->requests[i];
         r->p.prompts[i].req = NULL;
     }
-    if (r->p.stream) {
-        write_head(r, r->p.api->chunk_object, &r->head);
-        buf_str(&r->tail, r->p.include_usage ? "],\"usage\":null}" : "]}");
-    }
+    r->open.kind = -1;
     return r;
 }
 
@@ -104,7 +161,9 @@ static void release(struct reply *r)
     for (uint32_t i = 0; i < r->n_choice; i++) {
         struct reply_choice *c = &r->choices[i];
         stream_fini(&c->stream);
+        turn_fini(&c->turn);
         buf_fini(&c->text);
+        free(c->events);
         buf_fini(&c->digests);
         buf_fini(&c->ids);
         free(c->tokens);
@@ -112,8 +171,12 @@ static void release(struct reply *r)
     }
     for (uint32_t i = 0; i < r->p.n_prompt; i++)
         free(r->requests[i].scores);
+    buf_fini(&r->fresh);
     buf_fini(&r->head);
     buf_fini(&r->tail);
+    buf_fini(&r->open.text);
+    buf_fini(&r->open.name);
+    buf_fini(&r->open.items);
     free(r->choices);
     free(r->requests);
     prepare_fini(&r->p);
@@ -211,19 +274,6 @@ static uint32_t n_chars(const char *s, size_t len)
     return n;
 }
 
-static bool grow(void **at, size_t *cap, size_t need, size_t size)
-{
-    if (need <= *cap) return true;
-    size_t more = *cap ? *cap * 2 : 16;
-    while (more < need)
-        more *= 2;
-    void *p = realloc(*at, more * size);
-    if (!p) return false;
-    *at = p;
-    *cap = more;
-    return true;
-}
-
 static bool add_token(struct reply_choice *c, int32_t id, float logprob,
                       const struct token_prob *top, uint32_t n_top)
 {
@@ -263,7 +313,16 @@ static bool echo(struct reply_request *q, struct reply_choice *c)
         bool scored = !isnan(q->scores[i]) && r->p.n_logprobs > 0;
         if (!add_token(c, id, q->scores[i], &self, scored)) return false;
     }
-    return true;
+    return add_event(c, TURN_TEXT, 0, c->text.len);
+}
+
+// What became certain of the text goes to the turn, or is text as it is.
+static bool take_text(struct reply_choice *c, struct buf *fresh)
+{
+    if (!fresh->len) return true;
+    if (c->reply->p.api->has_turns) return turn_push(&c->turn, fresh->data, fresh->len) == OK;
+    buf_add(&c->text, fresh->data, fresh->len);
+    return buf_ok(&c->text) && add_event(c, TURN_TEXT, 0, fresh->len);
 }
 
 static bool take_token(struct reply_request *q, struct reply_choice *c,
@@ -276,18 +335,27 @@ static bool take_token(struct reply_request *q, struct reply_choice *c,
         buf_printf(&c->digests, "%s\"%016llx\"", c->digests.len ? "," : "",
                    (unsigned long long)item->digest);
     if (r->p.token_ids) buf_printf(&c->ids, "%s%d", c->ids.len ? "," : "", item->id);
-    if (is_end(q->req, item->id)) return true;
+    // An end may be a mark of the turn (harmony's calls end so); it is no text by itself.
+    if (is_end(q->req, item->id)) {
+        if (c->stream.marks) stream_push(&c->stream, item->id, &r->fresh);
+        const bool ok = take_text(c, &r->fresh);
+        buf_clear(&r->fresh);
+        return ok;
+    }
     if (r->p.n_logprobs >= 0) {
         uint32_t n =
             item->n_top < (uint32_t)r->p.n_logprobs ? item->n_top : (uint32_t)r->p.n_logprobs;
         if (!add_token(c, item->id, item->logprob, item->top, n)) return false;
     }
-    int stop = stream_push(&c->stream, item->id, &c->text);
+    int stop = stream_push(&c->stream, item->id, &r->fresh);
     if (stop >= 0) {
         c->stop = r->p.stops[stop].s;
         c->stop_len = r->p.stops[stop].len;
     }
-    return buf_ok(&c->text) && buf_ok(&c->digests) && buf_ok(&c->ids);
+    const bool ok = buf_ok(&r->fresh) && take_text(c, &r->fresh);
+    buf_clear(&r->fresh);
+    c->n_reasoning += c->turn.state == TURN_IN_THINK;
+    return ok && buf_ok(&c->text) && buf_ok(&c->digests) && buf_ok(&c->ids);
 }
 
 static void on_token(struct request *req, struct choice *ch, const struct step_item *item)
@@ -295,7 +363,7 @@ static void on_token(struct request *req, struct choice *ch, const struct step_i
     struct reply_request *q = req->owner;
     struct reply *r = q->reply;
     struct reply_choice *c = &q->choices[ch->index];
-    if (r->failed.status || c->stop || c->finish || r->orphan) return;
+    if (r->failed.status || c->stop || c->muted || c->finish || r->orphan) return;
     if (!r->first_us) {
         r->arrived_us = req->arrived_us;
         r->admitted_us = req->admitted_us;
@@ -307,7 +375,7 @@ static void on_token(struct request *req, struct choice *ch, const struct step_i
         return;
     }
     wake(r);
-    if (c->stop) r->engine->ops->finish(r->engine, ch, FINISH_STOP);
+    if (c->stop || c->muted) r->engine->ops->finish(r->engine, ch, FINISH_STOP);
 }
 
 static void on_scores(struct request *req, const float *scores, uint32_t from, uint32_t n)
@@ -328,7 +396,13 @@ static void end_choice(struct reply_request *q, const struct choice *ch)
     r->n_finished++;
     r->finished_us = q->req->finished_us;
     q->n_cached = q->req->n_cached;
-    if (!c->stop) stream_flush(&c->stream, &c->text);
+    if (!c->stop) stream_flush(&c->stream, &r->fresh);
+    ok = ok && take_text(c, &r->fresh);
+    buf_clear(&r->fresh);
+    if (r->p.api->has_turns) {
+        ok = ok && turn_end(&c->turn) == OK;
+        r->n_garbled += c->turn.n_garbled;
+    }
     if (!ok || !buf_ok(&c->text)) fail(r, ERR_MEMORY, NULL, 0);
 }
 
@@ -366,150 +440,45 @@ static const struct engine_listener listener = {
 
 // -- writing --
 
-static void put_usage(const struct reply *r, struct buf *out)
+struct reply_usage reply_usage_get(const struct reply *r)
 {
-    uint64_t prompt = 0, cached = 0, made = 0;
+    struct reply_usage u = {0};
     for (uint32_t i = 0; i < r->p.n_prompt; i++) {
-        prompt += r->requests[i].n_prompt;
-        cached += r->requests[i].n_cached;
+        u.prompt += r->requests[i].n_prompt;
+        u.cached += r->requests[i].n_cached;
     }
-    for (uint32_t i = 0; i < r->n_choice; i++)
-        made += r->choices[i].n_generated;
-    buf_printf(out,
-               "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-               "\"prompt_tokens_details\":{\"cached_tokens\":%llu},"
-               "\"completion_tokens_details\":{\"reasoning_tokens\":0,"
-               "\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}}",
-               (unsigned long long)prompt, (unsigned long long)made,
-               (unsigned long long)(prompt + made), (unsigned long long)cached);
-}
-
-static double per_second(uint64_t n, int64_t us)
-{
-    return us > 0 ? (double)n * 1e6 / (double)us : 0;
-}
-
-static void put_timings(const struct reply *r, struct buf *out)
-{
-    uint64_t made = 0;
-    for (uint32_t i = 0; i < r->n_choice; i++)
-        made += r->choices[i].n_generated;
-    const struct reply_request *q = &r->requests[0];
-    int64_t start = r->admitted_us ? r->admitted_us : r->arrived_us;
-    int64_t prefill = r->first_us > start ? r->first_us - start : 0;
-    int64_t decode = r->finished_us > r->first_us ? r->finished_us - r->first_us : 0;
-    buf_printf(out,
-               "\"timings\":{\"cache_n\":%u,\"prompt_n\":%u,\"prompt_ms\":%.3f,"
-               "\"prompt_per_second\":%.3f,\"predicted_n\":%llu,\"predicted_ms\":%.3f,"
-               "\"predicted_per_second\":%.3f}",
-               q->n_cached, q->n_prompt - q->n_cached, (double)prefill / 1e3,
-               per_second(q->n_prompt - q->n_cached, prefill), (unsigned long long)made,
-               (double)decode / 1e3, per_second(made, decode));
-}
-
-typedef void (*put_choice)(const struct reply *, const struct reply_choice *, struct buf *);
-
-static void put_chunk(const struct reply *r, const struct reply_choice *c, put_choice put,
-                      bool timings, struct buf *out)
-{
-    sse_begin(out);
-    buf_add(out, r->head.data, r->head.len);
-    put(r, c, out);
-    if (r->p.continuous_usage || timings) {
-        buf_str(out, "],");
-        if (r->p.continuous_usage)
-            put_usage(r, out);
-        else if (r->p.include_usage)
-            buf_str(out, "\"usage\":null");
-        if (timings) {
-            if (r->p.continuous_usage || r->p.include_usage) buf_char(out, ',');
-            put_timings(r, out);
-        }
-        buf_char(out, '}');
-    } else {
-        buf_add(out, r->tail.data, r->tail.len);
+    for (uint32_t i = 0; i < r->n_choice; i++) {
+        u.made += r->choices[i].n_generated;
+        u.reasoning += r->choices[i].n_reasoning;
     }
-    sse_end(out);
-}
-
-static void flush_choice(struct reply *r, struct reply_choice *c, bool is_final, struct buf *out)
-{
-    const struct api *api = r->p.api;
-    if (!c->opened && api->first) put_chunk(r, c, api->first, false, out);
-    c->opened = true;
-    if (c->text.len || c->n_token || c->digests.len || c->ids.len)
-        put_chunk(r, c, api->piece, false, out);
-    buf_clear(&c->text);
-    buf_clear(&c->digests);
-    buf_clear(&c->ids);
-    c->n_token = c->n_top = 0;
-    if (!c->finish) return;
-    c->closed = true;
-    put_chunk(r, c, api->last, is_final && !r->p.include_usage, out);
+    return u;
 }
 
 void reply_flush(struct reply *r, struct buf *out)
 {
+    const struct dialect *d = r->p.api->dialect;
     if (r->ended) return;
-    if (r->failed.status) {
-        sse_begin(out);
-        refusal_json(out, &r->failed);
-        sse_end(out);
-        r->ended = true;
-        return;
-    }
-    uint32_t open = 0;
-    for (uint32_t i = 0; i < r->n_choice; i++)
-        open += !r->choices[i].closed;
-    for (uint32_t i = 0; i < r->n_choice; i++) {
-        struct reply_choice *c = &r->choices[i];
-        if (c->closed) continue;
-        open -= c->finish != FINISH_NONE;
-        flush_choice(r, c, open == 0, out);
-    }
-    if (open) return;
-    if (r->p.include_usage) {
-        sse_begin(out);
-        buf_add(out, r->head.data, r->head.len);
-        buf_str(out, "],");
-        put_usage(r, out);
-        buf_char(out, ',');
-        put_timings(r, out);
-        buf_char(out, '}');
-        sse_end(out);
-    }
-    sse_done(out);
-    r->ended = true;
+    if (!r->open.began && d->begin) d->begin(r, out);
+    r->open.began = true;
+    if (r->failed.status)
+        d->failed(r, out);
+    else
+        d->flush(r, r->n_finished == r->n_choice, out);
+    r->ended = reply_finished(r);
 }
 
 void reply_progress(struct reply *r, struct buf *out)
 {
-    if (!r->p.progress || r->first_us || r->failed.status) return;
-    for (uint32_t i = 0; i < r->p.n_prompt; i++) {
-        struct reply_request *q = &r->requests[i];
-        if (!q->req || q->req->n_prefilled <= q->n_told) continue;
-        q->n_told = q->req->n_prefilled;
-        sse_begin(out);
-        buf_add(out, r->head.data, r->head.len);
-        buf_printf(out,
-                   "],\"prompt_progress\":{\"total\":%u,\"cache\":%u,\"processed\":%u,"
-                   "\"time_ms\":%lld}}",
-                   q->n_prompt, q->req->n_cached, q->n_told,
-                   (long long)(clock_now_us() - q->req->arrived_us) / 1000);
-        sse_end(out);
-    }
+    if (!r->p.progress || r->first_us || r->failed.status || !r->open.began) return;
+    if (r->p.api->dialect->progress) r->p.api->dialect->progress(r, out);
 }
 
-void reply_body(const struct reply *r, struct buf *out)
+void reply_keep_alive(struct reply *r, struct buf *out)
 {
-    write_head(r, r->p.api->object, out);
-    for (uint32_t i = 0; i < r->n_choice; i++) {
-        if (i) buf_char(out, ',');
-        r->p.api->whole(r, &r->choices[i], out);
-    }
-    buf_str(out, "],");
-    put_usage(r, out);
-    buf_char(out, ',');
-    put_timings(r, out);
-    buf_char(out, '}');
+    r->p.api->dialect->keep_alive(r, out);
+}
+
+void reply_body(struct reply *r, struct buf *out)
+{
+    r->p.api->dialect->body(r, out);
 }

@@ -1,4 +1,5 @@
 #include "coordinator/door/route.h"
+#include "coordinator/door/api.h"
 #include "coordinator/door/api_admin.h"
 #include "coordinator/door/api_models.h"
 #include "coordinator/door/call.h"
@@ -6,19 +7,24 @@
 #include <string.h>
 
 static const struct route routes[] = {
-    {"/v1/chat/completions", true, ROUTE_KEY, call_chat},
-    {"/v1/completions", true, ROUTE_KEY, call_completions},
-    {"/v1/models", false, ROUTE_KEY, api_models_list},
-    {"/v1/models/", false, ROUTE_KEY, api_models_one},
-    {"/v1/cluster", false, ROUTE_ADMIN, api_admin_cluster},
-    {"/v1/cluster/drain", true, ROUTE_ADMIN, api_admin_drain},
-    {"/metrics", false, ROUTE_ADMIN, api_admin_metrics},
-    {"/livez", false, ROUTE_OPEN, api_admin_livez},
-    {"/readyz", false, ROUTE_HEALTH, api_admin_readyz},
-    {"/health", false, ROUTE_HEALTH, api_admin_readyz},
-    {"/ping", false, ROUTE_HEALTH, api_admin_ping},
-    {"/version", false, ROUTE_HEALTH, api_admin_version},
-    {"/", false, ROUTE_OPEN, api_admin_root},
+    {"/v1/chat/completions", true, ROUTE_KEY, call_api, &api_chat},
+    {"/v1/chat/completions/input_tokens", true, ROUTE_KEY, call_api, &api_chat_count_only},
+    {"/v1/completions", true, ROUTE_KEY, call_api, &api_completions},
+    {"/v1/responses", true, ROUTE_KEY, call_api, &api_responses},
+    {"/v1/responses/input_tokens", true, ROUTE_KEY, call_api, &api_responses_count},
+    {"/v1/messages", true, ROUTE_KEY, call_api, &api_messages},
+    {"/v1/messages/count_tokens", true, ROUTE_KEY, call_api, &api_messages_count},
+    {"/v1/models", false, ROUTE_KEY, api_models_list, NULL},
+    {"/v1/models/", false, ROUTE_KEY, api_models_one, NULL},
+    {"/v1/cluster", false, ROUTE_ADMIN, api_admin_cluster, NULL},
+    {"/v1/cluster/drain", true, ROUTE_ADMIN, api_admin_drain, NULL},
+    {"/metrics", false, ROUTE_ADMIN, api_admin_metrics, NULL},
+    {"/livez", false, ROUTE_OPEN, api_admin_livez, NULL},
+    {"/readyz", false, ROUTE_HEALTH, api_admin_readyz, NULL},
+    {"/health", false, ROUTE_HEALTH, api_admin_readyz, NULL},
+    {"/ping", false, ROUTE_HEALTH, api_admin_ping, NULL},
+    {"/version", false, ROUTE_HEALTH, api_admin_version, NULL},
+    {"/", false, ROUTE_OPEN, api_admin_root, NULL},
 };
 
 const struct route *route_find(const char *path, bool is_post, const struct route **any,

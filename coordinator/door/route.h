@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+struct api;
 struct exchange;
 struct auth_addr;
 
@@ -18,6 +19,7 @@ struct route {
     bool is_post;     // else GET and HEAD
     enum route_access access;
     void (*run)(struct exchange *x); // the body is whole; must answer, or arrange for it
+    const struct api *api;           // of call_api
 };
 
 // Both may be NULL. `any`: a route of this path by whatever method, for 405 and Allow.

@@ -9,12 +9,15 @@
 //   any --drain: lane idle, or grace over--> dismissed: DRAIN is sent, the link's end forgets it
 #include "coordinator/fleet/fleet_priv.h"
 #include "proto/base/log.h"
+#include "topology/plan.h"
 #include <arpa/inet.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
+enum { HOP_ANY_US = 60000000 };
 enum { UNDEALT_US = 3000000 }; // a worker that tells no round trip counts as near after so long
 
 // -- nearness --
@@ -99,6 +102,9 @@ static void shape(struct fleet_lane *fl, uint32_t n)
 {
     fl->want = fl->fleet->config.want;
     fl->want.survey = &fl->fleet->survey;
+    // Workers that are not too far for a lane are not too far from each other.
+    const int64_t far_us = fl->fleet->config.far_us;
+    fl->want.hop_us_max = far_us ? fmax((double)far_us / 2, PLAN_HOP_US) : HOP_ANY_US;
     if (fl->is_own) {
         fl->want.n_stage = 1;
         fl->want.split = SPLIT_NONE;

@@ -495,20 +495,23 @@ static bool drop_late(struct lane *l, int64_t now_us)
     return any;
 }
 
-// The member that holds up the oldest step. Of the first stage whose heartbeats do not all say that
-// it is done, the member whose compute loop has stood longest: the others wait for it. If all say
-// so and the result does not come, the one that sends it.
+// The member that holds up the oldest step: of the first stage whose heartbeats do not all say that
+// it is done, the one whose compute loop has stood longest (the others wait for it, also where it
+// counts the step as done itself). If all say so and the result does not come, the one that sends
+// it.
 static uint32_t find_suspect(struct lane *l, uint64_t step, int64_t now_us)
 {
     const struct place *p = &l->place;
     for (uint32_t i = 0; i < p->n_stage; i++) {
+        const struct place_stage *s = &p->stages[i];
         const struct lane_worker *suspect = NULL;
-        for (uint32_t k = p->stages[i].first; k < p->stages[i].first + p->stages[i].n_member; k++) {
+        bool is_done = true;
+        for (uint32_t k = s->first; k < s->first + s->n_member; k++) {
             const struct lane_worker *w = &l->workers[p->members[k].worker];
-            if (w->step_done >= step) continue;
+            is_done &= w->step_done >= step;
             if (!suspect || w->progress_us < suspect->progress_us) suspect = w;
         }
-        if (!suspect) continue;
+        if (is_done) continue;
         l->all_done_us = 0;
         return (uint32_t)(suspect - l->workers);
     }

@@ -370,6 +370,7 @@ static err_t cut_by_plan(struct placing *p, struct shape shape, struct cut *cuts
     struct plan_ask ask = {.goal = PLAN_THROUGHPUT,
                            .n_stage_min = (int32_t)shape.n_stage,
                            .n_stage_max = (int32_t)shape.n_stage,
+                           .hop_us_max = w->hop_us_max,
                            .split = shape.n_member > 1 ? w->split : SPLIT_NONE,
                            .n_member = (int32_t)shape.n_member,
                            .cost = p->ask};

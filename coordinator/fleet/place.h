@@ -49,6 +49,7 @@ struct place_want {
     uint64_t kv_tokens;
     uint32_t precision, kv_dtype;
     uint32_t road; // 0: local if all stages share a process, else UCX
+    double hop_us_max;           // slowest link between stages; 0: the planner's
     const struct survey *survey; // measured links, by the workers' numbers; NULL: all are guessed
 };
 

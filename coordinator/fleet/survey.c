@@ -94,6 +94,8 @@ static void part(struct survey *s, uint32_t worker)
     if (w->with < 0) return;
     struct survey_worker *other = &s->workers[w->with];
     w->with = other->with = -1;
+    w->is_excused |= w->is_measuring;
+    other->is_excused |= other->is_measuring;
     w->is_measuring = other->is_measuring = false;
 }
 
@@ -119,7 +121,7 @@ void survey_join(struct survey *s, uint32_t worker, const struct survey_facts *f
     w->is_here = true;
     w->port = SURVEY_CLOSED;
     w->with = -1;
-    w->is_measuring = false;
+    w->is_measuring = w->is_excused = false;
     w->instance = f->instance;
     w->process = f->process;
     w->n_core = f->n_core;
@@ -203,6 +205,9 @@ err_t survey_heard(struct survey *s, uint32_t worker, const struct msg_surveyed 
     } else if (w->is_measuring && m->n_path == 1 && m->paths[0].worker == (uint32_t)w->with) {
         take_path(s, worker, &m->paths[0]);
         part(s, worker);
+        w->is_excused = false;
+    } else if (w->is_excused) {
+        w->is_excused = false;
     } else if (w->port != SURVEY_MUTE) {
         e = err_say(why, ERR_LINK_PROTOCOL, "surveyed: nobody asked for these %u paths", m->n_path);
     }
@@ -216,7 +221,7 @@ void survey_tick(struct survey *s, bool may_run, int64_t now_us)
     for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
         struct survey_worker *w = &s->workers[i];
         if (!w->is_here || now_us < w->deadline_us) continue;
-        if (w->port == SURVEY_ASKED || w->is_measuring) {
+        if (w->port == SURVEY_ASKED || w->is_measuring || w->is_excused) {
             part(s, i);
             mute(s, i, "it did not answer");
         }
@@ -245,10 +250,7 @@ static bool next_untold(struct survey *s, struct survey_action *out)
 // one closes them.
 static bool next_end(struct survey *s, struct survey_action *out)
 {
-    bool is_any = false;
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++)
-        is_any |= s->workers[i].is_here && s->workers[i].port == SURVEY_OPEN;
-    if (!is_any && !s->is_stale) return false;
+    if (!s->is_open) return false;
     for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
         struct survey_worker *w = &s->workers[i];
         if (!w->is_here || w->port != SURVEY_OPEN) continue;
@@ -257,9 +259,11 @@ static bool next_end(struct survey *s, struct survey_action *out)
         return true;
     }
     s->round++;
-    s->is_stale = false;
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) // an answer to come is of the old round
+    s->is_open = s->is_stale = false;
+    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) { // answers to come are of the old round
+        s->workers[i].is_excused = false;
         if (s->workers[i].port == SURVEY_ASKED) s->workers[i].port = SURVEY_CLOSED;
+    }
     return false;
 }
 
@@ -268,6 +272,7 @@ static bool next_port(struct survey *s, int64_t now_us, struct survey_action *ou
     for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
         struct survey_worker *w = &s->workers[i];
         if (!w->is_here || w->port != SURVEY_CLOSED || !is_due(s, i)) continue;
+        s->is_open = true;
         w->port = SURVEY_ASKED;
         w->deadline_us = now_us + SURVEY_PORT_US;
         *out = (struct survey_action){.kind = SURVEY_ASK_PORT, .worker = i, .round = s->round};
@@ -292,7 +297,7 @@ static bool has_cores(const struct survey *s, uint32_t a, uint32_t b)
 
 static bool is_idle(const struct survey_worker *w)
 {
-    return w->is_here && w->port == SURVEY_OPEN && w->with < 0;
+    return w->is_here && w->port == SURVEY_OPEN && w->with < 0 && !w->is_excused;
 }
 
 static bool next_link(struct survey *s, int64_t now_us, struct survey_action *out)

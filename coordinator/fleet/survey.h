@@ -21,7 +21,7 @@
 
 enum {
     SURVEY_WORKERS_MAX = WIRE_STAGES_MAX,
-    SURVEY_PORT_US = 1500000, // to open a port
+    SURVEY_PORT_US = 2500000, // to open a port, a measurement that nobody waits for included
     SURVEY_LINK_US = 4000000, // to measure one link, a far one included
     SURVEY_HOLD_US = 5000000,
     SURVEY_TRIES = 2,
@@ -57,7 +57,8 @@ struct survey_worker {
     enum survey_port port;
     int32_t with;        // measures, or is measured by, this one; -1: idle
     bool is_measuring;   // of the two it is the one that answers
-    int64_t deadline_us; // ASKED, is_measuring
+    bool is_excused;     // it measures one that left: its answer does not count
+    int64_t deadline_us; // ASKED, is_measuring, is_excused
     uint8_t address[WIRE_ADDRESS_MAX];
     uint32_t n_address;
 };
@@ -79,7 +80,8 @@ struct survey_action {
 struct survey {
     struct survey_worker workers[SURVEY_WORKERS_MAX];
     struct survey_link links[SURVEY_WORKERS_MAX][SURVEY_WORKERS_MAX]; // [from][to]
-    uint64_t round;                                                   // of the open ports
+    uint64_t round;   // of the open ports, or the next
+    bool is_open;     // ports were asked for in this round
     bool is_stale;    // a peer of this round is gone: its ports cannot be trusted to go on
     bool may_run;     // by the last tick
     int64_t since_us; // when there began to be something to measure; 0: there is nothing

@@ -295,6 +295,11 @@ struct expr *expr_regex(struct nfa *a, const char *s, size_t len)
     return e;
 }
 
+struct expr *expr_regex_str(struct nfa *a, const char *s)
+{
+    return expr_regex(a, s, strlen(s));
+}
+
 // -- ends --
 
 static struct expr *any_text(struct nfa *a)

@@ -118,16 +118,13 @@ static uint32_t fraction(struct digits *d, int i, bool tight_lo, bool tight_hi)
     if (!tight_lo && !tight_hi) return any_digits(a, FRACTION_MAX - i, d->next);
     if (i < FRACTION_MAX) {
         int from = tight_lo ? digit_at(&d->from, i) : '0', to = tight_hi ? digit_at(&d->to, i) : '9';
-        // Beyond both bounds' digits only zeros could follow: as good as the end.
-        const bool is_over = i >= d->from.n && i >= d->to.n && tight_hi;
-        if (!is_over && tight_lo && tight_hi && from == to) {
+        if (tight_lo && tight_hi && from == to) {
             way = nfa_byte(a, (uint8_t)from, (uint8_t)from, fraction(d, i + 1, true, true));
-        } else if (!is_over) {
-            if (tight_lo && i < d->from.n)
+        } else {
+            if (tight_lo) {
                 way = nfa_byte(a, (uint8_t)from, (uint8_t)from, fraction(d, i + 1, true, false));
-            // At the end of its digits the lower bound itself was decided by `ends`; zeros more
-            // would be it again.
-            if (tight_lo) from++;
+                from++;
+            }
             if (tight_hi) {
                 const uint32_t on = fraction(d, i + 1, false, true);
                 way = either(a, way, nfa_byte(a, (uint8_t)to, (uint8_t)to, on));
@@ -294,7 +291,7 @@ static int digits_behind(struct schema *s, const struct json *j, bool is_integer
 // -[whole][.digits][exponent]
 static uint32_t make_number(struct nfa *a)
 {
-    struct expr *behind = expr_regex(a, "(\\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?", 41);
+    struct expr *behind = expr_regex_str(a, "(\\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?");
     const uint32_t size = whole(a, 0, WHOLE_MAX, expr_emit(a, behind, false, 0));
     return nfa_split(a, nfa_str(a, "-", size), size);
 }

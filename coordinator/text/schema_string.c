@@ -35,13 +35,12 @@ static uint32_t make_escape(struct nfa *a)
         letters.bits[*p / 64] |= UINT64_C(1) << (*p % 64);
     const uint32_t last = nfa_bytes_of(a, &hex, 0), two = nfa_bytes_of(a, &hex, last),
                    three = nfa_bytes_of(a, &hex, two);
-    struct expr *low = expr_regex(a, "\\\\u[dD][c-fC-F][0-9a-fA-F]{2}", 30);
-    struct expr *high = expr_regex(a, "[dD][89abAB][0-9a-fA-F]{2}", 26);
-    struct expr *plain_d = expr_regex(a, "[dD][0-7]", 9);
-    struct expr *first = expr_regex(a, "[1-9a-cefA-CEF]", 15);
-    struct expr *zero = expr_regex(a, "0(0(0[1-9a-fA-F]|[1-9a-fA-F][0-9a-fA-F])|"
-                                      "[1-9a-fA-F][0-9a-fA-F]{2})",
-                                   68);
+    struct expr *low = expr_regex_str(a, "\\\\u[dD][c-fC-F][0-9a-fA-F]{2}");
+    struct expr *high = expr_regex_str(a, "[dD][89abAB][0-9a-fA-F]{2}");
+    struct expr *plain_d = expr_regex_str(a, "[dD][0-7]");
+    struct expr *first = expr_regex_str(a, "[1-9a-cefA-CEF]");
+    struct expr *zero = expr_regex_str(a, "0(0(0[1-9a-fA-F]|[1-9a-fA-F][0-9a-fA-F])|"
+                                          "[1-9a-fA-F][0-9a-fA-F]{2})");
     uint32_t code = expr_emit(a, first, false, three);
     code = nfa_split(a, code, expr_emit(a, plain_d, false, two));
     code = nfa_split(a, code, expr_emit(a, high, false, expr_emit(a, low, false, 0)));

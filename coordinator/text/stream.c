@@ -17,6 +17,10 @@ static void add_piece(struct stream *s, int32_t id)
 {
     size_t len;
     const char *p = tokenizer_piece(s->tok, id, false, &len);
+    if (len == 0 && s->marks) {
+        p = tokenizer_piece(s->tok, id, true, &len);
+        if (len && !turn_format_marks(s->marks, p, len)) return;
+    }
     if (len == 0) return;
     if (s->at_start && *p == ' ' && tokenizer_strips_first_space(s->tok)) {
         p++;

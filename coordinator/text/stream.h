@@ -2,6 +2,7 @@
 // matches of stop strings; what it gave out never has to be taken back.
 #pragma once
 #include "coordinator/text/tokenizer.h"
+#include "coordinator/text/turn.h"
 
 enum { STREAM_STOPS_MAX = 4, STREAM_STOP_BYTES_MAX = 1024 };
 
@@ -16,6 +17,8 @@ struct stream {
     int n_stop;
     bool at_start;     // nothing decoded yet (SPM strips a leading space there)
     bool include_stop; // keep the matched stop text in the output
+    // Control tokens that are marks of this format are spelled out, for a turn to read; NULL: none.
+    const struct turn_format *marks;
     struct buf held;   // bytes not yet given out
 };
 

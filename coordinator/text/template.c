@@ -9,6 +9,7 @@ enum { PROGRAM_BYTES_MAX = 64 << 20, TOKEN_BYTES_MAX = 128 << 20 };
 struct template
 {
     struct jinja_program prog;
+    const struct turn_format *turn;
 };
 
 void template_output_fini(struct template_output *o)
@@ -46,6 +47,7 @@ err_t template_open(const char *source, size_t len, struct template **out, struc
         free(P);
         return err_say(why, ERR_MEMORY, "template: out of memory");
     }
+    t->turn = turn_format_of(source, len);
     arena_init(&t->prog.mem, PROGRAM_BYTES_MAX);
     arena_init(&P->scratch, TOKEN_BYTES_MAX);
     P->prog = &t->prog;
@@ -63,6 +65,11 @@ err_t template_open(const char *source, size_t len, struct template **out, struc
     else
         *out = t;
     return err;
+}
+
+const struct turn_format *template_turn(const struct template *t)
+{
+    return t->turn;
 }
 
 void template_close(struct template *t)

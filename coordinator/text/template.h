@@ -7,6 +7,7 @@
 // read special tokens out of user text.
 #pragma once
 #include "coordinator/text/tokenizer.h"
+#include "coordinator/text/turn.h"
 #include "proto/base/json.h"
 
 struct template;
@@ -45,6 +46,8 @@ err_t template_find_dir(const char *dir, struct arena *a, const char **source, s
 // ERR_MODEL with line number.
 err_t template_open(const char *source, size_t len, struct template **out, struct err_text *why);
 void template_close(struct template *t);
+// How the model writes calls and thoughts, by what its template spells.
+const struct turn_format *template_turn(const struct template *t);
 // Thread-safe. ERR_INVALID: the template called raise_exception (why holds its words) or failed on
 // this input; ERR_TOO_LARGE: over a budget.
 err_t template_render(const struct template *t, const struct template_input *in,

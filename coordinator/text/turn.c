@@ -50,7 +50,8 @@ void turn_eat_space(struct turn *t)
 void turn_give(struct turn *t, enum turn_kind kind, const char *s, size_t len)
 {
     if (!len && (kind == TURN_TEXT || kind == TURN_REASONING || kind == TURN_ARGUMENTS)) return;
-    const struct turn_event e = {.kind = kind, .call = t->n_call, .s = s, .len = len};
+    const struct turn_event e = {
+        .kind = kind, .call = kind >= TURN_CALL ? t->n_call : 0, .s = s, .len = len};
     t->config.sink(t->config.arg, &e);
 }
 

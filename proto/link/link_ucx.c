@@ -151,7 +151,7 @@ static ucs_status_t send_start(struct ucx_send *s, ucp_ep_h ep, uint64_t bytes, 
                         UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE,
         .cb.send = send_done,
         .user_data = s,
-        .flags = flags | (bytes <= EAGER_MAX ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV),
+        .flags = flags,
         .memory_type = UCS_MEMORY_TYPE_HOST,
     };
     ucs_status_ptr_t r =
@@ -174,7 +174,8 @@ static err_t ucx_send(struct port *port, uint32_t to, const struct frame *f, por
     mine.payload = s->payload;
     if (fill) fill(arg, s->payload, f->bytes);
     frame_pack(&mine, port->key, s->header);
-    uint32_t flags = f->kind == FRAME_PING ? UCP_AM_SEND_FLAG_REPLY : 0;
+    uint32_t flags = f->bytes <= EAGER_MAX ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV;
+    if (f->kind == FRAME_PING) flags |= UCP_AM_SEND_FLAG_REPLY;
     ucs_status_t st = send_start(s, peer->ep, f->bytes, flags);
     if (st == UCS_OK) return OK;
     on_peer_error(peer, peer->ep, st);
@@ -192,7 +193,9 @@ static void ping_answer(struct ucx_port *p, const struct frame *ping, ucp_ep_h r
     if (s && pong.bytes) memcpy(s->payload, ping->payload, pong.bytes);
     pong.payload = s ? s->payload : NULL;
     if (s) frame_pack(&pong, p->port.key, s->header);
-    if (!s || send_start(s, reply, pong.bytes, 0) != UCS_OK) port_pool_dropped(&p->pool);
+    // Eager whatever its size: UCX asserts, when the port closes, that no rendezvous of an endpoint
+    // which we did not make is under way.
+    if (!s || send_start(s, reply, pong.bytes, UCP_AM_SEND_FLAG_EAGER) != UCS_OK) port_pool_dropped(&p->pool);
 }
 
 // -- receiving --

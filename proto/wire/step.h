@@ -11,6 +11,7 @@
 // sequence can start from there.
 #pragma once
 #include "proto/base/err.h"
+#include "proto/base/idset.h"
 #include <stdbool.h>
 
 enum {
@@ -21,6 +22,7 @@ enum {
     STEP_SNAPSHOTS_MAX = 1 << 14,
     STEP_BIAS_MAX = 1024,
     STEP_LOGPROBS_MAX = 20,
+    STEP_MASKS_MAX = 384 << 10, // bytes of the masks of all rows; one has IDSET_BYTES_MAX at most
 };
 
 struct logit_bias {
@@ -28,8 +30,8 @@ struct logit_bias {
     float bias;
 };
 
-// How the last stage turns logits into an id. Order: bias, penalties, temperature, top-k, top-p,
-// min-p, draw. temperature 0 is greedy: lowest id of the largest logit, after bias and penalties.
+// How the last stage turns logits into an id. Order: bias, penalties, the row's mask, temperature,
+// top-k, top-p, min-p, draw. temperature 0 is greedy: lowest id of the largest logit, after bias and penalties.
 struct sampling {
     float temperature;         // 0..2
     float top_p;               // (0, 1]; 1: off
@@ -87,6 +89,10 @@ struct step_row {
     uint32_t n_local;
     const uint32_t *locals;
     uint32_t snapshot; // after its last token the recurrent state is copied there; 0: it is not
+    // Of ROW_SAMPLE without ROW_CHAIN (what may come depends on what came): the ids that may be
+    // drawn, as an idset; NULL: any. Log probabilities and scores know nothing of it.
+    const uint8_t *mask;
+    uint32_t n_mask; // bytes
 };
 
 // First position that a token at `pos` sees in a local layer with this window and chunk (0: none;

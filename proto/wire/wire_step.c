@@ -204,6 +204,24 @@ static err_t rows_in(struct wire_in *in, const Trireme__Step *s, struct step_row
     return OK;
 }
 
+static err_t masks_in(struct wire_in *in, const Trireme__Step *s, struct step_row *out)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < s->n_n_mask; i++) {
+        const uint32_t n = s->n_mask[i];
+        const bool draws = (out[i].flags & (ROW_SAMPLE | ROW_CHAIN)) == ROW_SAMPLE;
+        if (n == 0) continue;
+        WIRE_NEED(in, draws && n <= s->masks.len - at && idset_ok(s->masks.data + at, n, ID_END),
+                  "step: bad mask of row %zu", i);
+        out[i].mask = s->masks.data + at;
+        out[i].n_mask = n;
+        at += n;
+    }
+    WIRE_NEED(in, at == s->masks.len && at <= STEP_MASKS_MAX,
+              "step: masks that belong to no row, or more than %d bytes of them", STEP_MASKS_MAX);
+    return OK;
+}
+
 static bool column_ok(size_t n_col, size_t n)
 {
     return n_col == 0 || n_col == n;
@@ -221,13 +239,14 @@ err_t wire_step_in(struct wire_in *in, const Trireme__Step *s, struct step *out)
                   column_ok(s->n_next_id, n) && column_ok(s->n_chain, n) &&
                   column_ok(s->n_page_from, n) && column_ok(s->n_n_page, n) &&
                   column_ok(s->n_local_from, n) && column_ok(s->n_n_local, n) &&
-                  column_ok(s->n_snapshot, n),
+                  column_ok(s->n_snapshot, n) && column_ok(s->n_n_mask, n),
               "step: a column does not have one entry per row");
     struct step_bind *binds = arena_take_n(in->arena, s->n_binds, sizeof *binds);
     struct step_row *rows = arena_take_n(in->arena, n, sizeof *rows);
     if (!binds || !rows) return err_say(in->why, ERR_MEMORY, "step: no memory for its rows");
     err_t e = binds_in(in, s, binds);
     if (!e) e = rows_in(in, s, rows);
+    if (!e) e = masks_in(in, s, rows);
     if (e) return e;
     *out = (struct step){.epoch = s->epoch,
                          .number = s->number,
@@ -311,6 +330,26 @@ static void rows_fill(const struct step *s, Trireme__Step *out)
     }
 }
 
+// Nothing of it where no row has one.
+static bool masks_out(struct arena *a, const struct step *s, Trireme__Step *out)
+{
+    size_t len = 0;
+    for (uint32_t i = 0; i < s->n_row; i++)
+        len += s->rows[i].n_mask;
+    if (!len) return true;
+    out->n_mask = arena_take_n(a, s->n_row, sizeof *out->n_mask);
+    out->masks.data = arena_take(a, len);
+    if (!out->n_mask || !out->masks.data) return false;
+    out->n_n_mask = s->n_row;
+    for (uint32_t i = 0; i < s->n_row; i++) {
+        const struct step_row *r = &s->rows[i];
+        out->n_mask[i] = r->n_mask;
+        if (r->n_mask) memcpy(out->masks.data + out->masks.len, r->mask, r->n_mask);
+        out->masks.len += r->n_mask;
+    }
+    return true;
+}
+
 bool wire_step_out(struct arena *a, const struct step *s, Trireme__Step *out)
 {
     size_t n = s->n_row, n_id = 0, n_page = 0, n_local = 0;
@@ -337,6 +376,7 @@ bool wire_step_out(struct arena *a, const struct step *s, Trireme__Step *out)
     out->locals = arena_take_n(a, n_local, sizeof *out->locals);
     if (!out->chain || !out->ids || !out->pages || !out->locals) return false;
     rows_fill(s, out);
+    if (!masks_out(a, s, out)) return false;
     out->n_slot = n;
     out->n_flags = any32(out->flags, n) ? n : 0;
     out->n_pos = any32(out->pos, n) ? n : 0;

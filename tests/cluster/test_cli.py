@@ -66,10 +66,10 @@ def test_public_bind_needs_key_and_tls():
 
 def test_plan():
     r = trireme("plan", SMOLLM2, "--cluster", ROOT / "deploy/clusters/two-cpu-boxes.yaml")
-    assert r.returncode == 0 and "alone" in r.stdout and "stage 0" in r.stdout, r
+    assert r.returncode == 0 and "alone" in r.stdout and "stage 0" in r.stdout and "split" in r.stdout, r
     plan = json.loads(trireme("plan", SMOLLM2, "--cluster", ROOT / "deploy/clusters/two-cpu-boxes.yaml",
                               "--stages", "2", "--json").stdout)
-    layers = [s["layers"] for s in plan["stages"]]
+    layers = [s["layers"] for s in plan["plans"][0]["lanes"][0]["stages"]]
     assert layers[0][0] == 0 and layers[0][1] == layers[1][0] and layers[1][1] == 30, plan
 
 

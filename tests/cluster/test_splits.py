@@ -1,20 +1,26 @@
 """One model, every split: tokens and logits are the same, bit for bit.
 
-The reference is one process with one worker. Against it: 2 and 3 workers over queues in one process,
-over UCX shared memory and over UCX TCP; alone, eight at once mixed with other prompts, with and
-without a prefix hit."""
+The reference is one process with one worker. Against it: stages over queues in one process, over UCX
+shared memory and over UCX TCP; stages that are groups of workers (tensor, experts), even and uneven; alone,
+all at once mixed with other prompts, with and without a prefix hit."""
 import json
 import sys
 
 from cluster import FIXTURES, GEMMA3, SMOLLM2, Cluster, Stream, need, run
 
-MODEL = {"smollm2": SMOLLM2, "gemma3": GEMMA3}[sys.argv[1] if len(sys.argv) > 1 else "smollm2"]
-N_TOKENS = 24
-need(MODEL, FIXTURES / "real")
+WHICH = sys.argv[1] if len(sys.argv) > 1 else "smollm2"
+MODEL = {"smollm2": SMOLLM2, "gemma3": GEMMA3, "moe": FIXTURES / "gguf" / "qwen3moe-Q4_K_M" / "model.gguf"}[WHICH]
+N_TOKENS = 16
+need(MODEL)
 
-CASES = json.load(open(next((FIXTURES / "real").glob(MODEL.name.rsplit(".", 1)[0] + ".json"))))["cases"]
-PROMPTS = [c["prompt_ids"] for c in CASES if len(c["prompt_ids"]) < 200][:8]
-LONG = [c["prompt_ids"] for c in CASES if len(c["prompt_ids"]) >= 200][:1]
+if WHICH == "moe":  # a tiny one: any ids will do
+    PROMPTS = [[(i * 37 + k * k * 11) % 250 for k in range(5 + 9 * i)] for i in range(6)]
+    LONG = [[(k * k + 3 * k) % 250 for k in range(210)]]
+else:
+    need(FIXTURES / "real")
+    CASES = json.load(open(next((FIXTURES / "real").glob(MODEL.name.rsplit(".", 1)[0] + ".json"))))["cases"]
+    PROMPTS = [c["prompt_ids"] for c in CASES if len(c["prompt_ids"]) < 200][:5]
+    LONG = [c["prompt_ids"] for c in CASES if len(c["prompt_ids"]) >= 200][:1]
 REFERENCE = {}
 
 
@@ -42,7 +48,7 @@ def check(c, what):
     if not REFERENCE:
         REFERENCE["alone"] = ask_all_alone(c, prompts)
     compare(ask_all_alone(c, prompts), REFERENCE["alone"], what + ", alone")
-    compare(ask_all_alone(c, prompts), REFERENCE["alone"], what + ", prefix hit")
+    compare(ask_all_alone(c, LONG), REFERENCE["alone"][len(PROMPTS):], what + ", prefix hit")
     hits = c.complete(prompts[-1], max_tokens=1)["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert len(prompts[-1]) < 64 or hits > 0, "the second asking of a long prompt hit no prefix"
     # Other prompts in the same steps, and the shared beginning of the long one in some of them.
@@ -81,49 +87,72 @@ def test_float_activations_give_the_reference_tokens():
             compare(digests, alone, f"exact, {options}")
 
 
-def split(n, **options):
-    def body(**kw):
-        with Cluster(MODEL, **kw) as c:
-            assert len(stages_of(c)) == n, stages_of(c)
-            check(c, f"{n} workers {kw}")
-    return body(**options)
+def shape_of(c):
+    return [[m["worker"] for m in s["members"]] for s in stages_of(c)]
 
 
-def test_two_workers_local():
-    split(2, local=2)
+def split(*members, serve=(), **options):
+    """`members`: how many workers each stage has."""
+    with Cluster(MODEL, serve=list(serve), **options) as c:
+        assert tuple(map(len, shape_of(c))) == members, shape_of(c)
+        check(c, f"{members} {serve} {options}")
 
 
 def test_three_workers_local():
-    split(3, local=3)
+    split(1, 1, 1, local=3)
 
 
 def test_two_workers_ucx_shm():
-    split(2, workers=["a", "b"], worker=["--transports", "posix,self"])
-
-
-def test_two_workers_ucx_tcp():
-    split(2, workers=["a", "b"], worker=["--transports", "tcp,self"])
-
-
-def test_three_workers_ucx_shm():
-    split(3, workers=["a", "b", "c"], worker=["--transports", "posix,self"])
+    split(1, 1, workers=["a", "b"], worker=["--transports", "posix,self"])
 
 
 def test_three_workers_ucx_tcp():
-    split(3, workers=["a", "b", "c"], worker=["--transports", "tcp,self"])
+    split(1, 1, 1, workers=["a", "b", "c"], worker=["--transports", "tcp,self"])
+
+
+def test_tensor_group_ucx_shm():
+    split(2, workers=["a", "b"], worker=["--transports", "posix,self"], serve=["--split", "tensor"])
+
+
+def test_uneven_tensor_group_local():
+    split(3, local=3, serve=["--split", "tensor", "--parts", "3,2,1"])
+
+
+def test_two_tensor_groups_ucx_tcp():
+    split(2, 2, workers=["a", "b", "c", "d"], worker=["--transports", "tcp,self"],
+          serve=["--split", "tensor", "--stages", "2"])
+
+
+def test_experts_group_ucx_shm():
+    split(2, workers=["a", "b"], worker=["--transports", "posix,self"], serve=["--split", "experts"])
+
+
+def test_uneven_experts_group_local():
+    split(3, local=3, serve=["--split", "experts", "--parts", "1,2,3"])
+
+
+def test_two_experts_groups_ucx_shm():
+    split(2, 2, workers=["a", "b", "c", "d"], serve=["--split", "experts", "--stages", "2"])
 
 
 def test_one_prefill_chunk_of_32_and_no_chain():
-    with Cluster(MODEL, local=2, serve=["--step-tokens", "32", "--no-chain"]) as c:
-        check(c, "small chunks, no chain")
+    split(1, 1, local=2, serve=["--step-tokens", "32", "--no-chain"])
 
 
 def test_no_prefix_cache():
     with Cluster(MODEL, local=1, serve=["--no-prefix-cache"]) as c:
-        compare(ask_all_alone(c, PROMPTS + LONG), REFERENCE["alone"], "no prefix cache")
+        compare(ask_all_alone(c, PROMPTS[:2] + LONG), REFERENCE["alone"][:2] + REFERENCE["alone"][len(PROMPTS):],
+                "no prefix cache")
 
 
-run([test_reference_one_process, test_two_workers_local, test_three_workers_local, test_two_workers_ucx_shm,
-     test_two_workers_ucx_tcp, test_three_workers_ucx_shm, test_three_workers_ucx_tcp,
-     test_one_prefill_chunk_of_32_and_no_chain, test_no_prefix_cache,
-     test_float_activations_give_the_reference_tokens])
+TESTS = {
+    "smollm2": [test_three_workers_local, test_two_workers_ucx_shm, test_three_workers_ucx_tcp,
+                test_tensor_group_ucx_shm, test_uneven_tensor_group_local, test_two_tensor_groups_ucx_tcp,
+                test_one_prefill_chunk_of_32_and_no_chain, test_no_prefix_cache,
+                test_float_activations_give_the_reference_tokens],
+    "gemma3": [test_two_workers_ucx_shm, test_uneven_tensor_group_local,
+               test_float_activations_give_the_reference_tokens],
+    "moe": [test_two_workers_ucx_shm, test_tensor_group_ucx_shm, test_experts_group_ucx_shm,
+            test_uneven_experts_group_local, test_two_experts_groups_ucx_shm],
+}
+run([test_reference_one_process, *TESTS[WHICH]])

@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct {
         uint16_t kind, dtype;
         uint64_t epoch, step;
-        uint32_t stage, n_row, n_col;
+        uint32_t stage, n_row, n_col, tag;
     } s = {0};
     memcpy(&s, data, size < sizeof s ? size : sizeof s);
     const uint8_t *payload = size > sizeof s ? data + sizeof s : NULL;
@@ -32,12 +32,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     f.stage = s.stage;
     f.n_row = s.n_row;
     f.n_col = s.n_col;
+    f.tag = s.tag;
     f.bytes = payload ? size - sizeof s : 0;
     f.payload = (void *)payload;
     frame_pack(&f, key, header);
     if (frame_unpack(header, key, &out, &why) != OK) return 0;
     if (out.kind != f.kind || out.bytes != f.bytes || out.n_row != f.n_row) abort();
-    if (f.kind <= FRAME_IDS && (unsigned __int128)f.n_row * f.n_col * 4 != f.bytes) abort();
+    if (out.tag != f.tag || (f.tag && f.kind != FRAME_PIECE)) abort();
+    if ((f.kind <= FRAME_IDS || f.kind == FRAME_PIECE) &&
+        (unsigned __int128)f.n_row * f.n_col * 4 != f.bytes)
+        abort();
     if (!frame_check(header, payload, f.bytes)) abort();
     return 0;
 }

@@ -8,6 +8,11 @@ One line per architecture; a type stands there if a checkpoint of it passed.
 """
 import sys
 
+# GGUF's names for the same architecture. Its "llama" is mistral and mixtral too, its "deepseek2" both.
+SAME = {
+    "qwen3moe": "qwen3_moe", "qwen3next": "qwen3_next", "qwen35": "qwen3_5", "qwen35moe": "qwen3_5_moe",
+    "mistral3": "ministral3", "gpt-oss": "gpt_oss", "glm4moe": "glm4_moe", "minimax-m2": "minimax_m2",
+}
 BEGIN, END = "<!-- coverage: written by tests/golden/coverage.py -->", "<!-- end of coverage -->"
 
 
@@ -15,7 +20,7 @@ def table(path):
     rows = {}
     for line in open(path, encoding="utf-8"):
         arch, container, quant, verdict = line.rstrip("\n").split("\t")
-        cell = rows.setdefault(arch, {}).setdefault(container, {})
+        cell = rows.setdefault(SAME.get(arch, arch), {}).setdefault(container, {})
         cell[quant] = cell.get(quant, True) and verdict == "ok"
     out = ["| architecture | Hugging Face | GGUF |", "|---|---|---|"]
     for arch in sorted(rows):

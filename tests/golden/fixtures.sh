@@ -1,7 +1,8 @@
 #!/bin/sh
 # Every tiny checkpoint of the fixtures, in exact precision (whole, then in 2 stages and 2 expert
-# sets) and, where weights are quantised, with the fast kernels. The table of what passed lies in
-# build/tests/coverage.tsv afterwards. Then reuse: the scheduler over real stages.
+# sets) and, where weights are quantised, with the fast kernels; the plain ones also as GGUF files,
+# of today and of old. The table of what passed lies in build/tests/coverage.tsv afterwards. Then
+# reuse: the scheduler over real stages.
 set -u
 fixtures=${TRIREME_FIXTURES:-../shared/fixtures}
 build=${TRIREME_BUILD:-build}
@@ -11,12 +12,19 @@ if [ ! -d "$fixtures/arch" ]; then
 fi
 bad=0
 golden() {
-    echo "-- $*" | sed "s, $fixtures.*,,"
+    echo "-- $*" | sed 's, [^ ]*/ .*,,; s, [^ ]*/$,,'
     "$build/tests/golden" "$@" || bad=1
 }
 rm -f "$build/tests/coverage.tsv"
 golden --threads 1 --table "$build/tests/coverage.tsv" \
     "$fixtures"/arch/*/ "$fixtures"/quant/*/ "$fixtures"/gguf/*/
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+python3 tests/golden/gguf_made.py "$made/new" "$fixtures"/arch/*/ || bad=1
+golden --threads 1 --table "$build/tests/coverage.tsv" "$made"/new/*/
+python3 tests/golden/gguf_made.py --old "$made/old" "$fixtures"/arch/deepseek_v[23]/ \
+    "$fixtures"/arch/mixtral/ "$fixtures"/arch/qwen3_next/ || bad=1
+golden --threads 1 "$made"/old/*/
 golden --threads 2 --stages 2 --sets 2 "$fixtures"/arch/*/ "$fixtures"/quant/*/
 golden --threads 1 --precision fast "$fixtures"/quant/*/ "$fixtures"/gguf/*/
 # README's table is about the usual fixtures.

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Tiny Hugging Face checkpoints as the GGUF files that llama.cpp's converter makes of them.
 
-    gguf_made.py OUT DIR [DIR...]
+    gguf_made.py [--old] OUT DIR [DIR...]
 
 Of each DIR comes OUT/NAME/model.gguf, with DIR's golden files beside it. Names of keys and tensors, and
 what the converter does to the values, are llama.cpp's (gguf-py/gguf/constants.py, tensor_mapping.py,
 convert_hf_to_gguf.py), looked up there and written down here a second time on purpose: the tests would
 see nothing if they shared topology/arch*.c's tables. Values stay as they are stored (BF16, F32, MXFP4);
 vectors become F32. The few numbers that llama.cpp knows by itself and that differ in a tiny checkpoint are
-written as keys of their own; these are marked "own". Standard library only.
+written as keys of their own; these are marked "own". --old: as files of 2024 have it, kv_b in one piece,
+experts one by one, DeltaNet's projections by key head. Standard library only.
 """
 import array
 import json
@@ -243,7 +244,8 @@ def llama3_factors(c, rope):
 class Made:
     """One GGUF file in the making."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, old):
+        self.old = old
         self.outer = json.load(open(os.path.join(folder, "config.json")))
         self.c = self.outer.get("text_config", self.outer)
         self.arch = ARCHS[self.c["model_type"]]
@@ -278,11 +280,13 @@ class Made:
         c = self.c
         if self.is_mla:  # as if one head of the latent vector and the rotated part
             latent, rot = c["kv_lora_rank"], c["qk_rope_head_dim"]
-            self.key("attention.head_count_kv", U32, 1)
-            self.key("attention.key_length", U32, latent + rot)
-            self.key("attention.value_length", U32, latent)
-            self.key("attention.key_length_mla", U32, c["qk_nope_head_dim"] + rot)
-            self.key("attention.value_length_mla", U32, c["v_head_dim"])
+            end = "" if self.old else "_mla"
+            self.key("attention.head_count_kv", U32, self.n_head if self.old else 1)
+            self.key("attention.key_length" + end, U32, c["qk_nope_head_dim"] + rot)
+            self.key("attention.value_length" + end, U32, c["v_head_dim"])
+            if not self.old:
+                self.key("attention.key_length", U32, latent + rot)
+                self.key("attention.value_length", U32, latent)
             self.key("attention.kv_lora_rank", U32, latent)
             self.number("attention.q_lora_rank", U32, "q_lora_rank")
             self.key("rope.dimension_count", U32, rot)
@@ -355,7 +359,9 @@ class Made:
         n_k, n_v = c.get("linear_num_key_heads", 0), c.get("linear_num_value_heads", 0)
         d_k, d_v = c.get("linear_key_head_dim", 0), c.get("linear_value_head_dim", 0)
         qk = 2 * n_k * d_k
-        if name == "linear_attn.in_proj_qkvz.weight":  # of each key head q, k, v..., z...
+        if name == "linear_attn.in_proj_qkvz.weight" and self.old:
+            self.add(blk + "ssm_in.weight", t)
+        elif name == "linear_attn.in_proj_qkvz.weight":  # of each key head q, k, v..., z...
             many = n_v // n_k * d_v
             head = 2 * d_k + 2 * many
             span = lambda at, n: [h * head + at + i for h in range(n_k) for i in range(n)]
@@ -427,6 +433,10 @@ class Made:
             elif not self.delta(blk, name, t) and not self.experts(blk, name, t):
                 self.add(blk + (own.get(name) or NAMES[name]), self.vector(name, t))
         for part, found in each.items():
+            if self.old:
+                for i, t in found.items():
+                    self.add(f"{blk}ffn_{part}.{i}.weight", t)
+                continue
             self.add(f"{blk}ffn_{part}_exps.weight", stack([found[i] for i in range(len(found))]))
         for module, blocks in self.mx.items():
             whole = mxfp4(blocks, self.mx_scales[module])
@@ -443,6 +453,9 @@ class Made:
     def kv_b(self, blk, t):
         """Of each head the part of the keys, turned, and that of the values."""
         nope, v = self.c["qk_nope_head_dim"], self.c["v_head_dim"]
+        if self.old:
+            self.add(blk + "attn_kv_b.weight", t)
+            return
         heads = t.reshape(self.n_head, nope + v, t.shape[1])
         self.add(blk + "attn_k_b.weight", heads.each(lambda m: m.pick(range(nope))).turned())
         self.add(blk + "attn_v_b.weight", heads.each(lambda m: m.pick(range(nope, nope + v))))
@@ -503,11 +516,15 @@ def write(made, path):
         f.write(out)
 
 
-def main(out, *folders):
+def main(args):
+    old = args[:1] == ["--old"]
+    if len(args) < 2 + old:
+        sys.exit(__doc__)
+    out, *folders = args[old:]
     for folder in folders:
         name = os.path.basename(folder.rstrip("/"))
         os.makedirs(os.path.join(out, name), exist_ok=True)
-        made = Made(folder)
+        made = Made(folder, old)
         made.write_keys()
         made.write_tensors()
         write(made, os.path.join(out, name, "model.gguf"))
@@ -515,6 +532,4 @@ def main(out, *folders):
             shutil.copyfile(os.path.join(folder, golden), os.path.join(out, name, golden))
 
 
-if len(sys.argv) < 3:
-    sys.exit(__doc__)
-main(*sys.argv[1:])
+main(sys.argv[1:])

@@ -262,8 +262,9 @@ static inline bool lane_open(struct lane *l, const struct model *m, const struct
             lane_close(l);
             return false;
         }
-        const struct stage_watch watch = {l, lane_see_hidden, lane_see_experts};
-        stage_watch(l->stages[i][0], o->watch ? &watch : NULL);
+        const struct stage_watch watch = {l, lane_see_hidden, lane_see_experts}, nobody = {0};
+        for (int32_t k = 0; k < l->n_member[i]; k++)
+            stage_watch(l->stages[i][k], o->watch ? k ? &nobody : &watch : NULL);
     }
     stage_tap(l->stages[l->n_stage - 1][0], lane_tap, l);
     return true;

@@ -357,9 +357,9 @@ static void test_crash_loses_nothing(void **state)
     for (uint32_t i = 0; i < 12; i++)
         submit(s, 5 + i * 20, 100, 1);
     UNTIL(s, 5, s->calls[0].n_got[0] >= 10);
-    const struct lane *l = fleet_lane(s->c->fleet);
+    const struct lane *l = &fleet_lane(s->c->fleet, 0)->lane;
     for (uint32_t stage = 0; stage < 2; stage++) {
-        uint32_t member = l->place.stages[stage].worker;
+        uint32_t member = l->place.members[stage].worker;
         const char *name = fleet_worker(s->c->fleet, member)->hello.name;
         for (int i = 0; i < 3; i++)
             if (s->is_up[i] && strcmp(s->rowers[i].name, name) == 0)
@@ -375,10 +375,12 @@ static void test_crash_loses_nothing(void **state)
     scene_close(s);
 }
 
-static void test_chaos(void **state)
+static void run_chaos(uint32_t n_lane)
 {
-    (void)state;
-    struct scene *s = serving(4, 2);
+    struct scene *s = scene_open(4, 2);
+    s->config.n_lane = n_lane;
+    scene_start(s);
+    UNTIL(s, 5, state_of(s) == ENGINE_READY);
     srand(7);
     for (int i = 0; i < ROWERS; i++)
         s->rowers[i].step_us = 300;
@@ -403,7 +405,135 @@ static void test_chaos(void **state)
     check_all_whole(s, TOKENS, 1);
     print_message("32 streams of 256 tokens through %d faults, %llu worker deaths, epoch %llu\n",
                   n_fault, (unsigned long long)fleet_stats_get(s->c->fleet).deaths,
-                  (unsigned long long)fleet_lane(s->c->fleet)->epoch);
+                  (unsigned long long)fleet_epoch(s->c->fleet));
+    scene_close(s);
+}
+
+static void test_chaos(void **state)
+{
+    (void)state;
+    run_chaos(1);
+    run_chaos(2);
+}
+
+// -- several lanes --
+
+// Two lanes of one worker each.
+static struct scene *two_lanes(uint32_t n_slot)
+{
+    struct scene *s = scene_open(2, 1);
+    s->config.n_lane = 2;
+    s->config.n_slot = n_slot;
+    scene_start(s);
+    for (int i = 0; i < 2; i++)
+        s->rowers[i].step_us = 1000;
+    UNTIL(s, 5, s->c->lanes[0].is_serving && s->c->lanes[1].is_serving);
+    return s;
+}
+
+static struct call *submit_session(struct scene *s, uint64_t session)
+{
+    uint32_t retry;
+    struct call *call = make(s, 5, 100, 1);
+    call->r->session = session;
+    assert_int_equal(try_submit(s, call, &retry), OK);
+    return call;
+}
+
+static uint32_t lane_of(const struct call *call)
+{
+    const struct flow_live *live = call->r->engine;
+    return live->lane->number;
+}
+
+static void test_sessions_stick_and_spill(void **state)
+{
+    (void)state;
+    struct scene *s = two_lanes(2);
+    struct call *a = submit_session(s, 11), *b = submit_session(s, 22);
+    const uint32_t home = lane_of(a);
+    assert_int_not_equal(lane_of(b), home); // the less loaded one
+    struct call *again = submit_session(s, 11);
+    assert_int_equal(lane_of(again), home);
+    struct call *over = submit_session(s, 11); // full there
+    assert_int_equal(lane_of(over), 1 - home);
+    // Both are full: it waits at home, and goes where there is room first.
+    struct call *waits = submit_session(s, 22);
+    s->e->ops->cancel(s->e, b->r);
+    UNTIL(s, 5, waits->n_got[0] > 0);
+    UNTIL(s, 10, all_over(s));
+    assert_int_equal(again->n_got[0], 100);
+    assert_int_equal(waits->n_got[0], 100);
+    scene_close(s);
+}
+
+// A prompt goes where its pages are.
+static void test_prefixes_stick(void **state)
+{
+    (void)state;
+    struct scene *s = two_lanes(8);
+    uint32_t retry;
+    struct call *first = make(s, 200, 4, 1);
+    const int32_t *prompt = first->r->prompt;
+    int32_t ids[200];
+    memcpy(ids, prompt, sizeof ids);
+    assert_int_equal(try_submit(s, first, &retry), OK);
+    const uint32_t home = lane_of(first);
+    UNTIL(s, 5, all_over(s));
+    for (int i = 0; i < 3; i++) {
+        struct call *next = make(s, 200, 20, 1);
+        memcpy((int32_t *)(uintptr_t)next->r->prompt, ids, sizeof ids);
+        next->last[0] = ids[199];
+        assert_int_equal(try_submit(s, next, &retry), OK);
+        assert_int_equal(lane_of(next), home);
+    }
+    UNTIL(s, 5, all_over(s));
+    scene_close(s);
+}
+
+static void test_a_lane_dies(void **state)
+{
+    (void)state;
+    struct scene *s = two_lanes(16);
+    for (uint32_t i = 0; i < 8; i++)
+        submit(s, 5 + i * 20, 200, 2);
+    UNTIL(s, 5, s->calls[0].n_got[0] >= 10);
+    const uint32_t dead = lane_of(&s->calls[0]);
+    const uint32_t worker = fleet_lane(s->c->fleet, dead)->lane.place.members[0].worker;
+    const char *name = fleet_worker(s->c->fleet, worker)->hello.name;
+    for (int i = 0; i < 2; i++)
+        if (!strcmp(s->rowers[i].name, name)) atomic_store(&s->rowers[i].fault, ROWER_CRASH);
+    UNTIL(s, 2, !s->c->lanes[dead].is_serving);
+    assert_int_equal(state_of(s), ENGINE_READY); // the other one serves
+    for (uint32_t i = 0; i < 8; i++)
+        if (s->calls[i].r) assert_int_equal(lane_of(&s->calls[i]), 1 - dead);
+    UNTIL(s, 20, all_over(s));
+    check_all_whole(s, 200, 2);
+    scene_close(s);
+}
+
+static void test_a_lane_is_drained(void **state)
+{
+    (void)state;
+    struct scene *s = two_lanes(16);
+    struct err_text why;
+    struct call *a = submit_session(s, 1), *b = submit_session(s, 2);
+    const uint32_t leaves = lane_of(a), stays = lane_of(b);
+    assert_int_equal(s->e->ops->drain(s->e, "nobody", 0, &why), ERR_NOT_FOUND);
+    assert_int_equal(
+        s->e->ops->drain(s->e, fleet_lane(s->c->fleet, leaves)->name, 0, &why), OK);
+    struct call *next = submit_session(s, 1); // its home takes nothing new
+    assert_int_equal(lane_of(next), stays);
+    UNTIL(s, 5, !a->r);
+    assert_int_equal(a->n_got[0], 100);
+    UNTIL(s, 5, fleet_stats_get(s->c->fleet).drained == 1);
+    UNTIL(s, 10, all_over(s));
+    check_all_whole(s, 100, 1);
+    // When the last one leaves too, nobody may come any more.
+    assert_int_equal(s->e->ops->drain(s->e, fleet_lane(s->c->fleet, stays)->name, 1, &why), OK);
+    uint32_t retry = 0;
+    assert_int_equal(try_submit(s, make(s, 4, 4, 1), &retry), ERR_CAPACITY);
+    assert_true(retry > 0);
     scene_close(s);
 }
 
@@ -561,8 +691,8 @@ static void test_canary(void **state)
     uint64_t before = fleet_stats_get(s->c->fleet).results;
     UNTIL(s, 2, fleet_stats_get(s->c->fleet).results >= before + 3);
     assert_int_equal(s->c->metrics.generated, 0); // it is not a caller
-    const struct lane *l = fleet_lane(s->c->fleet);
-    uint32_t serving = l->place.stages[0].worker;
+    const struct lane *l = &fleet_lane(s->c->fleet, 0)->lane;
+    uint32_t serving = l->place.members[0].worker;
     const char *name = fleet_worker(s->c->fleet, serving)->hello.name;
     for (int i = 0; i < 2; i++)
         if (strcmp(s->rowers[i].name, name) == 0) atomic_store(&s->rowers[i].fault, ROWER_STALL);
@@ -589,6 +719,9 @@ static void test_bad_configuration(void **state)
         {.model = model_path, .n_slot = STEP_SLOTS_MAX + 1},
         {.model = model_path, .n_stage = 3}, // of a model of two layers
         {.model = model_path, .n_expect = LANE_WORKERS_MAX + 1},
+        {.model = model_path, .n_expect = 1, .n_lane = 2},
+        {.model = model_path, .part = {1, 1}}, // of what?
+        {.model = model_path, .n_expect = 2, .split = SPLIT_TENSOR, .part = {1, 1, 1}},
         {.model = model_path, .join_listen = "127.0.0.1:0"}, // no state folder
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -676,6 +809,10 @@ int main(void)
         cmocka_unit_test(test_scores),
         cmocka_unit_test(test_crash_loses_nothing),
         cmocka_unit_test(test_chaos),
+        cmocka_unit_test(test_sessions_stick_and_spill),
+        cmocka_unit_test(test_prefixes_stick),
+        cmocka_unit_test(test_a_lane_dies),
+        cmocka_unit_test(test_a_lane_is_drained),
         cmocka_unit_test(test_capacity_lost_and_back),
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_a_request_that_kills_workers),

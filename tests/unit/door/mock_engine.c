@@ -320,6 +320,7 @@ static void fill_model(struct mock *m)
         .ctx = m->config.ctx ? m->config.ctx : 4096,
         .tokenizer = m->tokenizer,
         .template = m->template,
+        .format = m->template ? template_turn(m->template) : turn_format_named("none"),
         .bos = bos < 0 ? "" : tokenizer_piece(m->tokenizer, bos, true, &len),
         .eos = eos < 0 ? "" : tokenizer_piece(m->tokenizer, eos, true, &len),
         .end_ids = m->end_ids,

@@ -38,7 +38,10 @@ struct scene {
     struct rower rowers[ROWERS];
     bool is_up[ROWERS];
 
-    // What the fleet told its owner.
+    // What the fleet told its owner, of all lanes and then of the first.
+    bool serving[FLEET_LANES_MAX], busy[FLEET_LANES_MAX];
+    uint64_t epochs[FLEET_LANES_MAX];
+    uint32_t n_close;
     bool is_serving, is_busy;
     uint64_t epoch;
     uint32_t n_stage, n_serve, n_suspend, n_give_up;
@@ -47,11 +50,16 @@ struct scene {
     const char *refuse; // on_result says that this is wrong
 };
 
-static void on_serve(void *arg, const struct place *p, uint64_t epoch)
+static void on_serve(void *arg, uint32_t lane, const struct place *p, uint64_t epoch)
 {
     struct scene *s = arg;
-    assert_false(s->is_serving);
-    assert_true(epoch > s->epoch);
+    assert_false(s->serving[lane]);
+    for (int i = 0; i < FLEET_LANES_MAX; i++)
+        assert_int_not_equal(epoch, s->epochs[i]); // no two lanes have one in common
+    assert_true(epoch > s->epochs[lane]);
+    s->serving[lane] = true;
+    s->epochs[lane] = epoch;
+    if (lane) return;
     s->is_serving = true;
     s->epoch = epoch;
     s->n_stage = p->n_stage;
@@ -59,17 +67,20 @@ static void on_serve(void *arg, const struct place *p, uint64_t epoch)
     s->n_sent = s->n_result = 0;
 }
 
-static void on_suspend(void *arg)
+static void on_suspend(void *arg, uint32_t lane)
 {
     struct scene *s = arg;
-    assert_true(s->is_serving);
+    assert_true(s->serving[lane]);
+    s->serving[lane] = false;
+    if (lane) return;
     s->is_serving = false;
     s->n_suspend++;
 }
 
-static err_t on_result(void *arg, const struct step_result *r, struct err_text *why)
+static err_t on_result(void *arg, uint32_t lane, const struct step_result *r, struct err_text *why)
 {
     struct scene *s = arg;
+    assert_int_equal(lane, 0);
     assert_int_equal(r->epoch, s->epoch);
     assert_int_equal(r->number, s->n_result + 1);
     if (s->refuse) return err_say(why, ERR_LINK_PROTOCOL, "%s", s->refuse);
@@ -78,16 +89,24 @@ static err_t on_result(void *arg, const struct step_result *r, struct err_text *
     return OK;
 }
 
-static void on_give_up(void *arg, const char *sentence)
+static void on_give_up(void *arg, uint32_t lane, const char *sentence)
 {
     struct scene *s = arg;
     assert_non_null(sentence);
-    s->n_give_up++;
+    s->n_give_up += lane == 0;
 }
 
-static bool is_busy(void *arg)
+static void on_close(void *arg, uint32_t lane)
 {
-    return ((struct scene *)arg)->is_busy;
+    struct scene *s = arg;
+    assert_false(s->serving[lane]);
+    s->n_close++;
+}
+
+static bool is_busy(void *arg, uint32_t lane)
+{
+    struct scene *s = arg;
+    return lane ? s->busy[lane] : s->is_busy;
 }
 
 static void on_timer(uv_timer_t *t)
@@ -96,7 +115,12 @@ static void on_timer(uv_timer_t *t)
     (void)s;
 }
 
-static void scene_open(struct scene *s, uint32_t n_expect, uint32_t n_stage)
+struct scene_ask {
+    uint32_t n_lane, n_expect, n_stage;
+    enum share_split split;
+};
+
+static void scene_open_as(struct scene *s, const struct scene_ask *ask)
 {
     memset(s, 0, sizeof *s);
     for (int i = 0; i < LAYERS + 2; i++)
@@ -118,23 +142,32 @@ static void scene_open(struct scene *s, uint32_t n_expect, uint32_t n_stage)
         .loop = &s->loop,
         .cluster = "test",
         .want = {.model = &model,
-                 .n_stage = n_stage,
+                 .n_stage = ask->n_stage,
+                 .split = ask->split,
                  .ctx = 128,
                  .n_slot = 4,
                  .max_tok = 64,
                  .kv_tokens = 512,
                  .kv_dtype = DT_F16},
-        .n_expect = n_expect,
+        .n_lane = ask->n_lane,
+        .n_expect = ask->n_expect,
+        .far_us = 10000,
         .grace_us = 500000,
         .listener = {.arg = s,
                      .on_serve = on_serve,
                      .on_suspend = on_suspend,
                      .on_result = on_result,
                      .on_give_up = on_give_up,
+                     .on_close = on_close,
                      .is_busy = is_busy},
     };
     struct err_text why;
     assert_int_equal(fleet_open(&c, &s->fleet, &why), OK);
+}
+
+static void scene_open(struct scene *s, uint32_t n_expect, uint32_t n_stage)
+{
+    scene_open_as(s, &(struct scene_ask){.n_lane = 1, .n_expect = n_expect, .n_stage = n_stage});
 }
 
 static struct rower *hire(struct scene *s, int i)
@@ -200,7 +233,7 @@ static void send_step(struct scene *s)
                         .n_bind = 1,
                         .rows = &row,
                         .n_row = 1};
-    assert_int_equal(fleet_send(s->fleet, &step), OK);
+    assert_int_equal(fleet_send(s->fleet, 0, &step), OK);
 }
 
 // Two of two workers serve two stages.
@@ -217,8 +250,8 @@ static void scene_serving(struct scene *s)
 // The number of the rower that has this stage.
 static int rower_of(struct scene *s, uint32_t stage)
 {
-    const struct lane *l = fleet_lane(s->fleet);
-    const char *name = fleet_worker(s->fleet, l->place.stages[stage].worker)->hello.name;
+    const struct lane *l = &fleet_lane(s->fleet, 0)->lane;
+    const char *name = fleet_worker(s->fleet, l->place.members[l->place.stages[stage].first].worker)->hello.name;
     for (int i = 0; i < ROWERS; i++)
         if (s->is_up[i] && strcmp(s->rowers[i].name, name) == 0) return i;
     fail_msg("no rower %s", name);
@@ -238,7 +271,7 @@ static void test_steps(void **state)
     // The same bytes went to every stage.
     UNTIL(&s, 2, atomic_load(&s.rowers[0].n_step) == 100);
     UNTIL(&s, 2, atomic_load(&s.rowers[1].n_step) == 100);
-    const struct lane *l = fleet_lane(s.fleet);
+    const struct lane *l = &fleet_lane(s.fleet, 0)->lane;
     assert_int_equal(l->place.stages[0].layer_from, 0);
     assert_int_equal(l->place.stages[0].layer_to, l->place.stages[1].layer_from);
     assert_int_equal(l->place.stages[1].layer_to, LAYERS);
@@ -317,7 +350,7 @@ static void test_all_gone(void **state)
     scene_serving(&s);
     atomic_store(&s.rowers[0].fault, ROWER_CRASH);
     atomic_store(&s.rowers[1].fault, ROWER_CRASH);
-    UNTIL(&s, 1, fleet_lane(s.fleet)->state == LANE_NO_CAPACITY);
+    UNTIL(&s, 1, fleet_lane(s.fleet, 0)->lane.state == LANE_NO_CAPACITY);
     assert_int_equal(s.n_give_up, 0);
     UNTIL(&s, 2, s.n_give_up == 1);
     stop(&s, 1);
@@ -407,10 +440,10 @@ static void test_other_settings_are_refused(void **state)
     scene_open(&s, 1, 1);
     atomic_store(&hire(&s, 0)->fault, ROWER_OTHER_SETTINGS);
     rower_go(&s.rowers[0]);
-    UNTIL(&s, 2, fleet_lane(s.fleet)->state == LANE_NO_CAPACITY);
+    UNTIL(&s, 2, fleet_lane(s.fleet, 0)->lane.state == LANE_NO_CAPACITY);
     UNTIL(&s, 2, atomic_load(&s.rowers[0].is_refused));
     assert_true(atomic_load(&s.rowers[0].is_refused_for_good));
-    assert_non_null(strstr(fleet_lane(s.fleet)->why.s, "n_slot"));
+    assert_non_null(strstr(fleet_lane(s.fleet, 0)->lane.why.s, "n_slot"));
     scene_close(&s);
 }
 
@@ -484,9 +517,146 @@ static void test_does_not_fit(void **state)
     scene_open(&s, 1, 1);
     hire(&s, 0)->mem_free_bytes = 8 << 20; // 14 MiB of weights
     rower_go(&s.rowers[0]);
-    UNTIL(&s, 2, fleet_lane(s.fleet)->state == LANE_NO_CAPACITY);
-    assert_non_null(strstr(fleet_lane(s.fleet)->why.s, "does not fit"));
+    UNTIL(&s, 2, fleet_lane(s.fleet, 0)->lane.state == LANE_NO_CAPACITY);
+    assert_non_null(strstr(fleet_lane(s.fleet, 0)->lane.why.s, "does not fit"));
     assert_int_equal(atomic_load(&s.rowers[0].n_plan), 0);
+    scene_close(&s);
+}
+
+// Four workers make two lanes of two stages; what one lane loses the other does not notice.
+static void test_two_lanes(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open_as(&s, &(struct scene_ask){.n_lane = 2, .n_expect = 4});
+    for (int i = 0; i < 4; i++)
+        start(&s, i);
+    UNTIL(&s, 5, s.serving[0] && s.serving[1]);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(fleet_lane(s.fleet, i)->lane.place.n_stage, 2);
+    assert_null(fleet_lane(s.fleet, 2));
+    const uint64_t before = s.epochs[1];
+    s.is_busy = s.busy[1] = true;
+    atomic_store(&s.rowers[rower_of(&s, 1)].fault, ROWER_CRASH);
+    UNTIL(&s, 2, s.n_suspend == 1);
+    UNTIL(&s, 2, s.is_serving);
+    assert_int_equal(s.n_stage, 1);
+    assert_int_equal(s.epochs[1], before);
+    // Both of one lane are lost: a spare one of the other would come over, but there is none.
+    atomic_store(&s.rowers[rower_of(&s, 0)].fault, ROWER_CRASH);
+    UNTIL(&s, 2, fleet_lane(s.fleet, 0)->lane.state == LANE_NO_CAPACITY);
+    turn(&s, 0.4);
+    assert_int_equal(fleet_lane(s.fleet, 0)->lane.state, LANE_NO_CAPACITY);
+    assert_true(s.serving[1]);
+    scene_close(&s);
+}
+
+static void test_spare_hands_change_lanes(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open_as(&s, &(struct scene_ask){.n_lane = 2, .n_expect = 2, .n_stage = 1});
+    for (int i = 0; i < 3; i++) // the third has nothing to do
+        start(&s, i);
+    UNTIL(&s, 5, s.serving[0] && s.serving[1]);
+    const uint32_t helped = 1 - fleet_worker(s.fleet, 2)->lane;
+    assert_int_equal(fleet_worker_role(fleet_worker(s.fleet, 2)), LANE_STANDBY);
+    const uint32_t lost = fleet_lane(s.fleet, helped)->lane.place.members[0].worker;
+    for (int i = 0; i < 2; i++)
+        if (!strcmp(s.rowers[i].name, fleet_worker(s.fleet, lost)->hello.name))
+            atomic_store(&s.rowers[i].fault, ROWER_CRASH);
+    UNTIL(&s, 2, !s.serving[helped]);
+    UNTIL(&s, 2, s.serving[helped]);
+    assert_int_equal(fleet_worker(s.fleet, 2)->lane, helped);
+    scene_close(&s);
+}
+
+static void test_a_lane_of_its_own(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open(&s, 2, 0);
+    hire(&s, 0)->own_lane = true;
+    rower_go(&s.rowers[0]);
+    start(&s, 1);
+    UNTIL(&s, 5, s.serving[0] && s.serving[1]); // it was one of the two that were waited for
+    const struct fleet_lane *own = fleet_lane(s.fleet, 1);
+    assert_string_equal(own->name, "anna");
+    assert_int_equal(own->lane.place.n_stage, 1);
+    assert_false(fleet_lane_is_far(own));
+    atomic_store(&s.rowers[0].fault, ROWER_CRASH);
+    UNTIL(&s, 2, s.n_close == 1);
+    assert_null(fleet_lane(s.fleet, 1));
+    // One that cannot hold the model alone is like the others.
+    struct rower *small = hire(&s, 2);
+    small->own_lane = true;
+    small->mem_free_bytes = 12 << 20;
+    rower_go(small);
+    UNTIL(&s, 2, fleet_worker(s.fleet, 0));
+    assert_int_equal(fleet_worker(s.fleet, 0)->lane, 0);
+    scene_close(&s);
+}
+
+static void test_groups(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open_as(&s, &(struct scene_ask){
+                          .n_lane = 1, .n_expect = 4, .n_stage = 2, .split = SPLIT_TENSOR});
+    for (int i = 0; i < 4; i++)
+        start(&s, i);
+    UNTIL(&s, 5, s.is_serving);
+    assert_int_equal(s.n_stage, 2);
+    s.is_busy = true;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(atomic_load(&s.rowers[i].n_member), 2);
+    for (int i = 0; i < 10; i++) {
+        send_step(&s);
+        UNTIL(&s, 2, s.n_result == s.n_sent);
+    }
+    for (int i = 0; i < 4; i++) // every member gets every step
+        UNTIL(&s, 2, atomic_load(&s.rowers[i].n_step) == 10);
+    for (int i = 0; i < 4; i++)
+        if (atomic_load(&s.rowers[i].member) == 1) {
+            atomic_store(&s.rowers[i].fault, ROWER_CRASH);
+            break;
+        }
+    UNTIL(&s, 2, s.n_suspend == 1);
+    UNTIL(&s, 2, s.is_serving);
+    assert_int_equal(fleet_lane(s.fleet, 0)->lane.place.n_member, 2); // of three
+    send_step(&s);
+    UNTIL(&s, 2, s.n_result == 1);
+    scene_close(&s);
+}
+
+static void test_drain(void **state)
+{
+    (void)state;
+    struct scene s;
+    struct err_text why;
+    scene_serving(&s);
+    assert_int_equal(fleet_drain(s.fleet, "nobody", 0, &why), ERR_NOT_FOUND);
+    const int leaves = rower_of(&s, 1);
+    assert_int_equal(fleet_drain(s.fleet, s.rowers[leaves].name, 60000000, &why), OK);
+    assert_true(fleet_lane(s.fleet, 0)->is_draining);
+    turn(&s, 0.5);
+    assert_int_equal(s.n_suspend, 0); // requests run
+    assert_false(atomic_load(&s.rowers[leaves].is_drained));
+    s.is_busy = false;
+    UNTIL(&s, 2, s.n_suspend == 1);
+    UNTIL(&s, 2, s.is_serving);
+    assert_int_equal(s.n_stage, 1);
+    assert_false(fleet_lane(s.fleet, 0)->is_draining);
+    UNTIL(&s, 2, atomic_load(&s.rowers[leaves].is_drained));
+    assert_true(fleet_has_hands(s.fleet));
+    assert_int_equal(fleet_stats_get(s.fleet).deaths, 0);
+    // The last one goes when its time is over, busy or not.
+    s.is_busy = true;
+    assert_int_equal(fleet_drain(s.fleet, "lane-0", 300000, &why), OK);
+    assert_false(fleet_has_hands(s.fleet));
+    UNTIL(&s, 2, s.n_suspend == 2);
+    UNTIL(&s, 2, !fleet_worker(s.fleet, 0) && !fleet_worker(s.fleet, 1));
+    assert_int_equal(fleet_stats_get(s.fleet).drained, 2);
     scene_close(&s);
 }
 
@@ -508,6 +678,11 @@ int main(void)
         cmocka_unit_test(test_same_name_again),
         cmocka_unit_test(test_wrong_name_is_refused),
         cmocka_unit_test(test_does_not_fit),
+        cmocka_unit_test(test_two_lanes),
+        cmocka_unit_test(test_spare_hands_change_lanes),
+        cmocka_unit_test(test_a_lane_of_its_own),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_drain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

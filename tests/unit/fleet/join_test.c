@@ -46,26 +46,26 @@ struct scene {
     struct arena arena;
 };
 
-static void on_serve(void *arg, const struct place *p, uint64_t epoch)
+static void on_serve(void *arg, uint32_t lane, const struct place *p, uint64_t epoch)
 {
-    (void)arg, (void)p, (void)epoch;
+    (void)arg, (void)lane, (void)p, (void)epoch;
 }
-static void on_suspend(void *arg)
+static void on_lane(void *arg, uint32_t lane)
 {
-    (void)arg;
+    (void)arg, (void)lane;
 }
-static err_t on_result(void *arg, const struct step_result *r, struct err_text *why)
+static err_t on_result(void *arg, uint32_t lane, const struct step_result *r, struct err_text *why)
 {
-    (void)arg, (void)r, (void)why;
+    (void)arg, (void)lane, (void)r, (void)why;
     return OK;
 }
-static void on_give_up(void *arg, const char *sentence)
+static void on_give_up(void *arg, uint32_t lane, const char *sentence)
 {
-    (void)arg, (void)sentence;
+    (void)arg, (void)lane, (void)sentence;
 }
-static bool is_busy(void *arg)
+static bool is_busy(void *arg, uint32_t lane)
 {
-    (void)arg;
+    (void)arg, (void)lane;
     return false;
 }
 static void on_timer(uv_timer_t *t)
@@ -95,10 +95,12 @@ static void scene_open(struct scene *s)
                                       .max_tok = 64,
                                       .kv_tokens = 64,
                                       .kv_dtype = DT_F16},
+                             .n_lane = 1,
                              .n_expect = 1,
                              .listener = {.arg = s,
                                           .on_serve = on_serve,
-                                          .on_suspend = on_suspend,
+                                          .on_suspend = on_lane,
+                                          .on_close = on_lane,
                                           .on_result = on_result,
                                           .on_give_up = on_give_up,
                                           .is_busy = is_busy}};

@@ -46,7 +46,9 @@ struct worker {
     bool has_lied;
     uint64_t epoch, step_got, step_done, progress;
     uint64_t prepared;               // epoch that PREPARED was said for
-    uint32_t stage, n_stage, before; // before: the worker of the previous stage
+    uint32_t stage, n_stage, before; // before: the lead of the previous stage
+    uint32_t partner;                // the other member of the stage, or itself
+    bool is_lead;
     bool is_serving;
     struct wire_end in, out;
 };
@@ -56,8 +58,9 @@ struct sim {
     int64_t now;
     struct lane lane;
     struct worker workers[WORKERS];
-    uint64_t epoch_seen;
+    uint64_t epochs, epoch_seen;
     bool is_serving;
+    bool has_groups; // stages may be of two workers
     uint64_t step_sent, step_done;                        // of the epoch that serves
     uint32_t n_open, n_submitted, n_answered, n_given_up; // units of work
     uint32_t n_serve, n_drop;
@@ -104,16 +107,24 @@ static err_t place(void *arg, const uint32_t *workers, uint32_t n, struct place 
 {
     struct sim *s = arg;
     memset(out, 0, sizeof *out);
-    uint32_t most = n < s->lane.config.n_stage ? n : s->lane.config.n_stage, at = 0;
+    uint32_t most = n < s->lane.config.n_wanted ? n : s->lane.config.n_wanted;
     if (room_of(s, workers, most) < LAYERS) {
         most = n; // more stages than wanted rather than none
         if (room_of(s, workers, n) < LAYERS) return err_say(why, ERR_CAPACITY, "no room");
     }
-    for (uint32_t i = 0; i < most && at < LAYERS; i++) {
+    for (uint32_t i = 0, at = 0; i < most && at < LAYERS;) {
+        // Two in a row that have room for the same layers may share them.
         uint32_t left = LAYERS - at, room = s->workers[workers[i]].room;
-        uint32_t share = left < room ? left : room;
-        out->stages[out->n_stage++] =
-            (struct place_stage){.worker = workers[i], .layer_from = at, .layer_to = at + share};
+        uint32_t share = left < room ? left : room, m = 1;
+        if (s->has_groups && i + 1 < most && s->workers[workers[i + 1]].room >= share &&
+            (room_of(s, workers + i + 2, most - i - 2) >= left - share))
+            m = 2;
+        out->stages[out->n_stage] = (struct place_stage){
+            .layer_from = at, .layer_to = at + share, .first = out->n_member, .n_member = m};
+        for (uint32_t k = 0; k < m; k++)
+            out->members[out->n_member++] =
+                (struct place_member){.worker = workers[i++], .stage = out->n_stage};
+        out->n_stage++;
         at += share;
     }
     return OK;
@@ -155,8 +166,8 @@ static void drain(struct sim *s)
         case LANE_SERVE:
             assert_false(s->is_serving);
             assert_int_equal(s->lane.epoch, s->epoch_seen);
-            for (uint32_t i = 0; i < s->lane.place.n_stage; i++)
-                assert_true(s->workers[s->lane.place.stages[i].worker].is_known);
+            for (uint32_t i = 0; i < s->lane.place.n_member; i++)
+                assert_true(s->workers[s->lane.place.members[i].worker].is_known);
             s->is_serving = true;
             s->step_sent = s->step_done = 0;
             s->n_serve++;
@@ -218,8 +229,8 @@ static void send_steps(struct sim *s)
     while (s->is_serving && s->n_open > s->step_sent - s->step_done &&
            s->step_sent - s->step_done < IN_FLIGHT) {
         lane_sent(&s->lane, ++s->step_sent, s->now);
-        for (uint32_t i = 0; i < s->lane.place.n_stage; i++)
-            put(s, &s->workers[s->lane.place.stages[i].worker].in,
+        for (uint32_t i = 0; i < s->lane.place.n_member; i++)
+            put(s, &s->workers[s->lane.place.members[i].worker].in,
                 (struct note){.kind = MSG_STEP, .epoch = s->lane.epoch, .number = s->step_sent});
     }
 }
@@ -247,6 +258,22 @@ static void die(struct sim *s, struct worker *w)
     w->epoch = 0;
 }
 
+// Where the worker stands in the current plan.
+static void take_post(struct sim *s, struct worker *w)
+{
+    const struct place *p = &s->lane.place;
+    for (uint32_t i = 0; i < p->n_member; i++) {
+        if (&s->workers[p->members[i].worker] != w) continue;
+        const struct place_stage *st = &p->stages[p->members[i].stage];
+        w->stage = p->members[i].stage;
+        w->n_stage = p->n_stage;
+        w->is_lead = i == st->first;
+        w->before = w->stage ? p->members[p->stages[w->stage - 1].first].worker : 0;
+        w->partner = (uint32_t)(w - s->workers);
+        if (st->n_member == 2) w->partner = p->members[2 * st->first + 1 - i].worker;
+    }
+}
+
 static void listen(struct sim *s, struct worker *w)
 {
     struct note n;
@@ -271,12 +298,7 @@ static void listen(struct sim *s, struct worker *w)
             w->load_us = s->now + (int64_t)roll(s, 3 * S) + 1;
             break;
         case MSG_CONNECT: // stages are told to the simulated worker by the plan that is current
-            for (uint32_t i = 0; i < s->lane.place.n_stage && n.epoch == s->lane.epoch; i++)
-                if (&s->workers[s->lane.place.stages[i].worker] == w) {
-                    w->stage = i;
-                    w->n_stage = s->lane.place.n_stage;
-                    w->before = i ? s->lane.place.stages[i - 1].worker : 0;
-                }
+            if (n.epoch == s->lane.epoch) take_post(s, w);
             assert_int_equal(n.epoch, w->prepared);
             w->is_serving = true;
             say(s, w, MSG_LINKED, 0);
@@ -295,6 +317,11 @@ static void compute(struct sim *s, struct worker *w)
     if (!w->is_serving || w->is_stalled || w->step_done >= w->step_got) return;
     const struct worker *before = &s->workers[w->before];
     if (w->stage && (before->epoch != w->epoch || before->step_done <= w->step_done)) return;
+    // They hand each other pieces all the time: nobody gets ahead of one that stands.
+    const struct worker *partner = &s->workers[w->partner];
+    if (partner->epoch != w->epoch || !partner->is_serving || partner->is_stalled ||
+        partner->step_done < w->step_done)
+        return;
     if (w->fails_step) {
         w->fails_step = false;
         say(s, w, MSG_FAILED, 0);
@@ -306,7 +333,7 @@ static void compute(struct sim *s, struct worker *w)
         w->has_lied = true;
         w->epoch += roll(s, 2); // the future, or a stage that may not answer
         say(s, w, MSG_RESULT, w->step_done + roll(s, 2));
-    } else if (w->stage + 1 == w->n_stage)
+    } else if (w->stage + 1 == w->n_stage && w->is_lead)
         say(s, w, MSG_RESULT, w->step_done);
 }
 
@@ -404,13 +431,15 @@ static void run_seed(uint64_t seed, uint64_t totals[4])
     assert_non_null(s);
     s->random = seed;
     s->now = S;
+    s->has_groups = roll(s, 2);
     for (uint32_t i = 0; i < WORKERS; i++) {
         s->workers[i].room = 3 + (uint32_t)roll(s, 8);
         s->workers[i].back_us = s->now + (int64_t)roll(s, 2 * S);
     }
     struct lane_config c = {.n_expect = 1 + (uint32_t)roll(s, WORKERS),
-                            .n_stage = 1 + (uint32_t)roll(s, 4),
+                            .n_wanted = 1 + (uint32_t)roll(s, 4),
                             .grace_us = 5 * S,
+                            .last_epoch = &s->epochs,
                             .place = place,
                             .place_arg = s};
     lane_init(&s->lane, &c, s->now);

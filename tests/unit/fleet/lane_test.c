@@ -14,23 +14,31 @@ enum { S = 1000000, LAYERS = 12 };
 struct bench {
     struct lane lane;
     int64_t now;
-    uint32_t least; // workers a placement needs
+    uint64_t epochs;
+    uint32_t least;   // workers a placement needs
+    uint32_t members; // of each stage
     char log[2048]; // what the lane did since it was last asked
 };
 
-// Splits LAYERS evenly over up to n_stage workers.
+// Splits LAYERS evenly over as many stages as wanted, or as there are workers for.
 static err_t place(void *arg, const uint32_t *workers, uint32_t n, struct place *out,
                    struct err_text *why)
 {
     struct bench *b = arg;
     if (n < b->least) return err_say(why, ERR_CAPACITY, "needs %u workers, has %u", b->least, n);
-    uint32_t most = b->lane.config.n_stage;
+    uint32_t most = b->lane.config.n_wanted < n ? b->lane.config.n_wanted : n;
+    const uint32_t m = b->members ? b->members : 1;
     memset(out, 0, sizeof *out);
-    out->n_stage = n < most ? n : most;
-    for (uint32_t i = 0; i < out->n_stage; i++)
-        out->stages[i] = (struct place_stage){.worker = workers[i],
-                                              .layer_from = LAYERS * i / out->n_stage,
-                                              .layer_to = LAYERS * (i + 1) / out->n_stage};
+    out->n_stage = most / m;
+    for (uint32_t i = 0; i < out->n_stage; i++) {
+        out->stages[i] = (struct place_stage){.layer_from = LAYERS * i / out->n_stage,
+                                              .layer_to = LAYERS * (i + 1) / out->n_stage,
+                                              .first = i * m,
+                                              .n_member = m};
+        for (uint32_t k = 0; k < m; k++)
+            out->members[out->n_member++] =
+                (struct place_member){.worker = workers[i * m + k], .stage = i};
+    }
     out->settings = (struct plan_settings){.ctx = 64, .page_tok = 32, .n_page = 8, .in_flight = 2};
     return OK;
 }
@@ -40,8 +48,9 @@ static void bench_init(struct bench *b, uint32_t n_expect, uint32_t n_stage, uin
     memset(b, 0, sizeof *b);
     b->least = least;
     struct lane_config c = {.n_expect = n_expect,
-                            .n_stage = n_stage,
+                            .n_wanted = n_stage,
                             .grace_us = 10 * S,
+                            .last_epoch = &b->epochs,
                             .place = place,
                             .place_arg = b};
     lane_init(&b->lane, &c, b->now);
@@ -125,12 +134,12 @@ static void serves(struct bench *b, const char *plan)
 {
     assert_string_equal(took(b), plan);
     assert_int_equal(b->lane.state, LANE_LOADING);
-    uint32_t n = b->lane.place.n_stage;
+    uint32_t n = b->lane.place.n_member;
     for (uint32_t i = 0; i < n; i++)
-        prepare(b, b->lane.place.stages[i].worker);
+        prepare(b, b->lane.place.members[i].worker);
     took(b);
     for (uint32_t i = 0; i < n; i++)
-        link(b, b->lane.place.stages[i].worker);
+        link(b, b->lane.place.members[i].worker);
     assert_string_equal(took(b), "V ");
 }
 
@@ -416,6 +425,106 @@ static void test_step_times(void **state)
     assert_int_equal(since, b.now); // it could not be answered before the one in front of it
 }
 
+// Two stages of two, serving as epoch 1; worker 0 and 1 are the first stage, 0 and 2 lead.
+static void bring_up_groups(struct bench *b)
+{
+    bench_init(b, 4, 4, 2);
+    b->members = 2;
+    for (uint32_t i = 0; i < 4; i++)
+        lane_join(&b->lane, i, true, b->now);
+    serves(b, "P0 P1 P2 P3 ");
+}
+
+static void test_groups(void **state)
+{
+    (void)state;
+    struct bench b;
+    bring_up_groups(&b);
+    lane_sent(&b.lane, 1, b.now);
+    assert_true(lane_result(&b.lane, 2, 1, 1, b.now)); // the lead of the last stage
+    lane_sent(&b.lane, 2, b.now);
+    assert_false(lane_result(&b.lane, 3, 1, 2, b.now)); // the other one may not
+    assert_string_equal(took(&b), "D3 S P0 P1 ");
+    bring_up_groups(&b); // any member's loss is the lane's
+    lane_lost(&b.lane, 1, "reset", b.now);
+    assert_string_equal(took(&b), "L1 S P0 P2 ");
+    assert_int_equal(b.lane.place.n_stage, 1);
+    lane_join(&b.lane, 1, true, b.now); // three are no two groups: nothing better comes of it
+    took(&b);
+}
+
+// The members of a stage wait for each other: the one that stands is the one to drop.
+static void test_stuck_member(void **state)
+{
+    (void)state;
+    for (uint32_t stuck = 0; stuck < 2; stuck++) {
+        struct bench b;
+        bring_up_groups(&b);
+        lane_sent(&b.lane, 1, b.now);
+        int64_t sent = b.now;
+        while (b.lane.state == LANE_READY && b.now < sent + 60 * S)
+            pass(&b, 125000, 15, 15 & ~(1u << stuck), true);
+        assert_in_range(b.now - sent, 5 * S, 6 * S);
+        char expected[32];
+        snprintf(expected, sizeof expected, "D%u S P%u P2 ", stuck, 1 - stuck);
+        assert_string_equal(took(&b), expected);
+    }
+}
+
+static void test_changing_lanes(void **state)
+{
+    (void)state;
+    struct bench b;
+    bring_up(&b, 1);
+    lane_join(&b.lane, 2, true, b.now); // a spare one goes: nothing happens
+    lane_dismiss(&b.lane, 2, b.now);
+    assert_string_equal(took(&b), "");
+    assert_int_equal(b.lane.workers[2].role, LANE_ABSENT);
+    lane_spare(&b.lane, 1); // it works on, until a plan is made
+    assert_string_equal(took(&b), "");
+    lane_renew(&b.lane, b.now);
+    assert_string_equal(took(&b), "S P0 ");
+    prepare(&b, 0);
+    link(&b, 0);
+    took(&b);
+    lane_dismiss(&b.lane, 0, b.now); // the last one: none may be planned with
+    assert_string_equal(took(&b), "S ");
+    assert_int_equal(b.lane.state, LANE_NO_CAPACITY);
+    // What it says of another lane's newer epoch is no offence when it comes here.
+    b.epochs = 9;
+    lane_join(&b.lane, 4, true, b.now);
+    assert_int_equal(b.lane.epoch, 10);
+    assert_string_equal(took(&b), "P4 ");
+    b.epochs = 12;
+    struct msg_failed f = {.epoch = 11, .why = "elsewhere"};
+    lane_failed(&b.lane, 4, &f, b.now);
+    assert_string_equal(took(&b), "");
+}
+
+static void test_expecting_and_holding(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 3, 3, 1);
+    lane_join(&b.lane, 0, true, b.now);
+    lane_join(&b.lane, 1, true, b.now);
+    assert_string_equal(took(&b), "");
+    lane_hold(&b.lane, true, b.now);
+    lane_expect(&b.lane, 2, 2, b.now); // the third became a lane of its own
+    assert_string_equal(took(&b), "");
+    lane_hold(&b.lane, false, b.now);
+    serves(&b, "P0 P1 ");
+    lane_hold(&b.lane, true, b.now);
+    lane_lost(&b.lane, 1, "reset", b.now); // losses wait for nothing
+    serves(&b, "L1 S P0 ");
+    lane_join(&b.lane, 1, true, b.now);
+    pass(&b, 1 * S, 3, 3, false);
+    assert_string_equal(took(&b), "");
+    lane_hold(&b.lane, false, b.now);
+    pass(&b, 125000, 3, 3, false);
+    serves(&b, "S P0 P1 ");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -435,6 +544,10 @@ int main(void)
         cmocka_unit_test(test_workers_without_the_model),
         cmocka_unit_test(test_two_at_once),
         cmocka_unit_test(test_step_times),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_stuck_member),
+        cmocka_unit_test(test_changing_lanes),
+        cmocka_unit_test(test_expecting_and_holding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

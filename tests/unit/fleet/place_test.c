@@ -60,6 +60,7 @@ static void bench_init(struct bench *b, uint32_t n, uint32_t n_stage)
     model.shape.window = model.shape.chunk = 0;
     b->want = (struct place_want){.model = &model,
                                   .n_stage = n_stage,
+                                  .n_member = 1,
                                   .ctx = 2048,
                                   .n_slot = 32,
                                   .max_tok = 256,
@@ -91,11 +92,23 @@ static void make(struct bench *b, uint32_t n)
         assert_true(s->layer_to > at);
         assert_int_equal(s->embed, i == 0);
         assert_int_equal(s->head, i == p->n_stage - 1);
-        assert_true(s->weight_bytes > 0 && s->kv_bytes > 0 && s->decode_us > 0);
-        for (uint32_t k = 0; k < i; k++)
-            assert_int_not_equal(p->stages[k].worker, s->worker);
+        assert_true(s->decode_us > 0);
+        assert_int_equal(s->first, i ? p->stages[i - 1].first + p->stages[i - 1].n_member : 0);
         at = s->layer_to;
+        uint32_t parts = 0;
+        for (uint32_t k = s->first; k < s->first + s->n_member; k++) {
+            const struct place_member *m = &p->members[k];
+            assert_true(m->weight_bytes > 0);
+            assert_int_equal(m->stage, i);
+            parts += m->part;
+        }
+        assert_int_equal(parts, SHARE_TOTAL);
     }
+    for (uint32_t i = 0; i < p->n_member; i++)
+        for (uint32_t k = 0; k < i; k++)
+            assert_int_not_equal(p->members[k].worker, p->members[i].worker);
+    const struct place_stage *last = &p->stages[p->n_stage - 1];
+    assert_int_equal(p->n_member, last->first + last->n_member);
     assert_int_equal(at, LAYERS);
     assert_true(p->settings.n_page * p->settings.page_tok >= b->want.ctx);
     assert_int_equal(p->settings.in_flight, p->n_stage + 1);
@@ -111,8 +124,8 @@ static void hold(struct bench *b, uint32_t worker, uint32_t from, uint32_t to)
 
 static const struct place_stage *stage_of(const struct bench *b, uint32_t worker)
 {
-    for (uint32_t i = 0; i < b->place.n_stage; i++)
-        if (b->place.stages[i].worker == worker) return &b->place.stages[i];
+    for (uint32_t i = 0; i < b->place.n_member; i++)
+        if (b->place.members[i].worker == worker) return &b->place.stages[b->place.members[i].stage];
     return NULL;
 }
 
@@ -221,7 +234,7 @@ static void test_short_memory_means_fewer_pages(void **state)
     make(&b, 1);
     uint64_t tokens = (uint64_t)b.place.settings.n_page * PLACE_PAGE_TOK;
     assert_true(tokens < b.want.kv_tokens);
-    const struct place_stage *s = &b.place.stages[0];
+    const struct place_member *s = &b.place.members[0];
     uint64_t sum = s->weight_bytes + s->kv_bytes + s->work_bytes;
     assert_true(sum <= 4ull * GIB);
     assert_true(sum > 3ull * GIB); // what there is is used, but for the reserve
@@ -239,7 +252,7 @@ static uint64_t kv_of(const struct place *p)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < p->n_stage; i++)
-        sum += p->stages[i].kv_bytes;
+        sum += p->members[i].kv_bytes;
     return sum;
 }
 
@@ -329,7 +342,7 @@ static void test_does_not_fit(void **state)
     b.workers[0].mem_free_bytes = 8 * MIB;
     make(&b, 2);
     assert_int_equal(b.place.n_stage, 1);
-    assert_int_equal(b.place.stages[0].worker, 1);
+    assert_int_equal(b.place.members[0].worker, 1);
 }
 
 static void test_one_host_has_its_memory_once(void **state)

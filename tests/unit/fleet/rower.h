@@ -43,7 +43,9 @@ struct rower {
     atomic_int fault, stop;
     atomic_ullong n_step, n_plan, epoch;
     atomic_uint layer_from, layer_to;
-    atomic_bool is_refused, is_refused_for_good;
+    bool own_lane;                // HELLO asks for it
+    atomic_bool is_refused, is_refused_for_good, is_drained;
+    atomic_uint member, n_member; // of its stage
     pthread_t thread;
     struct arena arena;
     struct msg_plan plan;
@@ -95,6 +97,7 @@ static inline void rower_hello(struct rower *r)
                               .held_embed = r->held_to > 0 && r->held_from == 0,
                               .held_head = r->held_to > 0 && r->held_to == r->n_layer,
                               .roads = ROAD_LOCAL,
+                              .own_lane = r->own_lane,
                               .process = 1}};
     memcpy(m.hello.held_hash, r->model_hash, sizeof m.hello.held_hash);
     rower_send(r, &m);
@@ -112,6 +115,8 @@ static inline void rower_prepare(struct rower *r)
     atomic_store(&r->layer_from, r->plan.layer_from);
     atomic_store(&r->layer_to, r->plan.layer_to);
     atomic_store(&r->epoch, r->plan.epoch);
+    atomic_store(&r->member, r->plan.member);
+    atomic_store(&r->n_member, r->plan.n_member[r->plan.stage]);
     atomic_fetch_add(&r->n_plan, 1);
     if (atomic_load(&r->fault) == ROWER_FAIL_PLAN) {
         rower_failed(r, "told to fail");
@@ -180,7 +185,7 @@ static inline void rower_step(struct rower *r, const struct step *s)
     }
     if (r->step_us) usleep(r->step_us);
     atomic_fetch_add(&r->n_step, 1);
-    bool is_last = r->plan.stage + 1 == r->plan.n_stage;
+    bool is_last = r->plan.stage + 1 == r->plan.n_stage && r->plan.member == 0;
     if (is_last || fault == ROWER_FROM_ANY_STAGE) rower_answer(r, s, fault);
 }
 
@@ -207,6 +212,10 @@ static inline void rower_take(struct rower *r, const void *data, size_t len)
     }
     case MSG_STEP:
         rower_step(r, &m.step);
+        break;
+    case MSG_DRAIN:
+        atomic_store(&r->is_drained, true);
+        atomic_store(&r->stop, 1);
         break;
     case MSG_REFUSE:
         atomic_store(&r->is_refused_for_good, m.refuse.is_final);

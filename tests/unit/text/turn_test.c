@@ -278,7 +278,7 @@ static bool render(const struct template *t, const struct rig *r, const char *me
 // True if this template could be asked.
 static bool round_trip(struct rig *r, const char *dir, const char *name)
 {
-    char path[4096];
+    char path[4400];
     size_t len;
     snprintf(path, sizeof path, "%s/%s/template.jinja", dir, name);
     char *source = read_file(path, &len);

@@ -124,6 +124,8 @@ static struct msg good_plan(void)
 
 static const int32_t ids[] = {0, 7, 151935, INT32_MAX};
 static const uint32_t pages[] = {0, 5, STEP_PAGES_MAX - 1};
+// Ids 3 and 4 as bits; 100 gone, 50 in.
+static const uint8_t mask[] = {0, 0x18}, mask_runs[] = {1, 100, 50};
 static const uint32_t locals[] = {STEP_PAGES_MAX - 1, 0, 6};
 static const struct logit_bias bias[] = {{0, -100}, {INT32_MAX, 0.5f}};
 
@@ -161,7 +163,9 @@ static const struct step_row rows[3] = {
      .pages = pages,
      .local_from = STEP_PAGES_MAX - 3,
      .n_local = 3,
-     .locals = locals},
+     .locals = locals,
+     .mask = mask,
+     .n_mask = sizeof mask},
     {.slot = 0,
      .flags = ROW_SAMPLE | ROW_CHAIN,
      .pos = 5,
@@ -316,6 +320,9 @@ static void test_step(void **state)
         assert_true(r->local_from == want->local_from && r->n_local == want->n_local);
         if (want->n_local) assert_memory_equal(r->locals, want->locals, 4 * want->n_local);
         assert_int_equal(r->snapshot, want->snapshot);
+        assert_int_equal(r->n_mask, want->n_mask);
+        if (want->n_mask) assert_memory_equal(r->mask, want->mask, want->n_mask);
+        assert_true(!r->mask == !want->n_mask);
         if (want->ids)
             assert_memory_equal(r->ids, want->ids, 4 * want->n_tok);
         else
@@ -605,6 +612,7 @@ static void test_rules_step(void **state)
     struct step_bind b[2];
     int32_t bad_ids[4] = {1, 2, -1, 3};
     uint32_t bad_pages[3] = {0, STEP_PAGES_MAX, 1};
+    const uint8_t bad_mask[] = {0, 0, 1, 5};
     struct logit_bias bad_bias[2] = {{-1, 0}, {1, NAN}};
 #define ROW(change) REFUSED(good_step(), (memcpy(r, rows, sizeof r), m.step.rows = r, change))
 #define BIND(change) REFUSED(good_step(), (memcpy(b, binds, sizeof b), m.step.binds = b, change))
@@ -626,6 +634,11 @@ static void test_rules_step(void **state)
     ROW(r[0].local_from = UINT32_MAX);
     ROW(r[0].snapshot = STEP_SNAPSHOTS_MAX + 1);
     ROW(r[0].next_id = -2);
+    ROW((r[0].mask = bad_mask, r[0].n_mask = 2)); // no id
+    ROW((r[0].mask = bad_mask, r[0].n_mask = 1));
+    ROW((r[0].mask = bad_mask + 2, r[0].n_mask = 2)); // half a run
+    ROW((r[1].mask = mask_runs, r[1].n_mask = sizeof mask_runs)); // chained
+    ROW((r[2].mask = mask_runs, r[2].n_mask = sizeof mask_runs)); // draws nothing
     ROW(r[1].n_tok = 2);
     ROW(r[1].n_tok = 0);
     ROW((r[2].n_tok = 0, r[2].ids = NULL, r[2].flags = ROW_CHAIN));
@@ -811,6 +824,19 @@ static void test_columns_that_disagree(void **state)
     step.n_local = ones, step.n_n_local = 2;
     assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL);
     step.n_locals = 2;
+    assert_int_equal(unpack_env(&env), OK);
+    uint32_t lengths[3] = {0, 2, 0};
+    uint8_t bytes[4] = {0, 1, 0, 1};
+    step.flags = ones, step.n_flags = 2;
+    step.n_mask = lengths, step.n_n_mask = 2;
+    assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL); // no bytes
+    step.masks.data = bytes, step.masks.len = 4;
+    assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL); // too many
+    step.masks.len = 2;
+    assert_int_equal(unpack_env(&env), OK);
+    step.n_n_mask = 3;
+    assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL);
+    step.n_n_mask = step.masks.len = step.n_flags = 0;
     assert_int_equal(unpack_env(&env), OK);
     step.snapshot = one, step.n_snapshot = 3;
     assert_int_equal(unpack_env(&env), ERR_LINK_PROTOCOL);

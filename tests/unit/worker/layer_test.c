@@ -100,6 +100,203 @@ static void splits_and_chunks_give_the_same_bits(void **state)
     }
 }
 
+// So does any division among members; and each holds less than all.
+static void members_give_the_same_bits(void **state)
+{
+    (void)state;
+    static const struct {
+        enum share_split split;
+        int32_t n_member;
+        double part[LANE_MEMBERS_MAX];
+        bool has_table;
+        uint32_t n_stage, chunk;
+    } ways[] = {
+        {SPLIT_TENSOR, 2, {1, 1}, false, 1, 1},
+        {SPLIT_TENSOR, 3, {5, 1, 3}, true, 2, 13},
+        {SPLIT_EXPERTS, 2, {1, 2}, false, 1, 1},
+        {SPLIT_EXPERTS, 3, {1, 1, 1}, true, 1, N_PROMPT},
+        {SPLIT_EXPERTS, 4, {2, 1, 1, 3}, true, 2, 13},
+    };
+    static float want[N_PROMPT * MADE_VOCAB], got[N_PROMPT * MADE_VOCAB];
+    for (int kind = 0; kind < MADE_KINDS; kind++) {
+        struct lane_options o = options();
+        struct lane l;
+        open_lane(&l, kind, &o);
+        run_prompt(&l, 1, N_PROMPT, want);
+        const struct stage_sizes alone = stage_sizes_get(l.stages[0][0]);
+        lane_close(&l);
+        for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+            if (ways[i].split == SPLIT_EXPERTS && kind == MADE_WINDOW) continue; // has none
+            o.split = ways[i].split;
+            o.n_member = ways[i].n_member;
+            o.has_table = ways[i].has_table;
+            o.n_stage = ways[i].n_stage;
+            memcpy(o.part, ways[i].part, sizeof o.part);
+            open_lane(&l, kind, &o);
+            run_prompt(&l, 1, ways[i].chunk, got);
+            assert_memory_equal(got, want, sizeof want);
+            for (int32_t k = 0; k < l.n_member[0]; k++) {
+                const struct stage_sizes z = stage_sizes_get(l.stages[0][k]);
+                assert_true(z.weight_bytes < alone.weight_bytes);
+                if (k && o.split == SPLIT_EXPERTS) assert_int_equal(z.kv_bytes, 0);
+            }
+            lane_close(&l);
+        }
+    }
+}
+
+static void experts_are_counted(void **state)
+{
+    (void)state;
+    static float out[N_PROMPT * MADE_VOCAB];
+    uint32_t count[MADE_LAYERS * MADE_EXPERTS];
+    for (int split = SPLIT_NONE; split <= SPLIT_EXPERTS; split++) {
+        struct lane_options o = options();
+        struct lane l;
+        o.split = (enum share_split)split;
+        o.n_member = split ? 2 : 1;
+        open_lane(&l, MADE_LATENT, &o);
+        assert_false(stage_usage(l.stages[0][0], count));
+        run_prompt(&l, 1, 13, out);
+        assert_true(stage_usage(l.stages[0][0], count));
+        for (int i = 0; i < MADE_LAYERS; i++) {
+            uint32_t sum = 0;
+            for (int e = 0; e < MADE_EXPERTS; e++)
+                sum += count[i * MADE_EXPERTS + e];
+            assert_int_equal(sum, i ? N_PROMPT * MADE_USED : 0); // the first layer is dense
+        }
+        assert_false(stage_usage(l.stages[0][0], count));
+        if (split == SPLIT_EXPERTS) assert_false(stage_usage(l.stages[0][1], count));
+        lane_close(&l);
+    }
+}
+
+// -- what a member may be told --
+
+struct liar {
+    struct group group;
+    const int32_t (*ids)[MADE_USED]; // of the rows it sends
+    int64_t n_row;
+    err_t err;
+    int n_send;
+};
+
+static void liar_begin(struct group *g, uint64_t step)
+{
+    (void)g, (void)step;
+}
+static void liar_gather(struct group *g, float *y, int64_t n_row, int64_t ld, const int64_t *from,
+                        int32_t root)
+{
+    (void)g, (void)y, (void)n_row, (void)ld, (void)from, (void)root;
+}
+static void liar_gather_rows(struct group *g, float *y, int64_t n_row, int64_t n_col,
+                             const uint8_t *owner, int32_t root)
+{
+    (void)g, (void)y, (void)n_row, (void)n_col, (void)owner, (void)root;
+}
+static void liar_send(struct group *g, int32_t to, const void *data, int64_t n_row, int64_t n_col)
+{
+    (void)to, (void)data, (void)n_row, (void)n_col;
+    ((struct liar *)(void *)g)->n_send++;
+}
+static int64_t liar_recv(struct group *g, int32_t from, void *data, int64_t n_row, int64_t n_col,
+                         int64_t cap_row)
+{
+    const struct liar *l = (struct liar *)(void *)g;
+    (void)from;
+    if (l->err || n_row >= 0) return l->err ? 0 : n_row;
+    assert_true(l->n_row <= cap_row && n_col == MADE_DIM + MADE_USED);
+    for (int64_t i = 0; i < l->n_row; i++) {
+        float *row = (float *)data + i * n_col;
+        memset(row, 0, MADE_DIM * sizeof *row);
+        memcpy(row + MADE_DIM, l->ids[i], MADE_USED * sizeof *row);
+    }
+    return l->n_row;
+}
+static err_t liar_status(struct group *g, struct err_text *why)
+{
+    const struct liar *l = (struct liar *)(void *)g;
+    return l->err ? err_say(why, l->err, "lost") : OK;
+}
+static const struct group_ops liar_ops = {.name = "liar",
+                                          .begin = liar_begin,
+                                          .gather = liar_gather,
+                                          .gather_rows = liar_gather_rows,
+                                          .send = liar_send,
+                                          .recv = liar_recv,
+                                          .status = liar_status};
+
+// One step of a member among two whose group says whatever it likes.
+static err_t run_with(struct liar *g, enum share_split split, int32_t member)
+{
+    struct err_text why = {0};
+    struct stage *s;
+    g->group = (struct group){&liar_ops, 2, member};
+    struct stage_config c = {.model = &models[MADE_LATENT]->model,
+                             .layer_to = MADE_LAYERS,
+                             .embed = true,
+                             .head = true,
+                             .settings = {.ctx = 64,
+                                          .page_tok = 16,
+                                          .n_page = 4,
+                                          .n_slot = 1,
+                                          .max_tok = 4,
+                                          .max_rows = 1,
+                                          .in_flight = 1,
+                                          .kv_dtype = DT_F32},
+                             .n_threads = 1,
+                             .share = {.split = split, .n_member = 2, .member = member},
+                             .group = &g->group};
+    share_parts((double[]){1, 1}, 2, c.share.part);
+    if (stage_open(&c, NULL, &s, &why)) fail_msg("%s", why.s);
+    const uint32_t page = 0;
+    const struct step_bind b = {.sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1}};
+    const struct step_row row = {
+        .n_tok = 3, .ids = prompt, .next_id = -1, .n_page = 1, .pages = &page, .flags = ROW_SAMPLE};
+    const struct step st = {
+        .epoch = 1, .number = 1, .binds = &b, .n_bind = 1, .rows = &row, .n_row = 1};
+    static float x[4 * MADE_DIM];
+    struct step_result r = {0};
+    struct arena arena;
+    arena_init(&arena, 0);
+    if (stage_check(s, &st, &why)) fail_msg("%s", why.s);
+    const err_t e = stage_run(s, &st, x, NULL, &arena, &r);
+    arena_fini(&arena);
+    stage_close(s);
+    return e;
+}
+
+// Member 1 holds experts 4 to 7.
+static void owners_check_what_they_are_asked(void **state)
+{
+    (void)state;
+    static const int32_t good[3][MADE_USED] = {{-1, 4, 7}, {5, 6, 7}, {-1, -1, -1}};
+    static const int32_t bad[][MADE_USED] = {{3, 4, 5},  {4, 8, -1}, {7, 5, -1},
+                                             {4, 4, -1}, {-2, 4, 5}, {INT32_MAX, -1, -1}};
+    struct liar g = {.ids = good, .n_row = 3};
+    assert_int_equal(run_with(&g, SPLIT_EXPERTS, 1), OK);
+    assert_int_equal(g.n_send, MADE_LAYERS - 1);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        g = (struct liar){.ids = &bad[i], .n_row = 1};
+        assert_int_equal(run_with(&g, SPLIT_EXPERTS, 1), ERR_LINK_PROTOCOL);
+        assert_int_equal(g.n_send, 0);
+    }
+    g = (struct liar){.n_row = 0}; // nobody chose any
+    assert_int_equal(run_with(&g, SPLIT_EXPERTS, 1), OK);
+    assert_int_equal(g.n_send, 0);
+}
+
+static void a_lost_group_ends_the_step(void **state)
+{
+    (void)state;
+    for (int split = SPLIT_TENSOR; split <= SPLIT_EXPERTS; split++)
+        for (int32_t member = 0; member < 2; member++) {
+            struct liar g = {.err = ERR_LINK};
+            assert_int_equal(run_with(&g, (enum share_split)split, member), ERR_LINK);
+        }
+}
+
 // Local layers do not see what lies before their window or chunk.
 static void local_layers_forget(void **state)
 {
@@ -310,6 +507,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(splits_and_chunks_give_the_same_bits),
+        cmocka_unit_test(members_give_the_same_bits),
+        cmocka_unit_test(experts_are_counted),
+        cmocka_unit_test(owners_check_what_they_are_asked),
+        cmocka_unit_test(a_lost_group_ends_the_step),
         cmocka_unit_test(local_layers_forget),
         cmocka_unit_test(rows_are_alone),
         cmocka_unit_test(snapshots_stand_for_what_was_computed),

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "tests/golden/safetensors.h"
+#include "tests/unit/worker/made.h"
 #include "tests/unit/worker/tiny.h"
 #include "worker/weights.h"
 
@@ -264,6 +265,115 @@ static void made_up_model(void **state)
     }
 }
 
+// -- members --
+
+static struct share share_of_two(enum share_split split, int32_t member)
+{
+    struct share s = {.split = split, .n_member = 2, .member = member};
+    share_parts((double[]){3, 1}, 2, s.part);
+    return s;
+}
+
+// Matrix `i` of the member's weight (place `at` of its stack) against its rows of the whole one.
+// Returns how many rows there are.
+static int64_t same_rows(struct kernels *k, const struct weight *whole, const struct weight *mine,
+                         int64_t i, int64_t at)
+{
+    const struct view *a = &whole->view, *b = &mine->view;
+    if (a->layout == LAYOUT_ROWS) {
+        const int64_t n = b->shape[b->n_dim - 2] * b->shape[b->n_dim - 1];
+        const int64_t all = a->shape[a->n_dim - 2] * a->shape[a->n_dim - 1];
+        const int64_t rows = mine->rows.to - mine->rows.from, per = n / rows;
+        assert_memory_equal((float *)b->data + at * n,
+                            (float *)a->data + i * all + mine->rows.from * per,
+                            (size_t)n * sizeof(float));
+        return rows;
+    }
+    const struct view x = a->n_dim == 3 ? view_of_stack(a, i) : *a;
+    const struct view y = b->n_dim == 3 ? view_of_stack(b, at) : *b;
+    float want[1 << 10], got[1 << 10];
+    assert_true(x.shape[1] <= 1 << 10 && y.shape[0] == mine->rows.to - mine->rows.from);
+    for (int32_t r = 0; r < y.shape[0]; r++) {
+        const int32_t from = (int32_t)mine->rows.from + r;
+        k->ops->embed(k, &x, &from, 1, want);
+        k->ops->embed(k, &y, &r, 1, got);
+        assert_memory_equal(got, want, (size_t)x.shape[1] * sizeof(float));
+    }
+    return y.shape[0];
+}
+
+// What weights_each tells must be in `mine`, as in `whole`.
+struct told {
+    struct kernels *k;
+    const struct weights *whole, *mine;
+    int64_t n_row;
+    uint64_t bytes; // in the file, of plain floats
+};
+
+static err_t tell_rows(void *arg, const struct model_weight *w, int64_t i, int64_t row_from,
+                       int64_t n_row)
+{
+    struct told *t = arg;
+    const struct part *p = weights_part(t->mine, w->part);
+    const struct weight *mine = part_weight(p, w->slot);
+    assert_int_equal(mine->rows.from, row_from);
+    assert_int_equal(mine->rows.to, row_from + n_row);
+    const int64_t at = w->n > 1 && p->place ? p->place[i] : i;
+    assert_true(at >= 0);
+    t->n_row += same_rows(t->k, part_weight(weights_part(t->whole, w->part), w->slot), mine, i, at);
+    t->bytes += (uint64_t)n_row * 4 * (uint64_t)(w->rows > 1 || w->is_matrix ? w->cols : 1);
+    return OK;
+}
+
+static void members_hold_their_rows_and_no_others(void **state)
+{
+    (void)state;
+    struct tiny_file f;
+    struct model *tiny = open_tiny(&f);
+    struct made *moe = made_new(MADE_HYBRID);
+    struct kernels *k = open_kernels();
+    for (int split = SPLIT_TENSOR; split <= SPLIT_EXPERTS; split++)
+        for (int which = split == SPLIT_EXPERTS; which < 2; which++) {
+            const struct model *m = which ? &moe->model : tiny;
+            struct stage_config c = whole(m);
+            struct weights all, mine[2], kept;
+            struct err_text why;
+            c.mtp = false;
+            assert_int_equal(weights_load(&c, k, NULL, NULL, &all, &why), OK);
+            uint64_t sum = 0;
+            for (int32_t i = 0; i < 2; i++) {
+                c.share = share_of_two((enum share_split)split, i);
+                const uint64_t before = bytes_read();
+                assert_int_equal(weights_load(&c, k, NULL, NULL, &mine[i], &why), OK);
+                const uint64_t read = bytes_read() - before;
+                struct told t = {.k = k, .whole = &all, .mine = &mine[i]};
+                assert_int_equal(weights_each(&c, tell_rows, &t), OK);
+                assert_true(t.n_row > 0);
+                if (!which && read) assert_in_range(read, t.bytes, t.bytes + 4096);
+                assert_true(mine[i].bytes < all.bytes);
+                sum += mine[i].bytes;
+            }
+            assert_true(mine[1].bytes < mine[0].bytes);
+            assert_true(sum < 2 * all.bytes);
+            // What is held for another share is read again, what is the same is taken over.
+            c.share = share_of_two((enum share_split)split, 1);
+            assert_int_equal(weights_load(&c, k, &mine[0], NULL, &kept, &why), OK);
+            struct told t = {.k = k, .whole = &all, .mine = &kept};
+            assert_int_equal(weights_each(&c, tell_rows, &t), OK);
+            assert_int_equal(kept.bytes, mine[1].bytes);
+            const uint64_t before = bytes_read();
+            assert_int_equal(weights_load(&c, k, &kept, NULL, &kept, &why), OK);
+            assert_true(bytes_read() - before < 4096);
+            weights_free(&kept);
+            weights_free(&mine[1]);
+            weights_free(&all);
+        }
+    k->ops->close(k);
+    model_close(tiny);
+    free(moe);
+    unlink(f.path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -271,6 +381,7 @@ int main(void)
         cmocka_unit_test(only_what_is_needed_is_read),
         cmocka_unit_test(changed_and_broken_files_are_refused),
         cmocka_unit_test(made_up_model),
+        cmocka_unit_test(members_hold_their_rows_and_no_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
