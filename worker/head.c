@@ -73,6 +73,13 @@ err_t head_check_chain(const struct head *h, const struct step_row *r, struct er
                    (unsigned long long)r->from_step);
 }
 
+err_t head_check_mask(const struct head *h, const struct step_row *r, struct err_text *why)
+{
+    const bool draws = (r->flags & (ROW_SAMPLE | ROW_CHAIN)) == ROW_SAMPLE;
+    if (draws && idset_ok(r->mask, r->n_mask, (uint32_t)h->shape->n_vocab)) return OK;
+    return err_say(why, ERR_LINK_PROTOCOL, "step: bad mask for slot %u", r->slot);
+}
+
 void head_bind(struct head *h, const struct step_bind *b)
 {
     struct head_slot *s = &h->slots[b->slot];
@@ -117,12 +124,13 @@ static int32_t choose(struct head *h, const struct head_slot *s, const struct st
                       const float *logits)
 {
     const int32_t n_vocab = h->shape->n_vocab;
-    if (s->counts || s->sampling.n_bias) {
+    if (s->counts || s->sampling.n_bias || r->mask) {
         memcpy(h->adjusted, logits, (size_t)n_vocab * sizeof *logits);
         for (uint32_t i = 0; i < s->sampling.n_bias; i++)
             h->adjusted[s->sampling.bias[i].id] += s->sampling.bias[i].bias;
         if (s->counts) penalty_apply(&h->penalty, r->slot, &s->sampling, h->adjusted);
         keep_in_range(h->adjusted, n_vocab);
+        if (r->mask) sample_mask(h->adjusted, n_vocab, r->mask, r->n_mask);
         logits = h->adjusted;
     }
     if (s->sampling.temperature == 0) return argmax(h, logits);

@@ -44,7 +44,7 @@ struct head {
     float *h;                  // (block, dim)
     float *ordered;            // (block, dim) scratch
     float *logits;             // (block, n_vocab)
-    float *adjusted;           // (n_vocab) one row after bias and penalties
+    float *adjusted;           // (n_vocab) one row after bias, penalties and mask
     struct sample_cand *cands; // (n_vocab)
     stage_tap_fn *tap;
     void *tap_arg;
@@ -58,6 +58,7 @@ void head_reset(struct head *h);
 // What only the last stage can check. ERR_LINK_PROTOCOL.
 err_t head_check_bind(const struct head *h, const struct step_bind *b, struct err_text *why);
 err_t head_check_chain(const struct head *h, const struct step_row *r, struct err_text *why);
+err_t head_check_mask(const struct head *h, const struct step_row *r, struct err_text *why);
 void head_bind(struct head *h, const struct step_bind *b);
 // Of members but the lead, their columns of logits mean something only. logits (n, n_vocab) of n <=
 // HEAD_BLOCK rows of h (n, dim), which have been normed.

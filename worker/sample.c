@@ -1,5 +1,6 @@
 #include "worker/sample.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -57,6 +58,23 @@ static float exp_of(float x)
     double scale;
     memcpy(&scale, &bits, 8);
     return (float)(p * scale);
+}
+
+static void take_away(float *logits, uint32_t from, uint32_t to)
+{
+    for (; from < to; from++)
+        logits[from] = -INFINITY;
+}
+
+void sample_mask(float *logits, int32_t n_vocab, const uint8_t *set, size_t len)
+{
+    struct idset_runs runs = {.set = set, .len = len};
+    uint32_t at = 0, from, to;
+    while (idset_next(&runs, &from, &to)) {
+        take_away(logits, at, from);
+        at = to;
+    }
+    take_away(logits, at, (uint32_t)n_vocab);
 }
 
 static float per_temperature(const struct sampling *s)

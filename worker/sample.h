@@ -14,7 +14,10 @@ struct sample_cand {
     int32_t id;
 };
 
-// Draws an id for `position`. logits: (n_vocab), finite, after bias and penalties; temperature > 0.
+// Takes away all ids but those of the set (a row's mask, checked): their logits become -infinity.
+void sample_mask(float *logits, int32_t n_vocab, const uint8_t *set, size_t len);
+// Draws an id for `position`. logits: (n_vocab), after bias, penalties and mask; finite, but those
+// that the mask took; temperature > 0.
 // cands: work space of n_vocab.
 int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling *s,
                     uint32_t position, struct sample_cand *cands);

@@ -50,6 +50,7 @@ static err_t check_row(const struct stage *s, const struct step *st, const struc
     if (!e) e = check_ids(s, r, why);
     if (!e && r->flags & ROW_CHAIN && stage_samples(&s->config))
         e = head_check_chain(&s->head, r, why);
+    if (!e && r->mask && stage_samples(&s->config)) e = head_check_mask(&s->head, r, why);
     return e;
 }
 

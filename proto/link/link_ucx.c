@@ -45,6 +45,7 @@ struct ucx_port;
 struct ucx_send {
     struct ucx_port *port;
     struct list list; // in send_free, or linked to itself: in flight
+    ucp_ep_h ep;      // of what is in flight, else NULL
     uint8_t header[FRAME_HEADER_BYTES];
     uint8_t *payload;
 };
@@ -60,6 +61,7 @@ struct ucx_waiting {
     struct frame frame;
     uint8_t header[FRAME_HEADER_BYTES];
     void *desc;
+    ucp_ep_h reply;
     bool is_rndv;
 };
 
@@ -134,6 +136,7 @@ static struct ucx_send *send_take(struct ucx_port *p)
 static void send_give(struct ucx_send *s)
 {
     s->port->n_sending--;
+    s->ep = NULL;
     list_push_front(&s->port->send_free, &s->list);
 }
 
@@ -154,6 +157,7 @@ static ucs_status_t send_start(struct ucx_send *s, ucp_ep_h ep, uint64_t bytes, 
         .flags = flags,
         .memory_type = UCS_MEMORY_TYPE_HOST,
     };
+    s->ep = ep;
     ucs_status_ptr_t r =
         ucp_am_send_nbx(ep, AM_FRAME, s->header, sizeof s->header, s->payload, bytes, &param);
     if (UCS_PTR_IS_PTR(r)) return UCS_OK;
@@ -174,8 +178,9 @@ static err_t ucx_send(struct port *port, uint32_t to, const struct frame *f, por
     mine.payload = s->payload;
     if (fill) fill(arg, s->payload, f->bytes);
     frame_pack(&mine, port->key, s->header);
-    uint32_t flags = f->bytes <= EAGER_MAX ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV;
-    if (f->kind == FRAME_PING) flags |= UCP_AM_SEND_FLAG_REPLY;
+    const bool is_long = f->bytes > EAGER_MAX;
+    uint32_t flags = is_long ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER;
+    if (is_long || f->kind == FRAME_PING) flags |= UCP_AM_SEND_FLAG_REPLY;
     ucs_status_t st = send_start(s, peer->ep, f->bytes, flags);
     if (st == UCS_OK) return OK;
     on_peer_error(peer, peer->ep, st);
@@ -193,8 +198,6 @@ static void ping_answer(struct ucx_port *p, const struct frame *ping, ucp_ep_h r
     if (s && pong.bytes) memcpy(s->payload, ping->payload, pong.bytes);
     pong.payload = s ? s->payload : NULL;
     if (s) frame_pack(&pong, p->port.key, s->header);
-    // Eager whatever its size: UCX asserts, when the port closes, that no rendezvous of an endpoint
-    // which we did not make is under way.
     if (!s || send_start(s, reply, pong.bytes, UCP_AM_SEND_FLAG_EAGER) != UCS_OK) port_pool_dropped(&p->pool);
 }
 
@@ -221,6 +224,7 @@ static void recv_done(void *request, ucs_status_t status, size_t length, void *a
 {
     struct port_slot *s = arg;
     ((struct ucx_port *)s->owner)->n_receiving--;
+    s->is_filling = false;
     recv_end(s, status == UCS_OK && length == s->frame.bytes);
     ucp_request_free(request);
 }
@@ -236,7 +240,8 @@ static void recv_start(struct ucx_port *p, struct port_slot *s, void *desc)
         .memory_type = UCS_MEMORY_TYPE_HOST,
     };
     ucs_status_ptr_t r = ucp_am_recv_data_nbx(p->worker, desc, s->memory, s->frame.bytes, &param);
-    if (UCS_PTR_IS_PTR(r))
+    s->is_filling = UCS_PTR_IS_PTR(r);
+    if (s->is_filling)
         p->n_receiving++;
     else
         recv_end(s, UCS_PTR_STATUS(r) == UCS_OK);
@@ -428,6 +433,25 @@ static void on_closed(void *request, ucs_status_t status, void *arg)
     ucp_request_free(request);
 }
 
+struct ucx_closing {
+    const ucp_request_param_t *param;
+    uint32_t *n_closing;
+    ucp_ep_h done[2 * PORT_PEERS_MAX];
+    uint32_t n_done;
+};
+
+static void close_once(struct ucx_closing *c, ucp_ep_h ep)
+{
+    for (uint32_t i = 0; i < c->n_done; i++)
+        if (c->done[i] == ep) return;
+    if (!ep || c->n_done == sizeof c->done / sizeof *c->done) return;
+    c->done[c->n_done++] = ep;
+    if (UCS_PTR_IS_PTR(ucp_ep_close_nbx(ep, c->param))) ++*c->n_closing;
+}
+
+// Besides our own endpoints there are those that UCX made for peers that connected to us. Destroying
+// them while a rendezvous or a pong is under way fails an assertion inside UCX ("proto_reqs"), which
+// ends the process; closing them by force before does not. Over a link with a delay that is usual.
 static void peers_close(struct ucx_port *p)
 {
     uint32_t n_closing = 0;
@@ -438,9 +462,12 @@ static void peers_close(struct ucx_port *p)
         .cb.send = on_closed,
         .user_data = &n_closing,
     };
-    for (uint32_t i = 0; i < PORT_PEERS_MAX; i++) {
-        if (!p->peers[i].ep) continue;
-        if (UCS_PTR_IS_PTR(ucp_ep_close_nbx(p->peers[i].ep, &param))) n_closing++;
+    struct ucx_closing c = {.param = &param, .n_closing = &n_closing};
+    for (uint32_t i = 0; i < PORT_PEERS_MAX; i++)
+        close_once(&c, p->peers[i].ep);
+    for (uint32_t i = 0; p->sends && i < p->pool.n_frame; i++) {
+        close_once(&c, p->sends[i].ep);
+        if (p->pool.slots[i].is_filling) close_once(&c, p->pool.slots[i].reply);
     }
     // Both: the requests of a stopped peer are returned only by later rounds.
     progress_until(p, &n_closing, CANCEL_MS);

@@ -11,7 +11,8 @@ struct port_slot {
     uint8_t header[FRAME_HEADER_BYTES];
     void *memory;        // max_bytes, aligned to 64
     uint64_t from_local; // where a ping came from: the number of a local port,
-    void *reply;         // or a UCX endpoint
+    void *reply;         // or a UCX endpoint: also of what is being filled
+    bool is_filling;     // UCX writes into it
     void *owner;         // the UCX port that it belongs to
 };
 

@@ -68,6 +68,7 @@ static void take_option(struct options *o, const char *name, const char *value)
         {"--cert-key", NULL, NULL, NULL, &o->door.tls_key_pem},
         {"--vocab", NULL, &o->mock.vocab, NULL, NULL},
         {"--template", NULL, &o->mock.chat_template, NULL, NULL},
+        {"--say", NULL, &o->mock.say, NULL, NULL},
         {"--ctx", &o->mock.ctx, NULL, NULL, NULL},
         {"--per-turn", &o->mock.per_turn, NULL, NULL, NULL},
         {"--step-us", &o->mock.step_us, NULL, NULL, NULL},

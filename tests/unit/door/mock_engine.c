@@ -93,7 +93,7 @@ static int32_t next_id(const struct mock *m, const struct request *r, const stru
 {
     uint32_t i = c->n_generated;
     if (r->sampling.seed == MOCK_ECHO) return i < r->n_prompt ? r->prompt[i] : m->end_ids[0];
-    if (i >= SAYS && r->n_end) return m->end_ids[0];
+    if (i >= (m->config.say ? m->text.n : SAYS) && r->n_end) return m->end_ids[0];
     return m->text.at[i % m->text.n];
 }
 
@@ -341,8 +341,9 @@ err_t mock_engine_open(uv_loop_t *loop, const struct mock_config *c, struct engi
     if (!err) err = tokenizer_open(m->gguf, &m->tokenizer, why);
     if (!err && c->chat_template) err = read_template(m, c->chat_template, why);
     if (!err)
-        err = tokenizer_encode(m->tokenizer, MOCK_TEXT, strlen(MOCK_TEXT), 0, NULL, 0, 4096,
-                               &m->text);
+        err = tokenizer_encode(m->tokenizer, c->say ? c->say : MOCK_TEXT,
+                               strlen(c->say ? c->say : MOCK_TEXT), TOKENIZER_SPECIAL, NULL, 0,
+                               4096, &m->text);
     if (err) {
         template_close(m->template);
         tokenizer_close(m->tokenizer);

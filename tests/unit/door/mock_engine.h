@@ -29,6 +29,7 @@ struct mock_config {
     const char *vocab;         // .gguf with a vocabulary
     const char *chat_template; // file; NULL: a base model
     const char *const *aliases;
+    const char *say;    // said once and whole instead of MOCK_TEXT, special tokens and all; or NULL
     uint32_t ctx;       // 0: 4096
     uint32_t per_turn;  // tokens of each choice in one turn of the loop; 0: 1
     uint32_t step_us;   // pause between turns; 0: none

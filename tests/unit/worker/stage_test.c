@@ -645,6 +645,11 @@ static void malicious_steps_are_refused(void **state)
             t.rows[0].n_tok = 1);
     REFUSED("next id", t.rows[0].flags = ROW_SCORE; t.rows[0].next_id = TINY_VOCAB);
     REFUSED("next id", t.rows[0].flags = ROW_SCORE; t.rows[0].next_id = -2);
+    const uint8_t masks[] = {0, 1, 1, 0, TINY_VOCAB, 1, 0, TINY_VOCAB + 1};
+    REFUSED(NULL, t.rows[0].mask = masks + 2; t.rows[0].n_mask = 3);
+    REFUSED("mask", t.rows[0].mask = masks; t.rows[0].n_mask = 1);
+    REFUSED("mask", t.rows[0].mask = masks + 5; t.rows[0].n_mask = 3);
+    REFUSED("mask", t.rows[0].mask = masks; t.rows[0].n_mask = 2; t.rows[0].flags = ROW_SCORE);
     REFUSED("two rows", t.rows[1] = t.rows[0]; t.st.n_row = 2);
     REFUSED("history", t.bind.n_history = 129; t.bind.history = prompt);
     REFUSED("bias", t.bind.sampling.bias = &bad_bias; t.bind.sampling.n_bias = 1);
@@ -660,6 +665,35 @@ static void malicious_steps_are_refused(void **state)
         REFUSED("vocabulary", t.bind.history = &bad_ids[i]; t.bind.n_history = 1);
     }
     stage_close(s);
+}
+
+// Of any two ids the mask leaves, the likelier is drawn; all else is as without a mask.
+static void masks_are_kept(void **state)
+{
+    (void)state;
+    for (int32_t id = 0; id + 7 < TINY_VOCAB; id += 5) {
+        struct solo *o = solo_open();
+        struct step_bind b = greedy();
+        const uint8_t mask[] = {1, (uint8_t)id, 1, 6, 1};
+        struct step_row row = row_of(0, 5, prompt, ROW_SAMPLE);
+        b.sampling.n_logprobs = 20;
+        b.sampling.temperature = id % 2 ? 1.5f : 0;
+        const struct step_item free = *solo_run(o, &b, row, NULL);
+        float logprob[2] = {NAN, NAN};
+        for (uint32_t i = 0; i < free.n_top; i++)
+            if (free.top[i].id == id || free.top[i].id == id + 7)
+                logprob[free.top[i].id != id] = free.top[i].logprob;
+        stage_reset(o->s);
+        row.mask = mask;
+        row.n_mask = sizeof mask;
+        const struct step_item *item = solo_run(o, &b, row, NULL);
+        assert_true(item->id == id || item->id == id + 7);
+        if (b.sampling.temperature == 0 && !isnan(logprob[0]) && !isnan(logprob[1]))
+            assert_int_equal(item->id, logprob[0] >= logprob[1] ? id : id + 7);
+        if (!isnan(logprob[item->id != id]))
+            assert_true(fabsf(item->logprob - logprob[item->id != id]) < 1e-6f);
+        solo_close(o);
+    }
 }
 
 static void a_slot_goes_on_where_it_was(void **state)
@@ -763,6 +797,7 @@ int main(void)
         cmocka_unit_test(nonfinite_logits_are_flagged),
         cmocka_unit_test(logprobs_stay_finite),
         cmocka_unit_test(malicious_steps_are_refused),
+        cmocka_unit_test(masks_are_kept),
         cmocka_unit_test(a_slot_goes_on_where_it_was),
         cmocka_unit_test(random_steps_stay_in_their_memory),
     };
