@@ -9,16 +9,30 @@
 
 enum { TOOLS_MAX = 1024 };
 
+// none, auto, required, or one function by its name: whether there must be a call, and which.
+static err_t read_choice(struct prepare *p, struct refusal *no)
+{
+    const struct json *choice = p->p.tool_choice, *tools = p->tools;
+    const struct json *name = json_get(json_get(choice, "function"), "name");
+    if (!choice || json_is(choice, "none") || json_is(choice, "auto")) return OK;
+    p->must_call = true;
+    if (json_is(choice, "required") && tools) return OK;
+    if (!tools) return refusal_field(no, "tool_choice", "'tool_choice' needs 'tools'");
+    if (!json_is(json_get(choice, "type"), "function") || !name || name->kind != J_STR)
+        return refusal_field(no, "tool_choice",
+                             "'tool_choice' must be none, auto, required or a function's name");
+    for (size_t i = 0; i < tools->arr.n; i++) {
+        const struct json *f = json_get(&tools->arr.items[i], "function");
+        if (json_is(json_get(f, "name"), name->str.s)) p->must_name = name->str.s;
+    }
+    return p->must_name
+               ? OK
+               : refusal_field(no, "tool_choice", "'tools' has no function '%.100s'", name->str.s);
+}
+
 static err_t read_tools(struct prepare *p, struct refusal *no)
 {
-    const struct json *tools = p->p.tools, *choice = p->p.tool_choice;
-    bool none = json_is(choice, "none");
-    if (json_is(choice, "required") || (choice && choice->kind == J_OBJ))
-        return refusal_field(no, "tool_choice",
-                             "'tool_choice' can be 'none' or 'auto'; forcing a "
-                             "call is not supported yet");
-    if (choice && !none && !json_is(choice, "auto"))
-        return refusal_field(no, "tool_choice", "'tool_choice' must be 'none' or 'auto'");
+    const struct json *tools = p->p.tools;
     if (!tools || tools->arr.n == 0) return OK;
     if (tools->arr.n > TOOLS_MAX)
         return refusal_field(no, "tools", "'tools' must hold at most %d tools, not %zu", TOOLS_MAX,
@@ -30,7 +44,7 @@ static err_t read_tools(struct prepare *p, struct refusal *no)
             return refusal_field(no, "tools",
                                  "'tools[%zu]' must be of type 'function' and have a name", i);
     }
-    if (!none) p->tools = tools;
+    if (!json_is(p->p.tool_choice, "none")) p->tools = tools;
     return OK;
 }
 
@@ -68,6 +82,7 @@ err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
         repair_apply(p->messages, REPAIR_MERGE, &p->scratch, &p->messages, &changed))
         err = refusal_set(no, 400, "json_too_large", "the messages need too much memory");
     if (!err) err = read_tools(p, no);
+    if (!err) err = read_choice(p, no);
     if (!err) err = read_kwargs(p, no);
     if (err) return err;
     bool logprobs = p->p.logprobs && p->p.logprobs->b;
@@ -151,6 +166,8 @@ static err_t keep_turn(const struct prepare *p, const struct template_output *te
     out->tail = arena_copy_str(&out->arena, text->text.data + text->text.len - out->tail_len,
                                out->tail_len);
     out->format = p->in->model->format;
+    // A template that knows no calls lets the model write them in the commonest way.
+    if (p->tools && !turn_format_has_calls(out->format)) out->format = turn_format_named("hermes");
     out->one_call = p->p.parallel_calls && !p->p.parallel_calls->b;
     bool ok = out->tail;
     if (ok && p->tools) {

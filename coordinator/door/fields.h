@@ -11,7 +11,8 @@ enum { FIELD_CHAT = 1, FIELD_COMPLETIONS = 2, FIELD_BOTH = 3 };
 // What a caller asked for. Trees point into the body.
 struct params {
     const struct json *model, *user, *messages, *prompt, *stop, *logit_bias, *tools, *tool_choice,
-        *parallel_calls;
+        *parallel_calls, *structured_outputs, *guided_json, *guided_regex, *guided_choice,
+        *guided_grammar;
     const struct json *response_format, *kwargs, *suffix, *reasoning_effort, *logprobs;
     bool stream, include_usage, continuous_usage, echo, ignore_eos, digest, token_ids, progress,
         merge_roles, strict;

@@ -34,6 +34,8 @@ struct prepare {
     struct params p;
     const struct json *messages; // chat, as templates expect them
     const struct json *tools, *kwargs;
+    bool must_call; // the answer is a call: of `must_name`, or NULL of any function
+    const char *must_name;
     struct logit_bias *bias;
     uint32_t n_bias;
 };

@@ -75,10 +75,12 @@ static bool needs_row(const struct choice *c)
     return c->n_sent + 1 < c->req->n_prompt + c->req->max_tokens;
 }
 
+// With rules, what may come next depends on what came: such a row waits until that is known.
 static bool can_send(const struct sched *s, const struct choice *c)
 {
     uint32_t n_id = choice_n_id(c);
-    return needs_row(c) && (c->n_sent < n_id || (s->cfg.chain && c->n_sent == n_id));
+    bool may_chain = s->cfg.chain && !c->req->rules;
+    return needs_row(c) && (c->n_sent < n_id || (may_chain && c->n_sent == n_id));
 }
 
 static uint32_t prefill_left(const struct choice *c)
@@ -174,7 +176,12 @@ static void add_ids(struct batch *b, struct step_row *row, const struct choice *
         ids[i] = choice_id_at(c, row->pos + i);
     row->ids = ids;
     uint32_t end = row->pos + row->n_tok;
-    if (end == choice_n_id(c)) row->flags |= ROW_SAMPLE;
+    if (end == choice_n_id(c)) {
+        row->flags |= ROW_SAMPLE;
+        row->mask = c->mask;
+        row->n_mask = c->n_mask;
+        b->n_mask += c->n_mask;
+    }
     // The prompt is all there is while scores are missing: nothing is drawn before its end.
     if (!state_scores(c)) return;
     uint32_t last = min_u32(end, c->req->n_prompt - 1);
@@ -192,11 +199,13 @@ static void add_locals(struct seat *seat, struct step_row *row)
     seat->n_local_told = seat->n_local;
 }
 
-// Or none: preempted since it was picked, no page for it, or the step has enough to bind.
+// Or none: preempted since it was picked, no page for it, or the step has enough to bind or of
+// masks.
 static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
 {
-    if (!row_room(s, c, n_tok)) return;
     struct batch *b = &s->batch;
+    if (c->n_sent + n_tok == choice_n_id(c) && c->n_mask > STEP_MASKS_MAX - b->n_mask) return;
+    if (!row_room(s, c, n_tok)) return;
     struct seat *seat = &s->seats[c->slot];
     struct step_row *row = &b->rows[b->n_row];
     *row = (struct step_row){.slot = (uint32_t)c->slot,
@@ -293,7 +302,7 @@ bool batch_make(struct sched *s, int64_t now_us, struct step *out)
     struct batch *b = &s->batch;
     struct sent_step *sent = &s->ring[(s->number + 1) % cfg->in_flight];
     b->sent = sent->rows;
-    b->n_row = b->n_bind = b->n_tok = b->bind_weight = 0;
+    b->n_row = b->n_bind = b->n_tok = b->bind_weight = b->n_mask = 0;
     admit(s, now_us);
 
     // However many decode, a row and a quarter of the tokens are kept for the prefilling.

@@ -34,6 +34,20 @@ static err_t check_drawn(const struct sent_row *row, const struct step_item *it,
     return OK;
 }
 
+// The id is one that the row's mask let through; of choices that are still there.
+static err_t check_mask(const struct sched *s, const struct sent_row *row,
+                        const struct step_item *it, struct err_text *why)
+{
+    const struct seat *seat = &s->seats[row->slot];
+    const struct choice *c = seat->choice;
+    const bool draws = (row->flags & (ROW_SAMPLE | ROW_CHAIN)) == ROW_SAMPLE && !it->nonfinite;
+    if (!draws || !c || seat->ticket != row->ticket || !c->mask ||
+        idset_has(c->mask, c->n_mask, (uint32_t)it->id))
+        return OK;
+    return err_say(why, ERR_LINK_PROTOCOL, "row %u: id %d is not in the row's mask", it->row,
+                   it->id);
+}
+
 static err_t check_item(const struct sent_row *row, uint32_t i, const struct step_item *it,
                         int32_t n_vocab, struct err_text *why)
 {
@@ -67,7 +81,8 @@ err_t commit_check(const struct sched *s, const struct step_result *r, int32_t n
         if (!(row->flags & (ROW_SAMPLE | ROW_SCORE))) continue;
         if (k == r->n_item || !r->items)
             return err_say(why, ERR_LINK_PROTOCOL, "no item for row %u", i);
-        err_t e = check_item(row, i, &r->items[k++], n_vocab, why);
+        err_t e = check_item(row, i, &r->items[k], n_vocab, why);
+        if (!e) e = check_mask(s, row, &r->items[k++], why);
         if (e) return e;
     }
     if (k == r->n_item) return OK;
@@ -111,7 +126,14 @@ static void take_id(struct sched *s, struct choice *c, const struct step_item *i
         return;
     }
     events_add(s, (struct sched_event){.kind = EVENT_TOKEN, .choice = c, .item = it});
-    if (c->n_generated == r->max_tokens) events_finish(s, c, FINISH_LENGTH, now_us);
+    struct err_text why;
+    err_t e = r->rules ? r->rules->next(c, &why) : OK;
+    if (e == ERR_END)
+        events_finish(s, c, FINISH_STOP, now_us);
+    else if (c->n_generated == r->max_tokens)
+        events_finish(s, c, FINISH_LENGTH, now_us);
+    else if (e)
+        events_fail(s, r, e, &why, now_us);
 }
 
 static void take_row(struct sched *s, const struct sent_row *row, const struct step_item *it,

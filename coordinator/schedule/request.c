@@ -19,6 +19,7 @@ struct request *request_new(size_t max_bytes)
 void request_free(struct request *r)
 {
     if (!r) return;
+    if (r->rules) r->rules->free(r);
     struct arena a = r->arena; // r lies in it
     arena_fini(&a);
 }

@@ -24,6 +24,19 @@ enum finish {
     FINISH_ERROR,     // see request.error, request.why
 };
 
+struct request;
+struct choice;
+
+// What the choices of a request may draw, decided outside of schedule/ by their histories alone.
+struct request_rules {
+    // The choice is new, or its history has grown by a token that its mask let through: sets its
+    // mask, which stays as it is until the next call for this choice. ERR_END: nothing may follow,
+    // the choice is done. Others: it cannot go on, with the sentence.
+    err_t (*next)(struct choice *c, struct err_text *why);
+    // The request is about to be freed.
+    void (*free)(struct request *r);
+};
+
 struct choice {
     struct request *req;
     uint32_t index;
@@ -31,6 +44,9 @@ struct choice {
     enum finish finish;
     int32_t *generated; // (max_tokens), an end id that stopped it included
     uint32_t n_generated;
+    const uint8_t *mask; // of the next id (struct step_row), by request.rules; NULL: any
+    uint32_t n_mask;
+    void *ruled; // the rules' own
 
     // -- the scheduler's own --
     struct list node;  // in the queue, or among the prefilling or decoding
@@ -60,10 +76,13 @@ struct request {
     struct choice *choices;
     uint32_t n_choice;
 
+    const struct request_rules *rules; // NULL: any text
+    void *ruled;                       // the rules' own
+
     void *owner;  // the front door's
     void *engine; // the engine's own, while it has the request
 
-    err_t error; // of FINISH_ERROR: ERR_DEVICE, ERR_TOO_LARGE
+    err_t error; // of FINISH_ERROR: ERR_DEVICE, ERR_TOO_LARGE, or what the rules said
     struct err_text why;
 
     // Filled by the scheduler, for usage and metrics. Microseconds of the loop's clock, 0: not yet.

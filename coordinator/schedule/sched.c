@@ -134,6 +134,14 @@ err_t sched_configure(struct sched *s, const struct sched_config *c)
     return OK;
 }
 
+static err_t first_masks(struct request *r, struct err_text *why)
+{
+    err_t e = OK;
+    for (uint32_t i = 0; r->rules && i < r->n_choice && !e; i++)
+        e = r->rules->next(&r->choices[i], why);
+    return e == ERR_END ? err_say(why, ERR_INVALID, "nothing but the empty text may come") : e;
+}
+
 err_t sched_submit(struct sched *s, struct request *r, int64_t now_us, struct err_text *why)
 {
     BUG_ON(!r->n_choice || r->n_live != r->n_choice || list_linked(&r->node));
@@ -147,6 +155,8 @@ err_t sched_submit(struct sched *s, struct request *r, int64_t now_us, struct er
                        s->cfg.queue_max);
     e = events_reserve(s, r->n_choice);
     if (e) return err_say(why, e, "no memory for another request");
+    e = first_masks(r, why);
+    if (e) return e;
     r->arrived_us = now_us;
     list_push_back(&s->requests, &r->node);
     for (uint32_t i = 0; i < r->n_choice; i++) {

@@ -28,6 +28,10 @@
 // decoding (the newest replaces the one before), and now and then in long prompts as long as that
 // pushes out nothing better.
 //
+// A choice with rules (request_rules) gets its mask when its history has grown, and its rows travel
+// with it; they are never chained, and of masks there are at most STEP_MASKS_MAX bytes in a step: the
+// others' turn comes with the next. Rules that allow nothing more end the choice with FINISH_STOP.
+//
 // An end id ends a choice with FINISH_STOP: it gives no EVENT_TOKEN, but counts in n_generated.
 // Logits that hold NaN or infinity end the whole request with FINISH_ERROR, and its pages are no
 // longer found by others.
@@ -95,7 +99,7 @@ void sched_suspend(struct sched *s);
 
 // The request stays the caller's memory but must not be changed or freed until its last
 // EVENT_FINISH. ERR_BUSY: queue full. ERR_TOO_LARGE: can never fit the context or the KV pages.
-// ERR_MEMORY.
+// ERR_MEMORY. What its rules say of the first token, if not OK.
 err_t sched_submit(struct sched *s, struct request *r, int64_t now_us, struct err_text *why);
 // Schedulers side by side (one for each lane) count arrivals together, so that a request keeps its
 // place when it changes over. Before anything is submitted; the counter must live as long.

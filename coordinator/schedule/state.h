@@ -64,6 +64,7 @@ struct batch {
     struct pick *picks;    // (n_slot)
     uint32_t n_row, n_bind, n_tok;
     uint32_t bind_weight;
+    uint32_t n_mask; // bytes
 };
 
 struct sched {

@@ -47,6 +47,7 @@ const struct turn_format *turn_format_named(const char *name);
 // The format that a chat template asks of the model; one without calls (but perhaps with thoughts)
 // if it spells none that we know.
 const struct turn_format *turn_format_of(const char *source, size_t len);
+bool turn_format_has_calls(const struct turn_format *f);
 // True if the format writes this control token as one of its marks: its spelling matters.
 bool turn_format_marks(const struct turn_format *f, const char *spelling, size_t len);
 

@@ -174,6 +174,11 @@ const struct turn_format *turn_format_of(const char *source, size_t len)
     return f;
 }
 
+bool turn_format_has_calls(const struct turn_format *f)
+{
+    return f->call_open || f->call_close;
+}
+
 bool turn_format_marks(const struct turn_format *f, const char *spelling, size_t len)
 {
     static const char *const harmony[] = {"<|start|>",     "<|channel|>", "<|message|>",

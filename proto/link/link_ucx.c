@@ -198,7 +198,8 @@ static void ping_answer(struct ucx_port *p, const struct frame *ping, ucp_ep_h r
     if (s && pong.bytes) memcpy(s->payload, ping->payload, pong.bytes);
     pong.payload = s ? s->payload : NULL;
     if (s) frame_pack(&pong, p->port.key, s->header);
-    if (!s || send_start(s, reply, pong.bytes, UCP_AM_SEND_FLAG_EAGER) != UCS_OK) port_pool_dropped(&p->pool);
+    if (!s || send_start(s, reply, pong.bytes, UCP_AM_SEND_FLAG_EAGER) != UCS_OK)
+        port_pool_dropped(&p->pool);
 }
 
 // -- receiving --
@@ -258,14 +259,14 @@ static void slot_fill(struct ucx_port *p, struct port_slot *s, const struct fram
 }
 
 static ucs_status_t wait_for_room(struct ucx_port *p, const struct frame *f, const uint8_t *header,
-                                  void *data, bool is_rndv)
+                                  ucp_ep_h reply, void *data, bool is_rndv)
 {
     if (p->n_waiting == p->pool.n_frame || f->kind == FRAME_PING) {
         port_pool_dropped(&p->pool);
         return UCS_OK;
     }
     struct ucx_waiting *w = &p->waiting[(p->waiting_at + p->n_waiting++) % p->pool.n_frame];
-    *w = (struct ucx_waiting){.frame = *f, .desc = data, .is_rndv = is_rndv};
+    *w = (struct ucx_waiting){.frame = *f, .desc = data, .reply = reply, .is_rndv = is_rndv};
     memcpy(w->header, header, sizeof w->header);
     return UCS_INPROGRESS;
 }
@@ -278,7 +279,7 @@ static void waiting_serve(struct ucx_port *p)
         struct ucx_waiting *w = &p->waiting[p->waiting_at];
         p->waiting_at = (p->waiting_at + 1) % p->pool.n_frame;
         p->n_waiting--;
-        slot_fill(p, s, &w->frame, w->header, NULL);
+        slot_fill(p, s, &w->frame, w->header, w->reply);
         if (w->is_rndv) {
             recv_start(p, s, w->desc);
         } else {
@@ -303,7 +304,7 @@ static ucs_status_t on_frame(void *arg, const void *header, size_t header_len, v
         return UCS_OK;
     }
     struct port_slot *s = p->n_waiting ? NULL : port_pool_take(&p->pool);
-    if (!s) return wait_for_room(p, &f, header, data, is_rndv);
+    if (!s) return wait_for_room(p, &f, header, reply, data, is_rndv);
     slot_fill(p, s, &f, header, reply);
     if (is_rndv) {
         recv_start(p, s, data);
@@ -449,9 +450,10 @@ static void close_once(struct ucx_closing *c, ucp_ep_h ep)
     if (UCS_PTR_IS_PTR(ucp_ep_close_nbx(ep, c->param))) ++*c->n_closing;
 }
 
-// Besides our own endpoints there are those that UCX made for peers that connected to us. Destroying
-// them while a rendezvous or a pong is under way fails an assertion inside UCX ("proto_reqs"), which
-// ends the process; closing them by force before does not. Over a link with a delay that is usual.
+// Besides our own endpoints there are those that UCX made for peers that connected to us.
+// Destroying them while a rendezvous or a pong is under way fails an assertion inside UCX
+// ("proto_reqs"), which ends the process; closing them by force before does not. Over a link with a
+// delay that is usual.
 static void peers_close(struct ucx_port *p)
 {
     uint32_t n_closing = 0;

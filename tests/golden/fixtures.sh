@@ -1,5 +1,6 @@
 #!/bin/sh
-# Every tiny checkpoint of the fixtures, in exact precision (whole, then in 2 stages and 2 expert
+# Every tiny checkpoint of the fixtures, in exact precision (whole, then in 2 stages of 2 members
+#
 # sets) and, where weights are quantised, with the fast kernels; the plain ones also as GGUF files,
 # of today and of old. The table of what passed lies in build/tests/coverage.tsv afterwards. Then
 # reuse: the scheduler over real stages.
@@ -25,7 +26,7 @@ golden --threads 1 --table "$build/tests/coverage.tsv" "$made"/new/*/
 python3 tests/golden/gguf_made.py --old "$made/old" "$fixtures"/arch/deepseek_v[23]/ \
     "$fixtures"/arch/mixtral/ "$fixtures"/arch/qwen3_next/ || bad=1
 golden --threads 1 "$made"/old/*/
-golden --threads 2 --stages 2 --sets 2 "$fixtures"/arch/*/ "$fixtures"/quant/*/
+golden --threads 2 --stages 2 --split tensor --members 2 "$fixtures"/arch/*/ "$fixtures"/quant/*/
 golden --threads 1 --precision fast "$fixtures"/quant/*/ "$fixtures"/gguf/*/
 # README's table is about the usual fixtures.
 [ -n "${TRIREME_FIXTURES:-}" ] ||

@@ -5,6 +5,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "proto/base/log.h"
+#include "proto/wire/frame.h"
 #include "worker/store.h"
 
 #include <dirent.h>
@@ -259,6 +261,40 @@ static void damage_begins_anew(void **state)
     files[0].header_bytes = 100;
 }
 
+// Nor does a map that somebody made up, with a right checksum, lead anywhere.
+static void made_up_maps_do_no_harm(void **state)
+{
+    (void)state;
+    log_set_level(LOG_ERROR);
+    char path[300];
+    uint8_t good[400], bad[400];
+    uint32_t random = 1;
+    begin_copy();
+    snprintf(path, sizeof path, "%s/.map", part);
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    const size_t n = fread(good, 1, sizeof good, f);
+    fclose(f);
+    assert_in_range(n, 40, sizeof good - 1);
+    for (int i = 0; i < 500; i++) {
+        memcpy(bad, good, n);
+        for (int k = 0; k < 1 + i % 4; k++) {
+            random = random * 1664525 + 1013904223;
+            bad[(random >> 8) % (n - 4)] = (uint8_t)(random >> 24 | (i % 3 == 0 ? 0xf0 : 0));
+        }
+        const size_t len = i % 5 ? n : 4 + (random >> 8) % (n - 4);
+        const uint32_t sum = frame_checksum(bad, len - 4);
+        memcpy(bad + len - 4, &sum, 4);
+        f = fopen(path, "wb");
+        assert_non_null(f);
+        assert_int_equal(fwrite(bad, 1, len, f), len);
+        fclose(f);
+        assert_in_range(bytes_left(), 0, 3 * UNIT);
+        assert_true(store_room(dir, UINT64_MAX) <= (uint64_t)1 << 50);
+        store_tidy(dir);
+    }
+}
+
 static void a_short_disk_is_noticed_before(void **state)
 {
     (void)state;
@@ -335,6 +371,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_the_map_claims_is_there_again, setup, teardown),
         cmocka_unit_test_setup_teardown(a_whole_copy_gets_its_name, setup, teardown),
         cmocka_unit_test_setup_teardown(damage_begins_anew, setup, teardown),
+        cmocka_unit_test_setup_teardown(made_up_maps_do_no_harm, setup, teardown),
         cmocka_unit_test_setup_teardown(a_short_disk_is_noticed_before, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_names_and_sizes, setup, teardown),
         cmocka_unit_test_setup_teardown(links_are_refused, setup, teardown),
