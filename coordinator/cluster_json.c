@@ -353,3 +353,19 @@ void cluster_json_write(const struct cluster_json *c, struct buf *b)
     pairs_json_write(c->view.fleet, b), buf_char(b, ',');
     write_totals(c, b), buf_char(b, '}');
 }
+
+void cluster_json_experts(const struct cluster_json *c, struct buf *b)
+{
+    bool is_first = true;
+    buf_str(b, "{\"lanes\":[");
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
+        const struct fleet_lane *fl = fleet_lane(c->view.fleet, i);
+        if (!fl) continue;
+        comma(b, &is_first);
+        buf_char(b, '{');
+        str(b, "name", fl->name), buf_str(b, ",\"experts\":");
+        fleet_experts_json(fl, b);
+        buf_char(b, '}');
+    }
+    buf_str(b, "]}");
+}

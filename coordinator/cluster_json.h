@@ -43,3 +43,5 @@ struct cluster_json {
     int64_t now_us, started_us;
 };
 void cluster_json_write(const struct cluster_json *c, struct buf *out);
+// {"lanes": [{"name", "experts": fleet/usage.h's object, or null}]}, for GET /v1/cluster/experts.
+void cluster_json_experts(const struct cluster_json *c, struct buf *out);

@@ -218,6 +218,7 @@ static err_t open_fleet(struct coordinator *c, struct err_text *why)
                              .n_expect = c->config.n_expect,
                              .n_home = c->config.n_home,
                              .far_us = (int64_t)c->config.far_ms * 1000,
+                             .no_rebalance = c->config.no_rebalance,
                              .grace_us = (int64_t)c->config.grace_ms * 1000,
                              .listener = flow_listener};
     f.listener.arg = c;

@@ -389,6 +389,12 @@ static void op_cluster(struct engine *e, struct buf *out)
     cluster_json_write(&j, out);
 }
 
+static void op_experts(struct engine *e, struct buf *out)
+{
+    struct cluster_json j = {.view = view(of(e))};
+    cluster_json_experts(&j, out);
+}
+
 const struct engine_ops flow_ops = {
     .submit = op_submit,
     .finish = op_finish,
@@ -397,5 +403,6 @@ const struct engine_ops flow_ops = {
     .state = op_state,
     .metrics = op_metrics,
     .cluster = op_cluster,
+    .experts = op_experts,
     .drain = op_drain,
 };

@@ -270,6 +270,8 @@ int cmd_serve(int argc, char **argv)
         {"expect", OPT_U32, &c->n_expect, "N", "workers to wait for before the first plan", 1, 64},
         {"lanes", OPT_U32, &c->n_lane, "N",
          "complete copies of the model that the near workers make (1)", 1, FLEET_LANES_MAX / 2},
+        {"no-rebalance", OPT_FLAG, &c->no_rebalance, NULL,
+         "leave experts where they are, however they are used", 0, 0},
         {"far", OPT_U32, &c->far_ms, "MS",
          "round trip over which a worker is a lane of its own (10); 0: none is", 0, 60000},
         {"stages", OPT_U32, &c->n_stage, "N",

@@ -2,6 +2,7 @@
 // GET /v1/cluster (coordinator/cluster_json.h describes the shape) and draws what it gets.
 #include "deploy/client.h"
 #include "deploy/cmd.h"
+#include "deploy/experts_view.h"
 #include "deploy/opts.h"
 #include "deploy/pairs.h"
 #include "proto/base/json.h"
@@ -169,6 +170,21 @@ static err_t save(const struct client_config *client, const char *path, struct e
     return err;
 }
 
+static err_t draw_experts(const struct client_config *client, bool json, struct err_text *why)
+{
+    struct buf body = {0};
+    struct arena a;
+    const struct json *j;
+    arena_init(&a, 64 << 20);
+    err_t err = client_get(client, "/v1/cluster/experts", &body, why);
+    if (!err && json) printf("%s\n", body.data ? body.data : "");
+    if (!err && !json) err = json_read(body.data ? body.data : "", body.len, &a, &j, NULL, why);
+    if (!err && !json) experts_view_draw(j);
+    arena_fini(&a);
+    buf_fini(&body);
+    return err;
+}
+
 static err_t draw(const struct client_config *client, bool json, bool clear, struct err_text *why)
 {
     struct buf body = {0};
@@ -199,13 +215,14 @@ int cmd_status(int argc, char **argv)
 {
     struct client_config client = {.url = "http://127.0.0.1:30000"};
     const char *cluster_file = NULL;
-    bool json = false, watch = false;
+    bool json = false, watch = false, experts = false;
     const struct opt opts[] = {
         {"url", OPT_STR, &client.url, "URL", "server (http://127.0.0.1:30000)", 0, 0},
         {"api-key-file", OPT_STR, &client.key_file, "FILE", "file with the API key", 0, 0},
         {"ca", OPT_STR, &client.ca_file, "FILE", "CA certificate for https", 0, 0},
         {"json", OPT_FLAG, &json, NULL, "print the JSON of /v1/cluster", 0, 0},
         {"watch", OPT_FLAG, &watch, NULL, "draw again every second", 0, 0},
+        {"experts", OPT_FLAG, &experts, NULL, "who computes which experts, and how often", 0, 0},
         {"save-cluster", OPT_STR, &cluster_file, "FILE",
          "write workers and measured links as a cluster file", 0, 0},
         {0},
@@ -221,6 +238,10 @@ int cmd_status(int argc, char **argv)
     err_t err = OK;
     if (cluster_file) {
         err = save(&client, cluster_file, &why);
+        return err ? cmd_fail(err, &why) : 0;
+    }
+    if (experts) {
+        err = draw_experts(&client, json, &why);
         return err ? cmd_fail(err, &why) : 0;
     }
     err = draw(&client, json, watch, &why);

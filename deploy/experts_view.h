@@ -1,5 +1,5 @@
 // experts_view: who computes which experts and what is asked of them, out of the answer of GET
-// /v1/cluster?experts=1 (coordinator/fleet/usage.h describes the shape).
+// /v1/cluster/experts (coordinator/fleet/usage.h describes the shape).
 #pragma once
 
 struct json;

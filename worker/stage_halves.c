@@ -1,8 +1,8 @@
 #include "worker/stage_priv.h"
 
 // Products of an expert and half, on average: with fewer, reading its weights twice costs more than
-// there is to gain.
-enum { HALF_PRODUCTS = 16 };
+// there is to gain. So it is for long prompts.
+enum { HALF_PRODUCTS = 32 };
 
 bool stage_has_halves(const struct stage *s)
 {

@@ -55,6 +55,8 @@ extern const struct api api_responses;   // POST /v1/responses
 // /v1/responses/input_tokens, /v1/messages/count_tokens.
 extern const struct api api_chat_count_only, api_responses_count, api_messages_count;
 
+extern const struct api api_tokenize, api_detokenize; // POST /tokenize, /detokenize
+
 // Of api_chat, which the others are translated into.
 err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no);
 err_t api_chat_encode(struct prepare *p, struct prepared *out, struct refusal *no);

@@ -77,6 +77,10 @@ void api_admin_metrics(struct exchange *x)
     for (int i = 0; i < REPAIR_RULES; i++)
         buf_printf(&out, "trireme_role_repairs_total{rule=\"%s\"} %llu\n", repair_names[i],
                    (unsigned long long)d->stats.repaired[i]);
+    buf_printf(&out,
+               "# TYPE trireme_tool_parse_fallback_total counter\n"
+               "trireme_tool_parse_fallback_total %llu\n",
+               (unsigned long long)d->stats.garbled);
     put_metric(&out, "connections", "gauge", d->n_conn);
     put_metric(&out, "requests", "gauge", d->n_exchange);
     put_metric(&out, "connections_total", "counter", d->stats.accepted);
@@ -91,6 +95,14 @@ void api_admin_cluster(struct exchange *x)
     struct engine *e = x->door->engine;
     struct buf out = {0};
     e->ops->cluster(e, &out);
+    exchange_json(x, 200, &out);
+}
+
+void api_admin_experts(struct exchange *x)
+{
+    struct engine *e = x->door->engine;
+    struct buf out = {0};
+    e->ops->experts(e, &out);
     exchange_json(x, 200, &out);
 }
 

@@ -9,5 +9,6 @@ void api_admin_ping(struct exchange *x);
 void api_admin_version(struct exchange *x);
 void api_admin_metrics(struct exchange *x);
 void api_admin_cluster(struct exchange *x);
+void api_admin_experts(struct exchange *x);
 void api_admin_root(struct exchange *x);
 void api_admin_drain(struct exchange *x);

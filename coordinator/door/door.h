@@ -44,6 +44,7 @@ struct door_stats {
     uint64_t by_class[6]; // answers with status 1xx..5xx
     uint64_t accepted, refused, hang_ups, too_slow;
     uint64_t repaired[REPAIR_RULES]; // conversations, by what was done to them
+    uint64_t garbled;                // tool calls that a model wrote and nobody can read
 };
 
 struct door {

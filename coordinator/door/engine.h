@@ -55,6 +55,7 @@ struct engine_ops {
     enum engine_state (*state)(struct engine *e, const char **reason);
     void (*metrics)(struct engine *e, struct buf *out); // Prometheus text
     void (*cluster)(struct engine *e, struct buf *out); // the JSON of /v1/cluster
+    void (*experts)(struct engine *e, struct buf *out); // the JSON of /v1/cluster/experts
     // The worker or lane of this name takes no new requests and leaves when those it has are done,
     // or after grace_s (0: as at a shutdown). ERR_NOT_FOUND.
     err_t (*drain)(struct engine *e, const char *name, uint32_t grace_s, struct err_text *why);

@@ -450,6 +450,7 @@ static void flush_reply(struct exchange *x)
         reply_body(r, &body);
         exchange_json(x, 200, &body);
     }
+    x->door->stats.garbled += r->n_garbled;
     x->reply = NULL;
     reply_free(r);
 }

@@ -63,6 +63,7 @@ struct prepared {
     const char *tail;
     size_t tail_len;
     bool one_call; // no second one
+    bool with_pieces, as_content; // of /tokenize: texts beside the ids; llama.cpp's form
     struct stream_stop stops[STREAM_STOPS_MAX];
     int n_stop;
     struct prepared_prompt *prompts;

@@ -93,8 +93,7 @@ err_t crewing_place(const struct fleet *f, const struct place_want *want, const 
 static err_t place_lane(void *arg, const uint32_t *usable, uint32_t n, struct place *out,
                         struct err_text *why)
 {
-    const struct fleet_lane *fl = arg;
-    return crewing_place(fl->fleet, &fl->want, usable, n, out, why);
+    return balancing_place(arg, usable, n, out, why);
 }
 
 // Sets up a lane for n workers.
@@ -364,6 +363,7 @@ static void close_empty(struct fleet *f, struct fleet_lane *fl)
             return;
     log_info("lane %s is gone", fl->name);
     fl->is_on = false;
+    balancing_close(fl);
     f->config.listener.on_close(f->config.listener.arg, fl->number);
 }
 

@@ -196,6 +196,10 @@ static void take(struct fleet_worker *w, const void *data, size_t len)
         err = depot_take(f->depot, w->number, &m.fetch, &why);
         if (err) lane_violated(l, w->number, err, why.s, now);
         break;
+    case MSG_USAGE:
+        err = balancing_take(w, &m.usage, now, &why);
+        if (err) lane_violated(l, w->number, err, why.s, now);
+        break;
     case MSG_SURVEYED:
         err = surveying_take(w, &m.surveyed, now, &why);
         if (err) lane_violated(l, w->number, err, why.s, now);
@@ -401,6 +405,7 @@ static void on_timer(uv_timer_t *t)
         if (!f->lanes[i].is_on) continue;
         lane_tick(&f->lanes[i].lane, up->is_busy(up->arg, i), clock_now_us());
         orders_carry_out(&f->lanes[i]);
+        balancing_tick(&f->lanes[i], up->is_busy(up->arg, i), clock_now_us());
     }
     surveying_tick(f, clock_now_us());
     crewing_tick(f, clock_now_us());
@@ -469,6 +474,8 @@ void fleet_close(struct fleet *f)
     if (!f) return;
     for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++)
         if (f->workers[i].tether) fleet_forget(&f->workers[i]);
+    for (uint32_t i = 0; i < FLEET_LANES_MAX; i++)
+        balancing_close(&f->lanes[i]);
     for (uint32_t i = 0; i < f->n_handle; i++)
         uv_close(f->handles[i], on_handle_closed);
     guest_close(f);
@@ -486,6 +493,11 @@ int fleet_port(const struct fleet *f)
 const struct fleet_lane *fleet_lane(const struct fleet *f, uint32_t number)
 {
     return number < FLEET_LANES_MAX && f->lanes[number].is_on ? &f->lanes[number] : NULL;
+}
+
+void fleet_experts_json(const struct fleet_lane *l, struct buf *out)
+{
+    balancing_json(l, out);
 }
 
 bool fleet_lane_is_far(const struct fleet_lane *l)

@@ -42,6 +42,7 @@ struct fleet_config {
     uint32_t n_home;   // of these, certainly near: started by us
     int64_t far_us;    // round trip over which a worker is far; 0: none is
     int64_t grace_us;
+    bool no_rebalance; // experts stay divided by the members' parts
     struct fleet_listener listener;
 };
 
@@ -91,6 +92,7 @@ struct fleet_lane {
     uint64_t key_epoch;
     uint8_t key[16]; // frames of key_epoch
     int64_t told_us; // NO_CAPACITY since then was logged
+    struct balance *balance; // use of its experts; NULL: nothing was told yet
 };
 
 struct fleet_stats {
@@ -116,6 +118,8 @@ void fleet_close(struct fleet *f);
 bool fleet_has_hands(const struct fleet *f);
 const struct fleet_lane *fleet_lane(const struct fleet *f, uint32_t number);       // NULL: none
 const struct fleet_worker *fleet_worker(const struct fleet *f, uint32_t number); // NULL: free
+// Who computes which experts, and how often they are chosen (usage.h); null: nothing is known.
+void fleet_experts_json(const struct fleet_lane *l, struct buf *out);
 bool fleet_lane_is_far(const struct fleet_lane *l); // its own worker is
 struct fleet_stats fleet_stats_get(const struct fleet *f);
 uint64_t fleet_epoch(const struct fleet *f); // the newest of any lane

@@ -87,6 +87,17 @@ err_t surveying_take(struct fleet_worker *w, const struct msg_surveyed *m, int64
                      struct err_text *why);
 void surveying_tick(struct fleet *f, int64_t now_us);
 
+// -- balancing.c --
+err_t balancing_take(struct fleet_worker *w, const struct msg_usage *m, int64_t now_us,
+                     struct err_text *why);
+// Placement for the lane among these workers, with its table of experts while that holds.
+err_t balancing_place(struct fleet_lane *fl, const uint32_t *workers, uint32_t n, struct place *out,
+                      struct err_text *why);
+// Begins a new epoch if another table is clearly better and nothing runs.
+void balancing_tick(struct fleet_lane *fl, bool is_busy, int64_t now_us);
+void balancing_close(struct fleet_lane *fl);
+void balancing_json(const struct fleet_lane *fl, struct buf *out);
+
 // -- guest.c --
 err_t guest_open(struct fleet *f, struct err_text *why);
 void guest_close(struct fleet *f);

@@ -1,6 +1,6 @@
 // usage: how often each expert of a lane's model was chosen lately, out of what the stages' leads
 // count (MSG_USAGE); counts fade, so that what is asked now decides. From it follow a table of who
-// computes which expert (topology/experts.h) and the picture in /v1/cluster?experts=1.
+// computes which expert (topology/experts.h) and the picture in /v1/cluster/experts.
 #pragma once
 #include "coordinator/fleet/place.h"
 #include "proto/base/buf.h"

@@ -8,7 +8,7 @@ import time
 from cluster import PROGRAM, SMOLLM2, Cluster, Stream, need, run
 
 need(SMOLLM2)
-N = 120
+N = 60
 PROMPTS = [[1, 2, 3, 10 + i] for i in range(6)]
 
 

@@ -1,9 +1,8 @@
 #!/bin/sh
-# Every tiny checkpoint of the fixtures, in exact precision (whole, then in 2 stages of 2 members
-#
-# sets) and, where weights are quantised, with the fast kernels; the plain ones also as GGUF files,
-# of today and of old. The table of what passed lies in build/tests/coverage.tsv afterwards. Then
-# reuse: the scheduler over real stages.
+# Every tiny checkpoint of the fixtures, in exact precision (whole, then in 2 stages of 2 members)
+# and, where weights are quantised, with the fast kernels; the plain ones also as GGUF files, of
+# today and of old. The table of what passed lies in build/tests/coverage.tsv afterwards. Then reuse:
+# the scheduler over real stages.
 set -u
 fixtures=${TRIREME_FIXTURES:-../shared/fixtures}
 build=${TRIREME_BUILD:-build}

@@ -283,13 +283,20 @@ static void cluster(struct engine *e, struct buf *out)
     buf_str(out, "{\"workers\":[]}");
 }
 
+static void experts(struct engine *e, struct buf *out)
+{
+    (void)e;
+    buf_str(out, "{\"lanes\":[]}");
+}
+
 static const struct engine_ops ops = {.submit = submit,
                                       .finish = finish,
                                       .cancel = cancel,
                                       .model = model,
                                       .state = state,
                                       .metrics = metrics,
-                                      .cluster = cluster};
+                                      .cluster = cluster,
+                                      .experts = experts};
 
 static err_t read_template(struct mock *m, const char *path, struct err_text *why)
 {

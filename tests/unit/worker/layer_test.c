@@ -7,6 +7,7 @@
 #include "tests/golden/compare.h"
 #include "tests/golden/lane.h"
 #include "tests/unit/worker/made.h"
+#include "worker/stage_priv.h"
 
 enum { N_PROMPT = 75, N_MTP = 20 };
 
@@ -143,6 +144,42 @@ static void members_give_the_same_bits(void **state)
             lane_close(&l);
         }
     }
+}
+
+// A step large enough for two halves, the second of which begins inside a row.
+static void large_steps_run_in_halves(void **state)
+{
+    (void)state;
+    enum { ROWS = 3, LONG = 70, ALL = ROWS * LONG };
+    static float want[ALL * MADE_VOCAB];
+    for (int kind = MADE_CHUNK; kind < MADE_KINDS; kind++)
+        for (int32_t n_member = 1; n_member <= 3; n_member++) {
+            struct lane_options o = options();
+            o.max_tok = ALL;
+            o.split = n_member > 1 ? SPLIT_EXPERTS : SPLIT_NONE;
+            o.n_member = n_member;
+            o.has_table = n_member == 3;
+            o.local_pages = n_member == 2;
+            struct lane l;
+            open_lane(&l, kind, &o);
+            for (uint32_t pos = 0; pos < 2 * LONG; pos += LONG) {
+                struct step_row rows[ROWS];
+                for (uint32_t i = 0; i < ROWS; i++)
+                    rows[i] = (struct step_row){.slot = i,
+                                                .pos = pos,
+                                                .n_tok = LONG,
+                                                .ids = prompt + i,
+                                                .flags = ROW_SCORE,
+                                                .next_id = -1};
+                struct step_result r;
+                assert_true(lane_rows(&l, rows, ROWS, &r));
+                assert_int_equal(l.n_logits, ALL);
+                assert_true(stage_has_halves(l.stages[0][0]) == (n_member > 1));
+            }
+            if (n_member == 1) memcpy(want, l.logits, sizeof want);
+            assert_memory_equal(l.logits, want, sizeof want);
+            lane_close(&l);
+        }
 }
 
 static void experts_are_counted(void **state)
@@ -508,6 +545,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(splits_and_chunks_give_the_same_bits),
         cmocka_unit_test(members_give_the_same_bits),
+        cmocka_unit_test(large_steps_run_in_halves),
         cmocka_unit_test(experts_are_counted),
         cmocka_unit_test(owners_check_what_they_are_asked),
         cmocka_unit_test(a_lost_group_ends_the_step),
