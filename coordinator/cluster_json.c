@@ -214,6 +214,8 @@ static void write_worker(const struct cluster_json *c, const struct fleet_worker
     whole(b, "free_bytes", w->beat.mem_free_bytes), buf_str(b, "},");
     num(b, "heartbeat_age_ms", (double)(c->now_us - w->beat_us) / 1e3), buf_char(b, ',');
     num(b, "connected_s", (double)(c->now_us - w->joined_us) / 1e6), buf_char(b, ',');
+    whole(b, "fetched_bytes", w->beat.fetched_bytes), buf_char(b, ',');
+    whole(b, "fetch_bytes", w->beat.fetch_bytes), buf_char(b, ',');
     num(b, "trip_ms", w->n_trip ? (double)w->trip_us / 1e3 : NAN), buf_char(b, ',');
     whole(b, "failures", fl ? fl->lane.workers[w->number].n_strike : 0), buf_char(b, '}');
 }

@@ -23,6 +23,7 @@
 //                "threads", "read_bytes_per_s", "int8_ops_per_s", "f32_flops_per_s"},
 //                "mem": {"total_bytes", "usable_bytes", "used_bytes", "free_bytes"},
 //                "heartbeat_age_ms", "connected_s", "trip_ms": round trip or null,
+//                "fetched_bytes", "fetch_bytes": of the model, from us; 0: not fetching,
 //                "failures"}],
 //   "links": [{"from", "to", "transport", "latency_us", "bytes_per_s", "bytes"}],
 //   "kv": {"page_tok", "pages_total", "pages_used", "pages_cached"},

@@ -95,9 +95,10 @@ static err_t open_text(struct coordinator *c, struct err_text *why)
                                .template = c->template,
                                .format = c->template ? template_turn(c->template)
                                                      : turn_format_named("none"),
+                               .grammars = grammar_book_new(c->tokenizer),
                                .bos = token_text(c, tokenizer_bos(c->tokenizer)),
                                .eos = token_text(c, tokenizer_eos(c->tokenizer))};
-    if (!find_end_ids(c) || !m->id || !m->aliases || !m->bos || !m->eos)
+    if (!find_end_ids(c) || !m->id || !m->aliases || !m->grammars || !m->bos || !m->eos)
         return err_say(why, ERR_MEMORY, "out of memory");
     return OK;
 }
@@ -128,6 +129,8 @@ static err_t settle_parts(struct place_want *w, uint32_t n_member, struct err_te
     }
     if (w->split == SPLIT_NONE)
         return n ? err_say(why, ERR_CONFIG, "parts are of a tensor or experts split") : OK;
+    if (w->split == SPLIT_EXPERTS && !w->model->shape.n_expert)
+        return err_say(why, ERR_CONFIG, "the model has no experts that workers could divide");
     err_t err = check_range("workers of a stage", n_member, 1, WIRE_MEMBERS_MAX, why);
     if (err || !n) return err;
     if (n != n_member)
@@ -378,6 +381,7 @@ void coordinator_close(struct coordinator *c)
     for (uint32_t i = 0; i < FLEET_LANES_MAX; i++)
         sched_free(c->lanes[i].sched);
     template_close(c->template);
+    grammar_book_free(c->engine_model.grammars);
     tokenizer_close(c->tokenizer);
     model_close(c->model);
     free(c->events);

@@ -1,6 +1,7 @@
 // trireme bench: prompt and decode tokens/s by batch size with the share of this machine's measured
 // limits, or the perplexity of a text.
 #include "deploy/bench.h"
+#include "deploy/bench_predict.h"
 #include "deploy/cmd.h"
 #include "deploy/opts.h"
 #include "topology/probe.h"
@@ -15,7 +16,7 @@ struct bench_args {
     struct bench b;
     const char *path, *batches, *perplexity;
     uint32_t n_prompt, n_decode, window, windows, kv_choice;
-    bool json;
+    bool json, predict;
 };
 
 static int parse_batches(const char *list, uint32_t *out, uint32_t *n)
@@ -81,6 +82,105 @@ static err_t speed(struct bench_args *a, const uint32_t *batches, uint32_t n, st
     return err;
 }
 
+// ---- predictions
+
+enum { WORKERS_PREDICTED = 3, RUNS = 3 };
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Medians of what this process reaches.
+static err_t measure(struct bench_args *a, uint32_t batch, struct bench_predict *out,
+                     struct err_text *why)
+{
+    double decode[RUNS], prompt[RUNS];
+    struct bench_row row;
+    err_t err = OK;
+    for (int i = 0; !err && i < RUNS; i++) {
+        err = bench_run(&a->b, batch, a->n_prompt, a->n_decode, &row, why);
+        decode[i] = row.decode_tok_s;
+        prompt[i] = row.prompt_tok_s;
+    }
+    if (err) return err;
+    qsort(decode, RUNS, sizeof *decode, by_value);
+    qsort(prompt, RUNS, sizeof *prompt, by_value);
+    *out = (struct bench_predict){decode[RUNS / 2], prompt[RUNS / 2]};
+    return OK;
+}
+
+// `real` NULL: nothing was measured.
+static void print_predicted(const struct bench_args *a, const struct bench_predict_ask *ask,
+                            const struct bench_predict *p, const struct bench_predict *real,
+                            bool first)
+{
+    if (a->json) {
+        printf("%s{\"workers\":%u,\"threads\":%u,\"batch\":%u,\"decode_predicted\":%.2f,"
+               "\"prompt_predicted\":%.2f",
+               first ? "" : ",", ask->n_worker, ask->n_threads, ask->batch, p->decode_tok_s,
+               p->prompt_tok_s);
+        if (real)
+            printf(",\"decode_measured\":%.2f,\"prompt_measured\":%.2f", real->decode_tok_s,
+                   real->prompt_tok_s);
+        printf("}");
+        return;
+    }
+    printf("%7u %7u %5u %9.1f", ask->n_worker, ask->n_threads, ask->batch, p->decode_tok_s);
+    if (real)
+        printf(" %9.1f %+6.1f%% %9.1f %9.1f %+6.1f%%\n", real->decode_tok_s,
+               100 * (p->decode_tok_s / real->decode_tok_s - 1), p->prompt_tok_s,
+               real->prompt_tok_s, 100 * (p->prompt_tok_s / real->prompt_tok_s - 1));
+    else
+        printf(" %9s %7s %9.1f\n", "-", "", p->prompt_tok_s);
+    fflush(stdout);
+}
+
+static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint32_t workers,
+                         uint32_t batch, bool first, struct err_text *why)
+{
+    struct bench_predict_ask ask = {.n_worker = workers,
+                                    .n_threads = a->b.n_threads / workers,
+                                    .n_core = a->b.n_threads,
+                                    .batch = batch,
+                                    .n_prompt = a->n_prompt,
+                                    .n_decode = a->n_decode,
+                                    .kv_elem_bytes = a->b.kv_dtype == DT_F32 ? 4 : 2};
+    struct cluster_device d;
+    struct bench_predict p, real;
+    if (ask.n_threads < 1) ask.n_threads = 1;
+    err_t err = bench_predict_device(ask.n_threads, &d, why);
+    if (!err) err = bench_predict(m, &d, &ask, &p, why);
+    if (!err && workers == 1) err = measure(a, batch, &real, why);
+    if (!err) print_predicted(a, &ask, &p, workers == 1 ? &real : NULL, first);
+    return err;
+}
+
+// One worker against what this process measures; for more workers the prediction alone
+// (tests/bench/predict.py measures those as processes).
+static err_t predict(struct bench_args *a, const uint32_t *batches, uint32_t n,
+                     struct err_text *why)
+{
+    struct cost_model *m = malloc(sizeof *m);
+    struct bench_row warm;
+    if (!m) return err_say(why, ERR_MEMORY, "out of memory");
+    cost_of_model(a->b.model, m);
+    err_t err = bench_run(&a->b, 1, 32, 4, &warm, why);
+    if (a->json)
+        printf("{\"model\":\"%s\",\"prompt\":%u,\"decode\":%u,\"rows\":[", m->name, a->n_prompt,
+               a->n_decode);
+    else
+        printf("%7s %7s %5s %9s %9s %7s %9s %9s\n", "workers", "threads", "batch", "decode",
+               "measured", "", "prompt", "measured");
+    for (uint32_t w = 1; !err && w <= WORKERS_PREDICTED; w++)
+        for (uint32_t i = 0; !err && i < n; i++)
+            err = predict_row(a, m, w, batches[i], w == 1 && i == 0, why);
+    if (a->json) printf("]}\n");
+    free(m);
+    return err;
+}
+
 static err_t perplexity(struct bench_args *a, struct err_text *why)
 {
     double ppl;
@@ -111,6 +211,8 @@ int cmd_bench(int argc, char **argv)
          0, 0},
         {"kv", OPT_CHOICE, &a.kv_choice, "auto|f16|f32", "type of keys and values (auto)", 0, 0},
         {"isa", OPT_STR, &a.b.isa, "NAME", "kernels: reference, avx2, neon (best)", 0, 0},
+        {"predict", OPT_FLAG, &a.predict, NULL, "what the planner predicts beside what is measured",
+         0, 0},
         {"perplexity", OPT_STR, &a.perplexity, "FILE", "perplexity of a text instead of speed", 0,
          0},
         {"window", OPT_U32, &a.window, "N", "its window in tokens (512)", 4, 8192},
@@ -134,7 +236,8 @@ int cmd_bench(int argc, char **argv)
     struct err_text why = {0};
     err_t err = bench_open(b, args[0], &why);
     if (!err && a.perplexity) err = perplexity(&a, &why);
-    if (!err && !a.perplexity) err = speed(&a, batches, n_batch, &why);
+    if (!err && a.predict) err = predict(&a, batches, n_batch, &why);
+    if (!err && !a.perplexity && !a.predict) err = speed(&a, batches, n_batch, &why);
     bench_close(b);
     return err ? cmd_fail(err, &why) : 0;
 }

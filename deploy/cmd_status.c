@@ -79,35 +79,56 @@ static void draw_head(const struct json *j)
            num(totals, "generated_tokens"), num(totals, "prefix_hit_share") * 100);
 }
 
-static void draw_stage(const struct json *s, size_t i)
+static void draw_load(const struct json *m)
 {
     char planned[32], used[32];
-    const struct json *layers;
-    size_t n = items(s, "layers", &layers);
-    bytes(planned, sizeof planned, sum_bytes(json_get(s, "planned")));
-    bytes(used, sizeof used, sum_bytes(json_get(s, "used")));
+    bytes(planned, sizeof planned, sum_bytes(json_get(m, "planned")));
+    bytes(used, sizeof used, sum_bytes(json_get(m, "used")));
+    printf("memory %s planned, %s used   busy %.0f%%", planned, used, num(m, "busy_share") * 100);
+    if (num(m, "exchange_share") > 0)
+        printf(", %.0f%% waiting for its group", num(m, "exchange_share") * 100);
+    if (num(m, "bubble_share") > 0) printf("   bubble %.0f%%", num(m, "bubble_share") * 100);
+    printf("   %.2f ms a step\n", num(m, "step_ms"));
+}
+
+static void draw_stage(const struct json *s, size_t i)
+{
+    const struct json *layers, *members;
+    size_t n = items(s, "layers", &layers), n_member = items(s, "members", &members);
     double from = n == 2 ? json_number(&layers[0], 0) : 0,
            to = n == 2 ? json_number(&layers[1], 0) : 0;
-    printf(
-        "  stage %zu  %-14s layers %3.0f..%-3.0f %s%s  memory %s planned, %s used   busy %.0f%%   "
-        "%.2f ms a step\n",
-        i, str(s, "worker"), from, to - 1, flag(s, "embed") ? "+embed " : "",
-        flag(s, "head") ? "+head" : "", planned, used, num(s, "busy_share") * 100,
-        num(s, "step_ms"));
+    printf("  stage %zu  %-14s layers %3.0f..%-3.0f %s%s  ", i,
+           n_member > 1 ? str(s, "split") : str(s, "worker"), from, to - 1,
+           flag(s, "embed") ? "+embed " : "", flag(s, "head") ? "+head" : "");
+    if (n_member <= 1) draw_load(s);
+    if (n_member > 1) printf("%zu workers\n", n_member);
+    for (size_t k = 0; n_member > 1 && k < n_member; k++) {
+        printf("           %-14s %3.0f%% of it  ", str(&members[k], "worker"),
+               num(&members[k], "part") * 100);
+        draw_load(&members[k]);
+    }
+}
+
+static void draw_lane(const struct json *lane, size_t i)
+{
+    const struct json *stages;
+    size_t n = items(lane, "stages", &stages);
+    printf("\nlane %zu: %s, %zu of %.0f stages, road %s, plan %.12s   %.0f running, %.0f waiting",
+           i, str(lane, "state"), n, num(lane, "n_stage_wanted"), str(lane, "road"),
+           str(lane, "plan"), num(lane, "running"), num(lane, "waiting"));
+    printf("%s%s%s\n", flag(lane, "far") ? "   far away" : "",
+           flag(lane, "draining") ? "   draining: takes no new requests" : "",
+           n ? "" : "   (no workers)");
+    for (size_t k = 0; k < n; k++)
+        draw_stage(&stages[k], k);
 }
 
 static void draw_lanes(const struct json *j)
 {
-    const struct json *lanes, *stages;
+    const struct json *lanes;
     size_t n_lane = items(j, "lanes", &lanes);
-    for (size_t i = 0; i < n_lane; i++) {
-        size_t n = items(&lanes[i], "stages", &stages);
-        printf("\nlane %zu: %s, %zu of %.0f stages, road %s, plan %.12s\n", i,
-               str(&lanes[i], "state"), n, num(&lanes[i], "n_stage_wanted"), str(&lanes[i], "road"),
-               str(&lanes[i], "plan"));
-        for (size_t k = 0; k < n; k++)
-            draw_stage(&stages[k], k);
-    }
+    for (size_t i = 0; i < n_lane; i++)
+        draw_lane(&lanes[i], i);
     const struct json *kv = json_get(j, "kv");
     double total = num(kv, "pages_total"), used = num(kv, "pages_used");
     printf("  kv       %.0f of %.0f pages used (%.0f%%), %.0f cached\n", used, total,
@@ -128,7 +149,12 @@ static void draw_workers(const struct json *j)
         if (num(d, "read_bytes_per_s") > 0)
             printf(", reads %.1f GB/s, int8 %.0f GOP/s", num(d, "read_bytes_per_s") * 1e-9,
                    num(d, "int8_ops_per_s") * 1e-9);
-        printf("   %s free   heard %.0f ms ago\n", free_mem, num(w, "heartbeat_age_ms"));
+        printf("   %s   %s free   heard %.0f ms ago", str(w, "lane"), free_mem,
+               num(w, "heartbeat_age_ms"));
+        if (num(w, "trip_ms") > 1) printf("   round trip %.1f ms", num(w, "trip_ms"));
+        const double all = num(w, "fetch_bytes");
+        if (all > 0) printf("   fetching: %.0f%%", 100 * num(w, "fetched_bytes") / all);
+        printf("\n");
     }
     n = items(j, "links", &links);
     if (n) printf("\nlinks\n");

@@ -30,6 +30,7 @@ err_t here_look(bool refresh, struct here *out, struct err_text *why)
     const struct measure_ask ask = {
         .dir = here_dir(), .isa = h->isa, .n_threads = h->probe.n_usable, .refresh = refresh};
     if (!e) e = measure_machine(&h->probe, &ask, &h->measure, why);
+    if (!e) e = rate_machine(&h->probe, &ask, &h->rates, why);
     if (!e) *out = *h;
     free(h);
     return e;
@@ -53,6 +54,7 @@ static void fill_cpu(const struct here *h, const char *host, struct cluster_devi
         .read_bytes_per_s = h->measure.peaks.read_bytes_per_s,
         .int8_ops_per_s = h->measure.peaks.int8_ops_per_s,
         .f32_flops_per_s = h->measure.peaks.f32_flops_per_s,
+        .rates = h->rates,
     };
     snprintf(d->name, sizeof d->name, "%.27s-cpu", host);
     snprintf(d->host, sizeof d->host, "%s", host);

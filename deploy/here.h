@@ -3,16 +3,17 @@
 #pragma once
 #include "topology/cluster.h"
 #include "topology/gpus.h"
-#include "worker/measure.h"
+#include "worker/rate.h"
 
 struct here {
     struct probe probe;
     struct gpus gpus;
     struct measure measure;
+    struct rates rates; // of the CPU
     char isa[32]; // the CPU backend
 };
 
-// Measures for about 0.7 s unless the figures are kept and not to be refreshed.
+// Measures for about 2.5 s unless the figures are kept and not to be refreshed.
 err_t here_look(bool refresh, struct here *out, struct err_text *why);
 // Where measured figures are kept. Static buffer.
 const char *here_dir(void);

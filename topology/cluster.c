@@ -1,5 +1,7 @@
 #include "topology/cluster.h"
 
+#include "topology/cluster_rates.h"
+
 #include "proto/base/buf.h"
 
 #include <cyaml/cyaml.h>
@@ -30,6 +32,7 @@ struct file_device {
     bool unified;
     char *threads, *mem_bytes, *mem_free_bytes; // absent: NULL
     char *read_bytes_per_s, *int8_ops_per_s, *f32_flops_per_s;
+    struct cluster_rates *kernels;
 };
 
 struct file_link {
@@ -60,6 +63,7 @@ static const cyaml_schema_field_t device_fields[] = {
     CYAML_FIELD_STRING_PTR("read_bytes_per_s", PTR, struct file_device, read_bytes_per_s, 1, 40),
     CYAML_FIELD_STRING_PTR("int8_ops_per_s", MAY, struct file_device, int8_ops_per_s, 1, 40),
     CYAML_FIELD_STRING_PTR("f32_flops_per_s", PTR, struct file_device, f32_flops_per_s, 1, 40),
+    CYAML_FIELD_MAPPING_PTR("kernels", MAY, struct file_device, kernels, cluster_rates_fields),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_field_t link_fields[] = {
@@ -260,6 +264,7 @@ static err_t take_device(const struct file_device *f, struct cluster_device *d,
     if (!e) e = take_number(who, "int8_ops_per_s", f->int8_ops_per_s, 0, &d->int8_ops_per_s, why);
     if (!e)
         e = take_number(who, "f32_flops_per_s", f->f32_flops_per_s, 0, &d->f32_flops_per_s, why);
+    if (!e) e = cluster_rates_take(who, f->kernels, &d->rates, why);
     if (e) return e;
     snprintf(d->name, sizeof d->name, "%s", f->name);
     snprintf(d->host, sizeof d->host, "%s", f->host);
@@ -475,6 +480,7 @@ void cluster_write(const struct cluster *c, struct buf *out)
         field(out, "read_bytes_per_s", d->read_bytes_per_s);
         field(out, "int8_ops_per_s", d->int8_ops_per_s);
         field(out, "f32_flops_per_s", d->f32_flops_per_s);
+        cluster_rates_write(&d->rates, out);
     }
     bool any = false;
     for (int32_t i = 0; i < c->n_device; i++) {

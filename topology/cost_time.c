@@ -33,8 +33,8 @@ struct cost_group cost_group_alone(const struct cluster_device *d)
 
 // ---- one operation on one device
 
-// Arithmetic with weights of a type. A GPU's tensor cores take floats of 16 bits at half the rate of
-// integers of 8.
+// Arithmetic with weights of a type. A GPU's tensor cores take floats of 16 bits at half the rate
+// of integers of 8.
 static double peak_of(const struct cluster_device *d, enum dtype t)
 {
     const bool is_half = t == DT_F16 || t == DT_BF16;

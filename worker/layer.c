@@ -39,8 +39,9 @@ static void add_kind(struct kinds *k, const struct model_layer *l)
     k->moe |= l->ffn == FFN_MOE;
 }
 
-// Every kind starts at the same place; the largest decides where the next piece begins. Owners of
-// experts need the last one only.
+// Every kind starts at the same place; the largest decides where the next piece begins. But that of
+// experts lies behind the others where rows may be at their experts while others are at attention
+// (stage_halves). Owners of experts need no other.
 void layer_carve(struct pass *p, const struct pass_limits *l, struct mem_carver *c)
 {
     const struct model_shape *s = l->shape;
@@ -50,14 +51,16 @@ void layer_carve(struct pass *p, const struct pass_limits *l, struct mem_carver 
     if (s->has_mtp) add_kind(&k, &s->mtp);
     if (!share_is_dense(l->share, l->share->member)) k = (struct kinds){.moe = k.moe};
 
-    struct mem_carver each[5] = {*c, *c, *c, *c, *c};
+    struct mem_carver each[4] = {*c, *c, *c, *c}, moe = *c;
     if (k.attn) layer_attn_carve(&p->attn, l, &each[0]);
     if (k.mla) layer_mla_carve(&p->mla, l, &each[1]);
     if (k.delta) layer_delta_carve(&p->delta, l, &each[2]);
     if (k.ffn) layer_ffn_carve(&p->ffn, l, &each[3]);
-    if (k.moe) layer_moe_carve(&p->moe, l, &each[4]);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 4; i++)
         if (each[i].used > c->used) c->used = each[i].used;
+    if (l->share->split == SPLIT_EXPERTS) moe = *c;
+    if (k.moe) layer_moe_carve(&p->moe, l, &moe);
+    if (moe.used > c->used) c->used = moe.used;
 }
 
 // -- what the kinds share --

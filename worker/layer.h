@@ -14,7 +14,8 @@
 // Layers that look back over everything and local ones differ in their pages and their rotation.
 enum { PASS_GLOBAL, PASS_LOCAL, PASS_SIGHTS };
 
-// Work space of one layer kind. Kinds are never at work at once: their buffers share memory.
+// Work space of one layer kind. Kinds are never at work at once, so their buffers share memory;
+// only those of experts may be in use while other rows are at another kind (layer_carve).
 struct attn_work {    // n_head, n_head_kv: of this member, but in `all`
     float *q;         // (n_tok, n_head, head_dim)
     float *key, *val; // (n_tok, n_head_kv, head_dim)

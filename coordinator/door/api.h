@@ -44,6 +44,7 @@ struct dialect {
     void (*keep_alive)(struct reply *r, struct buf *out);
     void (*body)(struct reply *r, struct buf *out);
     void (*refused)(const struct refusal *no, const char *request_id, struct buf *out);
+    int status_503; // what this dialect says instead; 0: nothing
 };
 extern const struct dialect dialect_chunks; // completions, of chats and of texts
 

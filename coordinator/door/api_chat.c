@@ -1,5 +1,6 @@
 // POST /v1/chat/completions.
 #include "coordinator/door/api.h"
+#include "coordinator/door/constrain.h"
 #include "coordinator/door/messages.h"
 #include "coordinator/door/repair.h"
 
@@ -186,6 +187,7 @@ err_t api_chat_encode(struct prepare *p, struct prepared *out, struct refusal *n
     struct ids ids = {0};
     err_t err = render(p, &text, &out->repaired, no);
     if (!err) err = keep_turn(p, &text, out, no);
+    if (!err) err = constrain_open(p, out, no);
     if (!err && prepare_unwanted(p->in)) err = ERR_CANCELLED;
     out->prompts = arena_take(&out->arena, sizeof *out->prompts);
     if (!err && !out->prompts) err = refusal_set(no, 500, "internal_error", "out of memory");

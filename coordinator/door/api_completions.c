@@ -2,6 +2,7 @@
 // of its own; choices are numbered prompt by prompt. lm-evaluation-harness scores texts through it
 // (echo with logprobs).
 #include "coordinator/door/api.h"
+#include "coordinator/door/constrain.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -92,12 +93,12 @@ static err_t completions_encode(struct prepare *p, struct prepared *out, struct 
     size_t n = single ? 1 : q->arr.n;
     out->prompts = arena_take_n(&out->arena, n, sizeof *out->prompts);
     if (!out->prompts) return refusal_set(no, 500, "internal_error", "out of memory");
-    for (size_t i = 0; i < n; i++) {
+    err_t err = constrain_open(p, out, no);
+    for (size_t i = 0; i < n && !err; i++) {
         const struct json *one = single ? q : &q->arr.items[i];
-        err_t err = one->kind == J_STR ? add_text(p, out, one, no) : add_ids(p, out, one, no);
-        if (err) return err;
+        err = one->kind == J_STR ? add_text(p, out, one, no) : add_ids(p, out, one, no);
     }
-    return OK;
+    return err;
 }
 
 static void put_text(const struct reply *r, int32_t id, struct buf *out)

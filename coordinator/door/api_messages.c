@@ -172,7 +172,12 @@ static err_t read_messages(struct reading *r, const struct json *body)
         struct json text;
         err_t err = join_text(r, system, NULL, &text);
         if (err) return refusal_field(r->no, "system", "'system' must be text");
-        if (text.str.len && !is_billing(&text)) add_message(r, "system", text);
+        if (is_billing(&text)) { // a line before the rest
+            const char *end = memchr(text.str.s, '\n', text.str.len);
+            const size_t cut = end ? (size_t)(end + 1 - text.str.s) : text.str.len;
+            text = tree_text(text.str.s + cut, text.str.len - cut);
+        }
+        if (text.str.len) add_message(r, "system", text);
     }
     for (; r->i < list->arr.n; r->i++) {
         err_t err = read_message(r, &list->arr.items[r->i]);
@@ -223,7 +228,11 @@ static void put_thinking(struct reading *r, const struct json *body, struct json
     const struct json *thinking = json_get(body, "thinking");
     const struct json *config = json_get(body, "output_config"),
                       *format = json_get(config, "format");
-    tree_put_given(out, "reasoning_effort", json_get(config, "effort"));
+    const struct json *effort = json_get(config, "effort");
+    if (json_is(effort, "max")) // our highest has another name
+        tree_put(out, "reasoning_effort", tree_word("xhigh"));
+    else
+        tree_put_given(out, "reasoning_effort", effort);
     if (is_type(format, "json_schema")) {
         struct json f = tree_object(&r->tree, 2), s = tree_object(&r->tree, 2);
         tree_put(&s, "name", tree_word("answer"));
@@ -244,7 +253,7 @@ static err_t translate(const struct json *body, struct arena *a, const struct js
                        struct refusal *no)
 {
     static const char *const same[] = {"model", "max_tokens", "temperature", "top_p",
-                                       "top_k", "stream",     "strict"};
+                                       "top_k", "stream",     "strict",      "seed"};
     struct reading r = {.tree = {.arena = a}, .no = no};
     if (body->kind != J_OBJ) return refusal_field(no, "", "the body must be an object");
     err_t err = read_messages(&r, body);
@@ -504,6 +513,7 @@ static const struct dialect dialect_messages = {
     .keep_alive = message_keep_alive,
     .body = message_body,
     .refused = message_refused,
+    .status_503 = 529, // "overloaded", which Anthropic's clients wait for
 };
 
 static void put_count(const struct prepared *p, struct buf *out)

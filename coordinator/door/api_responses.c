@@ -3,6 +3,7 @@
 // with a number. Nothing is kept between calls: callers send the whole conversation each time.
 // Facts: OpenAI's description of the Responses API and of its streaming events.
 #include "coordinator/door/api.h"
+#include "coordinator/door/messages.h"
 #include "coordinator/door/tree.h"
 
 #include <stdio.h>
@@ -15,9 +16,11 @@ struct reading {
     struct refusal *no;
     struct json messages; // of the chat
     const struct json *input;
-    struct json calls;   // of the assistant's message being put together
-    struct buf thoughts; // before it
-    size_t i;            // item being read
+    // The assistant's turn being put together: thoughts, then text, then calls.
+    struct buf thoughts;
+    struct json text, calls;
+    bool has_text;
+    size_t i; // item being read
 };
 
 static err_t refuse(struct reading *r, const char *where, const char *what)
@@ -53,19 +56,20 @@ static err_t join_text(struct reading *r, const struct json *content, struct jso
     return err;
 }
 
-// Thoughts and calls that wait become one message of the assistant.
-static void end_calls(struct reading *r, const struct json *content)
+// What the assistant said in several items is one message, as it was when the model wrote it.
+static void end_turn(struct reading *r)
 {
-    if (!content && !r->calls.arr.n && !r->thoughts.len) return;
+    if (!r->has_text && !r->calls.arr.n && !r->thoughts.len) return;
     struct json m = tree_object(&r->tree, 4);
     tree_put(&m, "role", tree_word("assistant"));
-    tree_put(&m, "content", content ? *content : tree_word(""));
+    tree_put(&m, "content", r->has_text ? r->text : tree_word(""));
     if (r->thoughts.len)
         tree_put(&m, "reasoning_content", tree_copy(&r->tree, r->thoughts.data, r->thoughts.len));
     if (r->calls.arr.n) tree_put(&m, "tool_calls", r->calls);
     tree_add(&r->messages, m);
     buf_clear(&r->thoughts);
-    r->calls = tree_list(&r->tree, r->input->arr.n);
+    r->has_text = false;
+    r->calls = (struct json){.kind = J_ARR};
 }
 
 static err_t read_message(struct reading *r, const struct json *item)
@@ -76,19 +80,32 @@ static err_t read_message(struct reading *r, const struct json *item)
     err_t err = join_text(r, json_get(item, "content"), &text);
     if (err) return err;
     if (json_is(role, "assistant")) {
-        if (r->calls.arr.n) end_calls(r, NULL);
-        end_calls(r, &text);
+        if (r->has_text || r->calls.arr.n) end_turn(r);
+        r->text = text;
+        r->has_text = true;
         return OK;
     }
-    end_calls(r, NULL);
+    end_turn(r);
     tree_put(&m, "role", *role);
     tree_put(&m, "content", text);
     tree_add(&r->messages, m);
     return OK;
 }
 
+static bool is_call(const struct json *item)
+{
+    return is_type(item, "function_call") || is_type(item, "custom_tool_call");
+}
+
+// Calls of one turn follow each other: whatever stands between them ends it.
 static void read_call(struct reading *r, const struct json *item, const char *arguments)
 {
+    if (!r->calls.arr.n) {
+        size_t n = 1;
+        while (r->i + n < r->input->arr.n && is_call(&r->input->arr.items[r->i + n]))
+            n++;
+        r->calls = tree_list(&r->tree, n);
+    }
     struct json call = tree_object(&r->tree, 3), f = tree_object(&r->tree, 2);
     tree_put_given(&f, "name", json_get(item, "name"));
     tree_put_given(&f, "arguments", json_get(item, arguments));
@@ -100,7 +117,7 @@ static void read_call(struct reading *r, const struct json *item, const char *ar
 
 static bool was_called(const struct reading *r, const struct json *id)
 {
-    for (size_t i = 0; i < r->i; i++) {
+    for (size_t i = r->i; i-- > 0;) { // mostly just before
         const struct json *other = json_get(&r->input->arr.items[i], "call_id");
         if (other && id && id->kind == J_STR && json_is(other, id->str.s)) return true;
     }
@@ -117,7 +134,7 @@ static err_t read_output(struct reading *r, const struct json *item)
                       "send the whole conversation");
     err_t err = join_text(r, json_get(item, "output"), &text);
     if (err) return err;
-    end_calls(r, NULL);
+    end_turn(r);
     tree_put(&m, "role", tree_word("tool"));
     tree_put(&m, "tool_call_id", *id);
     tree_put(&m, "content", text);
@@ -128,6 +145,7 @@ static err_t read_output(struct reading *r, const struct json *item)
 static void read_thoughts(struct reading *r, const struct json *item)
 {
     const struct json *list = json_get(item, "content");
+    if (r->has_text || r->calls.arr.n) end_turn(r);
     if (!list || list->kind != J_ARR || !list->arr.n) list = json_get(item, "summary");
     for (size_t i = 0; list && list->kind == J_ARR && i < list->arr.n; i++) {
         const struct json *t = json_get(&list->arr.items[i], "text");
@@ -160,8 +178,11 @@ static err_t read_input(struct reading *r, const struct json *body)
     const bool is_text = r->input && r->input->kind == J_STR;
     if (!is_text && (!r->input || r->input->kind != J_ARR))
         return refusal_field(r->no, "input", "'input' must be a string or an array of items");
+    if (!is_text && r->input->arr.n > MESSAGES_MAX)
+        return refusal_field(r->no, "input", "'input' must hold at most %d items, not %zu",
+                             MESSAGES_MAX, r->input->arr.n);
     r->messages = tree_list(&r->tree, 2 + 2 * (is_text ? 1 : r->input->arr.n));
-    r->calls = tree_list(&r->tree, is_text ? 1 : r->input->arr.n);
+    r->calls = (struct json){.kind = J_ARR};
     if (tree_given(instructions)) {
         struct json m = tree_object(&r->tree, 2);
         tree_put(&m, "role", tree_word("system"));
@@ -179,19 +200,22 @@ static err_t read_input(struct reading *r, const struct json *body)
         err_t err = read_item(r, &r->input->arr.items[r->i]);
         if (err) return err;
     }
-    end_calls(r, NULL);
+    end_turn(r);
     return OK;
 }
 
 // Tools of other types are the provider's own; they are passed over.
 static struct json tools_of(struct reading *r, const struct json *tools)
 {
+    static const char *const same[] = {"name", "description", "parameters", "strict"};
     struct json list = tree_list(&r->tree, tools->arr.n);
     for (size_t i = 0; i < tools->arr.n; i++) {
         if (!is_type(&tools->arr.items[i], "function")) continue;
-        struct json tool = tree_object(&r->tree, 2);
+        struct json tool = tree_object(&r->tree, 2), f = tree_object(&r->tree, 4);
+        for (size_t k = 0; k < sizeof same / sizeof *same; k++)
+            tree_put_given(&f, same[k], json_get(&tools->arr.items[i], same[k]));
         tree_put(&tool, "type", tree_word("function"));
-        tree_put(&tool, "function", tools->arr.items[i]); // the same names inside
+        tree_put(&tool, "function", f);
         tree_add(&list, tool);
     }
     return list;
@@ -222,8 +246,8 @@ static void put_format(struct reading *r, const struct json *format, struct json
 static err_t translate(const struct json *body, struct arena *a, const struct json **out,
                        struct refusal *no)
 {
-    static const char *const same[] = {"model",  "temperature",         "top_p", "user",
-                                       "stream", "parallel_tool_calls", "strict"};
+    static const char *const same[] = {"model",  "temperature",         "top_p",  "user",
+                                       "stream", "parallel_tool_calls", "strict", "seed"};
     static const char *const states[] = {"previous_response_id", "conversation"};
     if (body->kind != J_OBJ) return refusal_field(no, "", "the body must be an object");
     for (size_t i = 0; i < 2; i++)

@@ -2,6 +2,7 @@
 // tests and the door's own benchmark have a mock. Everything runs on the loop's thread.
 #pragma once
 #include "coordinator/schedule/request.h"
+#include "coordinator/text/grammar.h"
 #include "coordinator/text/template.h"
 #include "coordinator/text/tokenizer.h"
 #include "coordinator/text/turn.h"
@@ -26,6 +27,7 @@ struct engine_model {
     const struct tokenizer *tokenizer;
     const struct template *template;  // NULL: the model has none (base model): chat is refused
     const struct turn_format *format; // how it writes calls and thoughts; never NULL
+    struct grammar_book *grammars;    // of the tokenizer, for constrained answers
     const char *bos, *eos;            // text of these tokens for the template, "" if none
     const int32_t *end_ids;
     uint32_t n_end;

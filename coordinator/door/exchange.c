@@ -162,10 +162,12 @@ void exchange_refuse(struct exchange *x)
     struct buf out = {0};
     const struct api *api = x->route ? x->route->api : NULL;
     x->status = x->no.status;
-    if (api)
+    if (api) {
+        if (x->status == 503 && api->dialect->status_503) x->status = api->dialect->status_503;
         api->dialect->refused(&x->no, x->id, &out);
-    else
+    } else {
         refusal_json(&out, &x->no);
+    }
     x->type = "application/json";
     // A body too large for memory's last bytes is left empty; the status still tells.
     if (!buf_ok(&out)) buf_fini(&out);

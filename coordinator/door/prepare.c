@@ -1,5 +1,7 @@
 #include "coordinator/door/prepare.h"
 #include "coordinator/door/api.h"
+#include "coordinator/door/constrain.h"
+#include "coordinator/text/grammar.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,16 +111,6 @@ static err_t read_bias(struct prepare *p, struct refusal *no)
     return OK;
 }
 
-static err_t read_format(const struct prepare *p, struct refusal *no)
-{
-    const struct json *f = p->p.response_format, *type = json_get(f, "type");
-    if (!f || json_is(type, "text")) return OK;
-    if (json_is(type, "json_object") || json_is(type, "json_schema"))
-        return refusal_field(no, "response_format",
-                             "'response_format' of type '%s' is not supported yet", type->str.s);
-    return refusal_field(no, "response_format", "'response_format.type' must be 'text'");
-}
-
 static void read_wants(const struct params *p, struct prepared *out)
 {
     out->stream = p->stream;
@@ -148,13 +140,14 @@ err_t prepare_read(struct prepare *p, struct prepared *out, struct refusal *no)
     err = read_model(p, out, no);
     if (!err) err = read_stop(p, out, no);
     if (!err) err = read_bias(p, no);
-    if (!err) err = read_format(p, no);
+    if (!err) err = constrain_read(p, no);
     if (!err) err = p->in->api->read(p, out, no);
     return err;
 }
 
 void prepare_close(struct prepare *p)
 {
+    grammar_give(p->grammar);
     arena_fini(&p->scratch);
 }
 
@@ -231,7 +224,9 @@ static struct request *make_request(const struct prepare *p, const struct prepar
     r->tenant = p->in->tenant;
     r->session = p->in->session;
     if (!r->session && p->p.user) r->session = prepare_session(p->p.user->str.s);
-    if (!r->prompt || (p->n_bias && !bias) || request_init_choices(r, out->n_choice) != OK) {
+    const bool tight = p->in->api->has_turns && tokenizer_strips_first_space(m->tokenizer);
+    if (!r->prompt || (p->n_bias && !bias) || request_init_choices(r, out->n_choice) != OK ||
+        (p->grammar && !constrain_request(r, p->grammar, tight))) {
         request_free(r);
         return NULL;
     }

@@ -8,6 +8,8 @@
 #include <stdatomic.h>
 
 struct api;
+struct grammar;
+struct grammar_spec;
 
 enum {
     PREPARE_CHOICES_MAX = 128,     // prompts * n of one body
@@ -36,6 +38,9 @@ struct prepare {
     const struct json *tools, *kwargs;
     bool must_call; // the answer is a call: of `must_name`, or NULL of any function
     const char *must_name;
+    const struct grammar_spec *answer; // what its text must be (constrain.h); NULL: anything
+    const char *answer_field;          // that says so
+    struct grammar *grammar;           // what all of the answer must be; given back at the end
     struct logit_bias *bias;
     uint32_t n_bias;
 };

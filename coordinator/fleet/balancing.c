@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define PAUSE_US ((int64_t)30 * 1000000) // between looks
-static const double least_mean = 8;      // products of the average expert: else chance decides
+static const double least_mean = 64;     // products of the average expert: else chance decides
 static const double least_gain = 0.15;   // a new epoch costs a pause
 
 struct balance {

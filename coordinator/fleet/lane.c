@@ -333,6 +333,10 @@ void lane_beat(struct lane *l, uint32_t worker, const struct msg_heartbeat *m, i
     if (m->progress != w->progress) {
         w->progress = m->progress;
         w->progress_us = now_us;
+        // Copying its part of the model may take long, as long as bytes come.
+        if (m->fetch_bytes && m->epoch == l->epoch && l->state == LANE_LOADING &&
+            w->role == LANE_LOADER)
+            l->deadline_us = now_us + LANE_LOAD_US;
     }
     // One that served another coordinator may still beat with an epoch we never gave.
     w->heard_us = now_us;

@@ -12,7 +12,8 @@
 //   READY --------- fewer workers than wanted, one came, idle --------> plan
 //   NO_CAPACITY --- a worker came ------------------------------------> plan
 //
-// Every wait has a deadline: silence LANE_SILENCE_US, loading LANE_LOAD_US (while heartbeats come),
+// Every wait has a deadline: silence LANE_SILENCE_US, loading LANE_LOAD_US (while heartbeats come;
+// counted anew while a member copies the model's files),
 // linking LANE_LINK_US, a step max(LANE_STEP_US, 10 * median) with a standing compute loop.
 // Invariants: epochs only grow, and no two lanes of a coordinator have one in common; a plan's
 // messages go to its living members only; whatever carries an older epoch changes nothing; a member

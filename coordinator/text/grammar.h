@@ -22,7 +22,7 @@ enum {
     GRAMMAR_CACHE_BYTES = 64 << 20,
     GRAMMAR_CACHE_MAX = 256,       // grammars
     GRAMMAR_SOURCE_MAX = 1 << 20,  // bytes of a description, written down
-    GRAMMAR_SPEC_DEPTH_MAX = 16,
+    GRAMMAR_SPEC_DEPTH_MAX = 32,
 };
 
 enum grammar_kind {
@@ -49,7 +49,7 @@ struct grammar_spec {
     enum grammar_kind kind;
     const char *text;
     size_t len;
-    const struct json *json;
+    const struct json *json, *root; // root: what "#" in references is; NULL: json itself
     int32_t token;
     uint32_t min, max;
     const struct grammar_spec *parts;

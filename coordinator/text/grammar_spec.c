@@ -12,6 +12,8 @@ static void put(struct buf *b, const struct grammar_spec *s, int depth)
                s->text ? s->len : 0);
     if (s->text) buf_add(b, s->text, s->len);
     if (s->json) json_write(b, s->json);
+    if (s->root) buf_char(b, '#');
+    if (s->root) json_write(b, s->root);
     for (size_t i = 0; i < s->n_part && depth < GRAMMAR_SPEC_DEPTH_MAX; i++)
         put(b, &s->parts[i], depth + 1);
     buf_char(b, ')');
@@ -96,7 +98,7 @@ static uint32_t emit(struct nfa *a, const struct grammar_spec *s, int depth, uin
                         GRAMMAR_SPEC_DEPTH_MAX);
     switch (s->kind) {
     case GRAMMAR_SCHEMA:
-        return schema_emit(a, s->json, next);
+        return schema_emit(a, s->json, s->root ? s->root : s->json, next);
     case GRAMMAR_OBJECT:
         return schema_any_object(a, next);
     case GRAMMAR_REGEX:

@@ -366,9 +366,10 @@ uint32_t schema_rule(struct schema *s, const struct json *j)
     return rule;
 }
 
-uint32_t schema_emit(struct nfa *a, const struct json *schema, uint32_t next)
+uint32_t schema_emit(struct nfa *a, const struct json *schema, const struct json *root,
+                     uint32_t next)
 {
-    struct schema s = {.a = a, .root = schema};
+    struct schema s = {.a = a, .root = root};
     const uint32_t way = schema_value(&s, schema, next);
     // Rules name further rules.
     for (uint32_t i = 0; i < s.n_ref && nfa_ok(a); i++) {

@@ -15,8 +15,9 @@
 
 enum { SCHEMA_DEPTH_MAX = 128, SCHEMA_PATH_MAX = 200, SCHEMA_WAYS_MAX = 256 };
 
-// `schema` may be gone after nfa_close. Both give the graph that goes on with `next`.
-uint32_t schema_emit(struct nfa *a, const struct json *schema, uint32_t next);
+// root: what "#" in references is. Both may be gone after nfa_close. The graph goes on with `next`.
+uint32_t schema_emit(struct nfa *a, const struct json *schema, const struct json *root,
+                     uint32_t next);
 uint32_t schema_any_object(struct nfa *a, uint32_t next);
 
 // -- the inside, shared by schema*.c --

@@ -265,13 +265,12 @@ static err_t run(struct turn *t)
     return ok ? OK : ERR_MEMORY;
 }
 
-// Thoughts are open if the prompt opens them and does not close them.
-static bool is_open(const struct turn_config *c)
+bool turn_is_thinking(const struct turn_format *f, const char *prompt, size_t len)
 {
-    const char *open = c->format->think_open, *close = c->format->think_close;
-    if (!open || !c->prompt_len) return false;
-    const char *at = memmem(c->prompt, c->prompt_len, open, strlen(open));
-    return at && !memmem(at, c->prompt_len - (size_t)(at - c->prompt), close, strlen(close));
+    const char *open = f->think_open, *close = f->think_close;
+    if (!open || !len) return false;
+    const char *at = memmem(prompt, len, open, strlen(open));
+    return at && !memmem(at, len - (size_t)(at - prompt), close, strlen(close));
 }
 
 void turn_init(struct turn *t, const struct turn_config *c)
@@ -280,7 +279,7 @@ void turn_init(struct turn *t, const struct turn_config *c)
     if (c->tools && c->tools->kind == J_ARR && c->tools->arr.n == 0) t->config.tools = NULL;
     if (c->format->name_kind == TURN_NAME_HEADER && c->format->call_close)
         t->state = TURN_IN_HEADER;
-    else if (is_open(c))
+    else if (turn_is_thinking(c->format, c->prompt, c->prompt_len))
         t->state = TURN_IN_THINK;
     t->after_think = t->state == TURN_IN_THINK;
     t->config.prompt = NULL;

@@ -51,6 +51,9 @@ bool turn_format_has_calls(const struct turn_format *f);
 // True if the format writes this control token as one of its marks: its spelling matters.
 bool turn_format_marks(const struct turn_format *f, const char *spelling, size_t len);
 
+// True if the end of a prompt opens the thoughts and does not close them.
+bool turn_is_thinking(const struct turn_format *f, const char *prompt, size_t len);
+
 enum turn_kind {
     TURN_TEXT,
     TURN_REASONING,

@@ -85,11 +85,43 @@ static const struct json *parameters(const struct json *f)
     return p && p->kind == J_OBJ ? p : NULL;
 }
 
+static bool is_strict(const struct json *f)
+{
+    const struct json *strict = json_get(f, "strict");
+    return strict && strict->kind == J_BOOL && strict->b;
+}
+
+// The schema can be kept to; of strict functions it must be, and the whole will say if it cannot.
+static bool can_keep(const struct seq *s, const struct json *f, const struct grammar_spec *spec)
+{
+    struct grammar *g;
+    if (is_strict(f)) return true;
+    if (grammar_open(s->ask->book, spec, &g, NULL) != OK) return false;
+    grammar_give(g);
+    return true;
+}
+
 static void add_object(struct seq *s, const struct json *f)
 {
     const struct json *p = parameters(f);
-    add(s, p ? (struct grammar_spec){.kind = GRAMMAR_SCHEMA, .json = p}
-             : (struct grammar_spec){.kind = GRAMMAR_OBJECT});
+    struct grammar_spec spec = {.kind = GRAMMAR_SCHEMA, .json = p};
+    const bool says = json_get(p, "type") || json_get(p, "properties") || json_get(p, "$ref");
+    if (!says || !can_keep(s, f, &spec)) spec = (struct grammar_spec){.kind = GRAMMAR_OBJECT};
+    add(s, spec);
+}
+
+// A value as JSON writes it. False: it may be text, or cannot be kept to.
+static bool add_value(struct seq *s, const struct json *f, const struct json *schema)
+{
+    static const char *const types[] = {"integer", "number", "boolean", "array", "object"};
+    const struct grammar_spec spec = {
+        .kind = GRAMMAR_SCHEMA, .json = schema, .root = parameters(f)};
+    bool is_typed = false;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        is_typed |= json_is(json_get(schema, "type"), types[i]);
+    if (!is_typed || !can_keep(s, f, &spec)) return false;
+    add(s, spec);
+    return true;
 }
 
 // -- arguments between tags --
@@ -102,9 +134,11 @@ static bool is_required(const struct json *schema, const char *name)
     return false;
 }
 
-static void add_tag(struct seq *s, const struct json_member *m)
+static void add_tag(struct seq *s, const struct json *fn, const struct json_member *m)
 {
     const struct turn_format *f = s->ask->format;
+    const struct json *values = json_get(&m->value, "enum");
+    const bool is_string = json_is(json_get(&m->value, "type"), "string");
     const char *line = f->value_lines ? "\n" : "";
     char *close = arena_printf(s->a, "%s%s", line, f->value_close);
     char *open =
@@ -115,21 +149,19 @@ static void add_tag(struct seq *s, const struct json_member *m)
         return;
     }
     add_word(s, open);
-    if (json_is(json_get(&m->value, "type"), "string") && !json_get(&m->value, "enum")) {
-        add_until(s, close);
-    } else if (json_get(&m->value, "enum") && json_is(json_get(&m->value, "type"), "string")) {
-        const struct json *values = json_get(&m->value, "enum");
+    if (is_string && values && values->kind == J_ARR) {
         struct seq any = begin(s);
-        for (size_t i = 0; values->kind == J_ARR && i < values->arr.n; i++)
+        for (size_t i = 0; i < values->arr.n; i++)
             if (values->arr.items[i].kind == J_STR)
                 add(&any, (struct grammar_spec){.kind = GRAMMAR_LITERAL,
                                                 .text = values->arr.items[i].str.s,
                                                 .len = values->arr.items[i].str.len});
         add(s, end(s, &any, GRAMMAR_ANY));
         add_word(s, close);
-    } else {
-        add(s, (struct grammar_spec){.kind = GRAMMAR_SCHEMA, .json = &m->value});
+    } else if (add_value(s, fn, &m->value)) {
         add_word(s, close);
+    } else {
+        add_until(s, close);
     }
     add_word(s, "\n");
 }
@@ -141,7 +173,7 @@ static void add_tags(struct seq *s, const struct json *f)
     for (size_t i = 0; list && list->kind == J_OBJ && i < list->obj.n; i++) {
         const struct json_member *m = &list->obj.members[i];
         struct seq one = begin(s);
-        add_tag(&one, m);
+        add_tag(&one, f, m);
         const struct grammar_spec tag = end(s, &one, GRAMMAR_SEQ);
         if (is_required(p, m->key)) {
             add(s, tag);
@@ -154,72 +186,116 @@ static void add_tags(struct seq *s, const struct json *f)
     }
 }
 
-// -- one call --
+// -- arguments as Python writes them --
 
-static void add_named_call(struct seq *s, const struct json *f, const char *name)
+static void add_keyword(struct seq *s, const struct json *f, const struct json_member *m)
 {
-    const struct turn_format *t = s->ask->format;
-    add_word(s, t->call_open);
-    add_word(s, t->name_open);
-    add_word(s, name);
-    add_word(s, t->name_close);
-    add_word(s, t->args_open);
-    switch (t->args) {
-    case TURN_ARGS_TAGS:
-        if (strcmp(t->name_close, "\n")) add_word(s, "\n");
-        add_tags(s, f);
-        add_word(s, t->call_close);
-        break;
-    case TURN_ARGS_BRACES: // values in words of their own: only where they end is known
-        add_until(s, t->call_close);
-        break;
-    default:
-        add_object(s, f);
-        if (t->args_open) add_word(s, "\n```");
-        add_word(s, t->call_close);
-    }
+    const struct grammar_spec value = {
+        .kind = GRAMMAR_SCHEMA, .json = &m->value, .root = parameters(f)};
+    static const struct json any = {.kind = J_BOOL, .b = true};
+    add_word(s, m->key);
+    add_word(s, "=");
+    if (can_keep(s, f, &value))
+        add(s, value);
+    else
+        add(s, (struct grammar_spec){.kind = GRAMMAR_SCHEMA, .json = &any});
 }
 
-static void add_call(struct seq *s, const struct json *f, const char *name)
+// Those that are required, and then the others, each of which may be left out.
+static void add_keywords(struct seq *s, const struct json *f)
+{
+    const struct json *p = parameters(f), *list = json_get(p, "properties");
+    bool any = false;
+    for (int round = 0; round < 2; round++)
+        for (size_t i = 0; list && list->kind == J_OBJ && i < list->obj.n; i++) {
+            const struct json_member *m = &list->obj.members[i];
+            if (is_required(p, m->key) != (round == 0)) continue;
+            struct seq one = begin(s);
+            if (any) add_word(&one, ", ");
+            add_keyword(&one, f, m);
+            // With nothing before it for certain, the comma stands behind.
+            if (!any && round == 1) add_word(&one, ", ");
+            const struct grammar_spec pair = end(s, &one, GRAMMAR_SEQ);
+            any |= round == 0;
+            if (round == 0) {
+                add(s, pair);
+                continue;
+            }
+            struct seq maybe = begin(s);
+            add(&maybe, pair);
+            add(&maybe, (struct grammar_spec){.kind = GRAMMAR_SEQ});
+            add(s, end(s, &maybe, GRAMMAR_ANY));
+        }
+}
+
+// -- one call --
+
+// `is_open`: the mark that begins the call is there already.
+static void add_named_call(struct seq *s, const struct json *f, const char *name, bool is_open)
 {
     const struct turn_format *t = s->ask->format;
-    const char *open = t->bare || !t->call_close ? "" : "\n";
+    if (!is_open) add_word(s, t->call_open);
+    add_word(s, t->name_open);
+    add_word(s, name);
+    if (t->args == TURN_ARGS_BRACES) { // the brace that ends the name begins the object
+        add_object(s, f);
+        add_word(s, t->call_close);
+        return;
+    }
+    add_word(s, t->name_close);
+    add_word(s, t->args_open);
+    if (t->args == TURN_ARGS_TAGS) {
+        if (strcmp(t->name_close, "\n")) add_word(s, "\n");
+        add_tags(s, f);
+    } else {
+        add_object(s, f);
+        if (t->args_open) add_word(s, "\n```");
+    }
+    add_word(s, t->call_close);
+}
+
+static void add_call(struct seq *s, const struct json *f, const char *name, bool is_open)
+{
+    const struct turn_format *t = s->ask->format;
+    const bool is_marked = !t->bare && t->call_close;
+    const char *line = is_marked ? "\n" : "";
     char *head = NULL;
     switch (t->name_kind) {
     case TURN_NAME_HEADER:
         head = arena_printf(
             s->a, "<|channel|>commentary to=functions.%s <|constrain|>json<|message|>", name);
         break;
-    case TURN_NAME_PYTHON: // arguments as Python writes them: only where they end is known
-        head = arena_printf(s->a, "[%s(", name);
+    case TURN_NAME_PYTHON:
+        head = arena_printf(s->a, "%s(", name);
         break;
     case TURN_NAME_IN_JSON:
-        head = arena_printf(
-            s->a, "%s%s{\"name\": \"%s\", \"%s\": ", t->bare || !t->call_close ? "" : t->call_open,
-            open, name, t->bare ? "parameters" : "arguments");
+        head = arena_printf(s->a, "%s%s{\"name\": \"%s\", \"%s\": ",
+                            is_marked && !is_open ? t->call_open : "", line, name,
+                            t->bare ? "parameters" : "arguments");
         break;
     default:
-        add_named_call(s, f, name);
+        add_named_call(s, f, name, is_open);
         return;
     }
     if (!head) s->broken = true;
     if (!head) return;
     add_word(s, head);
     if (t->name_kind == TURN_NAME_PYTHON) {
-        add_until(s, ")]");
+        add_keywords(s, f);
+        add_word(s, ")");
         return;
     }
     add_object(s, f);
     if (t->name_kind == TURN_NAME_HEADER) return; // the call ends with the message
     add_word(s, "}");
-    if (t->call_close && !t->bare) {
-        add_word(s, open);
+    if (is_marked) {
+        add_word(s, line);
         add_word(s, t->call_close);
     }
 }
 
 // Any of the functions that may be called.
-static struct grammar_spec any_call(struct seq *s, const struct json *tools)
+static struct grammar_spec any_call(struct seq *s, const struct json *tools, bool is_open)
 {
     struct seq any = begin(s);
     for (size_t i = 0; i < tools->arr.n; i++) {
@@ -228,7 +304,7 @@ static struct grammar_spec any_call(struct seq *s, const struct json *tools)
         if (!name || name->kind != J_STR) continue;
         if (s->ask->name && !json_is(name, s->ask->name)) continue;
         struct seq one = begin(s);
-        add_call(&one, f, name->str.s);
+        add_call(&one, f, name->str.s, is_open);
         add(&any, end(&any, &one, GRAMMAR_SEQ));
     }
     return end(s, &any, GRAMMAR_ANY);
@@ -248,58 +324,136 @@ static void add_more(struct seq *s, const struct grammar_spec *call, const char 
     add(s, (struct grammar_spec){.kind = GRAMMAR_REPEAT, .parts = one, .n_part = 1});
 }
 
-static void add_calls(struct seq *s, const struct json *tools)
+// Whether calls stand in brackets, and whether the mark around calls holds one call each.
+static bool in_brackets(const struct turn_format *t)
+{
+    return t->name_kind == TURN_NAME_PYTHON ||
+           (t->name_kind == TURN_NAME_IN_JSON && !t->call_close && !t->bare);
+}
+
+// What begins a call, or all of them, for certain; NULL: nothing does.
+static const char *first_mark(const struct turn_format *t)
+{
+    if (t->bare || t->name_kind == TURN_NAME_HEADER) return NULL;
+    return t->open ? t->open : t->call_open;
+}
+
+// `is_open`: the first mark is there already.
+static void add_calls(struct seq *s, const struct json *tools, bool is_open)
 {
     const struct turn_format *t = s->ask->format;
-    const bool in_list = t->name_kind == TURN_NAME_IN_JSON && !t->call_close && !t->bare;
-    const bool alone = s->ask->one_call || t->bare || t->name_kind == TURN_NAME_HEADER;
-    const struct grammar_spec call = any_call(s, tools);
-    if (t->open) {
-        add_word(s, t->open);
-        if (t->args == TURN_ARGS_TAGS) add_word(s, "\n");
-    }
-    if (in_list) {
-        add_word(s, t->call_open);
+    const bool brackets = in_brackets(t);
+    const bool each_marked = t->open && t->value_lines;
+    const bool alone = s->ask->one_call || each_marked || t->name_kind == TURN_NAME_HEADER ||
+                       (t->bare && !brackets);
+    const bool mark_is_calls = !t->open && !brackets;
+    const struct grammar_spec first = any_call(s, tools, is_open && mark_is_calls);
+    if (t->open && !is_open) add_word(s, t->open);
+    if (t->open && t->args == TURN_ARGS_TAGS) add_word(s, "\n");
+    if (brackets) {
+        if (!t->bare && !is_open) add_word(s, t->call_open);
         add_word(s, "[");
     }
-    add(s, call);
-    // Where the mark around calls holds one call each, a second one is a second mark.
-    const bool each_marked = t->open && t->value_lines;
-    if (!alone && !each_marked)
-        add_more(s, &call, in_list ? ", " : t->open || t->call_close ? "\n" : "");
+    add(s, first);
+    if (!alone) {
+        const struct grammar_spec call = any_call(s, tools, false);
+        add_more(s, &call, brackets ? ", " : t->open || t->call_close ? "\n" : "");
+    }
     if (t->open) {
         if (t->args == TURN_ARGS_TAGS) add_word(s, "\n");
         add_word(s, t->close);
     }
-    if (in_list) add_word(s, "]");
+    if (brackets) add_word(s, "]");
 }
 
-static void add_thoughts(struct seq *s, const struct grammar_spec *calls)
+// The model has a token for the mark, so it may think; others would only spell it by chance.
+static bool can_think(const struct seq *s)
+{
+    struct ids ids = {0};
+    const char *mark = s->ask->format->think_open;
+    const struct tokenizer *t = s->ask->tokenizer;
+    size_t n = 1;
+    if (!mark) return false;
+    bool can = tokenizer_encode(t, mark, strlen(mark), TOKENIZER_SPECIAL, NULL, 0, 64, &ids) == OK;
+    if (can && ids.n) tokenizer_piece(t, ids.at[0], false, &n);
+    can = can && (ids.n == 1 || n == 0);
+    ids_fini(&ids);
+    return can;
+}
+
+// Thoughts, then `rest`.
+static void add_thoughts(struct seq *s, const char *open, const char *close, const char *behind,
+                         const struct grammar_spec *rest)
 {
     static const char space[] = "\\s{0,4}";
+    struct seq thinks = begin(s);
+    add_word(&thinks, open);
+    add_until(&thinks, close);
+    add_word(&thinks, behind);
+    if (!behind)
+        add(&thinks, (struct grammar_spec){
+                         .kind = GRAMMAR_REGEX, .text = space, .len = sizeof space - 1});
+    add(&thinks, *rest);
+    add(s, end(s, &thinks, GRAMMAR_SEQ));
+}
+
+static void add_turn(struct seq *s, const struct grammar_spec *rest)
+{
     const struct turn_format *t = s->ask->format;
-    const struct grammar_spec gap = {.kind = GRAMMAR_REGEX, .text = space, .len = sizeof space - 1};
-    if (!t->think_open) {
-        add(s, *calls);
-        return;
-    }
-    struct seq thinks = begin(s), any = begin(s);
-    if (!s->ask->is_thinking) add_word(&thinks, t->think_open);
-    add_until(&thinks, t->think_close);
-    add(&thinks, gap);
-    add(&thinks, *calls);
-    add(&any, end(s, &thinks, GRAMMAR_SEQ));
-    if (!s->ask->is_thinking) add(&any, *calls);
+    struct seq any = begin(s);
+    if (t->name_kind == TURN_NAME_HEADER)
+        add_thoughts(&any, "<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant", rest);
+    else if (s->ask->is_thinking || can_think(s))
+        add_thoughts(&any, s->ask->is_thinking ? NULL : t->think_open, t->think_close, NULL, rest);
+    if (!s->ask->is_thinking) add(&any, *rest);
     add(s, end(s, &any, GRAMMAR_ANY));
+}
+
+// Any text without a call's mark, or up to the first one and then calls. The mark in thoughts counts
+// too: models do not write it there.
+static bool add_free(struct seq *s)
+{
+    const char *mark = first_mark(s->ask->format);
+    struct seq until = begin(s), calls = begin(s), any = begin(s);
+    if (!mark) return false;
+    add_until(&until, mark);
+    s->broken |= until.broken;
+    if (until.n != 1) return true;
+    struct grammar_spec without = until.parts[0];
+    without.kind = GRAMMAR_WITHOUT;
+    add(&any, without);
+    add(&calls, until.parts[0]);
+    add_calls(&calls, s->ask->tools, true);
+    add(&any, end(&any, &calls, GRAMMAR_SEQ));
+    add(s, end(s, &any, GRAMMAR_ANY));
+    return true;
 }
 
 err_t turn_grammar(const struct turn_ask *ask, struct arena *a, const struct grammar_spec **out,
                    struct err_text *why)
 {
-    struct seq turn = {.ask = ask, .a = a}, calls = turn;
-    add_calls(&calls, ask->tools);
-    const struct grammar_spec all = end(&turn, &calls, GRAMMAR_SEQ);
-    add_thoughts(&turn, &all);
+    struct seq turn = {.ask = ask, .a = a}, any = turn;
+    if (ask->free_text) {
+        if (!add_free(&turn)) {
+            *out = NULL;
+            return OK;
+        }
+    } else {
+        if (ask->tools) {
+            struct seq calls = begin(&turn);
+            add_calls(&calls, ask->tools, false);
+            add(&any, end(&any, &calls, GRAMMAR_SEQ));
+        }
+        if (ask->answer) {
+            struct seq answer = begin(&turn);
+            if (ask->format->name_kind == TURN_NAME_HEADER)
+                add_word(&answer, "<|channel|>final<|message|>");
+            add(&answer, *ask->answer);
+            add(&any, end(&any, &answer, GRAMMAR_SEQ));
+        }
+        const struct grammar_spec all = end(&turn, &any, GRAMMAR_ANY);
+        add_turn(&turn, &all);
+    }
     struct grammar_spec *spec = arena_take(a, sizeof *spec);
     if (turn.broken || !spec) return err_say(why, ERR_MEMORY, "no memory for a grammar of calls");
     *spec = (struct grammar_spec){.kind = GRAMMAR_SEQ, .parts = turn.parts, .n_part = turn.n};

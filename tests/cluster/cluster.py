@@ -49,6 +49,9 @@ class Worker:
     def reads(self):
         return ["--model", self.cluster.model]
 
+    def joins(self):
+        return f"127.0.0.1:{self.cluster.join_port}"
+
     def start(self):
         c = self.cluster
         state = c.dir / f"worker-{self.name}"
@@ -57,7 +60,7 @@ class Worker:
             subprocess.run([PROGRAM, "token", "new", "--state", c.dir / "state", "--out", token], check=True)
         log = open(c.dir / f"worker-{self.name}.log", "ab")
         self.process = subprocess.Popen(
-            [PROGRAM, "worker", "--join", f"127.0.0.1:{c.join_port}", "--token-file", token, "--name", self.name,
+            [PROGRAM, "worker", "--join", self.joins(), "--token-file", token, "--name", self.name,
              "--state", state, *self.reads(), "--threads", "1", "--no-measure", *self.extra],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         return self

@@ -4,12 +4,36 @@ The reference is one process with one worker. Against it: stages over queues in 
 shared memory and over UCX TCP; stages that are groups of workers (tensor, experts), even and uneven; alone,
 all at once mixed with other prompts, with and without a prefix hit."""
 import json
+import pathlib
+import shutil
 import sys
+import tempfile
 
 from cluster import FIXTURES, GEMMA3, SMOLLM2, Cluster, Stream, need, run
 
 WHICH = sys.argv[1] if len(sys.argv) > 1 else "smollm2"
-MODEL = {"smollm2": SMOLLM2, "gemma3": GEMMA3, "moe": FIXTURES / "gguf" / "qwen3moe-Q4_K_M" / "model.gguf"}[WHICH]
+SCRATCH = tempfile.TemporaryDirectory(prefix="trireme-splits-")
+
+
+def tiny_moe():
+    """The fixture, with a tokenizer made up here: the ids are what matters."""
+    fixture = FIXTURES / "arch" / "qwen3_moe"
+    need(fixture)
+    folder = pathlib.Path(SCRATCH.name) / "moe"
+    folder.mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        shutil.copy(fixture / name, folder / name)
+    vocab = {chr(256 + i): i for i in range(json.load(open(fixture / "config.json"))["vocab_size"])}
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}))
+    return folder
+
+
+MODEL = {"smollm2": SMOLLM2, "gemma3": GEMMA3}[WHICH] if WHICH != "moe" else tiny_moe()
 N_TOKENS = 16
 need(MODEL)
 

@@ -239,6 +239,8 @@ class Door:
         """A request that must succeed after whatever a case did."""
         a = self.complete(max_tokens=5) if self.base else self.chat(max_tokens=5)
         eq(a.status, 200, a.body[:200])
+        if "--say" in self.options:
+            return
         c = a.json["choices"][0]
         eq(c["text"] if self.base else c["message"]["content"], "The quick brown fox jumps")
 

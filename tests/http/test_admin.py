@@ -68,6 +68,20 @@ def _(door):
     eq(door.get("/v1/cluster").json, {"workers": []})
 
 
+@case("drain_of_a_worker")
+def _(door):
+    path = "/v1/cluster/drain"
+    eq(door.post(path, {"name": "anna"}).json, {"status": "draining"})
+    eq(door.post(path, {"name": "anna", "grace_s": 5}).status, 200)
+    assert "nobody" in door.post(path, {"name": "nobody"}).refused(404, code="not_found").error["message"]
+    door.post(path, {}).refused(400, param="name")
+    door.post(path, {"name": 5}).refused(400, param="name")
+    for grace in (-1, 1e9):
+        door.post(path, {"name": "anna", "grace_s": grace}).refused(400, param="grace_s")
+    door.post(path, b"{").refused(400)
+    door.get(path).refused(405)
+
+
 @case("C8_64_drain")
 def _(door):
     d = kit.Door()

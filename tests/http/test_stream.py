@@ -2,7 +2,7 @@
 import json
 import time
 
-from kit import (CHAT, COMPLETIONS, ECHO, FAIL_FIRST, FAIL_LATER, NO_CAPACITY, NONFINITE,
+from kit import (CHAT, COMPLETIONS, ECHO, FAIL_FIRST, FAIL_LATER, NEVER, NO_CAPACITY, NONFINITE,
                  SLOW_PREFILL, STRICT_TEMPLATE, TEXT, USER, case, eq, events, text_of)
 
 
@@ -190,19 +190,27 @@ def _(door):
     s.close()
 
 
-@case("C0_2_keep_alive_comments", "--template", STRICT_TEMPLATE)
+@case("C0_2_3_4_keep_alive", "--template", STRICT_TEMPLATE)
 def _(door):
-    # A prompt that is never computed: something must be heard within 10 s all the same.
-    s = door.connect(timeout=12)
-    body = json.dumps({"messages": USER, "stream": True, "seed": 1009, "max_tokens": 1})
-    s.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-              f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
-    data = b""
-    while b": keep-alive\n\n" not in data:
-        part = s.recv(4096)
-        assert part, "closed"
-        data += part
-    s.close()
+    # Prompts that are never computed: something must be heard within 10 s all the same; of the
+    # named events a second one of those that say "still here", because comments do not count there.
+    waits = []
+    for path, key, mark, times in (
+            (CHAT, "messages", b": keep-alive\n\n", 1),
+            ("/v1/messages", "messages", b"event: ping\ndata: {\"type\":\"ping\"}\n\n", 1),
+            ("/v1/responses", "input", b"event: response.in_progress\n", 2)):
+        s = door.connect(timeout=12)
+        body = json.dumps({key: USER, "stream": True, "seed": NEVER, "max_tokens": 1})
+        s.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                  f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        waits.append((s, mark, times))
+    for s, mark, times in waits:
+        data = b""
+        while data.count(mark) < times:
+            part = s.recv(4096)
+            assert part, "closed"
+            data += part
+        s.close()
 
 
 @case("H29_error_before_the_stream")

@@ -104,6 +104,25 @@ static bool is_end(const struct request *r, int32_t id)
     return false;
 }
 
+// Where the text has to be another than it would have been: the first that may come of what brings
+// it to its end, or of all.
+static int32_t allowed(const struct mock *m, const struct choice *c)
+{
+    static const char *const soon[] = {"\"", "}", "]", ":", ",", "0", "e"};
+    struct idset_runs runs = {.set = c->mask, .len = c->n_mask};
+    uint32_t from = 0, to;
+    if (idset_has(c->mask, c->n_mask, (uint32_t)m->end_ids[0])) return m->end_ids[0];
+    for (size_t i = 0; i < sizeof soon / sizeof *soon; i++) {
+        struct ids ids = {0};
+        bool ok = tokenizer_encode(m->tokenizer, soon[i], 1, 0, NULL, 0, 1, &ids) == OK && ids.n;
+        const int32_t id = ok ? ids.at[0] : -1;
+        ids_fini(&ids);
+        if (ok && idset_has(c->mask, c->n_mask, (uint32_t)id)) return id;
+    }
+    idset_next(&runs, &from, &to);
+    return (int32_t)from;
+}
+
 // One token of one choice; may end it, or the whole request.
 static void step_choice(struct mock *m, struct running *x, struct choice *c)
 {
@@ -118,6 +137,7 @@ static void step_choice(struct mock *m, struct running *x, struct choice *c)
         return;
     }
     int32_t id = next_id(m, r, c);
+    if (c->mask && !idset_has(c->mask, c->n_mask, (uint32_t)id)) id = allowed(m, c);
     c->generated[c->n_generated++] = id;
     m->generated++;
     m->kv_used++;
@@ -131,11 +151,12 @@ static void step_choice(struct mock *m, struct running *x, struct choice *c)
         top[item.n_top++] = (struct token_prob){.id = id + k, .logprob = -0.5f - (float)k};
     if (r->sampling.digest) item.digest = 0x1234000000000000u + c->n_generated;
     bool last = c->n_generated == r->max_tokens;
+    const bool over = r->rules && r->rules->next(c, NULL) != OK;
     m->gone = NULL;
     x->l->on_token(r, c, &item);
     // The listener may have ended the choice, and the request with it.
     if (m->gone == r || c->state == CHOICE_DONE) return;
-    if (last) end_choice(m, x, c, FINISH_LENGTH);
+    if (over || last) end_choice(m, x, c, over ? FINISH_STOP : FINISH_LENGTH);
 }
 
 static void prefill(struct running *x, int64_t now)
@@ -210,6 +231,10 @@ static err_t submit(struct engine *e, struct request *r, const struct engine_lis
         *retry_after_s = 3;
         return err_say(why, ERR_CAPACITY, "no worker holds layers 4 to 8");
     }
+    err_t err = OK;
+    for (uint32_t i = 0; r->rules && i < r->n_choice && !err; i++)
+        err = r->rules->next(&r->choices[i], why);
+    if (err) return err_say(why, ERR_INVALID, "the answer cannot begin");
     struct running *x = calloc(1, sizeof *x);
     if (!x) return err_say(why, ERR_MEMORY, "out of memory");
     *x = (struct running){.r = r, .l = l};
@@ -289,6 +314,13 @@ static void experts(struct engine *e, struct buf *out)
     buf_str(out, "{\"lanes\":[]}");
 }
 
+static err_t drain(struct engine *e, const char *name, uint32_t grace_s, struct err_text *why)
+{
+    (void)e, (void)grace_s;
+    if (strcmp(name, "anna") == 0) return OK;
+    return err_say(why, ERR_NOT_FOUND, "no worker or lane is called %s", name);
+}
+
 static const struct engine_ops ops = {.submit = submit,
                                       .finish = finish,
                                       .cancel = cancel,
@@ -296,7 +328,8 @@ static const struct engine_ops ops = {.submit = submit,
                                       .state = state,
                                       .metrics = metrics,
                                       .cluster = cluster,
-                                      .experts = experts};
+                                      .experts = experts,
+                                      .drain = drain};
 
 static err_t read_template(struct mock *m, const char *path, struct err_text *why)
 {
@@ -328,6 +361,7 @@ static void fill_model(struct mock *m)
         .tokenizer = m->tokenizer,
         .template = m->template,
         .format = m->template ? template_turn(m->template) : turn_format_named("none"),
+        .grammars = grammar_book_new(m->tokenizer),
         .bos = bos < 0 ? "" : tokenizer_piece(m->tokenizer, bos, true, &len),
         .eos = eos < 0 ? "" : tokenizer_piece(m->tokenizer, eos, true, &len),
         .end_ids = m->end_ids,
@@ -353,7 +387,8 @@ err_t mock_engine_open(uv_loop_t *loop, const struct mock_config *c, struct engi
                                4096, &m->text);
     if (err) {
         template_close(m->template);
-        tokenizer_close(m->tokenizer);
+        grammar_book_free(m->model.grammars);
+    tokenizer_close(m->tokenizer);
         gguf_close(m->gguf);
         free(m);
         return err;
@@ -382,6 +417,7 @@ static void on_closed(uv_handle_t *h)
     struct mock *m = h->data;
     if (--m->n_handle > 0) return;
     template_close(m->template);
+    grammar_book_free(m->model.grammars);
     tokenizer_close(m->tokenizer);
     gguf_close(m->gguf);
     ids_fini(&m->text);

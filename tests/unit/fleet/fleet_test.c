@@ -562,7 +562,7 @@ static void test_spare_hands_change_lanes(void **state)
     const uint32_t helped = 1 - fleet_worker(s.fleet, 2)->lane;
     assert_int_equal(fleet_worker_role(fleet_worker(s.fleet, 2)), LANE_STANDBY);
     const uint32_t lost = fleet_lane(s.fleet, helped)->lane.place.members[0].worker;
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 3; i++)
         if (!strcmp(s.rowers[i].name, fleet_worker(s.fleet, lost)->hello.name))
             atomic_store(&s.rowers[i].fault, ROWER_CRASH);
     UNTIL(&s, 2, !s.serving[helped]);

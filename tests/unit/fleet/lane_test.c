@@ -308,6 +308,27 @@ static void test_deadlines(void **state)
     assert_string_equal(took(&b), "X0 P0 ");
 }
 
+// A member that copies the model takes as long as bytes come, and ten minutes more.
+static void test_copying_may_take_long(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 2, 2, 1);
+    lane_join(&b.lane, 0, true, b.now);
+    lane_join(&b.lane, 1, true, b.now);
+    assert_string_equal(took(&b), "P0 P1 ");
+    prepare(&b, 0);
+    struct msg_heartbeat m = {.epoch = b.lane.epoch, .progress = 5, .fetch_bytes = 100};
+    for (int minute = 0; minute < 30; minute++) {
+        m.progress++;
+        lane_beat(&b.lane, 1, &m, b.now);
+        pass(&b, 60 * (int64_t)S, 3, 1, false);
+        assert_string_equal(took(&b), "");
+    }
+    pass(&b, 10 * 60 * (int64_t)S, 3, 1, false);
+    assert_string_equal(took(&b), "D1 P0 ");
+}
+
 static void test_old_epochs_change_nothing(void **state)
 {
     (void)state;
@@ -538,6 +559,7 @@ int main(void)
         cmocka_unit_test(test_three_strikes),
         cmocka_unit_test(test_slow_strikes_are_forgiven),
         cmocka_unit_test(test_deadlines),
+        cmocka_unit_test(test_copying_may_take_long),
         cmocka_unit_test(test_old_epochs_change_nothing),
         cmocka_unit_test(test_violations),
         cmocka_unit_test(test_effective_settings),

@@ -403,6 +403,73 @@ static void test_many(void **state)
     print_message("8 different workers: %.1f ms\n", (double)(clock_now_us() - begun) / 1e3);
 }
 
+// -- groups --
+
+static void test_groups(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 6, 0);
+    b.want.split = SPLIT_TENSOR;
+    b.want.n_member = 0;
+    place_shape(&b.want, 6);
+    assert_int_equal(b.want.n_stage, 1);
+    assert_int_equal(b.want.n_member, 6);
+    b.want.n_stage = 2;
+    b.want.n_member = 3;
+    make(&b, 6);
+    assert_int_equal(b.place.n_stage, 2);
+    assert_int_equal(b.place.n_member, 6);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(b.place.stages[i].split, SPLIT_TENSOR);
+    // Of five workers, two groups of two and one to spare; of one, no group at all.
+    make(&b, 5);
+    assert_int_equal(b.place.n_member, 4);
+    make(&b, 1);
+    assert_int_equal(b.place.n_member, 1);
+    assert_int_equal(b.place.stages[0].split, SPLIT_NONE);
+    b.want.split = SPLIT_EXPERTS; // of a model that has none
+    assert_int_not_equal(place_make(&b.want, b.workers, 6, &b.place, &b.why), OK);
+}
+
+static void test_given_parts(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b, 3, 1);
+    b.want.split = SPLIT_TENSOR;
+    b.want.n_member = 3;
+    share_parts((double[]){4, 2, 2}, 3, b.want.part);
+    make(&b, 3);
+    uint32_t largest = 0;
+    for (uint32_t i = 0; i < 3; i++)
+        if (b.place.members[i].part > largest) largest = b.place.members[i].part;
+    assert_int_equal(largest, SHARE_TOTAL / 2);
+    // They were given for three: two divide by their speed.
+    make(&b, 2);
+    assert_int_equal(b.place.members[0].part, SHARE_TOTAL / 2);
+    assert_int_equal(b.place.members[1].part, SHARE_TOTAL / 2);
+}
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    struct place_want w = {.model = &model};
+    place_shape(&w, 4);
+    assert_int_equal(w.n_stage, 4);
+    assert_int_equal(w.n_member, 1);
+    w = (struct place_want){.model = &model};
+    place_shape(&w, LAYERS + 7); // no more stages than layers
+    assert_int_equal(w.n_stage, LAYERS);
+    w = (struct place_want){.model = &model, .split = SPLIT_TENSOR, .n_stage = 3};
+    place_shape(&w, 7);
+    assert_int_equal(w.n_stage, 3);
+    assert_int_equal(w.n_member, 2);
+    w = (struct place_want){.model = &model, .split = SPLIT_EXPERTS, .n_stage = 3};
+    place_shape(&w, 2);
+    assert_int_equal(w.n_member, 1);
+}
+
 int main(void)
 {
     log_set_level(LOG_ERROR);
@@ -419,6 +486,9 @@ int main(void)
         cmocka_unit_test(test_one_host_has_its_memory_once),
         cmocka_unit_test(test_roads),
         cmocka_unit_test(test_many),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_given_parts),
+        cmocka_unit_test(test_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

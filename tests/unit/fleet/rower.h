@@ -46,6 +46,10 @@ struct rower {
     bool own_lane;                // HELLO asks for it
     atomic_bool is_refused, is_refused_for_good, is_drained;
     atomic_uint member, n_member; // of its stage
+    // What a lead says of its stage's experts with every heartbeat, (layers, n_expert); NULL: nothing.
+    const uint32_t *_Atomic use;
+    uint32_t n_expert;
+    atomic_uint n_owned, n_own_used; // by the plan's table: experts of this member; of these, used
     pthread_t thread;
     struct arena arena;
     struct msg_plan plan;
@@ -110,8 +114,37 @@ static inline void rower_failed(struct rower *r, const char *why)
     rower_send(r, &m);
 }
 
+// Tables live in the message's arena only.
+static inline void rower_read_table(struct rower *r)
+{
+    const uint32_t n = (r->plan.layer_to - r->plan.layer_from) * r->plan.n_expert;
+    const uint32_t *use = atomic_load(&r->use);
+    uint32_t n_owned = 0, n_used = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const bool is_mine = r->plan.owner[i] == r->plan.member;
+        n_owned += is_mine;
+        n_used += is_mine && use && use[i];
+    }
+    atomic_store(&r->n_owned, n_owned);
+    atomic_store(&r->n_own_used, n_used);
+}
+
+static inline void rower_tell_use(struct rower *r)
+{
+    const uint32_t *use = atomic_load(&r->use);
+    if (!use || !r->plan.epoch || r->plan.member) return;
+    struct msg m = {.kind = MSG_USAGE,
+                    .usage = {.epoch = r->plan.epoch,
+                              .layer_from = r->plan.layer_from,
+                              .n_layer = r->plan.layer_to - r->plan.layer_from,
+                              .n_expert = r->n_expert,
+                              .count = use}};
+    rower_send(r, &m);
+}
+
 static inline void rower_prepare(struct rower *r)
 {
+    rower_read_table(r);
     atomic_store(&r->layer_from, r->plan.layer_from);
     atomic_store(&r->layer_to, r->plan.layer_to);
     atomic_store(&r->epoch, r->plan.epoch);
@@ -237,6 +270,7 @@ static inline void rower_beat(struct rower *r)
                                   .busy_us = 10,
                                   .wait_us = 30}};
     rower_send(r, &m);
+    rower_tell_use(r);
 }
 
 static inline void *rower_run(void *arg)

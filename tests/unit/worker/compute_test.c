@@ -15,7 +15,9 @@
 #include <poll.h>
 #include <unistd.h>
 
-enum { RIG_MAX = 8, WAIT_US = 30000000, N_PROMPT = 10, N_NEW = 8 };
+enum { RIG_MAX = 8, WAIT_US = 30000000, N_PROMPT = 120, N_NEW = 8 };
+
+static void make_prompts(void);
 
 static struct tiny_file files[2]; // without and with experts
 static uint8_t hashes[2][32];
@@ -23,6 +25,7 @@ static uint8_t hashes[2][32];
 static int setup(void **state)
 {
     (void)state;
+    make_prompts();
     tiny_make(&files[0], 21, true);
     tiny_make_moe(&files[1], 22);
     for (int i = 0; i < 2; i++) {
@@ -70,11 +73,11 @@ static const uint64_t EPOCH = 3;
 
 static struct plan_settings settings(void)
 {
-    return (struct plan_settings){.ctx = 128,
+    return (struct plan_settings){.ctx = 256,
                                   .page_tok = 16,
                                   .n_page = 32,
                                   .n_slot = 4,
-                                  .max_tok = 64,
+                                  .max_tok = 256,
                                   .max_rows = 4,
                                   .in_flight = 3,
                                   .kv_dtype = DT_F32,
@@ -233,9 +236,21 @@ static void rig_close(struct rig *r)
 
 // -- steps --
 
-static const int32_t prompt[2][N_PROMPT] = {{5, 17, 3, 99, 120, 7, 7, 150, 0, 42},
-                                            {1, 2, 3, 159, 4, 5, 6, 80, 81, 82}};
-static const uint32_t pages[2][4] = {{9, 3, 4, 1}, {30, 31, 7, 0}};
+// Long enough together that an experts group divides the step.
+static int32_t prompt[2][N_PROMPT];
+static uint32_t pages[2][16];
+
+static void make_prompts(void)
+{
+    for (int32_t i = 0; i < N_PROMPT; i++) {
+        prompt[0][i] = (i * i + 3 * i + 5) % TINY_VOCAB;
+        prompt[1][i] = (7 * i * i + i) % TINY_VOCAB;
+    }
+    for (uint32_t i = 0; i < 16; i++) {
+        pages[0][i] = (5 * i + 3) % 32;
+        pages[1][i] = (5 * i + 83) % 32;
+    }
+}
 
 // Step `number` of two sequences: their prompts, the second in two pieces, then a token each that
 // chains on the one before.
@@ -254,7 +269,7 @@ static void send_step(struct rig *r, uint64_t number, uint32_t only)
             rows[i].n_tok = i ? N_PROMPT - 4 : N_PROMPT;
             rows[i].ids = prompt[i];
             rows[i].pages = pages[i];
-            rows[i].n_page = 4;
+            rows[i].n_page = 16;
             if (i) rows[i].flags = 0;
         } else if (number == 2 && i) {
             rows[i].pos = N_PROMPT - 4;
