@@ -207,6 +207,7 @@ static void write_worker(const struct cluster_json *c, const struct fleet_worker
     str(b, "state", fleet_worker_state(w)), buf_char(b, ',');
     boolean(b, "has_model", w->has_model), buf_char(b, ',');
     write_device(&w->hello.devices[0], b), buf_char(b, ',');
+    num(b, "disk_bytes_per_s", w->hello.disk_bytes_per_s), buf_char(b, ',');
     buf_str(b, "\"mem\":{");
     whole(b, "total_bytes", w->hello.devices[0].mem_bytes), buf_char(b, ',');
     whole(b, "usable_bytes", w->hello.devices[0].mem_free_bytes), buf_char(b, ',');

@@ -19,15 +19,16 @@
 //                          waiting for the others, "bubble_share": of the time with steps on
 //                          their way, waiting; "step_done", "step_ms": mean, "load_ms"}]}]}],
 //   "workers": [{"name", "number", "host", "pid", "build", "lane": name, "state":
-//                "standby|failed|loading|prepared|linking|serving|draining", "has_model", "device": {"name", "kind", "isa",
-//                "threads", "read_bytes_per_s", "int8_ops_per_s", "f32_flops_per_s"},
-//                "mem": {"total_bytes", "usable_bytes", "used_bytes", "free_bytes"},
-//                "heartbeat_age_ms", "connected_s", "trip_ms": round trip or null,
+//                "standby|failed|loading|prepared|linking|serving|draining", "has_model", "device":
+//                {"name", "kind", "isa", "threads", "read_bytes_per_s", "int8_ops_per_s",
+//                "f32_flops_per_s"}, "mem": {"total_bytes", "usable_bytes", "used_bytes",
+//                "free_bytes"}, "heartbeat_age_ms", "connected_s", "trip_ms": round trip or null,
 //                "fetched_bytes", "fetch_bytes": of the model, from us; 0: not fetching,
 //                "failures"}],
 //   "links": [{"from", "to", "transport", "latency_us", "bytes_per_s", "bytes"}],
 //   "kv": {"page_tok", "pages_total", "pages_used", "pages_cached"},
-//   "requests": [{"id", "lane": number, "phase": "queued|prefill|decode", "n_choice", "n_prompt", "n_prefilled",
+//   "requests": [{"id", "lane": number, "phase": "queued|prefill|decode", "n_choice", "n_prompt",
+//   "n_prefilled",
 //                 "n_cached", "n_generated", "age_s"}],     the oldest 256; no text, ever
 //   "totals": {"tokens_per_s": over the last 10 s, "running", "waiting", "generated_tokens",
 //              "prompt_tokens", "steps", "preemptions", "worker_deaths", "prefix_hit_share",

@@ -129,7 +129,7 @@ static err_t settle_parts(struct place_want *w, uint32_t n_member, struct err_te
     }
     if (w->split == SPLIT_NONE)
         return n ? err_say(why, ERR_CONFIG, "parts are of a tensor or experts split") : OK;
-    if (w->split == SPLIT_EXPERTS && !w->model->shape.n_expert)
+    if (w->split == SPLIT_EXPERTS && !w->model->shape.moe.n_expert)
         return err_say(why, ERR_CONFIG, "the model has no experts that workers could divide");
     err_t err = check_range("workers of a stage", n_member, 1, WIRE_MEMBERS_MAX, why);
     if (err || !n) return err;
@@ -366,8 +366,7 @@ void coordinator_close(struct coordinator *c)
 {
     if (!c) return;
     c->is_draining = true;
-    if (c->fleet)
-        flow_fail_all(c, ERR_CAPACITY, "the server shut down", COORDINATOR_RETRY_S);
+    if (c->fleet) flow_fail_all(c, ERR_CAPACITY, "the server shut down", COORDINATOR_RETRY_S);
     if (c->door) door_close(c->door);
     fleet_close(c->fleet);
     for (uint32_t i = 0; i < c->n_join; i++)

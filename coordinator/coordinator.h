@@ -19,7 +19,7 @@ struct coordinator_config {
     uint32_t n_expect;  // workers to wait for before the first plan, >= 1
     uint32_t n_home;    // of these, started on this machine
     uint32_t n_lane;    // complete copies of the model that they make; 0: 1
-    bool no_rebalance; // experts stay where they are, however they are used
+    bool no_rebalance;  // experts stay where they are, however they are used
     uint32_t far_ms;    // round trip over which a worker is far, and a lane of its own; 0: none is
     uint32_t n_stage;   // of a lane; 0: as many as there are workers for; with a split: 1
     uint32_t split;     // enum share_split: each stage is a group that shares it

@@ -29,8 +29,8 @@ struct flow_lane {
 struct flow_live {
     const struct engine_listener *listener;
     struct flow_lane *lane; // that has it now
-    bool is_cancelled; // tokens still in the queue are not told
-    err_t failed;      // other than OK: all its events become one on_error
+    bool is_cancelled;      // tokens still in the queue are not told
+    err_t failed;           // other than OK: all its events become one on_error
     struct err_text why;
     uint32_t retry_after_s;
     uint32_t n_move;         // losses since the last new token

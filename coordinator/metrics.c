@@ -259,8 +259,7 @@ static void write_cache_config(struct writer *w)
         buf_printf(w->out,
                    "vllm:cache_config_info{%s,lane=\"%s\",block_size=\"%u\","
                    "num_gpu_blocks=\"%u\",cache_dtype=\"%s\"} 1\n",
-                   w->labels.data, fl->name, s->page_tok, s->n_page,
-                   dtype_info(s->kv_dtype)->name);
+                   w->labels.data, fl->name, s->page_tok, s->n_page, dtype_info(s->kv_dtype)->name);
     }
 }
 

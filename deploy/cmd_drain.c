@@ -1,5 +1,5 @@
-// trireme drain: a worker or lane of a running cluster takes no new requests, finishes those that it
-// has, and leaves.
+// trireme drain: a worker or lane of a running cluster takes no new requests, finishes those that
+// it has, and leaves.
 #include "deploy/client.h"
 #include "deploy/cmd.h"
 #include "deploy/opts.h"

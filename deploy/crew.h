@@ -1,6 +1,6 @@
 // crew: the local worker processes of `trireme serve --workers N`: starts them, starts them again
-// when they die (but not those that were drained), and ends them with the server. Runs on a thread of its own, because the loop that
-// serves must not wait for children.
+// when they die (but not those that were drained), and ends them with the server. Runs on a thread
+// of its own, because the loop that serves must not wait for children.
 #pragma once
 #include "proto/base/err.h"
 

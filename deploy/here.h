@@ -10,7 +10,7 @@ struct here {
     struct gpus gpus;
     struct measure measure;
     struct rates rates; // of the CPU
-    char isa[32]; // the CPU backend
+    char isa[32];       // the CPU backend
 };
 
 // Measures for about 2.5 s unless the figures are kept and not to be refreshed.

@@ -18,6 +18,7 @@ static const struct {
     {"status", cmd_status, "show lanes, stages, workers, links and requests of a running cluster"},
     {"probe", cmd_probe, "show what this machine is and can do"},
     {"plan", cmd_plan, "show how MODEL would be split over a cluster, and why"},
+    {"simulate", cmd_simulate, "replay a trace of requests on a cluster that need not exist"},
     {"bench", cmd_bench, "measure prompt and decode speed, or perplexity, on this machine"},
     {"chat", cmd_chat, "talk to a running server"},
 };

@@ -17,6 +17,7 @@ const cyaml_schema_field_t cluster_rates_fields[] = {
     NUMBER(product_us),
     NUMBER(layer_us),
     NUMBER(float_ns),
+    NUMBER(seq_us),
     NUMBER(logit_ns),
     TYPE(F32),
     TYPE(F16),
@@ -92,6 +93,7 @@ err_t cluster_rates_take(const char *who, const struct cluster_rates *f, struct 
         {"product_us", f->product_us, &r.product_us},
         {"layer_us", f->layer_us, &r.layer_us},
         {"float_ns", f->float_ns, &r.float_ns},
+        {"seq_us", f->seq_us, &r.seq_us},
         {"logit_ns", f->logit_ns, &r.logit_ns},
     };
     err_t e = OK;
@@ -125,6 +127,7 @@ void cluster_rates_write(const struct rates *r, struct buf *out)
         {"product_us", r->product_us},
         {"layer_us", r->layer_us},
         {"float_ns", r->float_ns},
+        {"seq_us", r->seq_us},
         {"logit_ns", r->logit_ns},
     };
     if (!r->n_type) return;

@@ -13,7 +13,7 @@ struct buf;
 
 struct cluster_rates {
     char *attn_one_flops_per_s, *attn_many_flops_per_s;
-    char *product_us, *layer_us, *float_ns, *logit_ns;
+    char *product_us, *layer_us, *float_ns, *seq_us, *logit_ns;
     char *types[DT_COUNT];
 };
 

@@ -59,14 +59,19 @@ static double product_seconds(const struct cluster_device *d, const struct cost_
     return t_read > t_math ? t_read : t_math;
 }
 
-// Rows of one sequence share what they read: from 16 on attention is as fast as it gets.
-static double attention_rate(const struct cluster_device *d, const struct cost_step *s)
+// Rows of one sequence share what they read: from 16 on attention is as fast as it gets. A row
+// alone is computed by four heads of one key/value head at once, whether there are so many or not.
+static double attention_rate(const struct cost_model *m, const struct cluster_device *d,
+                             const struct cost_step *s)
 {
+    const int32_t lanes = 4, heads = m->n_head_kv > 0 ? m->n_head / m->n_head_kv : 0;
+    const double busy = heads > 0 ? (double)heads / ((heads + lanes - 1) / lanes * lanes) : 1;
     const double rows = (double)s->rows / s->n_seq, full = 16;
     const struct rates *r = &d->rates;
     if (!r->n_type) return d->f32_flops_per_s;
     const double some = rows < full ? (rows - 1) / (full - 1) : 1;
-    return r->attn_one_flops_per_s + some * (r->attn_many_flops_per_s - r->attn_one_flops_per_s);
+    const double one = r->attn_one_flops_per_s * busy;
+    return one + some * (r->attn_many_flops_per_s - one);
 }
 
 // `heads` and `kv`: the member's part of each.
@@ -80,7 +85,7 @@ static double mixer_seconds(const struct cost_model *m, const struct cluster_dev
     const double kv = s->n_seq * seen * (double)l->kv_elems * s->kv_elem_bytes * kv_part;
     const double state = 2.0 * s->n_seq * (double)l->state_bytes; // read and written
     const double read = (kv + state) / d->read_bytes_per_s;
-    const double math = s->rows * (seen * l->seen_flops * heads / attention_rate(d, s) +
+    const double math = s->rows * (seen * l->seen_flops * heads / attention_rate(m, d, s) +
                                    l->state_flops / d->f32_flops_per_s);
     return read > math ? read : math;
 }
@@ -137,7 +142,8 @@ static double other_seconds(const struct cost_model *m, const struct cluster_dev
     const struct rates *r = &d->rates;
     if (!r->n_type) return 0;
     const double more = 1e-9 * r->float_ns * (s->rows - 1) * (double)m->row_floats;
-    return (1e-6 * r->layer_us + more * (1 + part) / 2) / 2;
+    const double seqs = 1e-6 * r->seq_us * (s->n_seq - 1);
+    return (1e-6 * r->layer_us + seqs + more * (1 + part) / 2) / 2;
 }
 
 static void member_work(const struct cost_model *m, const struct cost_group *g, int32_t member,

@@ -18,7 +18,8 @@ static bool same_rates(const struct rates *a, const struct rates *b)
     if (!a->n_type) return true;
     return a->attn_one_flops_per_s == b->attn_one_flops_per_s &&
            a->attn_many_flops_per_s == b->attn_many_flops_per_s && a->product_us == b->product_us &&
-           a->layer_us == b->layer_us && a->float_ns == b->float_ns && a->logit_ns == b->logit_ns &&
+           a->layer_us == b->layer_us && a->float_ns == b->float_ns && a->seq_us == b->seq_us &&
+           a->logit_ns == b->logit_ns &&
            memcmp(a->types, b->types, (size_t)a->n_type * sizeof *a->types) == 0;
 }
 

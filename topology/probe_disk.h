@@ -15,7 +15,7 @@ struct probe_disk {
     uint64_t read_bytes;     // that the figure stands on
 };
 
-// path: a file, or a folder, whose largest file is read: at most 256 MiB or budget_ms.
+// path: a file, or a folder, whose largest file is read: at most 256 MiB or budget_ms (0: nothing).
 // ERR_NOT_FOUND if there is no such file, ERR_SYSTEM if it cannot be read.
 err_t probe_disk_read(const char *path, int32_t budget_ms, struct probe_disk *out,
                       struct err_text *why);

@@ -74,6 +74,7 @@ err_t rates_check(const struct rates *r, struct err_text *why)
         {"product_us", r->product_us, 0, 1e6},
         {"layer_us", r->layer_us, 0, 1e6},
         {"float_ns", r->float_ns, 0, 1e6},
+        {"seq_us", r->seq_us, 0, 1e6},
         {"logit_ns", r->logit_ns, 0, 1e6},
     };
     if (r->n_type == 0) return OK;

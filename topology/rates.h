@@ -25,6 +25,7 @@ struct rates {
     double layer_us;              // everything else in a layer (norms, rotations, activations) at
                                   // one row
     double float_ns;              // and for each row more, of one float of cost_model.row_floats
+    double seq_us;                // and for each sequence more
     double logit_ns;              // choosing a token, of one logit
 };
 

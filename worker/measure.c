@@ -4,6 +4,7 @@
 #include "proto/base/clock.h"
 #include "proto/base/json.h"
 #include "proto/base/log.h"
+#include "topology/probe_disk.h"
 #include "topology/sha256.h"
 
 #include <errno.h>
@@ -18,6 +19,7 @@
 
 enum {
     PEAK_MS = 200, // of each of the three
+    DISK_MS = 300,
     KEPT_MAX = 1 << 20,
     ARENA_BYTES = 4 << 20,
     PATH_BYTES = 4096,
@@ -29,6 +31,12 @@ enum {
 static void add_text(struct sha256 *h, const char *text)
 {
     sha256_add(h, text, strlen(text) + 1);
+}
+
+static void write_key(const uint8_t hash[32], char out[MEASURE_KEY_BYTES])
+{
+    for (int i = 0; i < MEASURE_KEY_BYTES / 2; i++)
+        snprintf(out + 2 * i, 3, "%02x", hash[i]);
 }
 
 void measure_key(const struct probe *p, const struct measure_ask *ask, char out[MEASURE_KEY_BYTES])
@@ -45,8 +53,7 @@ void measure_key(const struct probe *p, const struct measure_ask *ask, char out[
     add_text(&h, TRIREME_VERSION);
     sha256_add(&h, facts, sizeof facts);
     sha256_end(&h, hash);
-    for (int i = 0; i < MEASURE_KEY_BYTES / 2; i++)
-        snprintf(out + 2 * i, 3, "%02x", hash[i]);
+    write_key(hash, out);
 }
 
 static bool path_of(char out[PATH_BYTES], const char *dir, const char *what, const char *key)
@@ -193,6 +200,64 @@ err_t measure_machine(const struct probe *p, const struct measure_ask *ask, stru
     }
     if (lock >= 0) close(lock);
     return e;
+}
+
+// ---- disks
+
+static void key_of_volume(const struct probe_disk *d, char out[MEASURE_KEY_BYTES])
+{
+    struct sha256 h;
+    uint8_t hash[32];
+    sha256_init(&h);
+    add_text(&h, d->source);
+    add_text(&h, d->mount);
+    sha256_add(&h, &d->bytes, sizeof d->bytes);
+    sha256_end(&h, hash);
+    write_key(hash, out);
+}
+
+// 0: none.
+static double kept_disk(const char *dir, const char *key)
+{
+    struct buf text = {0};
+    struct arena a;
+    const struct json *j = NULL;
+    double v = 0;
+    arena_init(&a, ARENA_BYTES);
+    if (!measure_kept(dir, "disk", key, &text) &&
+        !json_read(text.data, text.len, &a, &j, NULL, NULL))
+        v = json_number(json_get(j, "read_bytes_per_s"), 0);
+    arena_fini(&a);
+    buf_fini(&text);
+    return is_figure(v) ? v : 0;
+}
+
+static void keep_disk(const char *dir, const char *key, double v)
+{
+    struct buf text = {0};
+    struct err_text why = {"no memory"};
+    buf_str(&text, "{\"read_bytes_per_s\":");
+    buf_json_num(&text, v);
+    buf_str(&text, "}\n");
+    if (!buf_ok(&text) || measure_keep(dir, "disk", key, &text, &why))
+        log_warn("measured figures are not kept: %s", why.s);
+    buf_fini(&text);
+}
+
+double measure_disk(const char *path, const char *dir)
+{
+    struct probe_disk d;
+    struct err_text why;
+    char key[MEASURE_KEY_BYTES];
+    err_t e = probe_disk_read(path, 0, &d, &why);
+    if (!e) key_of_volume(&d, key);
+    const double kept = !e && dir ? kept_disk(dir, key) : 0;
+    if (kept > 0) return kept;
+    if (!e) e = probe_disk_read(path, DISK_MS, &d, &why);
+    if (e) log_warn("the disk is not measured: %s", why.s);
+    if (e) return 0;
+    if (dir && is_figure(d.read_bytes_per_s)) keep_disk(dir, key, d.read_bytes_per_s);
+    return d.read_bytes_per_s;
 }
 
 // ---- the backend

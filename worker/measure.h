@@ -28,6 +28,10 @@ struct measure {
 err_t measure_machine(const struct probe *p, const struct measure_ask *ask, struct measure *out,
                       struct err_text *why);
 
+// How fast the volume of this file is read past the page cache; kept by the volume's name. Takes up
+// to 0.3 s; 0 if it cannot be told, which is logged.
+double measure_disk(const char *path, const char *dir);
+
 // What the CPU backend calls itself, or why it cannot be opened. isa NULL: the best.
 err_t measure_isa(const char *isa, char out[32], struct err_text *why);
 

@@ -5,7 +5,9 @@
 #include "proto/base/clock.h"
 #include "proto/base/json.h"
 #include "proto/base/log.h"
+#include "worker/sample.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -22,6 +24,7 @@ enum {
     FFN = 3072,
     DEPTH = 1024, // tokens that attention looks back on
     CHUNK = 64,   // rows of a prompt
+    SEQS = 16,    // rows of sequences of their own
     PAGE_TOK = 32,
     VOCAB = 1 << 16,
     TOK_MAX = 512,
@@ -44,10 +47,12 @@ struct bench {
     int32_t n_matrix, rows, at; // matrices in the pool, rows of input, the next matrix
     struct kv_view kv;
     int32_t *pages;
-    struct attn_run run;
+    struct attn_run runs[SEQS];
+    int32_t n_run;
     struct rope rope;
     int32_t *pos;
     float *cos_sin;
+    bool is_finite;
 };
 
 // ---- timing
@@ -146,15 +151,16 @@ static void one_attention(struct bench *b)
                                 .out = b->y,
                                 .n_head = HEADS,
                                 .kv = b->kv,
-                                .runs = &b->run,
-                                .n_run = 1,
+                                .runs = b->runs,
+                                .n_run = b->n_run,
                                 .scale = 0.125f};
     b->k->ops->attention(b->k, &a);
 }
 
 static double attention_rate(struct bench *b, int32_t rows)
 {
-    b->run = (struct attn_run){.n_tok = rows, .pos_from = DEPTH, .pages = b->pages};
+    b->runs[0] = (struct attn_run){.n_tok = rows, .pos_from = DEPTH, .pages = b->pages};
+    b->n_run = 1;
     const double seen = DEPTH + 0.5 * (rows + 1);
     return 4.0 * HEADS * HEAD_DIM * seen * rows / time_of(b, one_attention);
 }
@@ -168,8 +174,8 @@ static void other_work(struct bench *b)
     o->rms_norm(b->k, b->x, b->logits, n, COLS, 1e-5f, b->y);
     o->rope(b->k, &b->rope, b->cos_sin, n, HEADS, HEAD_DIM, b->y);
     o->rope(b->k, &b->rope, b->cos_sin, n, KV_HEADS, HEAD_DIM, b->a);
-    o->kv_store(b->k, &b->kv, &b->run, 1, b->a, b->b);
-    if (n == 1) one_attention(b);
+    o->kv_store(b->k, &b->kv, b->runs, b->n_run, b->a, b->b);
+    if (b->runs[0].n_tok == 1) one_attention(b);
     o->add(b->k, b->x, b->y, (int64_t)n * COLS);
     o->rms_norm(b->k, b->x, b->logits, n, COLS, 1e-5f, b->y);
     o->glu(b->k, &silu, b->a, b->b, (int64_t)n * FFN, b->a);
@@ -177,16 +183,22 @@ static void other_work(struct bench *b)
     memset(b->x, 0, (size_t)n * COLS * sizeof *b->x); // keeps the numbers finite
 }
 
-static double other_seconds(struct bench *b, int32_t rows)
+// `rows` rows of one sequence, or each of one of its own.
+static double other_seconds(struct bench *b, int32_t rows, bool apart)
 {
     b->rows = rows;
-    b->run = (struct attn_run){.n_tok = rows, .pages = b->pages};
+    b->n_run = apart ? rows : 1;
+    for (int32_t i = 0; i < b->n_run; i++)
+        b->runs[i] = (struct attn_run){
+            .tok_from = i, .n_tok = apart ? 1 : rows, .pages = b->pages + (apart ? i : 0)};
     return time_of(b, other_work);
 }
 
+// As worker/head.c does for a row that is drawn greedily.
 static void one_choice(struct bench *b)
 {
     int32_t id;
+    b->is_finite = sample_is_finite(b->logits, VOCAB);
     b->k->ops->argmax(b->k, b->logits, 1, VOCAB, &id);
 }
 
@@ -196,9 +208,12 @@ static void measure_rest(struct bench *b, struct rates *out)
     const double floats = 4 * COLS + (3 * HEADS + 2 * KV_HEADS) * HEAD_DIM + 2 * FFN;
     out->attn_one_flops_per_s = attention_rate(b, 1);
     out->attn_many_flops_per_s = attention_rate(b, CHUNK);
-    const double one = other_seconds(b, 1), many = other_seconds(b, CHUNK);
+    const double one = other_seconds(b, 1, true), seqs = other_seconds(b, SEQS, true);
+    const double many = other_seconds(b, CHUNK, false);
+    const double row = fmax(many - one, 0) / (CHUNK - 1);
     out->layer_us = one * 1e6;
-    out->float_ns = many > one ? (many - one) * 1e9 / ((CHUNK - 1) * floats) : 0;
+    out->float_ns = row * 1e9 / floats;
+    out->seq_us = fmax((seqs - one) / (SEQS - 1) - row, 0) * 1e6;
     out->logit_ns = time_of(b, one_choice) * 1e9 / VOCAB;
 }
 
@@ -284,9 +299,9 @@ static void write_rates(const struct rates *r, struct buf *out)
 {
     buf_printf(out,
                "{\"attn_one_flops_per_s\":%.6g,\"attn_many_flops_per_s\":%.6g,\"product_us\":%.6g,"
-               "\"layer_us\":%.6g,\"float_ns\":%.6g,\"logit_ns\":%.6g,\"types\":{",
+               "\"layer_us\":%.6g,\"float_ns\":%.6g,\"seq_us\":%.6g,\"logit_ns\":%.6g,\"types\":{",
                r->attn_one_flops_per_s, r->attn_many_flops_per_s, r->product_us, r->layer_us,
-               r->float_ns, r->logit_ns);
+               r->float_ns, r->seq_us, r->logit_ns);
     for (int32_t i = 0; i < r->n_type; i++) {
         buf_printf(out, "%s\"%s\":[", i ? "," : "", dtype_info(r->types[i].dtype)->name);
         for (int p = 0; p < RATES_POINTS; p++)
@@ -313,6 +328,7 @@ static bool read_rates(const struct json *j, struct rates *out)
         .product_us = json_number(json_get(j, "product_us"), -1),
         .layer_us = json_number(json_get(j, "layer_us"), -1),
         .float_ns = json_number(json_get(j, "float_ns"), -1),
+        .seq_us = json_number(json_get(j, "seq_us"), -1),
         .logit_ns = json_number(json_get(j, "logit_ns"), -1),
     };
     const struct json *list = json_get(j, "types");

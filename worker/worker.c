@@ -77,8 +77,10 @@ static err_t look_around(struct worker *w, const struct worker_config *c, struct
         .dir = c->measured_dir, .isa = w->isa, .n_threads = w->n_threads};
     struct measure m;
     e = measure_machine(&w->probe, &ask, &m, why);
-    if (!e) w->peaks = m.peaks;
-    return e;
+    if (e) return e;
+    w->peaks = m.peaks;
+    if (w->models.n) w->disk_bytes_per_s = measure_disk(w->models.files[0].path, c->measured_dir);
+    return OK;
 }
 
 err_t worker_open(const struct worker_config *c, struct worker **out, struct err_text *why)

@@ -91,6 +91,7 @@ void worker_hello(struct worker *w)
         .n_model = w->models.n,
         .roads = ROAD_LOCAL | ROAD_UCX,
         .process = process_number,
+        .disk_bytes_per_s = w->disk_bytes_per_s,
         .own_lane = w->config.own_lane,
     };
     if (w->store_fd >= 0)

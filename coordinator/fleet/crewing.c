@@ -76,7 +76,7 @@ err_t crewing_place(const struct fleet *f, const struct place_want *want, const 
             .threads = d->threads,
             .has_cpu = strcmp(d->kind, "cpu") == 0,
             .mem_bytes = d->mem_bytes,
-            .mem_free_bytes = d->mem_free_bytes,
+            .mem_free_bytes = w->mem_most_bytes ? w->mem_most_bytes : d->mem_free_bytes,
             .read_bytes_per_s = d->read_bytes_per_s,
             .int8_ops_per_s = d->int8_ops_per_s,
             .f32_flops_per_s = d->f32_flops_per_s,
@@ -215,9 +215,8 @@ static uint32_t home_for(const struct fleet_worker *w)
     const struct fleet *f = w->fleet;
     uint32_t best = 0, least = UINT32_MAX;
     for (uint32_t i = 0; i < f->config.n_lane; i++) {
-        const uint32_t score =
-            4 * hands(f, i) + 2 * (uint32_t)doubles(w, i) +
-            (f->lanes[i].is_draining ? 4 * LANE_WORKERS_MAX : 0);
+        const uint32_t score = 4 * hands(f, i) + 2 * (uint32_t)doubles(w, i) +
+                               (f->lanes[i].is_draining ? 4 * LANE_WORKERS_MAX : 0);
         if (score >= least) continue;
         best = i;
         least = score;
@@ -301,6 +300,19 @@ static void share_hands(struct fleet *f, int64_t now_us)
     }
 }
 
+// -- memory --
+
+// Plans may count on all of the worker's memory again; a lane that found no placement tries again.
+static void trust_memory(struct fleet_worker *w, int64_t now_us)
+{
+    struct lane *l = &fleet_lane_of(w)->lane;
+    if (!w->mem_most_bytes || now_us < w->mem_until_us) return;
+    w->mem_most_bytes = 0;
+    if (l->state != LANE_NO_CAPACITY || l->workers[w->number].role != LANE_STANDBY) return;
+    lane_dismiss(l, w->number, now_us);
+    enter(w, w->lane, now_us);
+}
+
 // -- leaving --
 
 static void mark_leaving(struct fleet_worker *w, int64_t until_us)
@@ -373,6 +385,7 @@ void crewing_tick(struct fleet *f, int64_t now_us)
         struct fleet_worker *w = &f->workers[i];
         if (!w->tether) continue;
         if (!w->is_dealt && now_us - w->joined_us > UNDEALT_US) deal_waiting(w, now_us);
+        trust_memory(w, now_us);
         let_go(w, now_us);
     }
     for (uint32_t i = 0; i < FLEET_LANES_MAX; i++)

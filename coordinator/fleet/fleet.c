@@ -95,8 +95,7 @@ static void on_prepared(struct fleet_worker *w, const struct msg_prepared *m, in
     struct lane *l = &fleet_lane_of(w)->lane;
     if (m->epoch == l->epoch && lane_is_member(l, w->number)) {
         const struct place *p = &l->place;
-        const struct place_stage *s =
-            &p->stages[p->members[l->workers[w->number].member].stage];
+        const struct place_stage *s = &p->stages[p->members[l->workers[w->number].member].stage];
         // A worker alone has no data road, a stage of one no group, and so no address.
         if (m->n_address) memcpy(w->address, m->address, m->n_address);
         w->n_address = m->n_address;
@@ -162,6 +161,21 @@ static void on_heartbeat(struct fleet_worker *w, const struct msg_heartbeat *m, 
     if (m->echo_us && trip >= 0 && trip < now) crewing_trip(w, trip, now);
 }
 
+// What it had no memory for is not asked of it again: the next plan gives it less.
+static void on_failed(struct fleet_worker *w, const struct msg_failed *m, int64_t now)
+{
+    struct lane *l = &fleet_lane_of(w)->lane;
+    if (m->code == ERR_MEMORY && m->epoch == l->epoch && lane_is_member(l, w->number)) {
+        const struct place_member *p = &l->place.members[l->workers[w->number].member];
+        const uint64_t planned = p->weight_bytes + p->kv_bytes + p->work_bytes;
+        w->mem_most_bytes = planned - planned / 8;
+        w->mem_until_us = now + FLEET_MEMORY_US;
+        log_warn("worker %s has no %.1f MiB: plans count on %.1f MiB there for a minute",
+                 w->hello.name, (double)planned / (1 << 20), (double)w->mem_most_bytes / (1 << 20));
+    }
+    lane_failed(l, w->number, m, now);
+}
+
 static void take(struct fleet_worker *w, const void *data, size_t len)
 {
     struct fleet *f = w->fleet;
@@ -187,7 +201,7 @@ static void take(struct fleet_worker *w, const void *data, size_t len)
         on_result(w, &m.result, now);
         break;
     case MSG_FAILED:
-        lane_failed(l, w->number, &m.failed, now);
+        on_failed(w, &m.failed, now);
         break;
     case MSG_HEARTBEAT:
         on_heartbeat(w, &m.heartbeat, now);
@@ -272,12 +286,11 @@ static void later(struct fleet *f)
 // That we beat at all is the message; and the worker's next one tells the round trip.
 static void beat(struct fleet_worker *w)
 {
-    const struct msg m = {.kind = MSG_HEARTBEAT,
-                          .heartbeat = {.epoch = fleet_lane_of(w)->lane.epoch,
-                                        .sent_us = (uint64_t)clock_now_us()}};
+    const struct msg m = {
+        .kind = MSG_HEARTBEAT,
+        .heartbeat = {.epoch = fleet_lane_of(w)->lane.epoch, .sent_us = (uint64_t)clock_now_us()}};
     fleet_tell(w, &m);
 }
-
 
 static bool keep_hello(struct fleet_worker *w, const struct msg_hello *h)
 {
@@ -373,8 +386,8 @@ void fleet_welcome(struct fleet *f, struct tether *c, const struct msg_hello *h)
     }
     w->tether = c;
     w->joined_us = w->beat_us = clock_now_us();
-    w->has_model = has_model(h, f->config.want.model) ||
-                   (h->store_bytes > 0 && depot_has_files(f->depot));
+    w->has_model =
+        has_model(h, f->config.want.model) || (h->store_bytes > 0 && depot_has_files(f->depot));
     check_held(&w->hello, f->config.want.model);
     c->owner = w;
     c->on_ready = on_ready;

@@ -53,15 +53,18 @@ struct fleet_worker {
     struct tether *tether; // NULL: this number is free
     struct arena arena;
     struct msg_hello hello;
-    uint32_t lane;         // it belongs to exactly one
-    bool has_model;        // it can read the model, or copy it from us
-    bool is_dealt;         // its lane was chosen; until then it waits in the first one, unused
-    bool is_far;           // by its round trips
-    bool is_leaving;       // to be drained: no part in new plans
-    bool is_dismissed;     // was told to go
-    uint32_t n_trip;       // round trips measured
-    int64_t trip_us;       // the shortest
-    int64_t leave_us;      // is_leaving: when it must go, ready or not; is_dismissed: since when
+    uint32_t lane;     // it belongs to exactly one
+    bool has_model;    // it can read the model, or copy it from us
+    bool is_dealt;     // its lane was chosen; until then it waits in the first one, unused
+    bool is_far;       // by its round trips
+    bool is_leaving;   // to be drained: no part in new plans
+    bool is_dismissed; // was told to go
+    uint32_t n_trip;   // round trips measured
+    int64_t trip_us;   // the shortest
+    int64_t leave_us;  // is_leaving: when it must go, ready or not; is_dismissed: since when
+    // After it could not get the memory that a plan wanted: plans count on less for a while.
+    uint64_t mem_most_bytes; // 0: on what it said
+    int64_t mem_until_us;
     int64_t joined_us, beat_us;
     struct msg_heartbeat beat;
     // Of this epoch: while the lane had steps on their way from beat to beat, how long that was for
@@ -83,15 +86,15 @@ struct fleet_worker {
 struct fleet_lane {
     struct fleet *fleet;
     uint32_t number;
-    bool is_on;        // home lanes always, others while their worker is here
-    bool is_own;       // of one worker, after which it is named
-    bool is_draining;  // takes no new requests
-    char name[64];     // "lane-0", or the worker's
+    bool is_on;       // home lanes always, others while their worker is here
+    bool is_own;      // of one worker, after which it is named
+    bool is_draining; // takes no new requests
+    char name[64];    // "lane-0", or the worker's
     struct lane lane;
     struct place_want want;
     uint64_t key_epoch;
-    uint8_t key[16]; // frames of key_epoch
-    int64_t told_us; // NO_CAPACITY since then was logged
+    uint8_t key[16];         // frames of key_epoch
+    int64_t told_us;         // NO_CAPACITY since then was logged
     struct balance *balance; // use of its experts; NULL: nothing was told yet
 };
 
@@ -116,7 +119,7 @@ void fleet_close(struct fleet *f);
 
 // Some worker is left that new plans may use.
 bool fleet_has_hands(const struct fleet *f);
-const struct fleet_lane *fleet_lane(const struct fleet *f, uint32_t number);       // NULL: none
+const struct fleet_lane *fleet_lane(const struct fleet *f, uint32_t number);     // NULL: none
 const struct fleet_worker *fleet_worker(const struct fleet *f, uint32_t number); // NULL: free
 // Who computes which experts, and how often they are chosen (usage.h); null: nothing is known.
 void fleet_experts_json(const struct fleet_lane *l, struct buf *out);

@@ -16,6 +16,7 @@ enum {
     FLEET_GUEST_US = 5000000,    // to say HELLO or to take the certificate
     FLEET_GRUMBLE_US = 1000000,  // at most one line per second about refused strangers
     FLEET_PARTING_US = 10000000, // for a worker that was told to go
+    FLEET_MEMORY_US = 60000000,  // that plans count on less memory where there was too little
 };
 
 struct fleet {

@@ -418,8 +418,8 @@ bool lane_result(struct lane *l, uint32_t worker, uint64_t epoch, uint64_t numbe
     struct err_text why;
     const uint32_t speaker = l->place.stages[l->place.n_stage - 1].first;
     if (w->member != speaker)
-        err_say(&why, ERR_LINK_PROTOCOL, "RESULT from member %u, which does not lead the last stage",
-                w->member);
+        err_say(&why, ERR_LINK_PROTOCOL,
+                "RESULT from member %u, which does not lead the last stage", w->member);
     else if (l->state != LANE_READY || number != l->step_done + 1 || number > l->step_sent)
         err_say(&why, ERR_LINK_PROTOCOL, "RESULT of step %llu, awaited %llu of %llu",
                 (unsigned long long)number, (unsigned long long)l->step_done + 1,

@@ -50,7 +50,7 @@ enum lane_role {
 
 struct lane_worker {
     enum lane_role role;
-    bool is_fit; // may take part in new plans
+    bool is_fit;     // may take part in new plans
     uint32_t member; // of LOADER and later: index in place.members
     uint32_t n_strike;
     int64_t strike_us[LANE_STRIKES];

@@ -27,8 +27,8 @@ static void tell_plan(const struct fleet_worker *w, const struct msg_plan *m,
     char group[48] = "";
     if (m->n_member[m->stage] > 1)
         snprintf(group, sizeof group, " (%s, %u of %u, %.0f%%)",
-                 share_split_name((enum share_split)m->split), m->member + 1,
-                 m->n_member[m->stage], 100.0 * planned->part / SHARE_TOTAL);
+                 share_split_name((enum share_split)m->split), m->member + 1, m->n_member[m->stage],
+                 100.0 * planned->part / SHARE_TOTAL);
     log_info("%s epoch %llu stage %u of %u: worker %s gets layers %u-%u%s%s%s, %.1f MiB planned",
              fleet_lane_of(w)->name, (unsigned long long)m->epoch, m->stage, m->n_stage,
              w->hello.name, m->layer_from, m->layer_to - 1, m->embed ? ", embedding" : "",

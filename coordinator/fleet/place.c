@@ -144,8 +144,7 @@ static struct cluster_link link_of(const struct placing *p, uint32_t a, uint32_t
 {
     struct cluster_link l;
     const struct place_worker *x = &p->workers[a], *y = &p->workers[b];
-    const bool is_known =
-        p->want->survey && survey_link(p->want->survey, x->number, y->number, &l);
+    const bool is_known = p->want->survey && survey_link(p->want->survey, x->number, y->number, &l);
     return is_known ? l : guess_link(x, y);
 }
 
@@ -213,9 +212,8 @@ static const struct share_experts *experts_of(const struct placing *p, uint32_t 
 static struct share share_of_member(const struct placing *p, const struct cut *c, uint32_t k)
 {
     const struct share_experts *e = experts_of(p, c->n_member);
-    struct share s = {.split = split_of(p, c),
-                      .n_member = (int32_t)c->n_member,
-                      .member = (int32_t)k};
+    struct share s = {
+        .split = split_of(p, c), .n_member = (int32_t)c->n_member, .member = (int32_t)k};
     if (e) s.experts = *e;
     memcpy(s.part, c->part, c->n_member * sizeof *s.part);
     return s;

@@ -41,14 +41,14 @@ struct survey;
 struct place_want {
     const struct model *model;
     uint32_t n_stage;
-    enum share_split split;          // SPLIT_NONE: stages of one worker each
-    uint32_t n_member;               // of each stage; 1: alone
-    uint32_t part[WIRE_MEMBERS_MAX]; // all 0: by speed
+    enum share_split split;              // SPLIT_NONE: stages of one worker each
+    uint32_t n_member;                   // of each stage; 1: alone
+    uint32_t part[WIRE_MEMBERS_MAX];     // all 0: by speed
     const struct share_experts *experts; // goes into the placement; NULL: by parts
     uint32_t ctx, n_slot, max_tok;
     uint64_t kv_tokens;
     uint32_t precision, kv_dtype;
-    uint32_t road; // 0: local if all stages share a process, else UCX
+    uint32_t road;               // 0: local if all stages share a process, else UCX
     double hop_us_max;           // slowest link between stages; 0: the planner's
     const struct survey *survey; // measured links, by the workers' numbers; NULL: all are guessed
 };
@@ -71,11 +71,12 @@ struct place_worker {
 
 enum { PLACE_PAGE_TOK = 32, PLACE_ROWS_MAX = 64 };
 
-// Fills n_stage and n_member where they are 0, for n workers: without a split a stage each, with one
-// a single stage of all.
+// Fills n_stage and n_member where they are 0, for n workers: without a split a stage each, with
+// one a single stage of all.
 void place_shape(struct place_want *want, uint32_t n);
 
-// As many stages and members as wanted, or as there are workers for. ERR_CAPACITY: nothing fits; the sentence shows
-// the sum. Settings may come out smaller than wanted (n_page): the caller compares and tells.
+// As many stages and members as wanted, or as there are workers for. ERR_CAPACITY: nothing fits;
+// the sentence shows the sum. Settings may come out smaller than wanted (n_page): the caller
+// compares and tells.
 err_t place_make(const struct place_want *want, const struct place_worker *workers, uint32_t n,
                  struct place *out, struct err_text *why);

@@ -29,8 +29,9 @@
 // pushes out nothing better.
 //
 // A choice with rules (request_rules) gets its mask when its history has grown, and its rows travel
-// with it; they are never chained, and of masks there are at most STEP_MASKS_MAX bytes in a step: the
-// others' turn comes with the next. Rules that allow nothing more end the choice with FINISH_STOP.
+// with it; they are never chained, and of masks there are at most STEP_MASKS_MAX bytes in a step:
+// the others' turn comes with the next. Rules that allow nothing more end the choice with
+// FINISH_STOP.
 //
 // An end id ends a choice with FINISH_STOP: it gives no EVENT_TOKEN, but counts in n_generated.
 // Logits that hold NaN or infinity end the whole request with FINISH_ERROR, and its pages are no
@@ -104,8 +105,9 @@ err_t sched_submit(struct sched *s, struct request *r, int64_t now_us, struct er
 // Schedulers side by side (one for each lane) count arrivals together, so that a request keeps its
 // place when it changes over. Before anything is submitted; the counter must live as long.
 void sched_count_with(struct sched *s, uint64_t *last_order);
-// Takes the request out, whatever it is doing: its unfinished choices are QUEUED with their history,
-// for another scheduler's sched_adopt. No events; of those not yet drained none may be of it.
+// Takes the request out, whatever it is doing: its unfinished choices are QUEUED with their
+// history, for another scheduler's sched_adopt. No events; of those not yet drained none may be of
+// it.
 void sched_release(struct sched *s, struct request *r);
 // Takes in a request that another scheduler released, in its old order and however long the queue
 // is. ERR_TOO_LARGE: can never fit here; ERR_MEMORY. Then it is nobody's still.

@@ -110,18 +110,48 @@ static void add_object(struct seq *s, const struct json *f)
     add(s, spec);
 }
 
-// A value as JSON writes it. False: it may be text, or cannot be kept to.
+// A schema, or if it cannot be kept to: its type, if it has one; or anything.
+static struct grammar_spec value_of(struct seq *s, const struct json *f, const struct json *schema)
+{
+    static const struct json any = {.kind = J_BOOL, .b = true};
+    const struct json *type = json_get(schema, "type");
+    struct grammar_spec spec = {.kind = GRAMMAR_SCHEMA, .json = schema, .root = parameters(f)};
+    if (can_keep(s, f, &spec)) return spec;
+    struct json *bare = arena_take(s->a, sizeof *bare);
+    struct json_member *m = arena_take(s->a, sizeof *m);
+    spec = (struct grammar_spec){.kind = GRAMMAR_SCHEMA, .json = &any};
+    if (!type || !bare || !m) return spec;
+    *m = (struct json_member){.key = "type", .key_len = 4, .value = *type};
+    *bare = (struct json){.kind = J_OBJ, .obj = {.members = m, .n = 1}};
+    const struct grammar_spec typed = {.kind = GRAMMAR_SCHEMA, .json = bare};
+    return can_keep(s, f, &typed) ? typed : spec;
+}
+
+// What a reference of the usual kind leads to; the schema itself if it is none.
+static const struct json *target_of(const struct json *f, const struct json *schema)
+{
+    static const char *const places[] = {"$defs", "definitions"};
+    const struct json *ref = json_get(schema, "$ref");
+    for (int i = 0; i < 2 && ref && ref->kind == J_STR; i++) {
+        const struct json *list = json_get(parameters(f), places[i]);
+        const size_t len = strlen(places[i]);
+        const char *s = ref->str.s;
+        if (!strncmp(s, "#/", 2) && !strncmp(s + 2, places[i], len) && s[2 + len] == '/')
+            return json_get(list, s + len + 3);
+    }
+    return schema;
+}
+
+// A value as JSON writes it, where it is never text. False: it may be.
 static bool add_value(struct seq *s, const struct json *f, const struct json *schema)
 {
     static const char *const types[] = {"integer", "number", "boolean", "array", "object"};
-    const struct grammar_spec spec = {
-        .kind = GRAMMAR_SCHEMA, .json = schema, .root = parameters(f)};
+    const struct json *type = json_get(target_of(f, schema), "type");
     bool is_typed = false;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        is_typed |= json_is(json_get(schema, "type"), types[i]);
-    if (!is_typed || !can_keep(s, f, &spec)) return false;
-    add(s, spec);
-    return true;
+        is_typed |= json_is(type, types[i]);
+    if (is_typed) add(s, value_of(s, f, schema));
+    return is_typed;
 }
 
 // -- arguments between tags --
@@ -190,15 +220,9 @@ static void add_tags(struct seq *s, const struct json *f)
 
 static void add_keyword(struct seq *s, const struct json *f, const struct json_member *m)
 {
-    const struct grammar_spec value = {
-        .kind = GRAMMAR_SCHEMA, .json = &m->value, .root = parameters(f)};
-    static const struct json any = {.kind = J_BOOL, .b = true};
     add_word(s, m->key);
     add_word(s, "=");
-    if (can_keep(s, f, &value))
-        add(s, value);
-    else
-        add(s, (struct grammar_spec){.kind = GRAMMAR_SCHEMA, .json = &any});
+    add(s, value_of(s, f, &m->value));
 }
 
 // Those that are required, and then the others, each of which may be left out.
@@ -312,6 +336,8 @@ static struct grammar_spec any_call(struct seq *s, const struct json *tools, boo
 
 // -- the turn --
 
+enum { MORE_CALLS_MAX = 15 }; // small models go on for ever
+
 static void add_more(struct seq *s, const struct grammar_spec *call, const char *between)
 {
     struct seq again = begin(s);
@@ -321,7 +347,8 @@ static void add_more(struct seq *s, const struct grammar_spec *call, const char 
     s->broken |= !one;
     if (!one) return;
     *one = end(s, &again, GRAMMAR_SEQ);
-    add(s, (struct grammar_spec){.kind = GRAMMAR_REPEAT, .parts = one, .n_part = 1});
+    add(s, (struct grammar_spec){
+               .kind = GRAMMAR_REPEAT, .parts = one, .n_part = 1, .max = MORE_CALLS_MAX});
 }
 
 // Whether calls stand in brackets, and whether the mark around calls holds one call each.
@@ -385,7 +412,7 @@ static bool can_think(const struct seq *s)
 static void add_thoughts(struct seq *s, const char *open, const char *close, const char *behind,
                          const struct grammar_spec *rest)
 {
-    static const char space[] = "\\s{0,4}";
+    static const char space[] = "[ \\n]{0,4}";
     struct seq thinks = begin(s);
     add_word(&thinks, open);
     add_until(&thinks, close);

@@ -11,7 +11,7 @@ enum {
 
 static inline const char *turn_here(const struct turn *t)
 {
-    return t->held.data + t->at;
+    return t->held.data ? t->held.data + t->at : ""; // nothing has come yet
 }
 static inline size_t turn_left(const struct turn *t)
 {

@@ -59,9 +59,9 @@ err_t port_arm(struct port *p);
 int port_fd(const struct port *p);
 struct port_stats port_stats_get(const struct port *p);
 // Half of the smallest round trip of pings of 64 bytes, and bytes/s of a run of large ones; for
-// status and the planner. In between a large one comes back and is compared with what was sent. Takes
-// up to one and a half of budget_ms. ERR_TIMEOUT, ERR_LINK; ERR_LINK_PROTOCOL: bytes arrive wrong,
-// and the sentence names the first of them.
+// status and the planner. In between a large one comes back and is compared with what was sent.
+// Takes up to one and a half of budget_ms. ERR_TIMEOUT, ERR_LINK; ERR_LINK_PROTOCOL: bytes arrive
+// wrong, and the sentence names the first of them.
 err_t port_measure(struct port *p, uint32_t peer, int budget_ms, double *latency_us,
                    double *bytes_per_s, struct err_text *why);
 // What a connected peer is reached by: "local", "ucx shm", "ucx tcp".

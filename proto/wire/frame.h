@@ -16,9 +16,10 @@ enum { FRAME_HEADER_BYTES = 64, FRAME_KEY_BYTES = 16 };
 
 enum frame_kind {
     FRAME_ACTIVATIONS =
-        1,          // (n_row tokens, n_col = dim) F32 residual stream after the sender's layers
-    FRAME_IDS = 2,  // (n_row, 2) I32 pairs slot, id drawn in this step: last stage -> first
-    FRAME_PING = 3, // answered by FRAME_PONG with the same step; with n_row 1 its payload comes back
+        1,         // (n_row tokens, n_col = dim) F32 residual stream after the sender's layers
+    FRAME_IDS = 2, // (n_row, 2) I32 pairs slot, id drawn in this step: last stage -> first
+    FRAME_PING =
+        3, // answered by FRAME_PONG with the same step; with n_row 1 its payload comes back
     FRAME_PONG = 4,
     FRAME_PIECE = 5, // (n_row, n_col) of what the members of a group hand each other; stage is the
                      // sender's member number, tag counts the pieces (proto/link/group_link.c)

@@ -31,7 +31,8 @@ struct logit_bias {
 };
 
 // How the last stage turns logits into an id. Order: bias, penalties, the row's mask, temperature,
-// top-k, top-p, min-p, draw. temperature 0 is greedy: lowest id of the largest logit, after bias and penalties.
+// top-k, top-p, min-p, draw. temperature 0 is greedy: lowest id of the largest logit, after bias
+// and penalties.
 struct sampling {
     float temperature;         // 0..2
     float top_p;               // (0, 1]; 1: off

@@ -240,7 +240,7 @@ struct msg_target {
 };
 struct msg_survey {
     uint64_t round; // the epoch of its frames; counted apart from the plans' epochs
-    uint32_t road; // 0, without targets: close the port
+    uint32_t road;  // 0, without targets: close the port
     uint8_t key[16];
     const struct msg_target *targets; // none: open a port and answer with its address
     uint32_t n_target;

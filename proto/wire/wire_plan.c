@@ -261,6 +261,12 @@ static Trireme__Settings *settings_out(struct arena *a, const struct plan_settin
     return out;
 }
 
+// A plan that is out of bounds is refused by who reads it.
+static uint32_t members_of(const struct msg_plan *p, uint32_t stage)
+{
+    return stage < WIRE_STAGES_MAX && p->n_member[stage] ? p->n_member[stage] : 1;
+}
+
 bool wire_plan_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
 {
     const struct msg_plan *p = &m->plan;
@@ -281,19 +287,21 @@ bool wire_plan_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
     out->split = p->split;
     out->member = p->member;
     out->n_expert = p->n_expert;
-    out->owner = wire_bytes_out(p->owner, (size_t)(p->layer_to - p->layer_from) * p->n_expert);
+    const size_t n_layer = p->layer_to > p->layer_from ? p->layer_to - p->layer_from : 0;
+    out->owner = wire_bytes_out(p->owner, n_layer * p->n_expert);
     out->replica = (uint32_t *)p->replicas;
     out->n_replica = 3 * (size_t)p->n_replica;
     for (uint32_t i = 0; i < p->n_stage; i++) // left out: each stage is one worker's alone
-        if (p->n_member[i] > 1) out->n_n_member = p->n_stage;
+        if (members_of(p, i) > 1) out->n_n_member = p->n_stage;
     if (out->n_n_member) {
         out->n_member = arena_take_n(a, p->n_stage, sizeof *out->n_member);
         if (!out->n_member) return false;
         for (uint32_t i = 0; i < p->n_stage; i++)
-            out->n_member[i] = p->n_member[i] ? p->n_member[i] : 1;
+            out->n_member[i] = members_of(p, i);
     }
     out->part = (uint32_t *)p->part;
-    out->n_part = p->n_member[p->stage] > 1 ? p->n_member[p->stage] : 0;
+    const uint32_t n = members_of(p, p->stage);
+    if (n > 1) out->n_part = n < WIRE_MEMBERS_MAX ? n : WIRE_MEMBERS_MAX;
     out->settings = settings_out(a, &p->settings);
     return out->settings;
 }

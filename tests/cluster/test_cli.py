@@ -29,7 +29,7 @@ def test_usage_errors_are_2():
     one_error(trireme("serve"), 2, "missing argument")
     one_error(trireme("serve", SMOLLM2, "--ctx", "many"), 2, "--ctx", "many")
     one_error(trireme("serve", SMOLLM2, "--frobnicate"), 2, "--frobnicate")
-    for command in ("serve", "worker", "token", "status", "plan", "bench", "chat"):
+    for command in ("serve", "worker", "token", "status", "plan", "probe", "bench", "chat"):
         r = trireme(command, "--help")
         assert r.returncode == 0 and r.stdout.startswith(f"trireme {command}"), r
 
@@ -73,6 +73,25 @@ def test_plan():
     assert layers[0][0] == 0 and layers[0][1] == layers[1][0] and layers[1][1] == 30, plan
 
 
+def test_probe():
+    with tempfile.TemporaryDirectory() as d:
+        env = {**os.environ, "XDG_STATE_HOME": d}
+        saved = pathlib.Path(d) / "here.yaml"
+        r = trireme("probe", SMOLLM2, "--json", "--save", saved, env=env)
+        here = json.loads(r.stdout)
+        assert here["cpu"]["n_usable"] >= 1 and here["mem"]["available_bytes"] > 0, r.stdout
+        assert here["measured"]["read_bytes_per_s"] > 0 and not here["measured"]["is_kept"]
+        assert here["disk"]["read_bytes"] > 0 and here["disk"]["mount"].startswith("/")
+        assert here["gpus"] or "no GPU" in here["no_gpu"], r.stdout
+        # Measured once; what is saved is what plan reads; a word for people.
+        again = json.loads(trireme("probe", "--json", env=env).stdout)
+        assert again["measured"] == {**here["measured"], "is_kept": True}, again
+        assert "alone" in trireme("plan", SMOLLM2, "--cluster", saved).stdout
+        text = trireme("probe", env=env).stdout
+        assert "memory" in text and "reads" in text and "gpu" in text, text
+        one_error(trireme("probe", pathlib.Path(d) / "none", env=env), 66, "none")
+
+
 def test_bench():
     r = trireme("bench", SMOLLM2, "--batch", "1,2", "--prompt", "32", "--tokens", "4", "--json")
     rows = json.loads(r.stdout)["rows"]
@@ -90,7 +109,15 @@ def test_status_and_chat():
         r = trireme("status", "--url", url)
         for word in ("lane 0: ready", "stage 0", "stage 1", "local-1", "links", "kv"):
             assert word in r.stdout, (word, r.stdout)
-        assert json.loads(trireme("status", "--json", "--url", url).stdout)["state"] == "ready"
+        status = json.loads(trireme("status", "--json", "--url", url).stdout)
+        assert status["state"] == "ready"
+        # Both ways of the one pair, measured before the first plan, and kept as a cluster file.
+        assert [p["state"] for p in status["pairs"]] == ["measured"] * 2, status["pairs"]
+        assert all(p["bytes_per_s"] > 1e6 and p["transport"].startswith("ucx") for p in status["pairs"])
+        saved = c.dir / "cluster.yaml"
+        assert trireme("status", "--url", url, "--save-cluster", saved).returncode == 0
+        plan = json.loads(trireme("plan", SMOLLM2, "--cluster", saved, "--stages", "2", "--json").stdout)
+        assert len(plan["plans"][0]["lanes"][0]["stages"]) == 2, plan
 
 
 def test_tokens_are_secret_and_single_use():
@@ -139,5 +166,5 @@ def test_worker_without_a_valid_token_is_refused():
 
 
 run([test_usage_errors_are_2, test_bad_models_are_78, test_no_server_says_so, test_public_bind_needs_key_and_tls, test_plan,
-     test_bench, test_status_and_chat, test_tokens_are_secret_and_single_use,
+     test_probe, test_bench, test_status_and_chat, test_tokens_are_secret_and_single_use,
      test_worker_without_a_valid_token_is_refused])

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -52,6 +53,20 @@ def within(seconds, what, f):
             raise AssertionError(f"{what}: not within {seconds} s")
         time.sleep(0.01)
     return time.monotonic() - start
+
+
+def enter_venv(package, script):
+    """Runs the script again, with --inside, where this package is installed; 77 if that cannot be."""
+    venv = os.path.join(ROOT, "build", "venv")
+    python = os.path.join(venv, "bin", "python")
+    if not os.path.exists(python) and subprocess.run([sys.executable, "-m", "venv", venv]).returncode:
+        print("SKIP: no virtual environment can be made here")
+        sys.exit(77)
+    if subprocess.run([python, "-c", "import " + package], capture_output=True).returncode:
+        if subprocess.run([python, "-m", "pip", "install", "-q", package], timeout=240).returncode:
+            print(f"SKIP: the {package} package cannot be installed")
+            sys.exit(77)
+    os.execv(python, [python, os.path.abspath(script), "--inside", *sys.argv[1:]])
 
 
 class Answer:

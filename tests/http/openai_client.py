@@ -1,28 +1,11 @@
 #!/usr/bin/env python3
 """The official openai client against door_mock: openai_client.py DOOR_MOCK. Installs the package into
 build/venv once; exit 77 if that is not possible."""
+import json
 import os
-import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-VENV = os.path.join(ROOT, "build", "venv")
-
-
-def enter_venv():
-    python = os.path.join(VENV, "bin", "python")
-    if not os.path.exists(python):
-        made = subprocess.run([sys.executable, "-m", "venv", VENV])
-        if made.returncode:
-            print("SKIP: no virtual environment can be made here")
-            sys.exit(77)
-    if subprocess.run([python, "-c", "import openai"], capture_output=True).returncode:
-        made = subprocess.run([python, "-m", "pip", "install", "-q", "openai"], timeout=240)
-        if made.returncode:
-            print("SKIP: the openai package cannot be installed")
-            sys.exit(77)
-    os.execv(python, [python, os.path.abspath(__file__), "--inside", *sys.argv[1:]])
 
 
 def checks(client, strict, kit, openai):
@@ -101,31 +84,67 @@ def checks(client, strict, kit, openai):
     return [whole, streamed, stream_helper, logprobs, completions, models, errors]
 
 
+def calling_checks(client, kit, d):
+    """Against a mock that thinks, speaks and calls (test_dialects.py)."""
+    def spoken(choice):
+        kit.eq(choice.message.content, d.SPOKEN)
+        kit.eq(choice.message.reasoning_content, d.THOUGHT)
+        kit.eq([(c.function.name, json.loads(c.function.arguments)) for c in choice.message.tool_calls], d.CALLS)
+        kit.eq(choice.finish_reason, "tool_calls")
+
+    def chat_calls():
+        spoken(client.chat.completions.create(model="mock/tiny-1", messages=kit.USER, tools=d.TOOLS).choices[0])
+
+    def chat_calls_stream():
+        with client.chat.completions.stream(model="mock/tiny-1", messages=kit.USER, tools=d.TOOLS) as s:
+            done = [e for e in s if e.type == "tool_calls.function.arguments.done"]
+            kit.eq([(e.name, json.loads(e.arguments)) for e in done], d.CALLS)
+            spoken(s.get_final_completion().choices[0])
+
+    def items(r):
+        kit.eq([i.type for i in r.output], ["reasoning", "message", "function_call", "function_call"])
+        kit.eq((r.output[0].content[0].text, r.output_text), (d.THOUGHT, d.SPOKEN))
+        kit.eq([(i.name, json.loads(i.arguments)) for i in r.output[2:]], d.CALLS)
+        kit.eq(r.usage.total_tokens, r.usage.input_tokens + r.usage.output_tokens)
+
+    def responses():
+        r = client.responses.create(model="mock/tiny-1", input="hi", tools=d.R_TOOLS)
+        items(r)
+        again = [*kit.USER, *r.output, *({"type": "function_call_output", "call_id": i.call_id, "output": "x"}
+                                         for i in r.output[2:])]
+        items(client.responses.create(model="mock/tiny-1", input=again, tools=d.R_TOOLS))
+
+    def responses_stream():
+        with client.responses.stream(model="mock/tiny-1", input="hi", tools=d.R_TOOLS) as s:
+            text = "".join(e.delta for e in s if e.type == "response.output_text.delta")
+            kit.eq(text, d.SPOKEN)
+            items(s.get_final_response())
+
+    return [chat_calls, chat_calls_stream, responses, responses_stream]
+
+
 def main():
     sys.path.insert(0, HERE)
     import kit
     import openai
+    import test_dialects
     kit.program = sys.argv[2]
     if not os.path.exists(kit.VOCAB):
         print(f"SKIP: no fixtures at {kit.FIXTURES} (set TRIREME_FIXTURES)")
         return 77
-    door, locked = kit.Door(), kit.Door("--key", "sk-right")
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{door.port}/v1", api_key="any",
-                           max_retries=0)
-    strict = openai.OpenAI(base_url=f"http://127.0.0.1:{locked.port}/v1", api_key="sk-wrong",
-                           max_retries=0)
+    doors = [kit.Door(), kit.Door("--key", "sk-right"), kit.Door(*test_dialects.QWEN)]
+    client, strict, caller = (openai.OpenAI(base_url=f"http://127.0.0.1:{d.port}/v1", api_key="sk-wrong",
+                                            max_retries=0) for d in doors)
     failed = 0
-    for check in checks(client, strict, kit, openai):
+    for check in checks(client, strict, kit, openai) + calling_checks(caller, kit, test_dialects):
         try:
             check()
             print("ok  ", check.__name__)
         except Exception as e:
             failed += 1
             print("FAIL", check.__name__, repr(e))
-    client.close()
-    strict.close()
-    door.close()
-    locked.close()
+    for each in (client, strict, caller, *doors):
+        each.close()
     print(f"openai {openai.__version__}: {failed} failed")
     return 1 if failed else 0
 
@@ -134,5 +153,7 @@ if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("usage: openai_client.py DOOR_MOCK")
     if sys.argv[1] != "--inside":
-        enter_venv()
+        sys.path.insert(0, HERE)
+        import kit
+        kit.enter_venv("openai", __file__)
     sys.exit(main())

@@ -520,8 +520,7 @@ static void test_a_lane_is_drained(void **state)
     struct call *a = submit_session(s, 1), *b = submit_session(s, 2);
     const uint32_t leaves = lane_of(a), stays = lane_of(b);
     assert_int_equal(s->e->ops->drain(s->e, "nobody", 0, &why), ERR_NOT_FOUND);
-    assert_int_equal(
-        s->e->ops->drain(s->e, fleet_lane(s->c->fleet, leaves)->name, 0, &why), OK);
+    assert_int_equal(s->e->ops->drain(s->e, fleet_lane(s->c->fleet, leaves)->name, 0, &why), OK);
     struct call *next = submit_session(s, 1); // its home takes nothing new
     assert_int_equal(lane_of(next), stays);
     UNTIL(s, 5, !a->r);

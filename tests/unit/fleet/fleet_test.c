@@ -118,6 +118,7 @@ static void on_timer(uv_timer_t *t)
 struct scene_ask {
     uint32_t n_lane, n_expect, n_stage;
     enum share_split split;
+    uint64_t kv_tokens; // 0: 512
 };
 
 static void scene_open_as(struct scene *s, const struct scene_ask *ask)
@@ -147,7 +148,7 @@ static void scene_open_as(struct scene *s, const struct scene_ask *ask)
                  .ctx = 128,
                  .n_slot = 4,
                  .max_tok = 64,
-                 .kv_tokens = 512,
+                 .kv_tokens = ask->kv_tokens ? ask->kv_tokens : 512,
                  .kv_dtype = DT_F16},
         .n_lane = ask->n_lane,
         .n_expect = ask->n_expect,
@@ -251,7 +252,8 @@ static void scene_serving(struct scene *s)
 static int rower_of(struct scene *s, uint32_t stage)
 {
     const struct lane *l = &fleet_lane(s->fleet, 0)->lane;
-    const char *name = fleet_worker(s->fleet, l->place.members[l->place.stages[stage].first].worker)->hello.name;
+    const char *name =
+        fleet_worker(s->fleet, l->place.members[l->place.stages[stage].first].worker)->hello.name;
     for (int i = 0; i < ROWERS; i++)
         if (s->is_up[i] && strcmp(s->rowers[i].name, name) == 0) return i;
     fail_msg("no rower %s", name);
@@ -336,7 +338,7 @@ static void test_freeze(void **state)
     assert_int_equal(s.n_suspend, 0); // one second is no death
     int64_t begun = clock_now_us();
     atomic_store(&s.rowers[1].fault, ROWER_FREEZE);
-    UNTIL(&s, 3, !s.is_serving);
+    UNTIL(&s, 10, !s.is_serving);
     print_message("silence noticed after %.2f s\n", (double)(clock_now_us() - begun) / 1e6);
     UNTIL(&s, 2, s.is_serving);
     assert_int_equal(s.n_stage, 1);
@@ -601,8 +603,8 @@ static void test_groups(void **state)
 {
     (void)state;
     struct scene s;
-    scene_open_as(&s, &(struct scene_ask){
-                          .n_lane = 1, .n_expect = 4, .n_stage = 2, .split = SPLIT_TENSOR});
+    scene_open_as(
+        &s, &(struct scene_ask){.n_lane = 1, .n_expect = 4, .n_stage = 2, .split = SPLIT_TENSOR});
     for (int i = 0; i < 4; i++)
         start(&s, i);
     UNTIL(&s, 5, s.is_serving);
@@ -660,6 +662,23 @@ static void test_drain(void **state)
     scene_close(&s);
 }
 
+// A worker that has less memory than it said is given less.
+static void test_memory_that_is_not_there(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_open_as(
+        &s, &(struct scene_ask){.n_lane = 1, .n_expect = 1, .n_stage = 1, .kv_tokens = 65536});
+    struct rower *r = hire(&s, 0);
+    r->page_max = 65536 / PLACE_PAGE_TOK - 1;
+    rower_go(r);
+    UNTIL(&s, 5, s.is_serving);
+    assert_int_equal(atomic_load(&r->n_plan), 2);
+    assert_in_range(fleet_lane(s.fleet, 0)->lane.place.settings.n_page, r->page_max / 2,
+                    r->page_max);
+    scene_close(&s);
+}
+
 int main(void)
 {
     log_set_who("fleet");
@@ -683,6 +702,7 @@ int main(void)
         cmocka_unit_test(test_a_lane_of_its_own),
         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_memory_that_is_not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -60,7 +60,7 @@ struct sim {
     struct worker workers[WORKERS];
     uint64_t epochs, epoch_seen;
     bool is_serving;
-    bool has_groups; // stages may be of two workers
+    bool has_groups;                                      // stages may be of two workers
     uint64_t step_sent, step_done;                        // of the epoch that serves
     uint32_t n_open, n_submitted, n_answered, n_given_up; // units of work
     uint32_t n_serve, n_drop;

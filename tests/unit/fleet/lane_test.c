@@ -17,7 +17,7 @@ struct bench {
     uint64_t epochs;
     uint32_t least;   // workers a placement needs
     uint32_t members; // of each stage
-    char log[2048]; // what the lane did since it was last asked
+    char log[2048];   // what the lane did since it was last asked
 };
 
 // Splits LAYERS evenly over as many stages as wanted, or as there are workers for.

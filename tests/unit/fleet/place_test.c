@@ -125,7 +125,8 @@ static void hold(struct bench *b, uint32_t worker, uint32_t from, uint32_t to)
 static const struct place_stage *stage_of(const struct bench *b, uint32_t worker)
 {
     for (uint32_t i = 0; i < b->place.n_member; i++)
-        if (b->place.members[i].worker == worker) return &b->place.stages[b->place.members[i].stage];
+        if (b->place.members[i].worker == worker)
+            return &b->place.stages[b->place.members[i].stage];
     return NULL;
 }
 

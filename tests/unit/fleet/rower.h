@@ -40,13 +40,15 @@ struct rower {
     uint64_t mem_free_bytes;
     uint32_t held_from, held_to, n_layer; // what HELLO says it holds
     uint32_t step_us;                     // how long a step takes
+    uint32_t page_max;                    // KV pages it has memory for; 0: for all
     atomic_int fault, stop;
     atomic_ullong n_step, n_plan, epoch;
     atomic_uint layer_from, layer_to;
-    bool own_lane;                // HELLO asks for it
+    bool own_lane; // HELLO asks for it
     atomic_bool is_refused, is_refused_for_good, is_drained;
     atomic_uint member, n_member; // of its stage
-    // What a lead says of its stage's experts with every heartbeat, (layers, n_expert); NULL: nothing.
+    // What a lead says of its stage's experts with every heartbeat, (layers, n_expert); NULL:
+    // nothing.
     const uint32_t *_Atomic use;
     uint32_t n_expert;
     atomic_uint n_owned, n_own_used; // by the plan's table: experts of this member; of these, used
@@ -107,10 +109,10 @@ static inline void rower_hello(struct rower *r)
     rower_send(r, &m);
 }
 
-static inline void rower_failed(struct rower *r, const char *why)
+static inline void rower_failed(struct rower *r, err_t code, const char *why)
 {
     struct msg m = {.kind = MSG_FAILED,
-                    .failed = {.epoch = r->plan.epoch, .code = ERR_MODEL, .why = why}};
+                    .failed = {.epoch = r->plan.epoch, .code = code, .why = why}};
     rower_send(r, &m);
 }
 
@@ -152,7 +154,11 @@ static inline void rower_prepare(struct rower *r)
     atomic_store(&r->n_member, r->plan.n_member[r->plan.stage]);
     atomic_fetch_add(&r->n_plan, 1);
     if (atomic_load(&r->fault) == ROWER_FAIL_PLAN) {
-        rower_failed(r, "told to fail");
+        rower_failed(r, ERR_MODEL, "told to fail");
+        return;
+    }
+    if (r->page_max && r->plan.settings.n_page > r->page_max) {
+        rower_failed(r, ERR_MEMORY, "no memory for so many pages");
         return;
     }
     struct msg m = {.kind = MSG_PREPARED,
@@ -213,7 +219,7 @@ static inline void rower_step(struct rower *r, const struct step *s)
     if (fault == ROWER_STALL || s->epoch != r->plan.epoch) return;
     if (fault == ROWER_FAIL_STEP) {
         atomic_store(&r->fault, ROWER_FINE);
-        rower_failed(r, "told to fail a step");
+        rower_failed(r, ERR_MODEL, "told to fail a step");
         return;
     }
     if (r->step_us) usleep(r->step_us);

@@ -314,8 +314,8 @@ static void *echo_main(void *arg)
 static const struct port_ops *true_ops;
 
 // A road that spoils one byte of what is longer than a small message.
-static err_t spoiling_send(struct port *p, uint32_t peer, const struct frame *f,
-                           port_fill_fn *fill, void *arg)
+static err_t spoiling_send(struct port *p, uint32_t peer, const struct frame *f, port_fill_fn *fill,
+                           void *arg)
 {
     uint8_t *bytes = arg;
     const bool spoil = f->kind == FRAME_PING && f->n_row && f->bytes > 777;
@@ -411,8 +411,7 @@ int main(void)
         cmocka_unit_test(test_link_order_and_end), cmocka_unit_test(test_link_limits),
         cmocka_unit_test(test_link_threads),       cmocka_unit_test(test_port),
         cmocka_unit_test(test_port_back_pressure), cmocka_unit_test(test_port_addresses),
-        cmocka_unit_test(test_port_threads),
-        cmocka_unit_test(test_port_wrong_bytes),
+        cmocka_unit_test(test_port_threads),       cmocka_unit_test(test_port_wrong_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

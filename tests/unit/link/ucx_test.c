@@ -477,6 +477,40 @@ static void test_close_under_way(void **state)
     }
 }
 
+// A long frame is on its way to a port that closes, and its sender makes no turn: as over a link
+// with a delay. The endpoint that it comes from is one that UCX made.
+static void closed_while_receiving(const char *transports)
+{
+    const struct port_config c = config(transports);
+    struct port *a, *b;
+    const uint8_t *address;
+    uint32_t len;
+    uint8_t *memory = port_pool_memory(1, 1 << 20);
+    assert_non_null(memory);
+    assert_int_equal(port_open(&c, &a, NULL), OK);
+    assert_int_equal(port_open(&c, &b, NULL), OK);
+    port_address(b, &address, &len);
+    assert_int_equal(port_connect(a, 1, address, len, NULL), OK);
+    const struct ucx_port *to = (const struct ucx_port *)b;
+    const struct frame f = activations(1, 1 << 20, (uint32_t *)memory);
+    assert_int_equal(port_send(a, 1, &f), OK);
+    for (int64_t until = clock_now_us() + 20000000; !to->n_receiving;) {
+        assert_true(clock_now_us() < until);
+        port_progress(a, NULL);
+        port_progress(b, NULL);
+    }
+    port_close(b);
+    port_close(a);
+    free(memory);
+}
+
+static void test_close_while_receiving(void **state)
+{
+    (void)state;
+    closed_while_receiving("self,tcp");
+    closed_while_receiving("self,posix");
+}
+
 // -- lies --
 
 static void lies(const char *transports)
@@ -589,11 +623,17 @@ int main(int argc, char **argv)
 {
     if (argc == 6 && strcmp(argv[1], "peer") == 0) return peer_main(argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shared_memory),   cmocka_unit_test(test_tcp),
-        cmocka_unit_test(test_slow_receiver),   cmocka_unit_test(test_flood),
-        cmocka_unit_test(test_killed_peer),     cmocka_unit_test(test_stopped_peer),
-        cmocka_unit_test(test_close_under_way), cmocka_unit_test(test_lies),
-        cmocka_unit_test(test_configurations),  cmocka_unit_test(test_no_leaks),
+        cmocka_unit_test(test_shared_memory),
+        cmocka_unit_test(test_tcp),
+        cmocka_unit_test(test_slow_receiver),
+        cmocka_unit_test(test_flood),
+        cmocka_unit_test(test_killed_peer),
+        cmocka_unit_test(test_stopped_peer),
+        cmocka_unit_test(test_close_under_way),
+        cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_close_while_receiving),
+        cmocka_unit_test(test_configurations),
+        cmocka_unit_test(test_no_leaks),
     };
     if (argc == 2) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -109,15 +109,21 @@ static void run(const struct turn_ask *ask, const char *tail, int n)
     struct grammar *g = grammar_of(ask);
     struct buf text = {0};
     int n_done = 0;
+    char close[64] = "";
     if (!g) fail_msg("%s: no grammar", ask->format->name);
+    if (ask->format->value_close)
+        snprintf(close, sizeof close, "%s%s", ask->format->value_lines ? "\n" : "",
+                 ask->format->value_close);
+    const bool has_header = ask->format->name_kind == TURN_NAME_HEADER;
+    rig.hurry[0] = has_header ? "<|end|>" : ask->format->think_close;
+    rig.hurry[1] = close;
     for (int k = 0; k < n; k++) {
         struct calls c = {0};
         if (!rig_write(&rig, g, &text)) continue;
         n_done++;
         const uint32_t n_garbled = read_back(ask, tail, &text, &c);
         // A message that ends with the turn has no mark behind it.
-        const bool has_end = ask->format->name_kind != TURN_NAME_HEADER;
-        if (n_garbled && has_end) fail_msg("%s: garbled '%s'", ask->format->name, text.data);
+        if (n_garbled && !has_header) fail_msg("%s: garbled '%s'", ask->format->name, text.data);
         const bool answered = ask->answer && c.text.len && !strcmp(c.text.data, "yes");
         if (!c.n && !answered && !ask->free_text)
             fail_msg("%s: no call in '%s' (%s)", ask->format->name, text.data, c.text.data);

@@ -201,7 +201,7 @@ static void reads_the_examples(void **state)
         const char *file;
         int n;
     } files[] = {{"two-cpu-boxes", 2},   {"one-gb10", 1},      {"two-gb10-cx7", 2},
-                 {"two-3090-nvlink", 2}, {"two-4090", 2},      {"four-h100", 4},
+                 {"two-3090-nvlink", 3}, {"two-4090", 2},      {"four-h100", 4},
                  {"laptop-5080", 2},     {"spark-and-h100", 2}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char path[128];

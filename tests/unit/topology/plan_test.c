@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "proto/base/buf.h"
-#include "proto/base/clock.h"
+#include "tests/unit/soon.h"
 #include "tests/unit/topology/cost_make.h"
 
 #include <math.h>
@@ -390,19 +390,16 @@ static void hash_names_the_assignment(void **state)
 
 // ---- size
 
-static double best_of_five_ms(const struct cost_model *m, const struct cluster *c,
-                              const struct plan_ask *ask, struct plan *p)
+static double plan_ms(const struct cost_model *m, const struct cluster *c,
+                      const struct plan_ask *ask, struct plan *p, int64_t usual_us)
 {
-    double best = INFINITY;
-    for (int i = 0; i < 5; i++) {
-        struct err_text why = {{0}};
-        int64_t t0 = clock_now_us();
-        if (plan_make(m, c, ask, p, &why)) fail_msg("%s", why.s);
-        double ms = (double)(clock_now_us() - t0) / 1e3;
-        if (ms < best) best = ms;
-    }
+    struct err_text why = {{0}};
+    const int64_t from = soon_now_us();
+    if (plan_make(m, c, ask, p, &why)) fail_msg("%s", why.s);
+    const double ms = (double)(soon_now_us() - from) / 1e3;
+    assert_true(soon_is(from, usual_us));
     check_plan(m, c, ask, p);
-    return best;
+    return ms;
 }
 
 static void large_clusters_are_quick(void **state)
@@ -417,30 +414,26 @@ static void large_clusters_are_quick(void **state)
         for (int32_t i = 0; i < 16; i++)
             set_device(&c, i, 10e9, 2e9);
         all_links(&c, 20, 1e9);
-        double alike = best_of_five_ms(&m, &c, &ask, &p);
+        double alike = plan_ms(&m, &c, &ask, &p, 50000);
         assert_false(p.order_as_listed);
         for (int32_t i = 0; i < 16; i++)
             set_device(&c, i, i < 6 ? 10e9 : i < 12 ? 20e9 : 40e9, 2e9);
-        double three = best_of_five_ms(&m, &c, &ask, &p);
+        double three = plan_ms(&m, &c, &ask, &p, 50000);
         assert_false(p.order_as_listed);
         memset(&c, 0, sizeof c);
         for (int32_t i = 0; i < 8; i++)
             set_device(&c, i, 10e9 + 1e9 * i, 3e9);
         all_links(&c, 20, 1e9);
-        double eight = best_of_five_ms(&m, &c, &ask, &p);
+        double eight = plan_ms(&m, &c, &ask, &p, 50000);
         assert_false(p.order_as_listed);
         for (int32_t i = 8; i < 16; i++)
             set_device(&c, i, 10e9 + 1e9 * i, 3e9);
         all_links(&c, 20, 1e9);
-        double listed = best_of_five_ms(&m, &c, &ask, &p);
+        double listed = plan_ms(&m, &c, &ask, &p, 50000);
         assert_true(p.order_as_listed);
         print_message("96 layers: 16 alike %.1f ms, 3 classes %.1f ms, 8 different %.1f ms, "
                       "16 different as listed %.1f ms\n",
                       alike, three, eight, listed);
-#ifdef __OPTIMIZE__
-        assert_true(alike < 50);
-        assert_true(eight < 2000);
-#endif
     }
 }
 

@@ -172,6 +172,8 @@ static void test_rules_plan(void **state)
     uint8_t o[12];
     uint32_t r[9];
     REFUSED(good_plan(), m.plan.n_member[0] = WIRE_MEMBERS_MAX + 1);
+    REFUSED(good_plan(), m.plan.n_member[1] = WIRE_MEMBERS_MAX + 1);
+    REFUSED(good_plan(), m.plan.layer_from = 8);
     REFUSED(good_plan(), m.plan.member = 3);
     REFUSED(good_plan(), m.plan.split = 256);
     REFUSED(good_plan(), m.plan.part[0] = 0);

@@ -636,7 +636,7 @@ static void test_rules_step(void **state)
     ROW(r[0].next_id = -2);
     ROW((r[0].mask = bad_mask, r[0].n_mask = 2)); // no id
     ROW((r[0].mask = bad_mask, r[0].n_mask = 1));
-    ROW((r[0].mask = bad_mask + 2, r[0].n_mask = 2)); // half a run
+    ROW((r[0].mask = bad_mask + 2, r[0].n_mask = 2));             // half a run
     ROW((r[1].mask = mask_runs, r[1].n_mask = sizeof mask_runs)); // chained
     ROW((r[2].mask = mask_runs, r[2].n_mask = sizeof mask_runs)); // draws nothing
     ROW(r[1].n_tok = 2);

@@ -144,6 +144,24 @@ static void goes_on_without_a_folder(void **state)
     assert_false(m.is_kept);
 }
 
+static void measures_disks_once(void **state)
+{
+    (void)state;
+    char path[128], command[192];
+    snprintf(path, sizeof path, "%s/file", dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_int_equal(ftruncate(fileno(f), 10 << 20), 0);
+    fclose(f);
+    const double first = measure_disk(path, dir);
+    assert_true(first > 0);
+    assert_true(measure_disk(path, dir) == first); // to the bit: it was read
+    snprintf(command, sizeof command, "echo '{\"read_bytes_per_s\":-3}' >%s/disk-*.json", dir);
+    assert_int_equal(system(command), 0);
+    assert_true(measure_disk(path, dir) > 0);
+    assert_true(measure_disk("/no/such/file", dir) == 0);
+}
+
 static void names_the_backend(void **state)
 {
     (void)state;
@@ -161,6 +179,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(keeps_text, new_dir, drop_dir),
         cmocka_unit_test_setup_teardown(measures_once, new_dir, drop_dir),
         cmocka_unit_test(goes_on_without_a_folder),
+        cmocka_unit_test_setup_teardown(measures_disks_once, new_dir, drop_dir),
         cmocka_unit_test(names_the_backend),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
