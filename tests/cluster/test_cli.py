@@ -111,9 +111,8 @@ def test_status_and_chat():
             assert word in r.stdout, (word, r.stdout)
         status = json.loads(trireme("status", "--json", "--url", url).stdout)
         assert status["state"] == "ready"
-        # Both ways of the one pair, measured before the first plan, and kept as a cluster file.
-        assert [p["state"] for p in status["pairs"]] == ["measured"] * 2, status["pairs"]
-        assert all(p["bytes_per_s"] > 1e6 and p["transport"].startswith("ucx") for p in status["pairs"])
+        # Both ways of the one pair, which needs no measuring; all of it kept as a cluster file.
+        assert [p["state"] for p in status["pairs"]] == ["one process"] * 2, status["pairs"]
         saved = c.dir / "cluster.yaml"
         assert trireme("status", "--url", url, "--save-cluster", saved).returncode == 0
         plan = json.loads(trireme("plan", SMOLLM2, "--cluster", saved, "--stages", "2", "--json").stdout)

@@ -65,6 +65,8 @@ def members(c):
 
 def test_kill_one_of_three():
     with Cluster(SMOLLM2, workers=["a", "b", "c"]) as c:
+        pairs = c.status()["pairs"]  # measured before the first plan
+        assert len(pairs) == 6 and all(p["state"] == "measured" and p["bytes_per_s"] > 1e6 for p in pairs), pairs
         learn(c)
         for victim in members(c):  # first, middle and last stage in turn
             before = epoch(c)
