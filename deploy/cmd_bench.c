@@ -5,18 +5,19 @@
 #include "deploy/cmd.h"
 #include "deploy/opts.h"
 #include "topology/probe.h"
+#include "worker/rate.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCHES_MAX = 16 };
+enum { BATCHES_MAX = 16, OPS_PEAK_MS = 300 };
 
 struct bench_args {
     struct bench b;
     const char *path, *batches, *perplexity;
     uint32_t n_prompt, n_decode, window, windows, kv_choice;
-    bool json, predict;
+    bool json, predict, ops;
 };
 
 static int parse_batches(const char *list, uint32_t *out, uint32_t *n)
@@ -181,6 +182,76 @@ static err_t predict(struct bench_args *a, const uint32_t *batches, uint32_t n,
     return err;
 }
 
+// ---- operations
+
+static void print_ops_json(const struct rates *r, const struct kernels_peaks *p)
+{
+    printf("{\"read_bytes_per_s\":%.0f,\"int8_ops_per_s\":%.0f,\"f32_flops_per_s\":%.0f,"
+           "\"product_us\":%.3f,\"layer_us\":%.3f,\"float_ns\":%.4f,\"seq_us\":%.3f,"
+           "\"logit_ns\":%.4f,\"attn_one_flops_per_s\":%.0f,\"attn_many_flops_per_s\":%.0f,"
+           "\"types\":[",
+           p->read_bytes_per_s, p->int8_ops_per_s, p->f32_flops_per_s, r->product_us, r->layer_us,
+           r->float_ns, r->seq_us, r->logit_ns, r->attn_one_flops_per_s, r->attn_many_flops_per_s);
+    for (int32_t i = 0; i < r->n_type; i++) {
+        printf("%s{\"type\":\"%s\",\"mul_per_s\":[", i ? "," : "",
+               dtype_info(r->types[i].dtype)->name);
+        for (int k = 0; k < RATES_POINTS; k++)
+            printf("%s%.0f", k ? "," : "", r->types[i].mul_per_s[k]);
+        printf("]}");
+    }
+    printf("]}\n");
+}
+
+// One matrix of 2 Mi elements: its time at one row and what it reads then, and the arithmetic at
+// more rows, each beside its limit.
+static void print_type(const struct rates_type *t, const struct kernels_peaks *p, double elems)
+{
+    const struct dtype_info *d = dtype_info(t->dtype);
+    const double bytes = (double)d->bytes / d->block;
+    const double peak = d->is_quantised ? p->int8_ops_per_s : p->f32_flops_per_s;
+    printf("%-8s %8.1f us %7.1f GB/s %4.0f %%", d->name, 1e6 * elems / t->mul_per_s[0],
+           1e-9 * bytes * t->mul_per_s[0], 100 * bytes * t->mul_per_s[0] / p->read_bytes_per_s);
+    for (int k = 1; k < RATES_POINTS; k++)
+        printf(" %7.1f %4.0f %%", 2e-9 * t->mul_per_s[k], 200 * t->mul_per_s[k] / peak);
+    printf("\n");
+}
+
+static void print_ops(const struct rates *r, const struct kernels_peaks *p, uint32_t n_threads)
+{
+    const double attn[] = {r->attn_one_flops_per_s, r->attn_many_flops_per_s};
+    printf("%u threads; measured: read %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n", n_threads,
+           p->read_bytes_per_s * 1e-9, p->int8_ops_per_s * 1e-9, p->f32_flops_per_s * 1e-9);
+    printf("products, 2048 x 1024, share of the limit beside each; 1 row");
+    for (int k = 1; k < RATES_POINTS; k++)
+        printf(", %d", rates_rows[k]);
+    printf(" rows (GOP/s)\n");
+    for (int32_t i = 0; i < r->n_type; i++)
+        print_type(&r->types[i], p, 2048 * 1024);
+    for (int i = 0; i < 2; i++)
+        printf("attention at depth 1024, %s: %.1f GFLOP/s, %.0f %%\n",
+               i ? "rows of a prompt" : "one row", attn[i] * 1e-9,
+               100 * attn[i] / p->f32_flops_per_s);
+    printf(
+        "beside: a product %.2f us; the rest of a layer %.2f us at one row, %.3f ns a float more "
+        "and %.2f us a sequence more; choosing a token %.3f ns a logit\n",
+        r->product_us, r->layer_us, r->float_ns, r->seq_us, r->logit_ns);
+}
+
+static err_t ops(const struct bench_args *a, struct err_text *why)
+{
+    struct kernels_peaks peaks;
+    struct rates r;
+    err_t err = rate_measure(a->b.isa, (int32_t)a->b.n_threads, &r, why);
+    if (!err && kernels_measure_peaks((int32_t)a->b.n_threads, OPS_PEAK_MS, &peaks))
+        err = err_say(why, ERR_MEMORY, "cannot measure this machine's bandwidth and peaks");
+    if (err) return err;
+    if (a->json)
+        print_ops_json(&r, &peaks);
+    else
+        print_ops(&r, &peaks, a->b.n_threads);
+    return OK;
+}
+
 static err_t perplexity(struct bench_args *a, struct err_text *why)
 {
     double ppl;
@@ -196,10 +267,28 @@ static err_t perplexity(struct bench_args *a, struct err_text *why)
     return OK;
 }
 
+static err_t with_model(struct bench_args *a, const char *model, const uint32_t *batches,
+                        uint32_t n_batch, struct err_text *why)
+{
+    struct bench *b = &a->b;
+    b->kv_dtype = a->kv_choice == 2 || (a->kv_choice == 0 && b->precision) ? DT_F32 : DT_F16;
+    b->max_tok = 512;
+    b->n_slot = 1;
+    for (uint32_t i = 0; i < n_batch; i++)
+        if (batches[i] > b->n_slot) b->n_slot = batches[i];
+    b->ctx = a->perplexity ? a->window : a->n_prompt + a->n_decode;
+    err_t err = bench_open(b, model, why);
+    if (!err && a->perplexity) err = perplexity(a, why);
+    if (!err && a->predict) err = predict(a, batches, n_batch, why);
+    if (!err && !a->perplexity && !a->predict) err = speed(a, batches, n_batch, why);
+    bench_close(b);
+    return err;
+}
+
 int cmd_bench(int argc, char **argv)
 {
     struct bench_args a = {.batches = "1,4,16", .n_prompt = 512, .n_decode = 64, .window = 512};
-    const char *args[1];
+    const char *args[1] = {NULL};
     uint32_t batches[BATCHES_MAX], n_batch = 0;
     const struct opt opts[] = {
         {"json", OPT_FLAG, &a.json, NULL, "print JSON", 0, 0},
@@ -213,31 +302,26 @@ int cmd_bench(int argc, char **argv)
         {"isa", OPT_STR, &a.b.isa, "NAME", "kernels: reference, avx2, neon (best)", 0, 0},
         {"predict", OPT_FLAG, &a.predict, NULL, "what the planner predicts beside what is measured",
          0, 0},
+        {"ops", OPT_FLAG, &a.ops, NULL, "operations one by one beside their limits, without MODEL",
+         0, 0},
         {"perplexity", OPT_STR, &a.perplexity, "FILE", "perplexity of a text instead of speed", 0,
          0},
         {"window", OPT_U32, &a.window, "N", "its window in tokens (512)", 4, 8192},
         {"windows", OPT_U32, &a.windows, "N", "windows at most (all)", 1, 1 << 20},
         {0},
     };
-    const struct opt_spec spec = {"bench MODEL [options]",
+    const struct opt_spec spec = {"bench [MODEL] [options]",
                                   "Measures prompt and decode speed beside this machine's limits.",
-                                  opts, 1, 1};
+                                  opts, 0, 1};
     int code = opts_parse(&spec, argc, argv, args);
+    if (code < 0 && !a.ops && !args[0]) {
+        fprintf(stderr, "error: bench takes a MODEL, or --ops\n");
+        code = 2;
+    }
     if (code < 0 && (code = parse_batches(a.batches, batches, &n_batch)) == 0) code = -1;
     if (code >= 0) return code;
-    struct bench *b = &a.b;
-    if (!b->n_threads) b->n_threads = (uint32_t)probe_usable();
-    b->kv_dtype = a.kv_choice == 2 || (a.kv_choice == 0 && b->precision) ? DT_F32 : DT_F16;
-    b->max_tok = 512;
-    b->n_slot = 1;
-    for (uint32_t i = 0; i < n_batch; i++)
-        if (batches[i] > b->n_slot) b->n_slot = batches[i];
-    b->ctx = a.perplexity ? a.window : a.n_prompt + a.n_decode;
     struct err_text why = {0};
-    err_t err = bench_open(b, args[0], &why);
-    if (!err && a.perplexity) err = perplexity(&a, &why);
-    if (!err && a.predict) err = predict(&a, batches, n_batch, &why);
-    if (!err && !a.perplexity && !a.predict) err = speed(&a, batches, n_batch, &why);
-    bench_close(b);
+    if (!a.b.n_threads) a.b.n_threads = (uint32_t)probe_usable();
+    err_t err = a.ops ? ops(&a, &why) : with_model(&a, args[0], batches, n_batch, &why);
     return err ? cmd_fail(err, &why) : 0;
 }

@@ -606,8 +606,8 @@ bool turn_call_step(struct turn *t)
 
 void turn_call_end(struct turn *t)
 {
-    if (t->is_named) { // cut off: the arguments stay as far as they came
-        t->n_garbled++;
+    if (t->is_named) { // the arguments stay as far as they came
+        t->n_garbled += !is_object(&t->given);
         over(t);
         t->at = t->held.len;
         t->state = TURN_AFTER_ARGS;

@@ -143,8 +143,11 @@ def test_uneven_tensor_group_local():
 
 
 def test_two_tensor_groups_ucx_tcp():
-    split(2, 2, workers=["a", "b", "c", "d"], worker=["--transports", "tcp,self"],
-          serve=["--split", "tensor", "--stages", "2"])
+    """Many small messages: a few prompts are enough."""
+    with Cluster(MODEL, workers=["a", "b", "c", "d"], worker=["--transports", "tcp,self"],
+                 serve=["--split", "tensor", "--stages", "2"]) as c:
+        assert [len(s) for s in shape_of(c)] == [2, 2], shape_of(c)
+        compare(ask_together(c, PROMPTS[:2]), REFERENCE["alone"][:2], "two tensor groups")
 
 
 def test_experts_group_ucx_shm():
