@@ -198,7 +198,8 @@ static enum engine_state lane_engine_state(const struct coordinator *c, uint32_t
 // The best of all lanes is what callers get; the reason tells of the first that falls short.
 static enum engine_state op_state(struct engine *e, const char **reason)
 {
-    static const uint8_t rank[] = {[ENGINE_READY] = 3, [ENGINE_DEGRADED] = 2, [ENGINE_LOADING] = 1};
+    static const uint8_t rank[ENGINE_DRAINING + 1] = {
+        [ENGINE_READY] = 3, [ENGINE_DEGRADED] = 2, [ENGINE_LOADING] = 1};
     struct coordinator *c = of(e);
     enum engine_state best = ENGINE_NO_CAPACITY;
     uint32_t n = 0, n_ready = 0;

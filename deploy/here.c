@@ -1,6 +1,7 @@
 #include "deploy/here.h"
 
 #include "deploy/cmd.h"
+#include "proto/base/log.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -20,12 +21,21 @@ const char *here_dir(void)
     return dir;
 }
 
+// A driver that does not answer is said so; the rest of the machine is there all the same.
+static void look_for_gpus(struct gpus *g)
+{
+    struct err_text said = {0};
+    if (gpus_read(NULL, g, &said) == OK) return;
+    log_warn("%s", said.s);
+    snprintf(g->none, sizeof g->none, "no GPU can be used: %.130s", said.s);
+}
+
 err_t here_look(bool refresh, struct here *out, struct err_text *why)
 {
     struct here *h = calloc(1, sizeof *h);
     if (!h) return err_say(why, ERR_MEMORY, "out of memory");
     err_t e = probe_read(&h->probe, why);
-    if (!e) e = gpus_read(NULL, &h->gpus, why);
+    if (!e) look_for_gpus(&h->gpus);
     if (!e) e = measure_isa(NULL, h->isa, why);
     const struct measure_ask ask = {
         .dir = here_dir(), .isa = h->isa, .n_threads = h->probe.n_usable, .refresh = refresh};

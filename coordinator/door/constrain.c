@@ -31,8 +31,7 @@ static struct grammar_spec *new_spec(struct wish *w, enum grammar_kind kind)
 static err_t take_schema(struct wish *w, const struct json *j, struct grammar_spec **out)
 {
     struct err_text why;
-    if (j->kind == J_STR &&
-        json_read(j->str.s, j->str.len, &w->p->scratch, &j, NULL, &why) != OK)
+    if (j->kind == J_STR && json_read(j->str.s, j->str.len, &w->p->scratch, &j, NULL, &why) != OK)
         return refusal_field(w->no, w->field, "'%s': %s", w->field, why.s);
     if (j->kind != J_OBJ && j->kind != J_BOOL)
         return refusal_field(w->no, w->field, "'%s' must hold a JSON Schema", w->field);
@@ -45,8 +44,7 @@ static err_t take_schema(struct wish *w, const struct json *j, struct grammar_sp
 static err_t take_text(struct wish *w, const struct json *j, enum grammar_kind kind,
                        struct grammar_spec **out)
 {
-    if (j->kind != J_STR)
-        return refusal_field(w->no, w->field, "'%s' must be a string", w->field);
+    if (j->kind != J_STR) return refusal_field(w->no, w->field, "'%s' must be a string", w->field);
     *out = new_spec(w, kind);
     if (!*out) return no_memory(w->no);
     (*out)->text = j->str.s;
@@ -65,8 +63,8 @@ static err_t take_choice(struct wish *w, const struct json *j, struct grammar_sp
         const struct json *s = &j->arr.items[i];
         if (s->kind != J_STR)
             return refusal_field(w->no, w->field, "'%s' must be a list of strings", w->field);
-        parts[i] = (struct grammar_spec){
-            .kind = GRAMMAR_LITERAL, .text = s->str.s, .len = s->str.len};
+        parts[i] =
+            (struct grammar_spec){.kind = GRAMMAR_LITERAL, .text = s->str.s, .len = s->str.len};
     }
     (*out)->parts = parts;
     (*out)->n_part = j->arr.n;
@@ -79,9 +77,8 @@ static err_t take(struct wish *w, enum way way, const struct json *j)
     err_t err = OK;
     if (!j || j->kind == J_NULL || (way == WAY_OBJECT && j->kind == J_BOOL && !j->b)) return OK;
     if (w->p->answer)
-        return refusal_field(w->no, w->field,
-                             "'%s': the answer is constrained by '%s' already", w->field,
-                             w->p->answer_field);
+        return refusal_field(w->no, w->field, "'%s': the answer is constrained by '%s' already",
+                             w->field, w->p->answer_field);
     switch (way) {
     case WAY_JSON:
         err = take_schema(w, j, &spec);
@@ -114,7 +111,8 @@ static err_t read_format(struct wish *w)
     if (!f || json_is(type, "text")) return OK;
     // Some callers put the schema beside the type.
     const struct json *schema = inner ? inner : json_get(f, "schema");
-    if (json_is(type, "json_object")) return take(w, schema ? WAY_JSON : WAY_OBJECT, schema ? schema : f);
+    if (json_is(type, "json_object"))
+        return take(w, schema ? WAY_JSON : WAY_OBJECT, schema ? schema : f);
     if (!json_is(type, "json_schema"))
         return refusal_field(w->no, "response_format",
                              "'response_format.type' must be 'text', 'json_object' or "

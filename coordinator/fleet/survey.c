@@ -25,21 +25,21 @@ static bool is_asked(const struct survey *s, uint32_t from, uint32_t to)
 
 static bool is_due(const struct survey *s, uint32_t worker)
 {
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++)
+    for (uint32_t i = 0; i < s->n; i++)
         if (is_asked(s, worker, i) || is_asked(s, i, worker)) return true;
     return false;
 }
 
 static bool is_anything_due(const struct survey *s)
 {
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++)
+    for (uint32_t i = 0; i < s->n; i++)
         if (s->workers[i].is_here && is_due(s, i)) return true;
     return false;
 }
 
 static bool is_measuring(const struct survey *s)
 {
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++)
+    for (uint32_t i = 0; i < s->n; i++)
         if (s->workers[i].is_measuring) return true;
     return false;
 }
@@ -103,7 +103,7 @@ static void mute(struct survey *s, uint32_t worker, const char *why)
 {
     bool is_told = false; // one line says it for all its links
     s->workers[worker].port = SURVEY_MUTE;
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
+    for (uint32_t i = 0; i < s->n; i++) {
         for (int way = 0; way < 2; way++) {
             const uint32_t from = way ? i : worker, to = way ? worker : i;
             if (!is_asked(s, from, to)) continue;
@@ -118,6 +118,7 @@ void survey_join(struct survey *s, uint32_t worker, const struct survey_facts *f
 {
     struct survey_worker *w = &s->workers[worker];
     const bool is_known = w->instance == f->instance && f->instance;
+    if (worker >= s->n) s->n = worker + 1;
     w->is_here = true;
     w->port = SURVEY_CLOSED;
     w->with = -1;
@@ -126,7 +127,7 @@ void survey_join(struct survey *s, uint32_t worker, const struct survey_facts *f
     w->process = f->process;
     w->n_core = f->n_core;
     snprintf(w->host, sizeof w->host, "%s", f->host);
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
+    for (uint32_t i = 0; i < s->n; i++) {
         if (i == worker) continue;
         const enum survey_state there = s->links[worker][i].state;
         // What is known also of links to those that are not here now: they may come back.
@@ -137,7 +138,7 @@ void survey_join(struct survey *s, uint32_t worker, const struct survey_facts *f
             clear_link(s, worker, i,
                        s->workers[i].process == f->process ? SURVEY_SHARED : SURVEY_DUE);
     }
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++)
+    for (uint32_t i = 0; i < s->n; i++)
         if (s->workers[i].port == SURVEY_MUTE) mute(s, i, "it did not answer before");
     keep_since(s, now_us);
 }
@@ -218,7 +219,7 @@ err_t survey_heard(struct survey *s, uint32_t worker, const struct msg_surveyed 
 void survey_tick(struct survey *s, bool may_run, int64_t now_us)
 {
     s->may_run = may_run;
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
+    for (uint32_t i = 0; i < s->n; i++) {
         struct survey_worker *w = &s->workers[i];
         if (!w->is_here || now_us < w->deadline_us) continue;
         if (w->port == SURVEY_ASKED || w->is_measuring || w->is_excused) {
@@ -233,8 +234,8 @@ void survey_tick(struct survey *s, bool may_run, int64_t now_us)
 
 static bool next_untold(struct survey *s, struct survey_action *out)
 {
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
-        for (uint32_t k = 0; k < SURVEY_WORKERS_MAX; k++) {
+    for (uint32_t i = 0; i < s->n; i++) {
+        for (uint32_t k = 0; k < s->n; k++) {
             struct survey_link *l = &s->links[i][k];
             if (l->is_told || (l->state != SURVEY_FAILED && l->state != SURVEY_BROKEN)) continue;
             if (!is_pair(s, i, k)) continue;
@@ -251,7 +252,7 @@ static bool next_untold(struct survey *s, struct survey_action *out)
 static bool next_end(struct survey *s, struct survey_action *out)
 {
     if (!s->is_open) return false;
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
+    for (uint32_t i = 0; i < s->n; i++) {
         struct survey_worker *w = &s->workers[i];
         if (!w->is_here || w->port != SURVEY_OPEN) continue;
         w->port = SURVEY_CLOSED;
@@ -260,7 +261,7 @@ static bool next_end(struct survey *s, struct survey_action *out)
     }
     s->round++;
     s->is_open = s->is_stale = false;
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) { // answers to come are of the old round
+    for (uint32_t i = 0; i < s->n; i++) { // answers to come are of the old round
         s->workers[i].is_excused = false;
         if (s->workers[i].port == SURVEY_ASKED) s->workers[i].port = SURVEY_CLOSED;
     }
@@ -269,7 +270,7 @@ static bool next_end(struct survey *s, struct survey_action *out)
 
 static bool next_port(struct survey *s, int64_t now_us, struct survey_action *out)
 {
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
+    for (uint32_t i = 0; i < s->n; i++) {
         struct survey_worker *w = &s->workers[i];
         if (!w->is_here || w->port != SURVEY_CLOSED || !is_due(s, i)) continue;
         s->is_open = true;
@@ -286,7 +287,7 @@ static bool next_port(struct survey *s, int64_t now_us, struct survey_action *ou
 static bool has_cores(const struct survey *s, uint32_t a, uint32_t b)
 {
     uint32_t n = is_one_host(s, a, b) ? 2 : 1, most = 2;
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
+    for (uint32_t i = 0; i < s->n; i++) {
         const struct survey_worker *w = &s->workers[i];
         if (!w->is_here || strcmp(w->host, s->workers[a].host) != 0) continue;
         n += w->with >= 0;
@@ -302,8 +303,8 @@ static bool is_idle(const struct survey_worker *w)
 
 static bool next_link(struct survey *s, int64_t now_us, struct survey_action *out)
 {
-    for (uint32_t i = 0; i < SURVEY_WORKERS_MAX; i++) {
-        for (uint32_t k = 0; is_idle(&s->workers[i]) && k < SURVEY_WORKERS_MAX; k++) {
+    for (uint32_t i = 0; i < s->n; i++) {
+        for (uint32_t k = 0; is_idle(&s->workers[i]) && k < s->n; k++) {
             if (!is_idle(&s->workers[k]) || !is_asked(s, i, k)) continue;
             if (!has_cores(s, i, k) || !has_cores(s, k, i)) continue;
             s->workers[i].with = (int32_t)k;

@@ -78,6 +78,7 @@ struct survey_action {
 };
 
 struct survey {
+    uint32_t n; // numbers below which all workers are that were ever here
     struct survey_worker workers[SURVEY_WORKERS_MAX];
     struct survey_link links[SURVEY_WORKERS_MAX][SURVEY_WORKERS_MAX]; // [from][to]
     uint64_t round;   // of the open ports, or the next

@@ -49,8 +49,8 @@ uint32_t expr_emit(struct nfa *a, const struct expr *e, bool in_json, uint32_t n
 // (ASCII), escapes. Refused by name: look-around, back references, word boundaries, properties.
 struct expr *expr_regex(struct nfa *a, const char *s, size_t len);
 struct expr *expr_regex_str(struct nfa *a, const char *s);
-// `whole`: it must match all of the text; else anywhere in it, as `pattern` does: any text before and
-// after, but where ^ or $ stands. Those may stand at the outer ends only.
+// `whole`: it must match all of the text; else anywhere in it, as `pattern` does: any text before
+// and after, but where ^ or $ stands. Those may stand at the outer ends only.
 uint32_t expr_regex_emit(struct nfa *a, struct expr *e, bool whole, bool in_json, uint32_t next);
 // Removes ^ and $ from the outer ends if that makes it match whole texts. False: it is to be found
 // anywhere.

@@ -33,8 +33,8 @@ static struct expr *fail(struct parse *p, const char *what)
 
 static bool is_name(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '_';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_';
 }
 
 static void skip(struct parse *p)
@@ -236,7 +236,8 @@ static void rule(struct parse *p)
     p->at = (const char *)memchr(p->at, '=', (size_t)(p->end - p->at)) + 1;
     struct expr *body = n ? choices(p, 0) : NULL;
     if (!body) return;
-    if (n->body) nfa_fail(p->a, ERR_INVALID, "grammar: rule '%.*s' is there twice", (int)n->len, n->s);
+    if (n->body)
+        nfa_fail(p->a, ERR_INVALID, "grammar: rule '%.*s' is there twice", (int)n->len, n->s);
     if (p->at < p->end && *p->at == ')') fail(p, "a ')' without its '('");
     n->body = body;
 }

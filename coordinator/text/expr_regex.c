@@ -40,11 +40,10 @@ static bool add_named(struct parse *p, char letter, struct nfa_class *out)
 {
     static const struct nfa_range digits[] = {{'0', '9'}},
                                   word[] = {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}},
-                                  space[] = {{'\t', '\r'},       {' ', ' '},
-                                             {0xa0, 0xa0},       {0x1680, 0x1680},
-                                             {0x2000, 0x200a},   {0x2028, 0x2029},
-                                             {0x202f, 0x202f},   {0x205f, 0x205f},
-                                             {0x3000, 0x3000},   {0xfeff, 0xfeff}};
+                                  space[] = {{'\t', '\r'},     {' ', ' '},       {0xa0, 0xa0},
+                                             {0x1680, 0x1680}, {0x2000, 0x200a}, {0x2028, 0x2029},
+                                             {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000},
+                                             {0xfeff, 0xfeff}};
     const struct nfa_range *r;
     size_t n;
     switch (letter | 0x20) {
@@ -103,8 +102,8 @@ static uint32_t escaped_char(struct parse *p)
     if (k) return (uint32_t)to[k - from];
     if (c == 'x') v = expr_hex(&p->at, p->end, 2);
     if (c == 'u') v = unicode_escape(p);
-    const bool is_letter = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
-                           (c >= 'a' && c <= 'z');
+    const bool is_letter =
+        (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
     if (v > NFA_CHAR_MAX || (is_letter && c != 'x' && c != 'u')) {
         nfa_fail(p->a, is_letter ? ERR_UNSUPPORTED : ERR_INVALID,
                  "regular expression: '\\%c' is not supported (back references, boundaries and "

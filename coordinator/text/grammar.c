@@ -137,8 +137,8 @@ static err_t open_lexicon(struct grammar_book *b, struct err_text *why)
     return err ? err_say(why, err, "no memory for the vocabulary") : OK;
 }
 
-static err_t compile(struct grammar_book *b, const struct grammar_spec *spec,
-                     const uint8_t key[32], struct grammar **out, struct err_text *why)
+static err_t compile(struct grammar_book *b, const struct grammar_spec *spec, const uint8_t key[32],
+                     struct grammar **out, struct err_text *why)
 {
     struct grammar *g = calloc(1, sizeof *g);
     if (!g) return err_say(why, ERR_MEMORY, "no memory for a grammar");
@@ -230,8 +230,9 @@ void grammar_give(struct grammar *g)
 static err_t over(struct grammar *g, struct err_text *why)
 {
     const err_t err = g->machine.err;
-    return err_say(why, err, err == ERR_MEMORY ? "no memory to follow the output's grammar"
-                                               : "the output's grammar is too ambiguous to follow");
+    return err_say(why, err,
+                   err == ERR_MEMORY ? "no memory to follow the output's grammar"
+                                     : "the output's grammar is too ambiguous to follow");
 }
 
 // Bounds what the machine holds: beyond it, all but the states that texts are in is forgotten.
@@ -359,7 +360,8 @@ static struct mask *make_mask(struct grammar *g, uint32_t state, bool tight)
         const bool goes_on = any_bit(bits, x->n_word);
         for (uint32_t i = 0; accepts && i < x->n_word; i++)
             bits[i] |= x->end_bits[i];
-        *mask = (struct mask){.refs = 1, .ends = accepts && !goes_on, .stuck = !accepts && !goes_on};
+        *mask =
+            (struct mask){.refs = 1, .ends = accepts && !goes_on, .stuck = !accepts && !goes_on};
         mask->len = (uint32_t)idset_pack(bits, x->n_vocab, mask->set);
         struct mask *exact = realloc(mask, sizeof *mask + mask->len);
         if (exact) mask = exact;
@@ -390,8 +392,7 @@ static struct mask *find_mask(struct grammar *g, const struct grammar_state *s)
     return mask;
 }
 
-err_t grammar_mask(struct grammar_state *s, const uint8_t **set, size_t *len,
-                   struct err_text *why)
+err_t grammar_mask(struct grammar_state *s, const uint8_t **set, size_t *len, struct err_text *why)
 {
     struct grammar *g = s->g;
     err_t err = OK;

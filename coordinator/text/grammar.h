@@ -1,8 +1,8 @@
-// grammar: constrained output. What a text may be is described by a small tree (struct grammar_spec),
-// compiled once (grammar_open; bounded in time and memory whatever the caller sent), and followed
-// token by token by one grammar_state for each text that is generated: grammar_mask says which
-// tokens may come, grammar_advance takes the one that came. Both depend on nothing but the tokens so
-// far, so a state can be made again from a history at any time.
+// grammar: constrained output. What a text may be is described by a small tree (struct
+// grammar_spec), compiled once (grammar_open; bounded in time and memory whatever the caller sent),
+// and followed token by token by one grammar_state for each text that is generated: grammar_mask
+// says which tokens may come, grammar_advance takes the one that came. Both depend on nothing but
+// the tokens so far, so a state can be made again from a history at any time.
 //
 //   book     what belongs to one model's vocabulary: its tokens by bytes, and the grammars compiled
 //            lately, found by content (at most GRAMMAR_CACHE_BYTES; nothing is ever written down)
@@ -20,8 +20,8 @@ struct grammar_state;
 
 enum {
     GRAMMAR_CACHE_BYTES = 64 << 20,
-    GRAMMAR_CACHE_MAX = 256,       // grammars
-    GRAMMAR_SOURCE_MAX = 1 << 20,  // bytes of a description, written down
+    GRAMMAR_CACHE_MAX = 256,      // grammars
+    GRAMMAR_SOURCE_MAX = 1 << 20, // bytes of a description, written down
     GRAMMAR_SPEC_DEPTH_MAX = 32,
 };
 
@@ -56,8 +56,8 @@ struct grammar_spec {
     size_t n_part;
 };
 
-// The tokenizer is borrowed. Allocates little: the vocabulary is looked at when the first grammar is
-// opened. NULL: no memory.
+// The tokenizer is borrowed. Allocates little: the vocabulary is looked at when the first grammar
+// is opened. NULL: no memory.
 struct grammar_book *grammar_book_new(const struct tokenizer *t);
 // All grammars must have been given back.
 void grammar_book_free(struct grammar_book *b);
@@ -70,8 +70,8 @@ err_t grammar_open(struct grammar_book *b, const struct grammar_spec *spec, stru
 struct grammar *grammar_take(struct grammar *g); // one more reference
 void grammar_give(struct grammar *g);            // NULL is fine
 
-// Follows a new text; holds a reference. tight_start: the tokenizer strips a space from the front of
-// the text. NULL: no memory.
+// Follows a new text; holds a reference. tight_start: the tokenizer strips a space from the front
+// of the text. NULL: no memory.
 struct grammar_state *grammar_begin(struct grammar *g, bool tight_start);
 void grammar_end(struct grammar_state *s); // NULL is fine
 // The next token came. ERR_END: it ends the text, which may end here. ERR_INVALID: it may not come
@@ -80,14 +80,14 @@ err_t grammar_advance(struct grammar_state *s, int32_t id, struct err_text *why)
 // The tokens that may come, as an idset that is valid until the state is advanced or ended; tokens
 // that end a text are among them where it may end. ERR_END: nothing but the end may come.
 // ERR_TOO_LARGE: over a budget. ERR_UNSUPPORTED: no token of this vocabulary goes on.
-err_t grammar_mask(struct grammar_state *s, const uint8_t **set, size_t *len,
-                   struct err_text *why);
+err_t grammar_mask(struct grammar_state *s, const uint8_t **set, size_t *len, struct err_text *why);
 bool grammar_may_end(struct grammar_state *s); // here
 
 // -- grammar_spec.c --
 
 struct nfa;
-// What the grammar is found by: SHA-256 of the description, written down. ERR_TOO_LARGE, ERR_INVALID.
+// What the grammar is found by: SHA-256 of the description, written down. ERR_TOO_LARGE,
+// ERR_INVALID.
 err_t grammar_spec_key(const struct grammar_spec *spec, uint8_t key[32], struct err_text *why);
 // The graph of the description, closed. `out` is to be given back in any case.
 err_t grammar_spec_compile(const struct grammar_spec *spec, struct nfa *out, struct err_text *why);

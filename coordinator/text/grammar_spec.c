@@ -45,8 +45,7 @@ static uint32_t without_token(struct nfa *a, const struct grammar_spec *s, uint3
 {
     const struct nfa_set all = {{UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX}};
     const uint32_t hub = nfa_hub(a);
-    const uint32_t way =
-        nfa_split(a, nfa_bytes_of(a, &all, hub), nfa_control(a, s->token, hub));
+    const uint32_t way = nfa_split(a, nfa_bytes_of(a, &all, hub), nfa_control(a, s->token, hub));
     nfa_hub_set(a, hub, way, s->kind == GRAMMAR_UNTIL ? nfa_token(a, s->token, next) : next);
     return hub;
 }

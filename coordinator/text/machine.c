@@ -98,7 +98,8 @@ static bool rehash(struct machine *m, bool states)
     uint32_t *n_slot = states ? &m->n_state_slot : &m->n_stack_slot;
     const uint32_t n = states ? m->n_state : m->n_stack, more = *n_slot ? 2 * *n_slot : 256;
     if (2 * n < *n_slot) return true;
-    if (machine_bytes(m) + more * sizeof **slots > MACHINE_BYTES_HARD) return fail(m, ERR_TOO_LARGE);
+    if (machine_bytes(m) + more * sizeof **slots > MACHINE_BYTES_HARD)
+        return fail(m, ERR_TOO_LARGE);
     uint32_t *fresh = calloc(more, sizeof *fresh);
     if (!fresh) return fail(m, ERR_MEMORY);
     for (uint32_t i = 1; i < n; i++) {

@@ -11,12 +11,12 @@
 #include "coordinator/text/nfa.h"
 
 enum {
-    MACHINE_PLACES_MAX = 2048,      // of one state
-    MACHINE_HEIGHT_MAX = 1024,      // of a stack
-    MACHINE_WORK_MAX = 1 << 18,     // places looked at in one call, about
-    MACHINE_BYTES_SOFT = 6 << 20,   // above it machine_renew is due
-    MACHINE_BYTES_HARD = 24 << 20,  // above it a call fails
-    MACHINE_DEAD = 0,               // the state without places that does not accept
+    MACHINE_PLACES_MAX = 2048,     // of one state
+    MACHINE_HEIGHT_MAX = 1024,     // of a stack
+    MACHINE_WORK_MAX = 1 << 18,    // places looked at in one call, about
+    MACHINE_BYTES_SOFT = 6 << 20,  // above it machine_renew is due
+    MACHINE_BYTES_HARD = 24 << 20, // above it a call fails
+    MACHINE_DEAD = 0,              // the state without places that does not accept
 };
 
 struct machine_stack {

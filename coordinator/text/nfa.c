@@ -42,8 +42,9 @@ uint32_t nfa_fail(struct nfa *a, err_t code, const char *fmt, ...)
 void *nfa_take(struct nfa *a, size_t n, size_t size)
 {
     void *p = a->err ? NULL : arena_take_n(&a->work, n, size);
-    if (!p) nfa_fail(a, ERR_TOO_LARGE, "the grammar takes more than %d MiB to compile",
-                     NFA_WORK_BYTES >> 20);
+    if (!p)
+        nfa_fail(a, ERR_TOO_LARGE, "the grammar takes more than %d MiB to compile",
+                 NFA_WORK_BYTES >> 20);
     return p;
 }
 

@@ -73,10 +73,10 @@ struct nfa {
     uint32_t root;
 
     // Filled by nfa_close.
-    uint8_t *depth;          // (n_node) calls inside one another that it takes to get to the end of
-                             // the rule, at least; NFA_NEVER_ENDS: it cannot be
-    uint8_t class_of[256];   // bytes that no node tells apart
-    uint8_t byte_of[256];    // one of each class
+    uint8_t *depth;        // (n_node) calls inside one another that it takes to get to the end of
+                           // the rule, at least; NFA_NEVER_ENDS: it cannot be
+    uint8_t class_of[256]; // bytes that no node tells apart
+    uint8_t byte_of[256];  // one of each class
     uint32_t n_class;
 
     // While it is built.
@@ -135,8 +135,8 @@ void nfa_class_add(struct nfa *a, struct nfa_class *c, uint32_t lo, uint32_t hi)
 void nfa_class_close(struct nfa_class *c); // sorts and joins
 void nfa_class_negate(struct nfa *a, struct nfa_class *c);
 bool nfa_class_is_plain(const struct nfa_class *c); // holds every plain character
-// One character of a closed class, in UTF-8 (no surrogates). in_json: as it stands in a JSON string:
-// quotes, backslashes and control characters in their shortest escape, NUL never.
+// One character of a closed class, in UTF-8 (no surrogates). in_json: as it stands in a JSON
+// string: quotes, backslashes and control characters in their shortest escape, NUL never.
 uint32_t nfa_char(struct nfa *a, const struct nfa_class *c, bool in_json, enum nfa_loop loop,
                   uint32_t next);
 

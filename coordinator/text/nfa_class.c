@@ -94,19 +94,17 @@ static uint32_t between(struct nfa *a, const uint8_t *lo, const uint8_t *hi, int
 {
     static const uint8_t first[3] = {0x80, 0x80, 0x80}, last[3] = {0xbf, 0xbf, 0xbf};
     if (n == 1) return nfa_byte(a, lo[0], hi[0], next);
-    if (lo[0] == hi[0])
-        return nfa_byte(a, lo[0], lo[0], between(a, lo + 1, hi + 1, n - 1, next));
+    if (lo[0] == hi[0]) return nfa_byte(a, lo[0], lo[0], between(a, lo + 1, hi + 1, n - 1, next));
     const size_t rest = (size_t)(n - 1);
     const bool whole_lo = memcmp(lo + 1, first, rest) == 0, whole_hi = !memcmp(hi + 1, last, rest);
     const int from = lo[0] + !whole_lo, to = hi[0] - !whole_hi;
     uint32_t way = 0;
-    if (!whole_lo)
-        way = nfa_byte(a, lo[0], lo[0], between(a, lo + 1, last, n - 1, next));
+    if (!whole_lo) way = nfa_byte(a, lo[0], lo[0], between(a, lo + 1, last, n - 1, next));
     if (!whole_hi)
         way = add_way(a, way, nfa_byte(a, hi[0], hi[0], between(a, first, hi + 1, n - 1, next)));
     if (from <= to)
-        way = add_way(a, way, nfa_byte(a, (uint8_t)from, (uint8_t)to,
-                                       between(a, first, last, n - 1, next)));
+        way = add_way(
+            a, way, nfa_byte(a, (uint8_t)from, (uint8_t)to, between(a, first, last, n - 1, next)));
     return way;
 }
 
@@ -168,8 +166,8 @@ static uint32_t escapes(struct nfa *a, const bool wanted[128], uint32_t next)
         struct nfa_set digits = {{0}};
         for (uint32_t c = 16 * high; c < 16 * high + 16; c++) {
             if (!wanted[c] || letter_of(c)) continue;
-            set_bit(&digits, (uint32_t)"0123456789abcdef"[c % 16]);
-            if (c % 16 > 9) set_bit(&digits, (uint32_t)"0123456789ABCDEF"[c % 16]);
+            set_bit(&digits, (uint32_t) "0123456789abcdef"[c % 16]);
+            if (c % 16 > 9) set_bit(&digits, (uint32_t) "0123456789ABCDEF"[c % 16]);
         }
         if (is_empty(&digits)) continue;
         uint32_t digit = nfa_bytes_of(a, &digits, next);

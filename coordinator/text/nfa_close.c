@@ -204,8 +204,8 @@ err_t nfa_close(struct nfa *a, uint32_t root)
         a->depth = malloc(a->n_node);
         if (!a->depth) nfa_fail(a, ERR_MEMORY, "no memory for a grammar");
     }
-    if (nfa_ok(a) && leads_init(a, &l) && settle(a, &l, false, empty) &&
-        check_progress(a, empty) && settle(a, &l, true, a->depth)) {
+    if (nfa_ok(a) && leads_init(a, &l) && settle(a, &l, false, empty) && check_progress(a, empty) &&
+        settle(a, &l, true, a->depth)) {
         find_classes(a);
         if (a->depth[root] == NFA_NEVER_ENDS)
             nfa_fail(a, ERR_INVALID, "no text can satisfy it (within %d levels of nesting)",

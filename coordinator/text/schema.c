@@ -172,8 +172,9 @@ static unsigned type_named(struct schema *s, const struct json *name)
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
         if (json_is(name, names[i])) return 1u << i;
     if (json_is(name, "any")) return TYPE_ANY;
-    schema_fail(s, ERR_INVALID, "'type' must be null, boolean, integer, number, string, array, "
-                                "object, or a list of these");
+    schema_fail(s, ERR_INVALID,
+                "'type' must be null, boolean, integer, number, string, array, "
+                "object, or a list of these");
     return 0;
 }
 
@@ -184,15 +185,15 @@ static unsigned types_implied(const struct json *j)
         const char *key;
         unsigned type;
     } keys[] = {
-        {"properties", TYPE_OBJ},       {"required", TYPE_OBJ},
-        {"propertyNames", TYPE_OBJ},    {"additionalProperties", TYPE_OBJ},
-        {"minProperties", TYPE_OBJ},    {"maxProperties", TYPE_OBJ},
+        {"properties", TYPE_OBJ},        {"required", TYPE_OBJ},
+        {"propertyNames", TYPE_OBJ},     {"additionalProperties", TYPE_OBJ},
+        {"minProperties", TYPE_OBJ},     {"maxProperties", TYPE_OBJ},
         {"patternProperties", TYPE_OBJ}, {"items", TYPE_ARR},
-        {"prefixItems", TYPE_ARR},      {"minItems", TYPE_ARR},
-        {"maxItems", TYPE_ARR},         {"pattern", TYPE_STR},
-        {"minLength", TYPE_STR},        {"maxLength", TYPE_STR},
-        {"minimum", TYPE_NUM},          {"maximum", TYPE_NUM},
-        {"exclusiveMinimum", TYPE_NUM}, {"exclusiveMaximum", TYPE_NUM},
+        {"prefixItems", TYPE_ARR},       {"minItems", TYPE_ARR},
+        {"maxItems", TYPE_ARR},          {"pattern", TYPE_STR},
+        {"minLength", TYPE_STR},         {"maxLength", TYPE_STR},
+        {"minimum", TYPE_NUM},           {"maximum", TYPE_NUM},
+        {"exclusiveMinimum", TYPE_NUM},  {"exclusiveMaximum", TYPE_NUM},
         {"multipleOf", TYPE_NUM},
     };
     unsigned types = 0;
@@ -219,10 +220,10 @@ static unsigned types_of(struct schema *s, const struct json *j)
 
 static bool is_of_type(const struct json *v, unsigned types)
 {
-    static const unsigned of[] = {[J_NULL] = TYPE_NULL, [J_BOOL] = TYPE_BOOL,
-                                  [J_INT] = TYPE_INT | TYPE_NUM,  [J_REAL] = TYPE_NUM,
-                                  [J_STR] = TYPE_STR,   [J_ARR] = TYPE_ARR,
-                                  [J_OBJ] = TYPE_OBJ};
+    static const unsigned of[] = {
+        [J_NULL] = TYPE_NULL, [J_BOOL] = TYPE_BOOL, [J_INT] = TYPE_INT | TYPE_NUM,
+        [J_REAL] = TYPE_NUM,  [J_STR] = TYPE_STR,   [J_ARR] = TYPE_ARR,
+        [J_OBJ] = TYPE_OBJ};
     const bool is_whole = v->kind == J_REAL && v->d == floor(v->d);
     return !types || (of[v->kind] | (is_whole ? TYPE_INT : 0)) & types;
 }

@@ -1,5 +1,5 @@
-// schema: JSON Schema (2020-12, and what older drafts spell differently) -> a graph of the JSON texts
-// that it allows. What the graph lets through is valid; not all that is valid gets through:
+// schema: JSON Schema (2020-12, and what older drafts spell differently) -> a graph of the JSON
+// texts that it allows. What the graph lets through is valid; not all that is valid gets through:
 //
 //   properties come in the order of the schema, listed ones first; where `properties` is there and
 //   `additionalProperties` is not, no others come; a name comes in one spelling

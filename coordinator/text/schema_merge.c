@@ -5,11 +5,28 @@
 
 bool schema_has_meaning(const char *key)
 {
-    static const char *const silent[] = {
-        "$schema",  "$id",        "$anchor",   "$comment",  "$defs",            "definitions",
-        "title",    "description", "default",  "example",   "examples",         "deprecated",
-        "readOnly", "writeOnly",  "nullable",  "id",        "discriminator",    "externalDocs",
-        "xml",      "contentEncoding", "contentMediaType", "strict"};
+    static const char *const silent[] = {"$schema",
+                                         "$id",
+                                         "$anchor",
+                                         "$comment",
+                                         "$defs",
+                                         "definitions",
+                                         "title",
+                                         "description",
+                                         "default",
+                                         "example",
+                                         "examples",
+                                         "deprecated",
+                                         "readOnly",
+                                         "writeOnly",
+                                         "nullable",
+                                         "id",
+                                         "discriminator",
+                                         "externalDocs",
+                                         "xml",
+                                         "contentEncoding",
+                                         "contentMediaType",
+                                         "strict"};
     for (size_t i = 0; i < sizeof silent / sizeof *silent; i++)
         if (strcmp(key, silent[i]) == 0) return false;
     return strncmp(key, "x-", 2) != 0;
@@ -26,8 +43,8 @@ bool schema_says_something(const struct json *j, const char *but)
 
 bool schema_equal(const struct json *a, const struct json *b)
 {
-    const bool numbers = (a->kind == J_INT || a->kind == J_REAL) &&
-                         (b->kind == J_INT || b->kind == J_REAL);
+    const bool numbers =
+        (a->kind == J_INT || a->kind == J_REAL) && (b->kind == J_INT || b->kind == J_REAL);
     if (numbers && a->kind != b->kind) return json_number(a, 0) == json_number(b, 0);
     if (a->kind != b->kind) return false;
     switch (a->kind) {
@@ -85,8 +102,7 @@ const struct json *schema_without(struct schema *s, const struct json *j, const 
 {
     struct json *o = object_of(s, j->obj.n);
     for (size_t i = 0; o && i < j->obj.n; i++)
-        if (strcmp(j->obj.members[i].key, key) != 0)
-            o->obj.members[o->obj.n++] = j->obj.members[i];
+        if (strcmp(j->obj.members[i].key, key) != 0) o->obj.members[o->obj.n++] = j->obj.members[i];
     return o;
 }
 
@@ -251,15 +267,16 @@ static const struct json *product(struct schema *s, const struct json *a, const 
 static const struct json *merge_value(struct schema *s, const char *key, const struct json *a,
                                       const struct json *b)
 {
-    static const char *const larger[] = {"minimum", "exclusiveMinimum", "minLength", "minItems",
-                                         "minProperties", NULL};
-    static const char *const smaller[] = {"maximum", "exclusiveMaximum", "maxLength", "maxItems",
-                                          "maxProperties", NULL};
+    static const char *const larger[] = {"minimum",  "exclusiveMinimum", "minLength",
+                                         "minItems", "minProperties",    NULL};
+    static const char *const smaller[] = {"maximum",  "exclusiveMaximum", "maxLength",
+                                          "maxItems", "maxProperties",    NULL};
     static const char *const inside[] = {"items", "additionalProperties", "propertyNames", NULL};
     if (!schema_has_meaning(key) || schema_equal(a, b)) return a;
     if (is_one_of(key, larger)) return json_number(a, 0) > json_number(b, 0) ? a : b;
     if (is_one_of(key, smaller)) return json_number(a, 0) < json_number(b, 0) ? a : b;
-    if (strcmp(key, "type") == 0 || (strcmp(key, "enum") == 0 && a->kind == J_ARR && b->kind == J_ARR))
+    if (strcmp(key, "type") == 0 ||
+        (strcmp(key, "enum") == 0 && a->kind == J_ARR && b->kind == J_ARR))
         return common(s, a, b);
     const bool lists = a->kind == J_ARR && b->kind == J_ARR;
     if (lists && (strcmp(key, "required") == 0 || strcmp(key, "allOf") == 0))

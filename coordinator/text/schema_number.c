@@ -57,13 +57,13 @@ static uint32_t between(struct digits *d, int i, bool tight_lo, bool tight_hi)
         from++;
     }
     if (tight_hi) {
-        way = either(d->a, way, nfa_byte(d->a, (uint8_t)to, (uint8_t)to,
-                                         between(d, i + 1, false, true)));
+        way = either(d->a, way,
+                     nfa_byte(d->a, (uint8_t)to, (uint8_t)to, between(d, i + 1, false, true)));
         to--;
     }
     if (from > to) return way;
-    return either(d->a, way, nfa_byte(d->a, (uint8_t)from, (uint8_t)to,
-                                      free_digits(d, d->n - i - 1)));
+    return either(d->a, way,
+                  nfa_byte(d->a, (uint8_t)from, (uint8_t)to, free_digits(d, d->n - i - 1)));
 }
 
 // Whole numbers from lo to hi, without leading zeros.
@@ -117,7 +117,8 @@ static uint32_t fraction(struct digits *d, int i, bool tight_lo, bool tight_hi)
     if (!nfa_ok(a)) return 0;
     if (!tight_lo && !tight_hi) return any_digits(a, FRACTION_MAX - i, d->next);
     if (i < FRACTION_MAX) {
-        int from = tight_lo ? digit_at(&d->from, i) : '0', to = tight_hi ? digit_at(&d->to, i) : '9';
+        int from = tight_lo ? digit_at(&d->from, i) : '0',
+            to = tight_hi ? digit_at(&d->to, i) : '9';
         if (tight_lo && tight_hi && from == to) {
             way = nfa_byte(a, (uint8_t)from, (uint8_t)from, fraction(d, i + 1, true, true));
         } else {
@@ -205,8 +206,10 @@ static bool read_limits(struct schema *s, const struct json *j, struct limits *o
         const struct json *v = json_get(j, keys[i]);
         // Draft 4: a boolean that makes the other one strict.
         const bool draft4 = i >= 2 && v && v->kind == J_BOOL;
-        if (draft4 && v->b) v = json_get(j, keys[i - 2]);
-        else if (draft4) continue;
+        if (draft4 && v->b)
+            v = json_get(j, keys[i - 2]);
+        else if (draft4)
+            continue;
         if (!v) continue;
         if (v->kind != J_INT && v->kind != J_REAL) {
             schema_fail(s, ERR_INVALID, "'%s' must be a number", keys[i]);
@@ -314,8 +317,9 @@ uint32_t schema_number(struct schema *s, const struct json *j, bool is_integer, 
     const bool is_free = l.lo == -INFINITY && l.hi == INFINITY;
     if (is_integer || behind == 0) return signed_integer(a, &l, next);
     if (behind > 0 && !is_free)
-        return schema_fail(s, ERR_UNSUPPORTED, "'multipleOf' below 1 together with bounds is not "
-                                               "supported");
+        return schema_fail(s, ERR_UNSUPPORTED,
+                           "'multipleOf' below 1 together with bounds is not "
+                           "supported");
     if (behind < 0 && is_free) return schema_any_number(a, next);
     if (behind < 0) return signed_number(a, &l, next);
     const uint32_t digits = nfa_times(a, nfa_byte(a, '0', '9', 0), 1, (uint32_t)behind, next);

@@ -87,7 +87,8 @@ static bool find_extra(struct object *o, const struct json *j)
 {
     struct schema *s = o->s;
     const struct json *more = json_get(j, "additionalProperties"),
-                      *list = json_get(j, "properties"), *patterns = json_get(j, "patternProperties");
+                      *list = json_get(j, "properties"),
+                      *patterns = json_get(j, "patternProperties");
     const bool lists = list && list->kind == J_OBJ && list->obj.n;
     if (!more) more = json_get(j, "unevaluatedProperties");
     const bool is_closed = more && more->kind == J_BOOL && !more->b;
@@ -106,10 +107,10 @@ static bool find_extra(struct object *o, const struct json *j)
         struct json_member *rule = nfa_take(s->a, 1, sizeof *rule);
         if (!name || !rule) return false;
         const struct json_member *p = &patterns->obj.members[0];
-        *rule = (struct json_member){
-            .key = "pattern",
-            .key_len = 7,
-            .value = {.kind = J_STR, .str = {.s = p->key, .len = p->key_len}}};
+        *rule =
+            (struct json_member){.key = "pattern",
+                                 .key_len = 7,
+                                 .value = {.kind = J_STR, .str = {.s = p->key, .len = p->key_len}}};
         *name = (struct json){.kind = J_OBJ, .obj = {.members = rule, .n = 1}};
         o->names = name;
         o->extra = &p->value;
@@ -144,8 +145,8 @@ static uint32_t extra_name(struct object *o, uint32_t next)
         const bool is_said = o->names->kind == J_OBJ && !json_get(o->names, "type") &&
                              !json_get(o->names, "enum") && !json_get(o->names, "const") &&
                              !json_get(o->names, "$ref") && !json_get(o->names, "anyOf");
-        const uint32_t way = is_said ? schema_string(s, o->names, next)
-                                     : schema_value(s, o->names, next);
+        const uint32_t way =
+            is_said ? schema_string(s, o->names, next) : schema_value(s, o->names, next);
         schema_leave(s, was);
         return way;
     }
@@ -179,8 +180,8 @@ static uint32_t comma(struct nfa *a, uint32_t next)
     return nfa_str(a, ",", schema_space(a, next));
 }
 
-// Elements of one kind, min to max of them, then `close`; after the opening bracket and white space.
-// `done` is `close` where nothing has come. element(arg, next) makes one.
+// Elements of one kind, min to max of them, then `close`; after the opening bracket and white
+// space. `done` is `close` where nothing has come. element(arg, next) makes one.
 struct run {
     struct nfa *a;
     uint32_t min, max, close, done;
@@ -256,8 +257,9 @@ uint32_t schema_object(struct schema *s, const struct json *j, uint32_t next)
     } else {
         if (o.min <= n_required) o.min = 0;
         if (o.max < o.n || o.min > 1)
-            return schema_fail(s, ERR_UNSUPPORTED, "'%s' beside optional 'properties' is not "
-                                                   "supported",
+            return schema_fail(s, ERR_UNSUPPORTED,
+                               "'%s' beside optional 'properties' is not "
+                               "supported",
                                o.min > 1 ? "minProperties" : "maxProperties");
         if (o.max != NFA_NO_MAX) o.extra = NULL;
         inside = listed(&o, close, done);

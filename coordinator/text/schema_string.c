@@ -2,10 +2,12 @@
 
 #include <string.h>
 
-// RFC 3339, 4122, 5321 (the usual part), 2673, 4291, 1123, 3986 (the usual part), as far as a regular
-// expression goes: the 31st of February passes.
+// RFC 3339, 4122, 5321 (the usual part), 2673, 4291, 1123, 3986 (the usual part), as far as a
+// regular expression goes: the 31st of February passes.
 #define DATE "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-#define TIME "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+#define TIME                                                                                       \
+    "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9]" \
+    ")"
 #define BYTE "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 #define LABEL "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 #define HEX4 "[0-9a-fA-F]{1,4}"

@@ -293,9 +293,9 @@ static void add_call(struct seq *s, const struct json *f, const char *name, bool
         head = arena_printf(s->a, "%s(", name);
         break;
     case TURN_NAME_IN_JSON:
-        head = arena_printf(s->a, "%s%s{\"name\": \"%s\", \"%s\": ",
-                            is_marked && !is_open ? t->call_open : "", line, name,
-                            t->bare ? "parameters" : "arguments");
+        head = arena_printf(
+            s->a, "%s%s{\"name\": \"%s\", \"%s\": ", is_marked && !is_open ? t->call_open : "",
+            line, name, t->bare ? "parameters" : "arguments");
         break;
     default:
         add_named_call(s, f, name, is_open);
@@ -418,8 +418,8 @@ static void add_thoughts(struct seq *s, const char *open, const char *close, con
     add_until(&thinks, close);
     add_word(&thinks, behind);
     if (!behind)
-        add(&thinks, (struct grammar_spec){
-                         .kind = GRAMMAR_REGEX, .text = space, .len = sizeof space - 1});
+        add(&thinks,
+            (struct grammar_spec){.kind = GRAMMAR_REGEX, .text = space, .len = sizeof space - 1});
     add(&thinks, *rest);
     add(s, end(s, &thinks, GRAMMAR_SEQ));
 }
@@ -436,8 +436,8 @@ static void add_turn(struct seq *s, const struct grammar_spec *rest)
     add(s, end(s, &any, GRAMMAR_ANY));
 }
 
-// Any text without a call's mark, or up to the first one and then calls. The mark in thoughts counts
-// too: models do not write it there.
+// Any text without a call's mark, or up to the first one and then calls. The mark in thoughts
+// counts too: models do not write it there.
 static bool add_free(struct seq *s)
 {
     const char *mark = first_mark(s->ask->format);

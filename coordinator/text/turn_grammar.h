@@ -1,6 +1,6 @@
-// turn_grammar: what a turn must look like, as a grammar: calls of the functions that may be called,
-// in the way in which this model writes calls (text/turn.h), or an answer of a given form, or free
-// text; after its thoughts if it has some.
+// turn_grammar: what a turn must look like, as a grammar: calls of the functions that may be
+// called, in the way in which this model writes calls (text/turn.h), or an answer of a given form,
+// or free text; after its thoughts if it has some.
 #pragma once
 #include "coordinator/text/grammar.h"
 #include "coordinator/text/turn.h"
@@ -14,9 +14,9 @@ struct turn_ask {
     const struct json *tools;
     const char *name;                  // the one function that may be called; NULL: any
     const struct grammar_spec *answer; // the text that may stand instead of a call; NULL: none
-    bool free_text;   // any text may come instead of a call, or before it
-    bool one_call;    // no second one
-    bool is_thinking; // the prompt has opened the thoughts
+    bool free_text;                    // any text may come instead of a call, or before it
+    bool one_call;                     // no second one
+    bool is_thinking;                  // the prompt has opened the thoughts
 };
 
 // The spec lies in `a`, and borrows from the ask. NULL: with free_text, where calls of this format

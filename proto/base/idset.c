@@ -4,7 +4,6 @@
 
 enum { IDSET_BITS, IDSET_RUNS };
 
-
 // The first id from `i` on whose bit is `value`, or n.
 static uint32_t find_bit(const uint64_t *bits, uint32_t n, uint32_t i, bool value)
 {

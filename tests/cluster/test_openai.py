@@ -110,6 +110,81 @@ def test_async_streams():
     asyncio.run(all_of_them())
 
 
+TOOL = {"type": "function",
+        "function": {"name": "get_weather", "strict": True,
+                     "parameters": {"type": "object", "additionalProperties": False, "required": ["city", "days"],
+                                    "properties": {"city": {"type": "string", "maxLength": 20},
+                                                   "days": {"type": "integer", "minimum": 1, "maximum": 9}}}}}
+ASK = [{"role": "user", "content": "What will the weather be in Oslo?"}]
+
+
+def check_call(name, arguments):
+    args = json.loads(arguments)
+    assert name == "get_weather" and sorted(args) == ["city", "days"], arguments
+    assert isinstance(args["city"], str) and len(args["city"]) <= 20 and 1 <= args["days"] <= 9, arguments
+
+
+def test_forced_calls_are_valid_and_stream_as_they_are():
+    model = client().models.list().data[0].id
+    for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+        args = {"model": model, "messages": ASK, "tools": [TOOL], "tool_choice": choice, "temperature": 0, "max_tokens": 200,
+                "parallel_tool_calls": False}
+        whole = client().chat.completions.create(**args).choices[0]
+        assert whole.finish_reason == "tool_calls" and len(whole.message.tool_calls) == 1, whole
+        call = whole.message.tool_calls[0].function
+        check_call(call.name, call.arguments)
+        with client().chat.completions.stream(**args) as s:
+            for _ in s:
+                pass
+            streamed = s.get_final_completion().choices[0]
+        assert streamed.message.tool_calls[0].function.arguments == call.arguments
+        assert streamed.finish_reason == "tool_calls"
+
+
+def test_a_call_and_its_result_go_on():
+    model = client().models.list().data[0].id
+    first = client().chat.completions.create(model=model, messages=ASK, tools=[TOOL], tool_choice="required", max_tokens=200,
+                                             temperature=0).choices[0].message
+    result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "Sunny, 20 degrees."}
+    r = client().chat.completions.create(model=model, messages=[*ASK, first, result], tools=[TOOL], tool_choice="none",
+                                         max_tokens=16, temperature=0)
+    assert r.choices[0].message.content and not r.choices[0].message.tool_calls
+
+
+def test_structured_answers():
+    schema = {"type": "object", "additionalProperties": False, "required": ["name", "age", "likes"],
+              "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 99},
+                             "likes": {"type": "array", "items": {"enum": ["rowing", "reading"]}, "minItems": 1, "maxItems": 2}}}
+    model = client().models.list().data[0].id
+    ask = {"model": model, "messages": [{"role": "user", "content": "Describe Ann as JSON."}], "max_tokens": 200}
+    for seed in range(4):
+        r = client().chat.completions.create(seed=seed, temperature=1.0, response_format={
+            "type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}, **ask)
+        got = json.loads(r.choices[0].message.content)
+        assert sorted(got) == ["age", "likes", "name"] and set(got["likes"]) <= {"rowing", "reading"}, got
+        assert 0 <= got["age"] <= 99 and r.choices[0].finish_reason == "stop", r
+    r = client().chat.completions.create(extra_body={"structured_outputs": {"choice": ["yes", "no"]}}, **ask)
+    assert r.choices[0].message.content in ("yes", "no")
+
+
+def test_responses():
+    c = client()
+    model = c.models.list().data[0].id
+    r = c.responses.create(model=model, input="Say hello.", max_output_tokens=24, temperature=0)
+    events = list(c.responses.create(model=model, input="Say hello.", max_output_tokens=24, temperature=0, stream=True))
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == r.output_text
+    assert [e.sequence_number for e in events] == list(range(len(events)))
+    tool = {"type": "function", **TOOL["function"]}
+    r = c.responses.create(model=model, input=ASK[0]["content"], tools=[tool], tool_choice="required", max_output_tokens=200)
+    call = next(i for i in r.output if i.type == "function_call")
+    check_call(call.name, call.arguments)
+    r = c.responses.create(model=model, max_output_tokens=16, tools=[tool], tool_choice="none", input=[
+        {"role": "user", "content": ASK[0]["content"]}, call.model_dump(exclude_none=True),
+        {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}])
+    assert r.output_text
+
+
 with Cluster(SMOLLM2, workers=["a", "b"]) as cluster:
     run([test_models, test_chat_and_its_stream_are_equal, test_logprobs_n_seed_stop, test_completions_and_errors,
-         test_async_streams])
+         test_async_streams, test_forced_calls_are_valid_and_stream_as_they_are, test_a_call_and_its_result_go_on,
+         test_structured_answers, test_responses])

@@ -1,6 +1,6 @@
-// Byte 0: what the rest is (a JSON Schema, a regular expression, a grammar's notation). Byte 1: seed of
-// a text written from the masks. Whatever compiles lets through only what its own masks said, never
-// gets stuck, and what a schema lets through to its end is JSON.
+// Byte 0: what the rest is (a JSON Schema, a regular expression, a grammar's notation). Byte 1:
+// seed of a text written from the masks. Whatever compiles lets through only what its own masks
+// said, never gets stuck, and what a schema lets through to its end is JSON.
 #include "tests/unit/text/grammar_rig.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -56,7 +56,9 @@ static void test_round_trips(void **state)
         for (uint32_t i = 0; i < 20; i++) {
             x = x * 6364136223846793005u + 1442695040888963407u;
             const uint64_t noise = x ^ x >> 29, run = x >> 62 ? 0 : UINT64_MAX;
-            bits[i] = round % 3 == 0 ? noise : round % 3 == 1 ? run : noise & noise >> 1 & noise >> 3;
+            bits[i] = round % 3 == 0   ? noise
+                      : round % 3 == 1 ? run
+                                       : noise & noise >> 1 & noise >> 3;
         }
         check(bits, n);
     }
@@ -78,15 +80,15 @@ static void test_malformed(void **state)
     } bad[] = {
         {{0}, 0},
         {{0}, 1},
-        {{0, 0}, 2},             // no id
-        {{0, 1, 0}, 3},          // more bytes than it needs
-        {{2, 1}, 2},             // another kind
-        {{1}, 1},                // no runs
-        {{1, 3}, 2},             // half a run
-        {{1, 3, 0}, 3},          // a run of nothing
-        {{1, 0, 1, 0, 1}, 5},    // two runs that are one
-        {{1, 0, 0x80}, 3},       // a number without its end
-        {{1, 0, 0x81, 0}, 4},    // a number longer than it needs
+        {{0, 0}, 2},          // no id
+        {{0, 1, 0}, 3},       // more bytes than it needs
+        {{2, 1}, 2},          // another kind
+        {{1}, 1},             // no runs
+        {{1, 3}, 2},          // half a run
+        {{1, 3, 0}, 3},       // a run of nothing
+        {{1, 0, 1, 0, 1}, 5}, // two runs that are one
+        {{1, 0, 0x80}, 3},    // a number without its end
+        {{1, 0, 0x81, 0}, 4}, // a number longer than it needs
         {{1, 0xff, 0xff, 0xff, 0xff, 0x1f, 1}, 7},
         {{1, 0xff, 0xff, 0xff, 0xff, 0x0f, 2}, 7}, // beyond all ids
     };

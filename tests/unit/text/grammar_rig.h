@@ -1,5 +1,5 @@
-// What tests of constrained output share: a vocabulary with tokens that cross the borders of JSON's,
-// feeding a text, and writing one at random from what the masks allow.
+// What tests of constrained output share: a vocabulary with tokens that cross the borders of
+// JSON's, feeding a text, and writing one at random from what the masks allow.
 #pragma once
 #include "coordinator/text/grammar.h"
 #include "proto/base/buf.h"
@@ -24,11 +24,38 @@ static inline uint32_t rig_random(struct rig *r, uint32_t below)
 
 static inline void rig_open(struct rig *r)
 {
-    static const char *const more[] = {"{\"", "\":", "\",", "\"}", "\"]", "}}", "},", "true", "null",
-                                       "[]", "{}", "12", "-1", ".5", "e+", "\\\"", "\\u", "\\n",
-                                       "00", "abc", "name", "\xc4\xa0\"", ":\xc4\xa0", ",\xc4\xa0\"",
-                                       "\xc4\x8a\xc4\xa0\xc4\xa0", "\xc3\x83\xc2\xa9", "</think>",
-                                       "<tool_call>", "a\xc4\xa0x", "]}", "\":\"", "\":\xc4\xa0["};
+    static const char *const more[] = {"{\"",
+                                       "\":",
+                                       "\",",
+                                       "\"}",
+                                       "\"]",
+                                       "}}",
+                                       "},",
+                                       "true",
+                                       "null",
+                                       "[]",
+                                       "{}",
+                                       "12",
+                                       "-1",
+                                       ".5",
+                                       "e+",
+                                       "\\\"",
+                                       "\\u",
+                                       "\\n",
+                                       "00",
+                                       "abc",
+                                       "name",
+                                       "\xc4\xa0\"",
+                                       ":\xc4\xa0",
+                                       ",\xc4\xa0\"",
+                                       "\xc4\x8a\xc4\xa0\xc4\xa0",
+                                       "\xc3\x83\xc2\xa9",
+                                       "</think>",
+                                       "<tool_call>",
+                                       "a\xc4\xa0x",
+                                       "]}",
+                                       "\":\"",
+                                       "\":\xc4\xa0["};
     static struct vocab_file v;
     struct err_text why;
     vocab_file_bpe(&v);
@@ -130,8 +157,7 @@ static inline bool rig_write(struct rig *r, struct grammar *g, struct buf *out)
             if (grammar_advance(s, other, &why) != ERR_INVALID) abort();
         }
         const bool eager = i > calm;
-        const int32_t id =
-            eager ? rig_eager(r, i, set, len) : rig_pick(r, set, len, false);
+        const int32_t id = eager ? rig_eager(r, i, set, len) : rig_pick(r, set, len, false);
         err = grammar_advance(s, id, &why);
         if (err != (id == r->end ? ERR_END : OK)) {
             fprintf(stderr, "id %d: %s\n", id, why.s);

@@ -52,7 +52,8 @@ static struct grammar *of_schema(const char *text)
 
 static void takes(struct grammar *g, const char *text, bool wanted, const char *what)
 {
-    if (rig_takes(g, text) != wanted) fail_msg("%s: '%s' %s", what, text, wanted ? "refused" : "taken");
+    if (rig_takes(g, text) != wanted)
+        fail_msg("%s: '%s' %s", what, text, wanted ? "refused" : "taken");
 }
 
 static void test_schemas_take_and_refuse(void **state)
@@ -165,7 +166,9 @@ static const struct {
     {"\\w\\W\\s\\S", {"a-\tb", "_ \nx"}, {"--  ", "ab b"}},
     {"\\x41\\u00e9\\u{1F600}\\/", {"A\xc3\xa9\xf0\x9f\x98\x80/"}, {"A"}},
     {".", {"a", "\xf0\x9f\x98\x80"}, {"\n", "", "ab"}},
-    {"[\\u0800-\\uffff]{2}", {"\xe0\xa0\x80\xef\xbf\xbf"}, {"\xf0\x90\x80\x80", "\xed\xa0\x80\xed\xa0\x80"}},
+    {"[\\u0800-\\uffff]{2}",
+     {"\xe0\xa0\x80\xef\xbf\xbf"},
+     {"\xf0\x90\x80\x80", "\xed\xa0\x80\xed\xa0\x80"}},
     {"(0|[1-9][0-9]*)(\\.[0-9]+)?", {"0", "10.50"}, {"01", "1."}},
 };
 
@@ -254,16 +257,16 @@ static void test_text_until_call(void **state)
                                         {.kind = GRAMMAR_SCHEMA, .json = args},
                                         LITERAL("}</tool_call>")};
     const struct grammar_spec tool = {.kind = GRAMMAR_SEQ, .parts = call, .n_part = 3};
-    const struct grammar_spec calls[] = {
-        {.kind = GRAMMAR_UNTIL, .text = "<tool_call>", .len = 11}, tool};
-    const struct grammar_spec ways[] = {
-        {.kind = GRAMMAR_WITHOUT, .text = "<tool_call>", .len = 11},
-        {.kind = GRAMMAR_SEQ, .parts = calls, .n_part = 2}};
+    const struct grammar_spec calls[] = {{.kind = GRAMMAR_UNTIL, .text = "<tool_call>", .len = 11},
+                                         tool};
+    const struct grammar_spec ways[] = {{.kind = GRAMMAR_WITHOUT, .text = "<tool_call>", .len = 11},
+                                        {.kind = GRAMMAR_SEQ, .parts = calls, .n_part = 2}};
     struct grammar *g =
         open_ok((struct grammar_spec){.kind = GRAMMAR_ANY, .parts = ways, .n_part = 2});
     takes(g, "", true, "auto");
     takes(g, "no call, < just <tool_cal text", true, "auto");
-    takes(g, "let me<tool_call>{\"name\": \"f\", \"arguments\": {\"x\":1}}</tool_call>", true, "auto");
+    takes(g, "let me<tool_call>{\"name\": \"f\", \"arguments\": {\"x\":1}}</tool_call>", true,
+          "auto");
     takes(g, "<<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": -3}}</tool_call>", true, "auto");
     takes(g, "<tool_call>", false, "auto");
     takes(g, "<tool_call>{\"name\": \"g\"", false, "auto");
@@ -343,26 +346,35 @@ static const struct {
     const char *says;
 } refused[] = {
     {GRAMMAR_SCHEMA, "{\"not\":{\"type\":\"null\"}}", ERR_UNSUPPORTED, "'not'"},
-    {GRAMMAR_SCHEMA, "{\"properties\":{\"a\":{\"uniqueItems\":true}}}", ERR_UNSUPPORTED, "$.a: 'uniqueItems'"},
+    {GRAMMAR_SCHEMA, "{\"properties\":{\"a\":{\"uniqueItems\":true}}}", ERR_UNSUPPORTED,
+     "$.a: 'uniqueItems'"},
     {GRAMMAR_SCHEMA, "{\"if\":{},\"then\":{}}", ERR_UNSUPPORTED, "'if'"},
     {GRAMMAR_SCHEMA, "{\"type\":\"integer\",\"multipleOf\":3}", ERR_UNSUPPORTED, "'multipleOf'"},
     {GRAMMAR_SCHEMA, "{\"$ref\":\"http://x/y\"}", ERR_UNSUPPORTED, "'$ref'"},
     {GRAMMAR_SCHEMA, "{\"$ref\":\"#/$defs/a\"}", ERR_INVALID, "not there"},
     {GRAMMAR_SCHEMA, "{\"$ref\":\"#\"}", ERR_TOO_LARGE, "cycle"},
-    {GRAMMAR_SCHEMA, "{\"$defs\":{\"a\":{\"$ref\":\"#/$defs/b\"},\"b\":{\"anyOf\":[{\"type\":\"null\"},{\"$ref\":\"#/$defs/a\"}]}},\"$ref\":\"#/$defs/a\"}", ERR_TOO_LARGE, "cycle"},
+    {GRAMMAR_SCHEMA,
+     "{\"$defs\":{\"a\":{\"$ref\":\"#/$defs/"
+     "b\"},\"b\":{\"anyOf\":[{\"type\":\"null\"},{\"$ref\":\"#/$defs/a\"}]}},\"$ref\":\"#/$defs/"
+     "a\"}",
+     ERR_TOO_LARGE, "cycle"},
     {GRAMMAR_SCHEMA, "{\"$ref\":\"#\",\"minimum\":1}", ERR_TOO_LARGE, "deep"},
-    {GRAMMAR_SCHEMA, "{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", ERR_INVALID, "no text"},
+    {GRAMMAR_SCHEMA,
+     "{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}",
+     ERR_INVALID, "no text"},
     {GRAMMAR_SCHEMA, "false", ERR_INVALID, "no text"},
     {GRAMMAR_SCHEMA, "{\"enum\":[]}", ERR_INVALID, "no text"},
     {GRAMMAR_SCHEMA, "7", ERR_INVALID, "schema"},
     {GRAMMAR_SCHEMA, "{\"type\":\"strin\"}", ERR_INVALID, "'type'"},
     {GRAMMAR_SCHEMA, "{\"type\":[]}", ERR_INVALID, "empty list"},
     {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"minLength\":-1}", ERR_INVALID, "'minLength'"},
-    {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"maxLength\":1000000000}", ERR_TOO_LARGE, "'maxLength'"},
+    {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"maxLength\":1000000000}", ERR_TOO_LARGE,
+     "'maxLength'"},
     {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"pattern\":\"^+\"}", ERR_INVALID, "repetition"},
     {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"pattern\":\"{2}\"}", ERR_INVALID, "nothing"},
     {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"pattern\":\"(a\"}", ERR_INVALID, "')'"},
-    {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"pattern\":\"a\",\"maxLength\":3}", ERR_UNSUPPORTED, "maxLength"},
+    {GRAMMAR_SCHEMA, "{\"type\":\"string\",\"pattern\":\"a\",\"maxLength\":3}", ERR_UNSUPPORTED,
+     "maxLength"},
     {GRAMMAR_SCHEMA, "{\"type\":\"integer\",\"minimum\":5,\"maximum\":4}", ERR_INVALID, "no text"},
     {GRAMMAR_SCHEMA, "{\"anyOf\":[]}", ERR_INVALID, "'anyOf'"},
     {GRAMMAR_REGEX, "a(?=b)", ERR_UNSUPPORTED, "look-around"},
@@ -451,8 +463,9 @@ static void test_bombs(void **state)
     buf_clear(&b);
     buf_str(&b, "{\"$defs\":{\"d0\":{\"type\":\"object\",\"properties\":{\"x\":true}}");
     for (int i = 1; i < 60; i++)
-        buf_printf(&b, ",\"d%d\":{\"anyOf\":[{\"$ref\":\"#/$defs/d%d\"},{\"$ref\":\"#/$defs/d%d\"}],"
-                       "\"minProperties\":1}",
+        buf_printf(&b,
+                   ",\"d%d\":{\"anyOf\":[{\"$ref\":\"#/$defs/d%d\"},{\"$ref\":\"#/$defs/d%d\"}],"
+                   "\"minProperties\":1}",
                    i, i - 1, i - 1);
     buf_str(&b, "},\"$ref\":\"#/$defs/d59\"}");
     bomb(&(struct grammar_spec){.kind = GRAMMAR_SCHEMA, .json = tree(&a, b.data)}, "doubling");
@@ -502,7 +515,8 @@ static void test_machine_is_renewed(void **state)
     (void)state;
     struct arena a;
     arena_init(&a, 0);
-    struct grammar *g = of_schema("{\"type\":\"string\",\"maxLength\":300000,\"minLength\":120000}");
+    struct grammar *g =
+        of_schema("{\"type\":\"string\",\"maxLength\":300000,\"minLength\":120000}");
     struct grammar_state *s = grammar_begin(g, false), *other = grammar_begin(g, false);
     struct err_text why = {""};
     uint32_t n;
@@ -537,7 +551,9 @@ static void test_cache_is_bounded(void **state)
     uint32_t n;
     for (int i = 0; i < 1000; i++) {
         buf_clear(&b);
-        buf_printf(&b, "{\"type\":\"object\",\"properties\":{\"a%d\":{\"type\":\"string\"},\"b\":true}}", i);
+        buf_printf(
+            &b, "{\"type\":\"object\",\"properties\":{\"a%d\":{\"type\":\"string\"},\"b\":true}}",
+            i);
         struct grammar *g = of_schema(b.data);
         struct grammar_state *s = grammar_begin(g, false);
         const uint8_t *set;
@@ -551,7 +567,8 @@ static void test_cache_is_bounded(void **state)
     }
     buf_fini(&b);
     // The same again is the same one.
-    struct grammar *one = of_schema("{\"type\":\"null\"}"), *two = of_schema("{\"type\": \"null\"}");
+    struct grammar *one = of_schema("{\"type\":\"null\"}"),
+                   *two = of_schema("{\"type\": \"null\"}");
     assert_ptr_equal(one, two);
     grammar_give(one);
     grammar_give(two);

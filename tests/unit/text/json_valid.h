@@ -98,7 +98,8 @@ static inline bool valid_text(const json_t *s, const char *text, size_t len)
 
 static inline bool valid_array(const json_t *root, const json_t *s, const json_t *v)
 {
-    const json_t *k, *items = json_object_get(s, "items"), *list = json_object_get(s, "prefixItems");
+    const json_t *k, *items = json_object_get(s, "items"),
+                     *list = json_object_get(s, "prefixItems");
     if (!json_is_array(v)) return true;
     const size_t n = json_array_size(v);
     if ((k = json_object_get(s, "minItems")) && n < (size_t)json_integer_value(k)) return false;
@@ -124,8 +125,10 @@ static inline bool valid_object(const json_t *root, const json_t *s, json_t *v)
         k = json_array_get(json_object_get(s, "required"), i);
         if (!json_object_get(v, json_string_value(k))) return false;
     }
-    if ((k = json_object_get(s, "minProperties")) && n < (size_t)json_integer_value(k)) return false;
-    if ((k = json_object_get(s, "maxProperties")) && n > (size_t)json_integer_value(k)) return false;
+    if ((k = json_object_get(s, "minProperties")) && n < (size_t)json_integer_value(k))
+        return false;
+    if ((k = json_object_get(s, "maxProperties")) && n > (size_t)json_integer_value(k))
+        return false;
     json_object_foreach(v, name, value)
     {
         bool listed = false;

@@ -97,7 +97,8 @@ static void check_call(const struct turn_ask *ask, const struct calls *c, uint32
 {
     const json_t *schema = parameters_of(c->name[i]);
     const char *format = ask->format->name;
-    if (!schema || (ask->name && strcmp(ask->name, c->name[i]))) fail_msg("%s: %s", format, text->data);
+    if (!schema || (ask->name && strcmp(ask->name, c->name[i])))
+        fail_msg("%s: %s", format, text->data);
     const char *args = c->args[i].len ? c->args[i].data : "{}";
     json_t *v = json_loads(args, 0, NULL);
     if (!v || !valid(schema, schema, v)) fail_msg("%s: '%s' from '%s'", format, args, text->data);
@@ -127,7 +128,8 @@ static void run(const struct turn_ask *ask, const char *tail, int n)
         const bool answered = ask->answer && c.text.len && !strcmp(c.text.data, "yes");
         if (!c.n && !answered && !ask->free_text)
             fail_msg("%s: no call in '%s' (%s)", ask->format->name, text.data, c.text.data);
-        if (ask->one_call && c.n > 1) fail_msg("%s: two calls in '%s'", ask->format->name, text.data);
+        if (ask->one_call && c.n > 1)
+            fail_msg("%s: two calls in '%s'", ask->format->name, text.data);
         for (uint32_t i = 0; i < c.n && i < 16; i++)
             check_call(ask, &c, i, &text);
         forget(&c);
@@ -139,10 +141,8 @@ static void run(const struct turn_ask *ask, const char *tail, int n)
 
 static struct turn_ask ask_of(size_t format)
 {
-    return (struct turn_ask){.format = &turn_formats[format],
-                             .tokenizer = rig.tok,
-                             .book = rig.book,
-                             .tools = tools};
+    return (struct turn_ask){
+        .format = &turn_formats[format], .tokenizer = rig.tok, .book = rig.book, .tools = tools};
 }
 
 static void test_calls_of_every_format(void **state)
@@ -201,8 +201,8 @@ static void test_free_text_before_calls(void **state)
     }
 }
 
-// Of a function that is not strict, a schema that cannot be kept gives way; of a strict one it is an
-// error.
+// Of a function that is not strict, a schema that cannot be kept gives way; of a strict one it is
+// an error.
 static void test_strict_functions(void **state)
 {
     (void)state;
