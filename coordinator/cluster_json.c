@@ -87,8 +87,7 @@ static void write_member(const struct fleet_lane *fl, const struct place_member 
     num(b, "busy_share", span ? (double)beat->busy_us / (double)span : 0), buf_char(b, ',');
     num(b, "exchange_share", span ? (double)beat->exchange_us / (double)span : 0);
     buf_char(b, ',');
-    num(b, "bubble_share",
-        w && w->load_span_us ? (double)w->load_wait_us / (double)w->load_span_us : 0);
+    num(b, "bubble_share", w ? fleet_worker_bubble(w) : 0);
     buf_char(b, ',');
     whole(b, "step_done", beat->step_done), buf_char(b, ',');
     num(b, "step_ms", beat->step_done ? (double)beat->busy_us / 1e3 / (double)beat->step_done : 0);

@@ -203,6 +203,7 @@ static enum engine_state op_state(struct engine *e, const char **reason)
     struct coordinator *c = of(e);
     enum engine_state best = ENGINE_NO_CAPACITY;
     uint32_t n = 0, n_ready = 0;
+    bool is_fine = true; // the lane that `word` is of
     struct err_text word = {0};
     for (uint32_t i = 0; i < FLEET_LANES_MAX; i++) {
         const struct fleet_lane *fl = fleet_lane(c->fleet, i);
@@ -211,7 +212,8 @@ static enum engine_state op_state(struct engine *e, const char **reason)
         n++;
         n_ready += s == ENGINE_READY;
         if (rank[s] > rank[best]) best = s;
-        if (n > 1 && (s == ENGINE_READY || n - 1 > n_ready)) continue;
+        if (n > 1 && (s == ENGINE_READY || !is_fine)) continue;
+        is_fine = s == ENGINE_READY;
         lane_describe(&fl->lane, &c->reason);
         err_say(&word, OK, "%s: %s", fl->name, c->reason.s);
     }

@@ -138,7 +138,7 @@ static void on_serve(void *arg, uint32_t lane, const struct place *p, uint64_t e
     struct coordinator *c = arg;
     struct flow_lane *l = &c->lanes[lane];
     struct sched_config s = {.epoch = epoch,
-                             .n_stage = p->n_stage,
+                             .n_stage = p->settings.in_flight - 1,
                              .in_flight = p->settings.in_flight,
                              .n_slot = p->settings.n_slot,
                              .n_page = p->settings.n_page,

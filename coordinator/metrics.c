@@ -418,11 +418,6 @@ static double stage_exchange(const struct fleet_worker *w)
     return (double)w->beat.exchange_us / 1e6;
 }
 
-static double stage_bubble(const struct fleet_worker *w)
-{
-    return w->load_span_us ? (double)w->load_wait_us / (double)w->load_span_us : 0;
-}
-
 static void write_stages_of(struct writer *w, const struct fleet_lane *fl,
                             const struct stage_metric *metric)
 {
@@ -448,7 +443,7 @@ static void write_stages(struct writer *w)
          "Compute time spent waiting for other members of the stage.", stage_exchange},
         {"trireme_stage_bubble_ratio", "gauge",
          "Share of the time in which the lane had steps on their way that the stage had to wait.",
-         stage_bubble},
+         fleet_worker_bubble},
     };
     for (size_t k = 0; k < sizeof stages / sizeof *stages; k++) {
         head(w, stages[k].name, stages[k].type, stages[k].help);

@@ -103,7 +103,9 @@ static err_t wait_ids(struct compute *c, struct err_text *why)
     const struct compute_wait wait =
         wait_for(c, c->config.plan.settings.max_tok, "drawn ids of the last stage");
     struct frame *f;
+    const int64_t from = clock_now_us();
     err_t e = wait_frame(c, FRAME_IDS, c->undrawn[0], &wait, &f, why);
+    atomic_fetch_add(&c->wait_us, (uint64_t)(clock_now_us() - from));
     return e ? e : take_ids(c, f, why);
 }
 

@@ -139,21 +139,31 @@ static void on_result(struct fleet_worker *w, const struct step_result *r, int64
         lane_violated(l, w->number, ERR_LINK_PROTOCOL, why.s, now);
 }
 
-static void count_load(struct fleet_worker *w, const struct msg_heartbeat *m)
+// From beat to beat, while the lane had steps on their way all the time. A step counts when it is
+// done, so a single beat says little, and their sums say it.
+static void count_load(struct fleet_worker *w, const struct msg_heartbeat *m, int64_t now)
 {
     const struct lane *l = &fleet_lane_of(w)->lane;
     const struct msg_heartbeat *before = &w->beat;
-    if (m->epoch != before->epoch) w->load_span_us = w->load_wait_us = 0;
+    if (m->epoch != before->epoch) w->load_span_us = w->load_work_us = 0;
     if (m->epoch != l->epoch || m->epoch != before->epoch) return;
     if (!l->busy_us || l->busy_us > w->beat_us) return;
-    if (m->wait_us < before->wait_us || m->busy_us < before->busy_us) return;
-    w->load_wait_us += m->wait_us - before->wait_us;
-    w->load_span_us += m->wait_us - before->wait_us + m->busy_us - before->busy_us;
+    if (m->busy_us < before->busy_us || m->exchange_us < before->exchange_us) return;
+    const uint64_t busy = m->busy_us - before->busy_us;
+    const uint64_t exchange = m->exchange_us - before->exchange_us;
+    w->load_work_us += busy > exchange ? busy - exchange : 0;
+    w->load_span_us += (uint64_t)(now - w->beat_us);
+}
+
+double fleet_worker_bubble(const struct fleet_worker *w)
+{
+    if (w->load_work_us >= w->load_span_us) return 0;
+    return 1 - (double)w->load_work_us / (double)w->load_span_us;
 }
 
 static void on_heartbeat(struct fleet_worker *w, const struct msg_heartbeat *m, int64_t now)
 {
-    count_load(w, m);
+    count_load(w, m, now);
     w->beat = *m;
     w->beat_us = now;
     lane_beat(&fleet_lane_of(w)->lane, w->number, m, now);

@@ -67,9 +67,9 @@ struct fleet_worker {
     int64_t mem_until_us;
     int64_t joined_us, beat_us;
     struct msg_heartbeat beat;
-    // Of this epoch: while the lane had steps on their way from beat to beat, how long that was for
-    // the compute loop, and how much of it it waited.
-    uint64_t load_span_us, load_wait_us;
+    // Of this epoch, while the lane had steps on their way from beat to beat: how long that was,
+    // and how long the compute loop worked (and did not wait for the members of its group).
+    uint64_t load_span_us, load_work_us;
     uint8_t address[WIRE_ADDRESS_MAX]; // of the data port, this epoch
     uint32_t n_address;
     uint8_t group_address[WIRE_ADDRESS_MAX]; // of the group's port
@@ -129,6 +129,8 @@ uint64_t fleet_epoch(const struct fleet *f); // the newest of any lane
 const char *fleet_cluster(const struct fleet *f);
 struct survey;
 const struct survey *fleet_survey(const struct fleet *f); // links between all workers
+// Share of the time with steps on their way in its lane that it had to wait, 0 to 1.
+double fleet_worker_bubble(const struct fleet_worker *w);
 enum lane_role fleet_worker_role(const struct fleet_worker *w);
 // "standby", "serving", "draining": what status calls its state.
 const char *fleet_worker_state(const struct fleet_worker *w);

@@ -17,6 +17,8 @@ static const struct cluster_link GUESSED_LINK = {.latency_us = 100, .bytes_per_s
 enum { BALANCE_ROWS = 4 };
 // However short memory is, windows and states of as many sequences are kept.
 enum { LEAST_SEQS = 4 };
+// Steps beside those in the stages: enough for a road of as many stage times.
+enum { ROAD_STEPS_MAX = 16 };
 
 struct placing {
     const struct place_want *want;
@@ -146,6 +148,16 @@ static struct cluster_link link_of(const struct placing *p, uint32_t a, uint32_t
     const struct place_worker *x = &p->workers[a], *y = &p->workers[b];
     const bool is_known = p->want->survey && survey_link(p->want->survey, x->number, y->number, &l);
     return is_known ? l : guess_link(x, y);
+}
+
+// Some link is long enough that steps wait on it: room is needed for all that may.
+static bool has_long_road(const struct placing *p)
+{
+    enum { LONG_US = 1000 };
+    for (uint32_t i = 0; i < p->n; i++)
+        for (uint32_t k = 0; k < p->n; k++)
+            if (i != k && p->cluster.links[i][k].latency_us > LONG_US) return true;
+    return false;
 }
 
 static void fill_cluster(struct placing *p)
@@ -481,6 +493,21 @@ static void fill_stage(const struct placing *p, const struct cut *c, const struc
     s->decode_us = (double)t.ns / 1e3;
 }
 
+// Steps on their way at once: one in every stage, one more so that none waits for the coordinator,
+// and as many more as a stage could compute while a frame is on a long road.
+static uint32_t steps_in_flight(const struct placing *p, const struct cut *cuts, uint32_t n,
+                                const struct place *out)
+{
+    double slowest_us = 1, road_us = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t a = cuts[i].members[0], b = cuts[(i + 1) % n].members[0];
+        slowest_us = fmax(slowest_us, out->stages[i].decode_us);
+        if (n > 1) road_us += p->cluster.links[a][b].latency_us;
+    }
+    const double more = fmin(road_us / slowest_us, ROAD_STEPS_MAX);
+    return n + 1 + (uint32_t)more;
+}
+
 static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t n,
                        const struct room *r, struct place *out)
 {
@@ -498,7 +525,7 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
         .max_rows = w->n_slot < 2                ? 2
                     : w->n_slot < PLACE_ROWS_MAX ? w->n_slot
                                                  : PLACE_ROWS_MAX,
-        .in_flight = n + 1,
+        .in_flight = steps_in_flight(p, cuts, n, out),
         .kv_dtype = w->kv_dtype,
         .precision = w->precision,
     };
@@ -604,7 +631,9 @@ err_t place_make(const struct place_want *want, const struct place_worker *worke
     p->ask = (struct cost_ask){.depth = want->ctx / 2,
                                .batch = BALANCE_ROWS,
                                .chunk = (int32_t)want->max_tok,
+                               .in_flight = (int32_t)want->n_stage + 1,
                                .kv_elem_bytes = want->kv_dtype == DT_F32 ? 4 : 2};
+    if (has_long_road(p)) p->ask.in_flight += ROAD_STEPS_MAX;
     struct shape shape = {want->n_stage, want->n_member};
     bool is_any = true;
     while (is_any && shape.n_stage * shape.n_member > n)

@@ -43,7 +43,7 @@ struct sched;
 
 struct sched_config {
     uint64_t epoch;
-    uint32_t n_stage;
+    uint32_t n_stage; // steps that keep the lane busy: its stages, and what is on long roads
     uint32_t in_flight;
     uint32_t n_slot, n_page, page_tok;
     uint32_t n_page_local;  // 0: local layers use the other pages, or there are none

@@ -40,7 +40,9 @@ def need(*paths):
 
 
 class Worker:
-    """One worker process; `extra` are further options."""
+    """One worker process; `extra` are further options, `prefix` a command that starts it elsewhere."""
+
+    prefix = ()
 
     def __init__(self, cluster, name, extra=()):
         self.cluster, self.name, self.extra = cluster, name, list(extra)
@@ -50,7 +52,7 @@ class Worker:
         return ["--model", self.cluster.model]
 
     def joins(self):
-        return f"127.0.0.1:{self.cluster.join_port}"
+        return f"{self.cluster.address}:{self.cluster.join_port}"
 
     def start(self):
         c = self.cluster
@@ -60,7 +62,7 @@ class Worker:
             subprocess.run([PROGRAM, "token", "new", "--state", c.dir / "state", "--out", token], check=True)
         log = open(c.dir / f"worker-{self.name}.log", "ab")
         self.process = subprocess.Popen(
-            [PROGRAM, "worker", "--join", self.joins(), "--token-file", token, "--name", self.name,
+            [*self.prefix, PROGRAM, "worker", "--join", self.joins(), "--token-file", token, "--name", self.name,
              "--state", state, *self.reads(), "--threads", "1", "--no-measure", *self.extra],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         return self
@@ -86,6 +88,8 @@ class Worker:
 
 class Cluster:
     """A coordinator with `workers` processes, or with its own (`local` threads in its process)."""
+
+    address = "127.0.0.1"  # where workers join
 
     def __init__(self, model, workers=(), local=0, serve=(), worker=(), expect=None):
         self.model, self.serve, self.local = model, list(serve), local
@@ -129,7 +133,7 @@ class Cluster:
         args = [PROGRAM, "serve", self.model, "--listen", f"127.0.0.1:{self.port or 0}"]
         if self.names:
             args += ["--workers", "0", "--expect", str(self.expect), "--state", self.dir / "state",
-                     "--join-listen", f"127.0.0.1:{self.join_port or 0}"]
+                     "--join-listen", f"{self.address}:{self.join_port or 0}"]
         elif self.local:
             args += ["--local", str(self.local)]
         self.process = subprocess.Popen([*args, *self.serve], stdout=out, stderr=out, stdin=subprocess.DEVNULL)

@@ -46,6 +46,10 @@ else:
     PROMPTS = [c["prompt_ids"] for c in CASES if len(c["prompt_ids"]) < 200][:5]
     LONG = [c["prompt_ids"] for c in CASES if len(c["prompt_ids"]) >= 200][:1]
 REFERENCE = {}
+# An answer that must have a form: what may come travels with each step.
+FORM = {"max_tokens": 32, "temperature": 0.9, "seed": 5, "logits_digest": True, "structured_outputs": {"json": {
+    "type": "object", "required": ["name", "age"], "additionalProperties": False,
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 1, "maximum": 99}}}}}
 
 
 def ask_all_alone(c, prompts):
@@ -53,8 +57,9 @@ def ask_all_alone(c, prompts):
 
 
 def ask_together(c, prompts):
+    """And, last, one whose answer has a form."""
     streams = [Stream(c, {"prompt": p, "max_tokens": N_TOKENS, "temperature": 0, "logits_digest": True,
-                          "ignore_eos": True}) for p in prompts]
+                          "ignore_eos": True}) for p in prompts] + [Stream(c, {"prompt": PROMPTS[0], **FORM})]
     for s in streams:
         s.start()
     return [(s.check().text, s.digests) for s in streams]
@@ -71,6 +76,9 @@ def check(c, what):
     prompts = PROMPTS + LONG
     if not REFERENCE:
         REFERENCE["alone"] = ask_all_alone(c, prompts)
+        form = c.complete(PROMPTS[0], **FORM)["choices"][0]
+        assert form["finish_reason"] == "stop" and sorted(json.loads(form["text"])) == ["age", "name"], form
+        REFERENCE["form"] = (form["text"], form["logits_digest"])
     compare(ask_all_alone(c, prompts), REFERENCE["alone"], what + ", alone")
     compare(ask_all_alone(c, LONG), REFERENCE["alone"][len(PROMPTS):], what + ", prefix hit")
     hits = c.complete(prompts[-1], max_tokens=1)["usage"]["prompt_tokens_details"]["cached_tokens"]
@@ -79,6 +87,7 @@ def check(c, what):
     mixed = prompts + [p[: len(p) // 2] for p in LONG]
     together = ask_together(c, mixed)
     compare(together[: len(prompts)], REFERENCE["alone"], what + ", together")
+    compare(together[-1:], [REFERENCE["form"]], what + ", with a form")
 
 
 def stages_of(c):

@@ -560,7 +560,7 @@ static void test_spare_hands_change_lanes(void **state)
     scene_open_as(&s, &(struct scene_ask){.n_lane = 2, .n_expect = 2, .n_stage = 1});
     for (int i = 0; i < 3; i++) // the third has nothing to do
         start(&s, i);
-    UNTIL(&s, 5, s.serving[0] && s.serving[1]);
+    UNTIL(&s, 5, s.serving[0] && s.serving[1] && fleet_worker(s.fleet, 2));
     const uint32_t helped = 1 - fleet_worker(s.fleet, 2)->lane;
     assert_int_equal(fleet_worker_role(fleet_worker(s.fleet, 2)), LANE_STANDBY);
     const uint32_t lost = fleet_lane(s.fleet, helped)->lane.place.members[0].worker;

@@ -232,7 +232,7 @@ static void equals_brute_force(void **state)
     (void)state;
     static struct cluster c;
     int n_plan = 0, n_none = 0, n_group = 0, n_tensor = 0;
-    for (int i = 0; i < 1500; i++) {
+    for (int i = 0; i < 600; i++) {
         struct cost_model m;
         struct plan_ask ask;
         static struct plan p;
