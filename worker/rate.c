@@ -79,7 +79,7 @@ static double time_of(struct bench *b, bench_fn *fn)
     int n = 0;
     const int64_t begin = clock_now_us();
     fn(b); // brings in what it needs
-    while (n < 3 || (n < PASSES_MAX && clock_now_us() - begin < POINT_US)) {
+    while (n < 5 || (n < PASSES_MAX && clock_now_us() - begin < POINT_US)) {
         const double from = now();
         fn(b);
         t[n++] = now() - from;
@@ -133,7 +133,7 @@ static void measure_types(struct bench *b, struct rates *out)
         r->dtype = types[i];
         for (int p = 0; p < RATES_POINTS; p++) {
             b->rows = rates_rows[p];
-            if (b->rows == TOK_MAX) set_matrix(b, types[i], ROWS / 4, COLS); // long enough
+            if (b->rows == TOK_MAX) set_matrix(b, types[i], ROWS / 8, COLS); // long enough
             double s = b->rows > 16 ? time_of(b, one_product) : time_of(b, some_products) / 8;
             const double own = s - out->product_us * 1e-6;
             const double work = (double)b->rows * (double)b->matrix.shape[0] * COLS;

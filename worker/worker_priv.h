@@ -23,7 +23,7 @@ struct worker {
     struct probe probe;
     struct kernels_peaks peaks;
     double disk_bytes_per_s; // of the first model's volume; 0: not measured
-    char isa[32]; // the backend's name
+    char isa[32];            // the backend's name
     uint64_t instance;
     int store_fd; // the store's lock; -1: no store
 

@@ -67,7 +67,7 @@ struct prepared {
     const struct json *tools;
     const char *tail;
     size_t tail_len;
-    bool one_call; // no second one
+    bool one_call;                // no second one
     bool with_pieces, as_content; // of /tokenize: texts beside the ids; llama.cpp's form
     struct stream_stop stops[STREAM_STOPS_MAX];
     int n_stop;

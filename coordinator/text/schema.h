@@ -13,7 +13,12 @@
 #include "coordinator/text/expr.h"
 #include "proto/base/json.h"
 
-enum { SCHEMA_DEPTH_MAX = 128, SCHEMA_PATH_MAX = 200, SCHEMA_WAYS_MAX = 256 };
+enum {
+    SCHEMA_DEPTH_MAX = 128,
+    SCHEMA_PATH_MAX = 200,
+    SCHEMA_WAYS_MAX = 256,
+    SCHEMA_WORK_MAX = 1 << 22
+};
 
 // root: what "#" in references is. Both may be gone after nfa_close. The graph goes on with `next`.
 uint32_t schema_emit(struct nfa *a, const struct json *schema, const struct json *root,
@@ -34,6 +39,7 @@ struct schema {
     char path[SCHEMA_PATH_MAX]; // where we are, for sentences
     size_t path_len;
     int depth;
+    uint32_t work; // comparisons of merging, about
 };
 // Fails the builder with the place in front. 0.
 uint32_t schema_fail(struct schema *s, err_t code, const char *fmt, ...)

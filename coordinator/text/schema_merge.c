@@ -41,6 +41,8 @@ bool schema_says_something(const struct json *j, const char *but)
     return false;
 }
 
+enum { EQUAL_MAX = 256 }; // members of objects that are compared
+
 bool schema_equal(const struct json *a, const struct json *b)
 {
     const bool numbers =
@@ -63,6 +65,7 @@ bool schema_equal(const struct json *a, const struct json *b)
             if (!schema_equal(&a->arr.items[i], &b->arr.items[i])) return false;
         return a->arr.n == b->arr.n;
     case J_OBJ:
+        if (a->obj.n > EQUAL_MAX) return false; // not worth the time
         for (size_t i = 0; a->obj.n == b->obj.n && i < a->obj.n; i++) {
             const struct json *other = json_get(b, a->obj.members[i].key);
             if (!other || !schema_equal(&a->obj.members[i].value, other)) return false;
@@ -179,6 +182,17 @@ static bool is_false(const struct json *j)
     return j && j->kind == J_BOOL && !j->b;
 }
 
+// Everything of the one is compared with everything of the other.
+static bool spend(struct schema *s, size_t n, size_t m)
+{
+    if (n <= SCHEMA_WORK_MAX && m <= SCHEMA_WORK_MAX && n * m <= SCHEMA_WORK_MAX - s->work) {
+        s->work += (uint32_t)(n * m);
+        return true;
+    }
+    schema_fail(s, ERR_TOO_LARGE, "schemas that are too large to be combined");
+    return false;
+}
+
 // Properties of both; one that only one side lists is dropped where the other is closed to it.
 static bool merge_properties(struct schema *s, const struct json *a, const struct json *b,
                              struct json *out)
@@ -188,7 +202,7 @@ static bool merge_properties(struct schema *s, const struct json *a, const struc
                b_closed = is_false(json_get(b, "additionalProperties"));
     const size_t na = pa && pa->kind == J_OBJ ? pa->obj.n : 0,
                  nb = pb && pb->kind == J_OBJ ? pb->obj.n : 0;
-    struct json *all = object_of(s, na + nb);
+    struct json *all = spend(s, na, nb) ? object_of(s, na + nb) : NULL;
     for (size_t i = 0; all && i < na; i++) {
         const struct json_member *m = &pa->obj.members[i];
         const struct json *other = json_get(pb, m->key), *both = &m->value;
@@ -227,7 +241,8 @@ static const struct json *common(struct schema *s, const struct json *a, const s
 {
     a = as_list(s, a);
     b = as_list(s, b);
-    struct json *l = a && b ? list_of(s, a->arr.n + b->arr.n) : NULL;
+    struct json *l =
+        a && b && spend(s, a->arr.n, b->arr.n) ? list_of(s, a->arr.n + b->arr.n) : NULL;
     for (size_t i = 0; l && i < a->arr.n; i++)
         for (size_t k = 0; k < b->arr.n; k++) {
             const struct json *x = &a->arr.items[i], *y = &b->arr.items[k];
@@ -311,7 +326,7 @@ static const struct json *merge_objects(struct schema *s, const struct json *a,
                                         const struct json *b)
 {
     static const char *const apart[] = {"properties", "anyOf", "oneOf", "$ref", NULL};
-    struct json *out = object_of(s, a->obj.n + b->obj.n + 3);
+    struct json *out = spend(s, a->obj.n, b->obj.n) ? object_of(s, a->obj.n + b->obj.n + 3) : NULL;
     const struct json *ra = json_get(a, "$ref"), *rb = json_get(b, "$ref");
     if (!out) return NULL;
     for (size_t i = 0; i < a->obj.n; i++) {

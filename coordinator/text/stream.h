@@ -19,7 +19,7 @@ struct stream {
     bool include_stop; // keep the matched stop text in the output
     // Control tokens that are marks of this format are spelled out, for a turn to read; NULL: none.
     const struct turn_format *marks;
-    struct buf held;   // bytes not yet given out
+    struct buf held; // bytes not yet given out
 };
 
 // The stops are borrowed. A prompt continuation (completions) passes at_start false.

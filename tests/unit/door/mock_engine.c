@@ -388,7 +388,7 @@ err_t mock_engine_open(uv_loop_t *loop, const struct mock_config *c, struct engi
     if (err) {
         template_close(m->template);
         grammar_book_free(m->model.grammars);
-    tokenizer_close(m->tokenizer);
+        tokenizer_close(m->tokenizer);
         gguf_close(m->gguf);
         free(m);
         return err;

@@ -469,6 +469,13 @@ static void test_bombs(void **state)
                    i, i - 1, i - 1);
     buf_str(&b, "},\"$ref\":\"#/$defs/d59\"}");
     bomb(&(struct grammar_spec){.kind = GRAMMAR_SCHEMA, .json = tree(&a, b.data)}, "doubling");
+    // Each compared with each.
+    buf_clear(&b);
+    buf_str(&b, "{\"allOf\":[{\"enum\":[0");
+    for (int i = 1; i < 60000; i++)
+        buf_printf(&b, i == 30000 ? "]},{\"enum\":[0" : ",%d", i);
+    buf_str(&b, "]}]}");
+    bomb(&(struct grammar_spec){.kind = GRAMMAR_SCHEMA, .json = tree(&a, b.data)}, "enums");
     buf_clear(&b);
     for (int i = 0; i < 20; i++)
         buf_str(&b, "[\\u0080-\\uffff]{900}(a|b){900}");
