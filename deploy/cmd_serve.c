@@ -37,6 +37,7 @@ struct serve {
     uint32_t kv_choice, road_choice;
     bool has_workers_option, verbose;
     char *key_text, *cert_text, *key_pem_text;
+    size_t key_bytes;
     const char *keys[65];
 };
 
@@ -125,15 +126,17 @@ static void local_stop(struct local_worker *l)
     if (l->end) link_close(l->end);
 }
 
-// One API key a line; empty lines and lines beginning with # do not count.
+// One API key a line (auth.h); empty lines and lines beginning with # do not count.
 static err_t read_keys(struct serve *s, struct err_text *why)
 {
     err_t err = textfile_read(s->api_key_file, true, &s->key_text, why);
     if (err) return err;
+    s->key_bytes = strlen(s->key_text);
     int n = 0;
     char *save;
     for (char *line = strtok_r(s->key_text, "\r\n", &save); line;
          line = strtok_r(NULL, "\r\n", &save)) {
+        line += strspn(line, " \t");
         if (!*line || *line == '#') continue;
         if (n == 64) return err_say(why, ERR_CONFIG, "%s: more than 64 keys", s->api_key_file);
         s->keys[n++] = line;
@@ -141,6 +144,15 @@ static err_t read_keys(struct serve *s, struct err_text *why)
     if (n == 0) return err_say(why, ERR_CONFIG, "%s: no key in it", s->api_key_file);
     s->c.door.api_keys = s->keys;
     return OK;
+}
+
+// Their digests are all that is needed from now on.
+static void forget_keys(struct serve *s)
+{
+    if (s->key_text) explicit_bzero(s->key_text, s->key_bytes);
+    free(s->key_text);
+    s->key_text = NULL;
+    s->keys[0] = NULL;
 }
 
 static err_t read_cluster(struct serve *s, struct err_text *why)
@@ -237,6 +249,7 @@ static int serve(struct serve *s)
     err_t err = prepare(s, &why);
     if (!err) err = locals_start(locals, s, far, &why);
     if (!err) err = coordinator_open(&s->c, &co, &why);
+    forget_keys(s);
     if (!err) err = run(s, co, &why);
     if (co) coordinator_close(co);
     for (uint32_t i = 0; i < s->n_local; i++)
@@ -246,7 +259,6 @@ static int serve(struct serve *s)
         err = locals[i].err;
         why = locals[i].why;
     }
-    free(s->key_text);
     free(s->cert_text);
     free(s->key_pem_text);
     return err ? cmd_fail(err, &why) : 0;
@@ -305,7 +317,11 @@ int cmd_serve(int argc, char **argv)
         {"strict-roles", OPT_FLAG, &c->door.strict_roles, NULL,
          "refuse conversations that the chat template refuses, instead of repairing them", 0, 0},
         {"alias", OPT_STRS, &s.aliases, "NAME", "further model name for callers; repeatable", 0, 0},
-        {"api-key-file", OPT_STR, &s.api_key_file, "FILE", "API keys, one a line (mode 0600)", 0,
+        {"api-key-file", OPT_STR, &s.api_key_file, "FILE",
+         "API keys, one a line, with their limits: KEY|sha256:HEX [name=WORD] [concurrency=N] "
+         "[rate=N/min] [admin] (mode 0600)",
+         0, 0},
+        {"ledger", OPT_STR, &c->door.ledger, "FILE", "append a line of JSON for each request", 0,
          0},
         {"tls-cert", OPT_STR, &s.tls_cert, "FILE", "certificate chain of the HTTP address", 0, 0},
         {"tls-key", OPT_STR, &s.tls_key, "FILE", "its private key (mode 0600)", 0, 0},

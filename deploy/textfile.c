@@ -16,6 +16,8 @@ err_t textfile_read(const char *path, bool is_secret, char **out, struct err_tex
         fclose(f);
         return err_say(why, ERR_CONFIG, "%s: others may read it: run chmod 600 %s", path, path);
     }
+    // No copy of a secret stays behind in the stream's buffer.
+    if (is_secret) setvbuf(f, NULL, _IONBF, 0);
     char *text = calloc(1, (size_t)st.st_size + 1);
     size_t n = text ? fread(text, 1, (size_t)st.st_size, f) : 0;
     fclose(f);

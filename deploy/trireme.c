@@ -17,6 +17,7 @@ static const struct {
     {"drain", cmd_drain, "let a worker or lane finish what it does, and leave"},
     {"status", cmd_status, "show lanes, stages, workers, links and requests of a running cluster"},
     {"probe", cmd_probe, "show what this machine is and can do"},
+    {"doctor", cmd_doctor, "look for what may keep a machine, MODEL or a server from working"},
     {"plan", cmd_plan, "show how MODEL would be split over a cluster, and why"},
     {"simulate", cmd_simulate, "replay a trace of requests on a cluster that need not exist"},
     {"bench", cmd_bench, "measure prompt and decode speed, or perplexity, on this machine"},

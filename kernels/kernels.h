@@ -294,6 +294,15 @@ struct kernels_ops {
 err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, struct kernels **out,
                        struct err_text *why);
 
+// How products with weights of a type are computed, on every instruction set.
+enum kernels_path {
+    KERNELS_PATH_NONE,   // no such weights
+    KERNELS_PATH_BLOCKS, // packed for the products; 8-bit products where PRECISION_FAST
+    KERNELS_PATH_FLOAT,  // packed for the products, in float in both precisions
+    KERNELS_PATH_DECODED // as in the file; decoded run by run within each product
+};
+enum kernels_path kernels_path_of(enum dtype t);
+
 // Peaks of this machine with n_threads, for "share of the limit" figures and the cost model. Each
 // takes about `budget_ms`.
 struct kernels_peaks {

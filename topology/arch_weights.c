@@ -319,8 +319,6 @@ static err_t try_each(struct opening *o, int32_t part, const struct arch_name *n
     }
     take_rows(&o->m->shape, TAKE_ALL, w);
     copy_found(w, &first);
-    // each would have an order of columns of its own
-    if (first.source.order) w->dtype = DT_F32;
     w->sources = sources;
     w->n_source = (int32_t)w->n;
     return OK;

@@ -60,12 +60,13 @@ struct moe_work {
     uint64_t *load;     // (members) scratch
     int32_t *first;     // (2, members + 1) where each member's products begin; and of a second half
     float *x;           // (n_prod, dim) inputs weighed beforehand, or NULL
-    float *gate, *up;   // (most products of this member, m)
-    float *y;           // (n_prod, dim)
-    float *out;         // (n_tok, dim)
-    int32_t most;       // products of this member
-    float *block;       // (most rows, dim + n_used) of experts' groups: what travels
-    int32_t *block_ids; // (most rows, n_used)
+    float *ordered; // (most products, cols) inputs in the order of their expert's columns, or NULL
+    float *gate, *up;       // (most products of this member, m)
+    float *y;               // (n_prod, dim)
+    float *out;             // (n_tok, dim)
+    int32_t most;           // products of this member
+    float *block;           // (most rows, dim + n_used) of experts' groups: what travels
+    int32_t *block_ids;     // (most rows, n_used)
     struct ffn_work shared; // of the shared expert
     float *shared_out;      // (n_tok, dim)
     float *shared_share;    // (n_tok)
@@ -109,6 +110,7 @@ struct pass {
 struct pass_limits {
     const struct model_shape *shape;
     uint64_t max_tok, max_rows;
+    uint64_t expert_cols; // of the widest stack whose columns have an order of their own, or 0
     const struct share *share;
     int32_t layer_from, layer_to;
 };

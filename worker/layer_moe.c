@@ -70,6 +70,7 @@ void layer_moe_carve(struct moe_work *w, const struct pass_limits *l, struct mem
     w->expert = mem_carve(c, n_prod, sizeof *w->expert);
     w->seq = mem_carve(c, n_prod, sizeof *w->seq);
     w->count = mem_carve(c, (uint64_t)m->n_expert + 1, sizeof *w->count);
+    w->ordered = l->expert_cols ? mem_carve(c, mine * l->expert_cols, sizeof(float)) : NULL;
     w->gate = mem_carve(c, mine * (uint64_t)m->dim, sizeof(float));
     w->up = mem_carve(c, mine * (uint64_t)m->dim, sizeof(float));
     w->y = mem_carve(c, n_prod * dim, sizeof(float));
@@ -193,19 +194,34 @@ struct product {
     float *y; // (n, rows)
 };
 
+// Each product's input with its columns as its expert has them.
+static void order_inputs(float *ordered, const struct weight *w, const struct moe_products *a,
+                         const struct product *one)
+{
+    const int64_t cols = w->view.shape[2];
+    for (int32_t i = 0; i < a->n; i++) {
+        const int32_t *order = w->order + a->place[i] * cols;
+        const float *x = one->x + one->row[i] * cols;
+        for (int64_t c = 0; c < cols; c++)
+            ordered[i * cols + c] = x[order[c]];
+    }
+}
+
 // y = x W^T (+ bias), each product with its expert's weight
 static void multiply(struct pass *p, const struct part *part, const struct moe_products *a,
                      const struct product *one)
 {
     const struct weight *w = part_weight(part, one->slot); // (experts here, rows, cols)
+    const struct moe_work *b = &p->moe;
+    if (w->order) order_inputs(b->ordered, w, a, one);
     const struct expert_gemm g = {
         .w = &w->view,
         .factors = w->factors,
         .bias = part_vector(part, one->bias),
-        .x = one->x,
+        .x = w->order ? b->ordered : one->x,
         .n = a->n,
-        .n_x = one->n_x,
-        .row = one->row,
+        .n_x = w->order ? a->n : one->n_x,
+        .row = w->order ? b->seq : one->row,
         .expert = a->place,
         .y = one->y,
     };

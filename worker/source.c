@@ -393,7 +393,8 @@ err_t source_rows(struct source_reader *r, const struct source_piece *p, const v
 
 bool source_may_order(const struct model_weight *w)
 {
-    return w->kind != SOURCE_MADE && w->n == 1 && w->dtype != DT_F32 && w->sources[0].order;
+    const bool each_its_own = w->n_source == w->n;
+    return w->kind != SOURCE_MADE && each_its_own && w->dtype != DT_F32 && w->sources[0].order;
 }
 
 bool source_has_factor(const struct model_weight *w)

@@ -139,7 +139,7 @@ static err_t read_groups(struct source_job *j, struct ints *n, struct err_text *
             return source_say(j->reader, t, why, "names a group that has no scale");
     n->groups = groups;
     if (j->w->dtype == DT_F32) return OK;
-    if (j->w->n > 1)
+    if (j->w->n != j->w->n_source)
         return source_say(j->reader, t, why, "orders the columns of one expert: not supported");
     int32_t *order = groups + j->in;
     sort_columns(j, n, order);

@@ -1,3 +1,4 @@
+#include "worker/source.h"
 #include "worker/stage_priv.h"
 
 enum { THREADS_MAX = 1024, BACKEND_BYTES_PER_THREAD = 1 << 20 };
@@ -59,13 +60,13 @@ struct state_config stage_state_config(const struct stage *s)
     };
 }
 
-// Columns of the widest matrix that has them in an order of its own. Stacks keep theirs elsewhere.
-static uint64_t ordered_cols(const struct model *m)
+// Columns of the widest matrix, alone or of a stack, that has them in an order of its own.
+static uint64_t ordered_cols(const struct model *m, bool of_stacks)
 {
     int64_t cols = 0;
     for (int32_t i = 0; i < m->n_weight; i++) {
         const struct model_weight *w = &m->weights[i];
-        if (w->n == 1 && w->n_source == 1 && w->sources[0].order && w->cols > cols) cols = w->cols;
+        if ((w->n > 1) == of_stacks && source_may_order(w) && w->cols > cols) cols = w->cols;
     }
     return (uint64_t)cols;
 }
@@ -80,10 +81,11 @@ static void carve_pass(struct stage *s, struct mem_carver *c)
 {
     const struct model_shape *m = &s->config.model->shape;
     const struct plan_settings *p = &s->config.settings;
-    const uint64_t n = p->max_tok, cols = ordered_cols(s->config.model);
+    const uint64_t n = p->max_tok, cols = ordered_cols(s->config.model, false);
     const struct pass_limits limits = {.shape = m,
                                        .max_tok = n,
                                        .max_rows = p->max_rows,
+                                       .expert_cols = ordered_cols(s->config.model, true),
                                        .share = &s->config.share,
                                        .layer_from = (int32_t)s->config.layer_from,
                                        .layer_to = (int32_t)s->config.layer_to};

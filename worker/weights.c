@@ -42,7 +42,7 @@ static struct weight lay_out(const struct model_weight *w, struct share_range ro
     }
     x.view.data = mem_carve(c, (uint64_t)n, bytes);
     if (w->n > 1 && source_has_factor(w)) x.factors = mem_carve(c, (uint64_t)n, sizeof *x.factors);
-    if (source_may_order(w)) x.order = mem_carve(c, (uint64_t)w->cols, sizeof *x.order);
+    if (source_may_order(w)) x.order = mem_carve(c, (uint64_t)(n * w->cols), sizeof *x.order);
     return x;
 }
 
@@ -184,18 +184,34 @@ static err_t load_factor(struct source_reader *s, const struct piece *p, struct 
     return OK;
 }
 
+// Where the first piece of a matrix lists its columns.
+static int32_t *order_of(const struct piece *p)
+{
+    const bool has_order = is_first(p) && p->dst->order;
+    return has_order ? (int32_t *)p->dst->order + p->place * p->w->cols : NULL;
+}
+
+// The columns of this matrix are in the model's order: alone it needs no list, in a stack it has a
+// plain one beside the others.
+static void set_plain_order(const struct piece *p, int32_t *order)
+{
+    if (p->w->n == 1) p->dst->order = NULL;
+    for (int64_t c = 0; p->w->n > 1 && c < p->w->cols; c++)
+        order[c] = (int32_t)c;
+}
+
 static err_t load_piece(struct reader *r, struct source_reader *s, const struct piece *p,
                         struct err_text *why)
 {
-    const struct source_piece rows_of = {p->w, p->i, p->row_from, p->n_row,
-                                         is_first(p) ? (int32_t *)p->dst->order : NULL};
+    int32_t *order = order_of(p);
+    const struct source_piece rows_of = {p->w, p->i, p->row_from, p->n_row, order};
     const int64_t row_to = p->row_from - p->dst->rows.from; // of ours
     const void *rows;
     bool is_ordered;
     err_t e = load_factor(s, p, why);
     if (!e) e = source_rows(s, &rows_of, &rows, &is_ordered, why);
     if (e) return e;
-    if (is_first(p) && !is_ordered) p->dst->order = NULL;
+    if (order && !is_ordered) set_plain_order(p, order);
     const struct view *v = &p->dst->view;
     if (p->w->is_matrix) {
         struct view one = *v;

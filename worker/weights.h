@@ -17,8 +17,8 @@ struct weight {
     struct view view;
     struct share_range rows; // of the model's
     const float *factors;    // (n) of a stack: each one's view.factor; NULL: view's is that of all
-    // (cols) or NULL: column c of the packed weight is column order[c] of the model's, so x is
-    // gathered by it first.
+    // (cols), of a stack (n, cols), or NULL: column c of the packed weight is column order[c] of
+    // the model's, so x is gathered by it first.
     const int32_t *order;
 };
 

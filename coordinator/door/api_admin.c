@@ -64,6 +64,16 @@ static void put_metric(struct buf *out, const char *name, const char *kind, uint
                (unsigned long long)value);
 }
 
+static void put_limited(struct buf *out, const struct auth *a)
+{
+    if (a->n == 0) return;
+    buf_str(out, "# HELP trireme_http_limited_total Requests refused by the limits of their key.\n"
+                 "# TYPE trireme_http_limited_total counter\n");
+    for (size_t i = 0; i < a->n; i++)
+        buf_printf(out, "trireme_http_limited_total{key=\"%s\"} %llu\n", a->keys[i].name,
+                   (unsigned long long)a->keys[i].limit.n_refused);
+}
+
 void api_admin_metrics(struct exchange *x)
 {
     const struct door *d = x->door;
@@ -87,6 +97,8 @@ void api_admin_metrics(struct exchange *x)
     put_metric(&out, "connections_refused_total", "counter", d->stats.refused);
     put_metric(&out, "hang_ups_total", "counter", d->stats.hang_ups);
     put_metric(&out, "too_slow_total", "counter", d->stats.too_slow);
+    ledger_metrics(&d->ledger, &out);
+    put_limited(&out, &d->auth);
     exchange_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", &out);
 }
 

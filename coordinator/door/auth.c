@@ -1,6 +1,7 @@
 #include "coordinator/door/auth.h"
 #include "topology/sha256.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -13,29 +14,171 @@ static void digest_of(const char *key, size_t len, uint8_t out[32])
     sha256_end(&s, out);
 }
 
-err_t auth_open(struct auth *a, const char *const *keys, struct err_text *why)
+// -- lines --
+
+static const char blanks[] = " \t";
+
+struct word {
+    const char *s;
+    size_t len;
+};
+
+// The next word of the line; false at its end, or before a remark.
+static bool next_word(const char **at, bool is_first, struct word *out)
+{
+    const char *s = *at + strspn(*at, blanks);
+    *out = (struct word){.s = s, .len = strcspn(s, blanks)};
+    *at = s + out->len;
+    return out->len > 0 && (is_first || *s != '#');
+}
+
+static bool begins(const struct word *w, const char *with, struct word *rest)
+{
+    size_t n = strlen(with);
+    if (w->len < n || memcmp(w->s, with, n) != 0) return false;
+    *rest = (struct word){.s = w->s + n, .len = w->len - n};
+    return true;
+}
+
+static bool is(const struct word *w, const char *what)
+{
+    return w->len == strlen(what) && memcmp(w->s, what, w->len) == 0;
+}
+
+static bool read_name(const struct word *w, char out[AUTH_NAME_MAX + 1])
+{
+    static const char allowed[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    if (w->len == 0 || w->len > AUTH_NAME_MAX || strspn(w->s, allowed) < w->len) return false;
+    memcpy(out, w->s, w->len);
+    out[w->len] = 0;
+    return true;
+}
+
+// 1 to max, followed by `unit`.
+static bool read_number(const struct word *w, const char *unit, uint32_t max, uint32_t *out)
+{
+    uint32_t v = 0;
+    size_t i = 0;
+    for (; i < w->len && w->s[i] >= '0' && w->s[i] <= '9' && v <= max; i++)
+        v = v * 10 + (uint32_t)(w->s[i] - '0');
+    const struct word rest = {.s = w->s + i, .len = w->len - i};
+    if (v < 1 || v > max || !is(&rest, unit)) return false;
+    *out = v;
+    return true;
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') return c - '0';
+    c |= 32;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static bool read_hex(const struct word *w, uint8_t out[32])
+{
+    if (w->len != 64) return false;
+    for (size_t i = 0; i < 32; i++) {
+        int hi = hex_digit(w->s[2 * i]), lo = hex_digit(w->s[2 * i + 1]);
+        if (hi < 0 || lo < 0) return false;
+        out[i] = (uint8_t)(hi * 16 + lo);
+    }
+    return true;
+}
+
+static bool read_setting(const struct word *w, struct auth_key *k)
+{
+    struct word v;
+    if (is(w, "admin")) {
+        k->is_admin = true;
+        return true;
+    }
+    if (begins(w, "name=", &v)) return read_name(&v, k->name);
+    if (begins(w, "concurrency=", &v))
+        return read_number(&v, "", LIMITS_AT_ONCE_MAX, &k->limit.at_once);
+    return begins(w, "rate=", &v) && read_number(&v, "/min", LIMITS_PER_MIN_MAX, &k->limit.per_min);
+}
+
+// Sentences never quote a line: any part of it may be part of a secret.
+static err_t read_line(const char *line, size_t number, struct auth_key *out, struct err_text *why)
+{
+    struct auth_key k = {.name = ""};
+    struct word w, hex;
+    if (!next_word(&line, true, &w))
+        return err_say(why, ERR_CONFIG, "API key number %zu is empty", number);
+    if (begins(&w, "sha256:", &hex)) {
+        if (!read_hex(&hex, k.digest))
+            return err_say(
+                why, ERR_CONFIG,
+                "API key number %zu: 64 hexadecimal digits belong after sha256:", number);
+    } else {
+        digest_of(w.s, w.len, k.digest);
+    }
+    for (int i = 2; next_word(&line, false, &w); i++)
+        if (!read_setting(&w, &k))
+            return err_say(why, ERR_CONFIG,
+                           "API key number %zu: word %d of its line is none of name=WORD, "
+                           "concurrency=N, rate=N/min and admin",
+                           number, i);
+    if (!k.name[0]) snprintf(k.name, sizeof k.name, "key-%zu", number);
+    memcpy(&k.tenant, k.digest, sizeof k.tenant);
+    k.tenant += k.tenant == 0;
+    *out = k;
+    return OK;
+}
+
+static err_t check_twice(const struct auth_key *keys, size_t n, struct err_text *why)
+{
+    const struct auth_key *k = &keys[n];
+    for (size_t i = 0; i < n; i++) {
+        if (memcmp(keys[i].digest, k->digest, sizeof k->digest) == 0)
+            return err_say(why, ERR_CONFIG, "API keys number %zu and %zu are the same", i + 1,
+                           n + 1);
+        if (strcmp(keys[i].name, k->name) == 0)
+            return err_say(why, ERR_CONFIG, "API keys number %zu and %zu have the same name", i + 1,
+                           n + 1);
+    }
+    return OK;
+}
+
+static err_t read_lines(const char *const *lines, size_t n, struct auth_key *keys,
+                        struct err_text *why)
+{
+    bool any_admin = false;
+    for (size_t i = 0; i < n; i++) {
+        err_t err = read_line(lines[i], i + 1, &keys[i], why);
+        if (!err) err = check_twice(keys, i, why);
+        if (err) return err;
+        any_admin |= keys[i].is_admin;
+    }
+    for (size_t i = 0; i < n; i++)
+        keys[i].is_admin |= !any_admin;
+    return OK;
+}
+
+err_t auth_open(struct auth *a, const char *const *lines, struct err_text *why)
 {
     size_t n = 0;
-    while (keys && keys[n])
+    while (lines && lines[n])
         n++;
-    uint8_t(*digests)[32] = n ? calloc(n, sizeof *digests) : NULL;
-    if (n && !digests) return err_say(why, ERR_MEMORY, "no memory for API keys");
-    for (size_t i = 0; i < n; i++) {
-        if (!*keys[i]) {
-            free(digests);
-            return err_say(why, ERR_CONFIG, "API key number %zu is empty", i + 1);
-        }
-        digest_of(keys[i], strlen(keys[i]), digests[i]);
+    struct auth_key *keys = n ? calloc(n, sizeof *keys) : NULL;
+    if (n && !keys) return err_say(why, ERR_MEMORY, "no memory for API keys");
+    err_t err = read_lines(lines, n, keys, why);
+    if (err) {
+        free(keys);
+        return err;
     }
-    *a = (struct auth){.digests = digests, .n = n};
+    *a = (struct auth){.keys = keys, .n = n};
     return OK;
 }
 
 void auth_close(struct auth *a)
 {
-    free(a->digests);
+    free(a->keys);
     *a = (struct auth){0};
 }
+
+// -- addresses --
 
 // A household or a data centre has a whole /64: count that, not single addresses.
 static size_t significant(const struct auth_addr *x)
@@ -71,35 +214,40 @@ void auth_count_wrong(struct auth *a, const struct auth_addr *from, int64_t now_
     w->n++;
 }
 
-// All digests are looked at, whichever matches.
-static bool matches(const struct auth *a, const char *key, uint64_t *tenant)
+// -- checking --
+
+// All digests are looked at, whichever matches. NULL: none.
+static struct auth_key *find(const struct auth *a, const char *key)
 {
     uint8_t d[32];
     digest_of(key, strlen(key), d);
-    bool any = false;
+    size_t found = 0; // its number, from 1
     for (size_t i = 0; i < a->n; i++) {
         volatile uint8_t diff = 0;
         for (size_t j = 0; j < sizeof d; j++)
-            diff |= (uint8_t)(d[j] ^ a->digests[i][j]);
-        any |= diff == 0;
+            diff |= (uint8_t)(d[j] ^ a->keys[i].digest[j]);
+        const size_t mask = (size_t)0 - (diff == 0);
+        found |= mask & (i + 1);
     }
-    if (any) memcpy(tenant, d, sizeof *tenant);
-    return any;
+    return found ? &a->keys[found - 1] : NULL;
 }
 
 enum auth_answer auth_check(struct auth *a, const struct auth_addr *from, const char *authorization,
-                            const char *api_key, int64_t now_us, uint64_t *tenant)
+                            const char *api_key, int64_t now_us, struct auth_key **out)
 {
     if (a->n == 0) {
-        *tenant = 0;
+        *out = NULL;
         return AUTH_NONE;
     }
     if (auth_is_blocked(a, from, now_us)) return AUTH_TOO_MANY;
     const char *bearer = NULL;
     if (authorization && strncasecmp(authorization, "Bearer ", 7) == 0) bearer = authorization + 7;
-    bool ok = bearer && *bearer && matches(a, bearer, tenant);
-    if (!ok) ok = api_key && *api_key && matches(a, api_key, tenant);
-    if (ok) return AUTH_OK;
+    struct auth_key *k = bearer && *bearer ? find(a, bearer) : NULL;
+    if (!k && api_key && *api_key) k = find(a, api_key);
+    if (k) {
+        *out = k;
+        return AUTH_OK;
+    }
     // A call without any key is refused but is no guess.
     if (authorization || api_key) auth_count_wrong(a, from, now_us);
     return AUTH_WRONG;

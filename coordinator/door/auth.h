@@ -1,12 +1,23 @@
-// auth: API keys. Only SHA-256 digests of the keys are kept; a presented key is hashed and compared
-// with every digest in full, so neither the time of a comparison nor which key matched tells
-// anything. An address with AUTH_WRONG_MAX wrong keys within a second is not listened to for the
-// rest of that second, right key or not: guessing cannot go faster than that.
+// auth: API keys, and what each of them may. Only SHA-256 digests of the keys are kept; a presented
+// key is hashed and compared with every digest in full, so neither the time of a comparison nor
+// which key matched tells anything. An address with AUTH_WRONG_MAX wrong keys within a second is
+// not listened to for the rest of that second, right key or not: guessing cannot go faster than
+// that.
+//
+// A key is configured as one line:
+//
+//   KEY        [name=WORD] [concurrency=N] [rate=N/min] [admin] [# remark]
+//   sha256:HEX [...]
+//
+// HEX are the 64 digits that `printf %s KEY | sha256sum` prints. WORD (letters, digits and ._-)
+// stands for the key in metrics and the ledger; without it the key is called "key-N" by its place
+// among the keys. Where some key says admin, the others do not reach administration.
 #pragma once
+#include "coordinator/door/limits.h"
 #include "proto/base/err.h"
 #include <stdbool.h>
 
-enum { AUTH_WRONG_MAX = 5, AUTH_ADDRESSES = 64 };
+enum { AUTH_WRONG_MAX = 5, AUTH_ADDRESSES = 64, AUTH_NAME_MAX = 32 };
 
 // Who is calling: IPv6 address, or IPv4 mapped into one.
 struct auth_addr {
@@ -14,8 +25,16 @@ struct auth_addr {
     bool loopback;
 };
 
+struct auth_key {
+    uint8_t digest[32];
+    char name[AUTH_NAME_MAX + 1]; // of its own; needs no escaping anywhere
+    bool is_admin;                // may use paths of administration
+    uint64_t tenant;              // never 0
+    struct limit limit;
+};
+
 struct auth {
-    uint8_t (*digests)[32];
+    struct auth_key *keys;
     size_t n; // 0: no key is asked for
     struct auth_wrong {
         struct auth_addr addr;
@@ -26,13 +45,15 @@ struct auth {
 
 enum auth_answer { AUTH_OK, AUTH_NONE, AUTH_WRONG, AUTH_TOO_MANY };
 
-// Hashes the keys. ERR_CONFIG (an empty key), ERR_MEMORY.
-err_t auth_open(struct auth *a, const char *const *keys, struct err_text *why);
+// Reads the lines (NULL-terminated, or NULL) and hashes the keys in them; the lines are not needed
+// afterwards. ERR_CONFIG says which key is wrong, by its number and without anything of its text;
+// ERR_MEMORY.
+err_t auth_open(struct auth *a, const char *const *lines, struct err_text *why);
 void auth_close(struct auth *a);
-// `authorization` and `api_key` are header values or NULL; either may carry the key. AUTH_NONE: no
-// key is configured. The tenant names the key that matched (0: none is configured).
+// `authorization` and `api_key` are header values or NULL; either may carry the key. AUTH_OK: the
+// key that matched, of `a`. AUTH_NONE: no key is configured, the key is NULL.
 enum auth_answer auth_check(struct auth *a, const struct auth_addr *from, const char *authorization,
-                            const char *api_key, int64_t now_us, uint64_t *tenant);
+                            const char *api_key, int64_t now_us, struct auth_key **out);
 // True if the address is being ignored now.
 bool auth_is_blocked(const struct auth *a, const struct auth_addr *from, int64_t now_us);
 void auth_count_wrong(struct auth *a, const struct auth_addr *from, int64_t now_us);

@@ -137,7 +137,7 @@ static void call_run(struct exchange *x, const struct api *api)
         c->in = (struct prepare_in){.api = api,
                                     .model = m,
                                     .n_vocab = tokenizer_n_vocab(m->tokenizer),
-                                    .tenant = x->tenant,
+                                    .tenant = x->key ? x->key->tenant : 0,
                                     .session = prepare_session(session_header(x)),
                                     .strict = d->strict_roles,
                                     .unwanted = &c->unwanted};

@@ -10,6 +10,7 @@
 #include "coordinator/door/gate.h"
 #include "coordinator/door/hosts.h"
 #include "coordinator/door/http.h"
+#include "coordinator/door/ledger.h"
 #include "coordinator/door/refusal.h"
 #include "coordinator/door/repair.h"
 #include "proto/base/list.h"
@@ -63,6 +64,7 @@ struct door {
     bool ready, draining, closing;
     int port;
     struct auth auth;
+    struct ledger ledger;
     struct hosts hosts;
     size_t max_body;
     bool strict_roles;

@@ -55,6 +55,14 @@ static void repaired_header(struct exchange *x, struct MHD_Response *r)
     buf_fini(&words);
 }
 
+static void page_headers(struct exchange *x, struct MHD_Response *r)
+{
+    MHD_add_response_header(r, "Content-Security-Policy", x->policy.data);
+    MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
+    MHD_add_response_header(r, "Referrer-Policy", "no-referrer");
+    MHD_add_response_header(r, "Cache-Control", "no-cache");
+}
+
 static void answer_headers(struct exchange *x, struct MHD_Response *r)
 {
     char number[16];
@@ -66,6 +74,8 @@ static void answer_headers(struct exchange *x, struct MHD_Response *r)
         MHD_add_response_header(r, "X-Accel-Buffering", "no");
     }
     repaired_header(x, r);
+    if (x->varies) MHD_add_response_header(r, "Vary", "Accept");
+    if (x->policy.len) page_headers(x, r);
     if (x->status == 401) MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (x->status == 405)
         MHD_add_response_header(r, "Allow", x->route && x->route->is_post ? "POST" : "GET, HEAD");
@@ -118,6 +128,12 @@ static ssize_t read_events(void *cls, uint64_t pos, char *to, size_t max)
     return (ssize_t)n;
 }
 
+static void leave_limit(struct exchange *x)
+{
+    if (x->is_limited) limits_leave(&x->key->limit);
+    x->is_limited = false;
+}
+
 static enum MHD_Result send_answer(struct exchange *x)
 {
     struct MHD_Response *r;
@@ -130,6 +146,8 @@ static enum MHD_Result send_answer(struct exchange *x)
     if (!r) return MHD_NO;
     answer_headers(x, r);
     x->phase = EXCHANGE_ANSWER;
+    // What is left of a whole answer is writing: a caller that has it may come again at once.
+    if (!x->streaming) leave_limit(x);
     conn_set(x->conn, x->streaming ? CONN_STREAM : CONN_WRITE);
     x->door->stats.by_class[x->status / 100]++;
     enum MHD_Result ok = MHD_queue_response(x->mhd, (unsigned)x->status, r);
@@ -247,9 +265,10 @@ static err_t check_key(struct exchange *x, const struct gate_facts *f, enum rout
     const char *bearer = f->twice ? "" : f->authorization, *key = f->twice ? "" : f->api_key;
     bool asked = f->authorization || f->api_key;
     if (access == ROUTE_HEALTH && from->loopback && !asked) return OK;
-    switch (auth_check(&d->auth, from, bearer, key, clock_now_us(), &x->tenant)) {
+    switch (auth_check(&d->auth, from, bearer, key, clock_now_us(), &x->key)) {
     case AUTH_OK:
-        return OK;
+        if (access != ROUTE_ADMIN || x->key->is_admin) return OK;
+        return refusal_set(&x->no, 403, "forbidden", "this API key is not for administration");
     case AUTH_NONE:
         if (access == ROUTE_KEY || from->loopback) return OK;
         return refusal_set(&x->no, 403, "forbidden", "this path answers to this machine only");
@@ -313,6 +332,30 @@ static err_t check_body(struct exchange *x, const struct gate_facts *f)
     return OK;
 }
 
+// Last, so that only what is let in counts; of all paths only those of a dialect do.
+static err_t check_limit(struct exchange *x)
+{
+    uint32_t retry_after_s;
+    const struct limit *l = x->key ? &x->key->limit : NULL;
+    if (!l || !x->route->api) return OK;
+    switch (limits_enter(&x->key->limit, clock_now_us(), &retry_after_s)) {
+    case LIMITS_OK:
+        x->is_limited = true;
+        return OK;
+    case LIMITS_AT_ONCE:
+        refusal_set(&x->no, 429, "rate_limit_exceeded",
+                    "this API key may have %u requests at once; try again later", l->at_once);
+        break;
+    case LIMITS_RATE:
+        refusal_set(&x->no, 429, "rate_limit_exceeded",
+                    "this API key may make %u requests a minute; try again in %u s", l->per_min,
+                    retry_after_s);
+        break;
+    }
+    x->no.retry_after_s = retry_after_s;
+    return ERR_INVALID;
+}
+
 static err_t admit(struct exchange *x, const struct gate_facts *f, const char *method)
 {
     err_t err = check_host(x, f);
@@ -325,7 +368,8 @@ static err_t admit(struct exchange *x, const struct gate_facts *f, const char *m
         return OK;
     }
     err = check_route(x, f, method);
-    return err ? err : check_body(x, f);
+    if (!err) err = check_body(x, f);
+    return err ? err : check_limit(x);
 }
 
 static enum MHD_Result first_call(struct exchange *x, const char *method, const char *version)
@@ -366,6 +410,7 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t le
 static enum MHD_Result run(struct exchange *x)
 {
     x->phase = EXCHANGE_WORK;
+    x->whole_us = clock_now_us();
     conn_set(x->conn, CONN_WORK);
     if (!x->status) x->route->run(x);
     if (x->status) return send_answer(x);
@@ -398,12 +443,66 @@ enum MHD_Result exchange_access(void *cls, struct MHD_Connection *mhd, const cha
     return MHD_YES;
 }
 
+// -- the end of a reply --
+
+static enum ledger_finish finish_of(const struct reply *r)
+{
+    enum ledger_finish f = LEDGER_STOP;
+    if (r->failed.status) return LEDGER_FAILED;
+    if (!reply_finished(r)) return LEDGER_CANCELLED;
+    for (uint32_t i = 0; i < r->n_choice; i++) {
+        const enum reply_end end = reply_end_of(&r->choices[i]);
+        if (end == REPLY_LENGTH) return LEDGER_LENGTH;
+        if (end == REPLY_CALLS) f = LEDGER_TOOL_CALLS;
+    }
+    return f;
+}
+
+static int64_t span(int64_t from_us, int64_t to_us)
+{
+    return from_us && to_us ? to_us - from_us : LEDGER_NEVER;
+}
+
+static void record(const struct exchange *x, const struct reply *r)
+{
+    const struct reply_usage u = reply_usage_get(r);
+    struct ledger_record e = {
+        .id = r->p.id,
+        .request_id = x->id,
+        .key = x->key ? x->key->name : NULL,
+        .path = x->route->path,
+        .model = r->p.name,
+        .finish = finish_of(r),
+        .streamed = r->p.stream,
+        .prompt = u.prompt,
+        .cached = u.cached,
+        .output = u.made,
+        .reasoning = u.reasoning,
+        .queue_us = reply_queue_us(r),
+        .ttft_us = span(x->whole_us, r->first_us),
+        .total_us = clock_now_us() - x->whole_us,
+    };
+    // Errors of the caller's making have no code.
+    if (e.finish == LEDGER_FAILED) e.reason = r->failed.code ? r->failed.code : r->failed.type;
+    ledger_add(&x->door->ledger, &e);
+}
+
+// It is over, or nobody wants it any more.
+static void end_reply(struct exchange *x)
+{
+    struct reply *r = x->reply;
+    record(x, r);
+    x->door->stats.garbled += r->n_garbled;
+    x->reply = NULL;
+    reply_free(r);
+    leave_limit(x);
+}
+
 static void drop_work(struct exchange *x)
 {
     if (x->call) call_abandon(x->call);
-    if (x->reply) reply_free(x->reply);
+    if (x->reply) end_reply(x);
     x->call = NULL;
-    x->reply = NULL;
 }
 
 void exchange_completed(void *cls, struct MHD_Connection *mhd, void **context,
@@ -416,6 +515,7 @@ void exchange_completed(void *cls, struct MHD_Connection *mhd, void **context,
     if (!x) return;
     struct conn *c = x->conn;
     drop_work(x);
+    leave_limit(x);
     // Streams say that they close only by doing so.
     if (x->streaming && x->close) shutdown(c->fd, SHUT_RDWR);
     list_remove(&x->dirty);
@@ -424,6 +524,7 @@ void exchange_completed(void *cls, struct MHD_Connection *mhd, void **context,
     d->n_exchange--;
     buf_fini(&x->body);
     buf_fini(&x->answer);
+    buf_fini(&x->policy);
     buf_fini(&x->out);
     free(x->path);
     free(x);
@@ -452,9 +553,7 @@ static void flush_reply(struct exchange *x)
         reply_body(r, &body);
         exchange_json(x, 200, &body);
     }
-    x->door->stats.garbled += r->n_garbled;
-    x->reply = NULL;
-    reply_free(r);
+    end_reply(x);
 }
 
 void exchange_flush(struct exchange *x)

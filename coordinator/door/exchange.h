@@ -29,14 +29,18 @@ struct exchange {
     const char *origin; // allowed one, or NULL
     bool head, chunked;
     const struct route *route;
-    const char *rest; // of the path, behind a route that ends in '/'
-    uint64_t tenant;
+    const char *rest;     // of the path, behind a route that ends in '/'
+    struct auth_key *key; // NULL: none is asked for
+    bool is_limited;      // counted by the key's limit
+    int64_t whole_us;     // all of it was there
     struct buf body;
     // answer
     struct refusal no;
     int status; // 0: not decided yet
     const char *type;
     struct buf answer;
+    struct buf policy; // Content-Security-Policy, of a page
+    bool varies;       // with Accept
     bool close;
     // tokens
     struct call *call; // on the pool

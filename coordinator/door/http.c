@@ -271,6 +271,7 @@ static struct door *door_new(uv_loop_t *loop, const struct door_config *c, struc
 static void door_free(struct door *d)
 {
     auth_close(&d->auth);
+    ledger_close(&d->ledger);
     uv_cond_destroy(&d->pool_idle);
     uv_mutex_destroy(&d->pool_lock);
     free(d->watched);
@@ -290,6 +291,7 @@ err_t door_open(uv_loop_t *loop, const struct door_config *c, struct engine *e, 
     struct door *d = door_new(loop, c, e);
     if (!d) return err_say(why, ERR_MEMORY, "no memory for the front door");
     err_t err = auth_open(&d->auth, c->api_keys, why);
+    if (!err) err = ledger_open(&d->ledger, c->ledger, why);
     if (!err) err = open_socket(c, &fd, why);
     if (!err) {
         d->port = port_of(fd);

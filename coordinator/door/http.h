@@ -7,14 +7,17 @@
 
 struct door;
 
-// Names and origins are borrowed for the door's life, the rest only while it is opened.
+// Names, origins and the ledger's path are borrowed for the door's life, the rest only while it is
+// opened.
 struct door_config {
     const char *listen;                     // "127.0.0.1:30000", "[::1]:0"; port 0 picks one
-    const char *const *api_keys;            // NULL-terminated, or NULL: none asked (loopback only)
+    const char *const *api_keys;            // lines as auth.h says, NULL-terminated; NULL: none
+                                            // asked (loopback only)
     const char *tls_cert_pem, *tls_key_pem; // file contents, or NULL: plain HTTP (loopback only)
     const char *const *hosts;   // further names allowed in Host, NULL-terminated; loopback names
                                 // and the listen address always are
     const char *const *origins; // CORS allow-list, or NULL: no CORS headers at all
+    const char *ledger;         // file of records (ledger.h), or NULL
     size_t max_body_bytes;      // 0: 8 MiB
     bool strict_roles;          // what a template refuses is refused, and not repaired (repair.h)
     uint32_t max_connections;   // 0: 1024

@@ -186,6 +186,10 @@ static void release(struct reply *r)
 static void give_back(struct reply_request *q)
 {
     struct reply *r = q->reply;
+    if (!r->arrived_us) {
+        r->arrived_us = q->req->arrived_us;
+        r->admitted_us = q->req->admitted_us;
+    }
     request_free(q->req);
     q->req = NULL;
     r->n_out--;
@@ -452,6 +456,15 @@ struct reply_usage reply_usage_get(const struct reply *r)
         u.reasoning += r->choices[i].n_reasoning;
     }
     return u;
+}
+
+int64_t reply_queue_us(const struct reply *r)
+{
+    const struct request *req = r->requests[0].req;
+    const bool known = r->arrived_us || !req;
+    const int64_t arrived = known ? r->arrived_us : req->arrived_us;
+    const int64_t admitted = known ? r->admitted_us : req->admitted_us;
+    return admitted ? admitted - arrived : -1;
 }
 
 void reply_flush(struct reply *r, struct buf *out)

@@ -114,6 +114,8 @@ struct reply_usage {
     uint64_t prompt, cached, made, reasoning;
 };
 struct reply_usage reply_usage_get(const struct reply *r);
+// How long the first request waited at the engine; -1: it waits still, or was never begun.
+int64_t reply_queue_us(const struct reply *r);
 // Why a choice ended: its calls, its length, a stop string, or of itself.
 enum reply_end { REPLY_STOP, REPLY_STOP_TEXT, REPLY_LENGTH, REPLY_CALLS };
 enum reply_end reply_end_of(const struct reply_choice *c);

@@ -2,6 +2,7 @@
 #include "coordinator/door/api.h"
 #include "coordinator/door/api_admin.h"
 #include "coordinator/door/api_models.h"
+#include "coordinator/door/api_page.h"
 #include "coordinator/door/call.h"
 
 #include <string.h>
@@ -27,7 +28,7 @@ static const struct route routes[] = {
     {"/health", false, ROUTE_HEALTH, api_admin_readyz, NULL},
     {"/ping", false, ROUTE_HEALTH, api_admin_ping, NULL},
     {"/version", false, ROUTE_HEALTH, api_admin_version, NULL},
-    {"/", false, ROUTE_OPEN, api_admin_root, NULL},
+    {"/", false, ROUTE_OPEN, api_page_root, NULL},
 };
 
 const struct route *route_find(const char *path, bool is_post, const struct route **any,

@@ -89,6 +89,16 @@ const struct leaf_isa *cpu_isa(const char *isa)
     return i < 0 ? NULL : isas[i].leaf;
 }
 
+enum kernels_path kernels_path_of(enum dtype t)
+{
+    static const enum kernels_path paths[] = {
+        [PACKED_NONE] = KERNELS_PATH_NONE,         [PACKED_COLUMNS] = KERNELS_PATH_FLOAT,
+        [PACKED_FLOAT_CODES] = KERNELS_PATH_FLOAT, [PACKED_BLOCKS] = KERNELS_PATH_BLOCKS,
+        [PACKED_FILE] = KERNELS_PATH_DECODED,
+    };
+    return paths[packed_info((int)t).kind];
+}
+
 static err_t check_limits(const struct kernels_limits *l, struct err_text *why)
 {
     const struct {

@@ -607,6 +607,11 @@ static err_t buffers_open(struct ucx_port *p, const struct port_config *c)
     return OK;
 }
 
+const char *port_version(void)
+{
+    return ucp_get_version_string();
+}
+
 // UCX would only warn and go on without a network.
 static err_t devices_check(const char *devices, struct err_text *why)
 {

@@ -66,3 +66,5 @@ err_t port_measure(struct port *p, uint32_t peer, int budget_ms, double *latency
                    double *bytes_per_s, struct err_text *why);
 // What a connected peer is reached by: "local", "ucx shm", "ucx tcp".
 const char *port_transport(const struct port *p, uint32_t peer);
+// Version of the UCX library that this process runs with.
+const char *port_version(void);

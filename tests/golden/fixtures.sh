@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every tiny checkpoint of the fixtures, in exact precision (whole, then in 2 stages of 2 members)
 # and, where weights are quantised, with the fast kernels; the plain ones also as GGUF files, of
-# today and of old. The table of what passed lies in build/tests/coverage.tsv afterwards. Then reuse:
+# today and of old, and experts whose columns are in orders of their own. The table of what passed lies in build/tests/coverage.tsv afterwards. Then reuse:
 # the scheduler over real stages.
 set -u
 fixtures=${TRIREME_FIXTURES:-../shared/fixtures}
@@ -25,6 +25,9 @@ golden --threads 1 --table "$build/tests/coverage.tsv" "$made"/new/*/
 python3 tests/golden/gguf_made.py --old "$made/old" "$fixtures"/arch/deepseek_v[23]/ \
     "$fixtures"/arch/mixtral/ "$fixtures"/arch/qwen3_next/ || bad=1
 golden --threads 1 "$made"/old/*/
+python3 tests/golden/act_order_made.py "$fixtures/quant/qwen3_moe-autoround-int4" "$made/act-order" || bad=1
+golden --threads 1 "$made"/act-order/
+golden --threads 1 --split experts --members 2 "$made"/act-order/
 golden --threads 2 --stages 2 --split tensor --members 2 "$fixtures"/arch/*/ "$fixtures"/quant/*/
 golden --threads 1 --precision fast "$fixtures"/quant/*/ "$fixtures"/gguf/*/
 # README's table is about the usual fixtures.

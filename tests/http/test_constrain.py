@@ -1,4 +1,4 @@
-"""C24, H27, H28: answers of a form that the caller gives. The mock engine writes its text as far as the
+"""C.3.23, C.3.24, H27, H28: answers of a form that the caller gives. The mock engine writes its text as far as the
 masks let it through, and the shortest way to the end where they do not."""
 import json
 import re
@@ -28,13 +28,13 @@ def answer(a):
     return c["message"]["content"] if "message" in c else c["text"]
 
 
-@case("C24 response_format: json_object")
+@case("C3_24_json_object")
 def _(door):
     assert isinstance(json.loads(answer(door.chat(response_format={"type": "json_object"}))), dict)
     assert isinstance(json.loads(answer(door.complete(response_format={"type": "json_object"}, max_tokens=50))), dict)
 
 
-@case("C24 response_format: json_schema, streamed or not, of every choice")
+@case("C3_24_json_schema_of_every_choice")
 def _(door):
     for f in (schema_format(PERSON, strict=True), {"type": "json_schema", "schema": PERSON},
               {"type": "json_object", "schema": PERSON}):
@@ -47,7 +47,7 @@ def _(door):
         check_person(c["message"]["content"])
 
 
-@case("C24 structured_outputs and guided_*")
+@case("C3_24_structured_outputs_and_guided")
 def _(door):
     grammar = 'root ::= "x" [0-9]{2} ("," root)?'
     for fields, pattern in (
@@ -67,7 +67,7 @@ def _(door):
             assert re.fullmatch(pattern, text, re.S), (fields, text)
 
 
-@case("C24 what cannot be kept is named")
+@case("C3_24_what_cannot_be_kept_is_named")
 def _(door):
     for schema, code, words in (
             ({"properties": {"a": {"not": {}}}}, "unsupported_schema", "$.a: 'not'"),
@@ -90,7 +90,7 @@ def _(door):
         door.chat(**fields).refused(400, None, param)
 
 
-@case("H27 bombs in schemas")
+@case("H27_bombs_in_schemas")
 def _(door):
     deep = {"type": "string"}
     for _ in range(200):
@@ -114,13 +114,13 @@ def _(door):
     assert isinstance(json.loads(answer(door.chat(response_format=schema_format(nested)))), list)
 
 
-@case("H27 a grammar with too many ways ends its own request")
+@case("H27_too_many_ways_end_their_own_request")
 def _(door):
     a = door.chat(guided_regex="((a{1,900}){1,900}){1,900}b", max_tokens=300)
     assert a.status in (200, 400), a.status
 
 
-@case("H28 many schemas one after the other")
+@case("H28_many_schemas")
 def _(door):
     n = 100 if kit.sanitized else 600
     before = door.rss_kb()
@@ -131,7 +131,7 @@ def _(door):
     assert kit.sanitized or door.rss_kb() - before < 96 << 10, (before, door.rss_kb())
 
 
-@case("C23 calls that must be made", "--template", kit.FIXTURES + "/chat_templates/qwen3/template.jinja")
+@case("C3_23_calls_that_must_be_made", "--template", kit.FIXTURES + "/chat_templates/qwen3/template.jinja")
 def _(door):
     tools = [{"type": "function", "function": {"name": n, "parameters": s}}
              for n, s in (("weather", {"type": "object", "properties": {"days": {"type": "integer"}}, "required": ["days"]}),

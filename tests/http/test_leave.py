@@ -54,7 +54,7 @@ for _when, _fields in WHEN.items():
             s.close()
             other.close()
             within(1, "gone", lambda: door.metric("mock_kv_used") == 0)
-        case(f"H20_{_when}_{_how}")(_run)
+        case(f"C0_8_H20_{_when}_{_how}")(_run)
 
 
 @case("H20_before_the_body")

@@ -22,7 +22,7 @@ def _(door):
     eq(door.post(CHAT + "?beta=true&x", {"messages": USER, "max_tokens": 1}).status, 200)
 
 
-@case("C4_28_chunks")
+@case("C4_28_29_chunks")
 def _(door):
     evs = door.stream(max_tokens=30)
     eq(evs[-1], "[DONE]")
@@ -65,7 +65,7 @@ def _(door):
         assert (TEXT * 2).startswith(text.rstrip("\ufffd")), text
 
 
-@case("C4_38_stop_strings")
+@case("C0_5_C4_38_stop_strings")
 def _(door):
     for stop, want in (("jumps", "The quick brown fox "), (["over the lazy"], "The quick brown fox jumps "),
                        ([" fox jumps over the"], "The quick brown"),
@@ -241,7 +241,7 @@ def check_broken_stream(door, seed, code):
     return evs
 
 
-@case("H29_error_in_the_stream")
+@case("C2_16_H29_error_in_the_stream")
 def _(door):
     eq(text_of(check_broken_stream(door, FAIL_LATER, "worker_lost")[:-1]), "The quick brown")
     eq(text_of(check_broken_stream(door, FAIL_FIRST, "worker_lost")[:-1]), "")

@@ -18,13 +18,15 @@ static void right_and_wrong(void **state)
 {
     (void)state;
     struct auth a;
-    uint64_t t1 = 0, t2 = 0;
+    struct auth_key *t1 = NULL, *t2 = NULL;
     assert_int_equal(auth_open(&a, keys, NULL), OK);
     assert_int_equal(auth_check(&a, &here, "Bearer sk-two", NULL, 0, &t1), AUTH_OK);
     assert_int_equal(auth_check(&a, &here, "bEARER sk-two", NULL, 0, &t2), AUTH_OK);
-    assert_true(t1 == t2 && t1 != 0);
+    assert_true(t1 == t2 && t1->tenant != 0);
+    assert_string_equal(t1->name, "key-2");
+    assert_true(t1->is_admin);
     assert_int_equal(auth_check(&a, &here, NULL, keys[0], 0, &t2), AUTH_OK);
-    assert_true(t1 != t2);
+    assert_true(t1 != t2 && t1->tenant != t2->tenant);
     assert_int_equal(auth_check(&a, &here, "Bearer no", "sk-two", 0, &t2), AUTH_OK);
     static const char *const bad[] = {"",
                                       "Bearer",
@@ -43,6 +45,7 @@ static void right_and_wrong(void **state)
     assert_int_equal(auth_open(&a, empty, NULL), ERR_CONFIG);
     assert_int_equal(auth_open(&a, NULL, NULL), OK);
     assert_int_equal(auth_check(&a, &here, NULL, NULL, 0, &t2), AUTH_NONE);
+    assert_null(t2);
     auth_close(&a);
 }
 
@@ -50,7 +53,7 @@ static void too_many(void **state)
 {
     (void)state;
     struct auth a;
-    uint64_t t;
+    struct auth_key *t;
     struct auth_addr other = here;
     other.b[15] = 9;
     assert_int_equal(auth_open(&a, keys, NULL), OK);
@@ -63,6 +66,77 @@ static void too_many(void **state)
     assert_int_equal(auth_check(&a, &other, NULL, "sk-two", 10, &t), AUTH_OK);
     assert_int_equal(auth_check(&a, &here, NULL, "sk-two", 1000000, &t), AUTH_OK);
     auth_close(&a);
+}
+
+static void lines(void **state)
+{
+    (void)state;
+    // printf %s sk-two | sha256sum
+    static const char *const good[] = {
+        "sk-one\tname=anna concurrency=2  rate=30/min ",
+        "sha256:5E31278545505db1d65bf1dd696e8eaa1edfb00ba455e21c83200c04ef643c91 name=x.y_z-1 "
+        "admin",
+        " sk-three # admin", NULL};
+    struct auth a;
+    struct auth_key *k = NULL;
+    assert_int_equal(auth_open(&a, good, NULL), OK);
+    assert_int_equal(auth_check(&a, &here, "Bearer sk-one", NULL, 0, &k), AUTH_OK);
+    assert_string_equal(k->name, "anna");
+    assert_int_equal(k->limit.at_once, 2);
+    assert_int_equal(k->limit.per_min, 30);
+    assert_false(k->is_admin);
+    assert_int_equal(auth_check(&a, &here, "Bearer sk-two", NULL, 0, &k), AUTH_OK);
+    assert_string_equal(k->name, "x.y_z-1");
+    assert_true(k->is_admin);
+    assert_int_equal(k->limit.at_once, 0);
+    assert_int_equal(auth_check(&a, &here, "Bearer sk-three", NULL, 0, &k), AUTH_OK);
+    assert_string_equal(k->name, "key-3");
+    assert_false(k->is_admin);
+    // The hash is no key.
+    assert_int_equal(
+        auth_check(&a, &here, NULL,
+                   "sha256:5e31278545505db1d65bf1dd696e8eaa1edfb00ba455e21c83200c04ef643c91", 0,
+                   &k),
+        AUTH_WRONG);
+    auth_close(&a);
+}
+
+static void wrong_lines(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "sk-secret-1 nmae=x",
+        "sk-secret-1 name=",
+        "sk-secret-1 name=a/b",
+        "sk-secret-1 name=a\"b",
+        "sk-secret-1 name=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "sk-secret-1 concurrency=0",
+        "sk-secret-1 concurrency=",
+        "sk-secret-1 concurrency=-1",
+        "sk-secret-1 concurrency=1x",
+        "sk-secret-1 concurrency=100001",
+        "sk-secret-1 concurrency=4294967297",
+        "sk-secret-1 rate=5",
+        "sk-secret-1 rate=5/s",
+        "sk-secret-1 rate=0/min",
+        "sk-secret-1 rate=/min",
+        "sk-secret-1 rate=5/minute",
+        "sk-secret-1 Admin",
+        "sk-secret-1 secret-2",
+        "sha256:secret",
+        "sha256:",
+        " \t",
+        "sha256:5e31278545505db1d65bf1dd696e8eaa1edfb00ba455e21c83200c04ef643c91a",
+        "sk-first",
+        "sk-secret-1 name=key-1"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const char *const both[] = {"sk-first", bad[i], NULL};
+        struct auth a;
+        struct err_text why = {.s = ""};
+        assert_int_equal(auth_open(&a, both, &why), ERR_CONFIG);
+        assert_non_null(strstr(why.s, "2"));
+        assert_null(strstr(why.s, "secret"));
+    }
 }
 
 static void a_v6_network_is_one_address(void **state)
@@ -85,7 +159,7 @@ static void a_v6_network_is_one_address(void **state)
 static double ns_of(struct auth *a, const char *key)
 {
     struct timespec s, e;
-    uint64_t t;
+    struct auth_key *t;
     clock_gettime(CLOCK_MONOTONIC, &s);
     auth_check(a, &here, NULL, key, INT64_MIN, &t);
     clock_gettime(CLOCK_MONOTONIC, &e);
@@ -156,6 +230,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(right_and_wrong),
         cmocka_unit_test(too_many),
+        cmocka_unit_test(lines),
+        cmocka_unit_test(wrong_lines),
         cmocka_unit_test(a_v6_network_is_one_address),
         cmocka_unit_test(time_tells_nothing),
         cmocka_unit_test(host_names),

@@ -1,0 +1,86 @@
+// What the doctor says of a model: whether it opens, whether it fits, and what computes it.
+#include "deploy/doctor.h"
+
+#include "kernels/kernels.h"
+#include "topology/cost.h"
+#include "topology/file.h"
+#include "topology/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CTX_USUAL = 8192, SEQUENCES = 4 }; // what `trireme serve` takes room for
+
+static double gib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 30);
+}
+
+static void look_at_memory(const struct doctor_ask *ask, const struct model *m, uint64_t available,
+                           struct doctor *d)
+{
+    struct cost_model *cost = malloc(sizeof *cost);
+    if (!cost) return;
+    cost_of_model(m, cost);
+    const int64_t own = m->shape.ctx_train < CTX_USUAL ? m->shape.ctx_train : CTX_USUAL;
+    const struct cost_ask a = cost_ask_of(ask->ctx ? ask->ctx : own, SEQUENCES);
+    const struct cluster_device here = {
+        .kind = CLUSTER_CPU, .mem_bytes = available, .mem_free_bytes = available};
+    const struct cost_memory c = cost_memory_of(cost, &a, &here, 0, cost->n_layer);
+    const uint64_t need = cost_memory_sum(&c) - c.reserve;
+    const bool fits = need + c.reserve <= available;
+    const char *remedy = "trireme plan tells how it is divided over workers; a smaller --ctx or "
+                         "--kv-tokens needs less";
+    doctor_add(d, "model", fits ? DOCTOR_OK : c.weights > available ? DOCTOR_BAD : DOCTOR_WARN,
+               fits ? NULL : remedy,
+               "needs %.2f GiB (weights %.2f, keys and values of %lld tokens %.2f, work %.2f); "
+               "%.2f available, of which %.2f stay free",
+               gib(need), gib(c.weights), (long long)a.kv_tokens, gib(c.kv),
+               gib(c.state + c.workspace + c.comms), gib(available), gib(c.reserve));
+    free(cost);
+}
+
+static void look_at_kernels(const struct model *m, struct doctor *d)
+{
+    static const struct {
+        const char *said, *remedy;
+        enum doctor_level level;
+    } paths[] = {
+        [KERNELS_PATH_NONE] = {"is not computed with here", "take another file of this model",
+                               DOCTOR_BAD},
+        [KERNELS_PATH_BLOCKS] = {"packed, multiplied as it is", NULL, DOCTOR_OK},
+        [KERNELS_PATH_FLOAT] = {"packed, multiplied in float", NULL, DOCTOR_OK},
+        [KERNELS_PATH_DECODED] = {"decoded run by run at each product: slower",
+                                  "a file of Q4_K, IQ4_XS or Q3_K type computes faster",
+                                  DOCTOR_WARN},
+    };
+    for (enum dtype t = 0; t < DT_COUNT; t++) {
+        uint64_t bytes = 0;
+        int n = 0;
+        for (int32_t i = 0; i < m->n_weight; i++) {
+            if (!m->weights[i].is_matrix || m->weights[i].dtype != t) continue;
+            bytes += m->weights[i].bytes;
+            n++;
+        }
+        if (!n) continue;
+        const enum kernels_path p = kernels_path_of(t);
+        doctor_add(d, "weights", paths[p].level, paths[p].remedy, "%s: %d matrices, %.3f GiB: %s",
+                   dtype_info(t)->name, n, gib(bytes), paths[p].said);
+    }
+}
+
+void doctor_model(const struct doctor_ask *ask, uint64_t available, struct doctor *d)
+{
+    struct err_text why = {0};
+    struct model *m;
+    if (model_open(ask->model, &m, &why) != OK) {
+        doctor_add(d, "model", DOCTOR_BAD, "is the file whole, and of an architecture in README?",
+                   "%.250s", why.s);
+        return;
+    }
+    doctor_add(d, "model", DOCTOR_OK, NULL, "%.80s (%s), %s, %d layers, %.2f GiB of files",
+               m->shape.name, m->shape.arch, m->quant, m->shape.n_layer, gib(m->file_bytes));
+    look_at_memory(ask, m, available, d);
+    if (ask->kernels) look_at_kernels(m, d);
+    model_close(m);
+}
