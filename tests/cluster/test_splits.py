@@ -16,14 +16,18 @@ SCRATCH = tempfile.TemporaryDirectory(prefix="trireme-splits-")
 
 
 def tiny_moe():
-    """The fixture, with a tokenizer made up here: the ids are what matters."""
+    """The fixture, with a tokenizer made up here: each byte a token, in byte-level spelling."""
     fixture = FIXTURES / "arch" / "qwen3_moe"
     need(fixture)
     folder = pathlib.Path(SCRATCH.name) / "moe"
     folder.mkdir()
     for name in ("config.json", "generation_config.json", "model.safetensors"):
         shutil.copy(fixture / name, folder / name)
-    vocab = {chr(256 + i): i for i in range(json.load(open(fixture / "config.json"))["vocab_size"])}
+    n_vocab = json.load(open(fixture / "config.json"))["vocab_size"]
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    spelling = [chr(b) if b in plain else chr(next(others)) for b in range(256)]
+    vocab = {spelling[i] if i < 256 else f"{spelling[65]}{i}": i for i in range(n_vocab)}
     (folder / "tokenizer.json").write_text(json.dumps({
         "version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
@@ -47,7 +51,7 @@ else:
     LONG = [c["prompt_ids"] for c in CASES if len(c["prompt_ids"]) >= 200][:1]
 REFERENCE = {}
 # An answer that must have a form: what may come travels with each step.
-FORM = {"max_tokens": 32, "temperature": 0.9, "seed": 5, "logits_digest": True, "structured_outputs": {"json": {
+FORM = {"max_tokens": 96, "temperature": 0.9, "seed": 5, "logits_digest": True, "structured_outputs": {"json": {
     "type": "object", "required": ["name", "age"], "additionalProperties": False,
     "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 1, "maximum": 99}}}}}
 
