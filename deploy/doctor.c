@@ -156,8 +156,7 @@ static void look_at_clock(struct doctor *d)
     else if (adjtimex(&t) < 0)
         doctor_add(d, "clock", DOCTOR_OK, NULL, "%s; whether it is kept right is not told here", s);
     else if (t.status & STA_UNSYNC)
-        doctor_add(d, "clock", DOCTOR_WARN,
-                   "run an NTP client: certificates of workers have times",
+        doctor_add(d, "clock", DOCTOR_WARN, "run an NTP client: certificates of workers have times",
                    "%s; nothing keeps it right", s);
     else
         doctor_add(d, "clock", DOCTOR_OK, NULL, "%s, kept right", s);

@@ -31,7 +31,10 @@ static void look_at_memory(const struct doctor_ask *ask, const struct model *m, 
     const bool fits = need + c.reserve <= available;
     const char *remedy = "trireme plan tells how it is divided over workers; a smaller --ctx or "
                          "--kv-tokens needs less";
-    doctor_add(d, "model", fits ? DOCTOR_OK : c.weights > available ? DOCTOR_BAD : DOCTOR_WARN,
+    doctor_add(d, "model",
+               fits                    ? DOCTOR_OK
+               : c.weights > available ? DOCTOR_BAD
+                                       : DOCTOR_WARN,
                fits ? NULL : remedy,
                "needs %.2f GiB (weights %.2f, keys and values of %lld tokens %.2f, work %.2f); "
                "%.2f available, of which %.2f stay free",

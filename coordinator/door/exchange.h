@@ -1,6 +1,6 @@
 // exchange: one request and its answer, from the request line to the last byte:
 //
-//   NEW --first call: gate, host, key, route, type, length--> BODY --all of it came--> WORK
+//   NEW --first call: gate, host, key, route, type, length, limit--> BODY --all of it came--> WORK
 //    WORK --route's function, or the pool and the engine--> ANSWER --library sends--> gone
 //
 // A refusal before the body is read closes the connection unless there is no body. exchange_abort

@@ -2,6 +2,7 @@
 #include "coordinator/door/api.h"
 #include "coordinator/door/api_admin.h"
 #include "coordinator/door/api_models.h"
+#include "coordinator/door/api_openapi.h"
 #include "coordinator/door/api_page.h"
 #include "coordinator/door/call.h"
 
@@ -28,8 +29,15 @@ static const struct route routes[] = {
     {"/health", false, ROUTE_HEALTH, api_admin_readyz, NULL},
     {"/ping", false, ROUTE_HEALTH, api_admin_ping, NULL},
     {"/version", false, ROUTE_HEALTH, api_admin_version, NULL},
+    {"/openapi.json", false, ROUTE_KEY, api_openapi_get, NULL},
     {"/", false, ROUTE_OPEN, api_page_root, NULL},
 };
+
+const struct route *route_table(size_t *n)
+{
+    *n = sizeof routes / sizeof *routes;
+    return routes;
+}
 
 const struct route *route_find(const char *path, bool is_post, const struct route **any,
                                const char **rest)

@@ -25,3 +25,5 @@ struct route {
 // Both may be NULL. `any`: a route of this path by whatever method, for 405 and Allow.
 const struct route *route_find(const char *path, bool is_post, const struct route **any,
                                const char **rest);
+// All of them; no two have the same path.
+const struct route *route_table(size_t *n);

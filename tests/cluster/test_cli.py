@@ -29,7 +29,7 @@ def test_usage_errors_are_2():
     one_error(trireme("serve"), 2, "missing argument")
     one_error(trireme("serve", SMOLLM2, "--ctx", "many"), 2, "--ctx", "many")
     one_error(trireme("serve", SMOLLM2, "--frobnicate"), 2, "--frobnicate")
-    for command in ("serve", "worker", "token", "status", "plan", "probe", "bench", "chat"):
+    for command in ("serve", "worker", "token", "status", "plan", "probe", "doctor", "bench", "chat"):
         r = trireme(command, "--help")
         assert r.returncode == 0 and r.stdout.startswith(f"trireme {command}"), r
 
@@ -62,6 +62,16 @@ def test_public_bind_needs_key_and_tls():
         key.write_text("secret\n")
         os.chmod(key, 0o644)
         one_error(trireme("serve", SMOLLM2, "--api-key-file", key, timeout=20), 78, "chmod")
+        key.write_text("# keys\n\n  secret-1 name=anna rate=5/min # hers\nsecret-2 rate=5\n")
+        os.chmod(key, 0o600)
+        r = trireme("serve", SMOLLM2, "--listen", "127.0.0.1:0", "--api-key-file", key, timeout=60)
+        assert r.returncode == 78 and "API key number 2: word 2" in r.stderr, r
+        assert "secret" not in r.stderr, r
+
+
+def test_ledger_that_cannot_be_written():
+    r = trireme("serve", SMOLLM2, "--listen", "127.0.0.1:0", "--ledger", "/no/such/file", timeout=60)
+    assert r.returncode == 78 and "/no/such/file" in r.stderr, r
 
 
 def test_plan():
@@ -92,6 +102,43 @@ def test_probe():
         one_error(trireme("probe", pathlib.Path(d) / "none", env=env), 66, "none")
 
 
+def findings(r):
+    """Those of doctor --json: area -> [(level, said)]; what is bad makes the exit code 1."""
+    found = {}
+    for f in json.loads(r.stdout)["findings"]:
+        assert f["level"] in ("ok", "warn", "bad") and f["said"], f
+        found.setdefault(f["area"], []).append((f["level"], f["said"]))
+    assert r.returncode == any(level == "bad" for f in found.values() for level, _ in f), r
+    return found
+
+
+def test_doctor():
+    with tempfile.TemporaryDirectory() as d:
+        state = pathlib.Path(d) / "state"
+        f = findings(trireme("doctor", SMOLLM2, "--kernels", "--json", "--state", state))
+        assert {"memory", "threads", "kernels", "gpu", "shm", "files", "clock", "state", "ucx", "model", "weights"} <= set(f), f
+        assert f["state"][0][0] == "ok" and "will be made" in f["state"][0][1] and not state.exists(), f
+        assert any("Q4_1" in said and "packed" in said for _, said in f["weights"]), f
+        assert f["model"][0][1].count("Q4_1") and "needs" in f["model"][1][1], f
+        text = trireme("doctor", "--state", state).stdout.splitlines()
+        assert all(line.split()[0] in ("ok", "warn", "bad") for line in text[:-1]) and "findings" in text[-1], text
+        # What is bad is said, with a remedy, and the exit code tells.
+        state.mkdir(mode=0o755)
+        state.chmod(0o755)
+        bad = pathlib.Path(d) / "bad.gguf"
+        bad.write_bytes(SMOLLM2.read_bytes()[:5000])
+        r = trireme("doctor", bad, "--json", "--state", state, "--devices", "none0", "--url", "http://127.0.0.1:9")
+        f = findings(r)
+        for area in ("state", "ucx", "model", "server"):
+            assert f[area][0][0] == "bad", (area, f)
+        assert all(x.get("remedy") for x in json.loads(r.stdout)["findings"] if x["level"] == "bad"), r.stdout
+        assert trireme("doctor", "--state", state).returncode == 1
+        # More than there is.
+        f = findings(trireme("doctor", SMOLLM2, "--ctx", 1 << 24, "--json", "--state", pathlib.Path(d) / "new"))
+        assert f["model"][1][0] == "warn" and "GiB" in f["model"][1][1], f
+        one_error(trireme("doctor", "--kernels"), 2, "--kernels")
+
+
 def test_bench():
     r = trireme("bench", SMOLLM2, "--batch", "1,2", "--prompt", "32", "--tokens", "4", "--json")
     rows = json.loads(r.stdout)["rows"]
@@ -111,6 +158,8 @@ def test_status_and_chat():
             assert word in r.stdout, (word, r.stdout)
         status = json.loads(trireme("status", "--json", "--url", url).stdout)
         assert status["state"] == "ready"
+        f = findings(trireme("doctor", "--json", "--state", c.dir / "none", "--url", url))
+        assert [level for level, _ in f["server"]] == ["ok", "ok"] and "as this one" in f["server"][0][1], f
         # Both ways of the one pair, which needs no measuring; all of it kept as a cluster file.
         assert [p["state"] for p in status["pairs"]] == ["one process"] * 2, status["pairs"]
         saved = c.dir / "cluster.yaml"
@@ -164,6 +213,7 @@ def test_worker_without_a_valid_token_is_refused():
         assert len(c.complete([1, 2, 3], max_tokens=2)["choices"]) == 1
 
 
-run([test_usage_errors_are_2, test_bad_models_are_78, test_no_server_says_so, test_public_bind_needs_key_and_tls, test_plan,
-     test_probe, test_bench, test_status_and_chat, test_tokens_are_secret_and_single_use,
+run([test_usage_errors_are_2, test_bad_models_are_78, test_no_server_says_so, test_public_bind_needs_key_and_tls,
+     test_ledger_that_cannot_be_written, test_plan,
+     test_probe, test_doctor, test_bench, test_status_and_chat, test_tokens_are_secret_and_single_use,
      test_worker_without_a_valid_token_is_refused])

@@ -167,6 +167,30 @@ def test_structured_answers():
     assert r.choices[0].message.content in ("yes", "no")
 
 
+def test_small_requests_leave_a_long_session_alone():
+    """opencode asks for titles beside its main session: that must neither wait for them nor lose its prefix."""
+    talk = [{"role": "user", "content": "Remember these numbers: " + " ".join(str(i * 7) for i in range(120))}]
+    args = {"model": client().models.list().data[0].id, "temperature": 0}
+    first = client().chat.completions.create(messages=talk, max_tokens=4, **args)
+    talk += [{"role": "assistant", "content": first.choices[0].message.content}, {"role": "user", "content": "Go on."}]
+
+    async def beside():
+        async with client(openai.AsyncOpenAI) as c:
+            async def title(i):
+                r = await c.chat.completions.create(messages=[{"role": "user", "content": f"{i}: a title?"}], max_tokens=3, **args)
+                return r.choices[0].finish_reason
+            async def main():
+                return await c.chat.completions.create(messages=talk, max_tokens=20, **args)
+            return await asyncio.gather(main(), *(title(i) for i in range(12)))
+    second, *reasons = asyncio.run(beside())
+    assert set(reasons) <= {"length", "stop"}, reasons
+    third = client().chat.completions.create(messages=talk, max_tokens=20, **args)
+    assert third.choices[0].message.content == second.choices[0].message.content
+    for r in (second, third):
+        cached = r.usage.prompt_tokens_details.cached_tokens
+        assert cached > first.usage.prompt_tokens * 0.8, (cached, first.usage)
+
+
 def test_responses():
     c = client()
     model = c.models.list().data[0].id
@@ -187,4 +211,4 @@ def test_responses():
 with Cluster(SMOLLM2, workers=["a", "b"]) as cluster:
     run([test_models, test_chat_and_its_stream_are_equal, test_logprobs_n_seed_stop, test_completions_and_errors,
          test_async_streams, test_forced_calls_are_valid_and_stream_as_they_are, test_a_call_and_its_result_go_on,
-         test_structured_answers, test_responses])
+         test_structured_answers, test_small_requests_leave_a_long_session_alone, test_responses])

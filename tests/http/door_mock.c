@@ -60,6 +60,7 @@ static void take_option(struct options *o, const char *name, const char *value)
         const char **file;
     } rows[] = {
         {"--listen", NULL, &o->door.listen, NULL, NULL},
+        {"--ledger", NULL, &o->door.ledger, NULL, NULL},
         {"--key", NULL, NULL, o->keys, NULL},
         {"--host", NULL, NULL, o->hosts, NULL},
         {"--origin", NULL, NULL, o->origins, NULL},

@@ -55,16 +55,18 @@ def within(seconds, what, f):
     return time.monotonic() - start
 
 
-def enter_venv(package, script):
-    """Runs the script again, with --inside, where this package is installed; 77 if that cannot be."""
+def enter_venv(package, script, *more):
+    """Runs the script again, with --inside, where these packages are installed; 77 if that cannot be."""
     venv = os.path.join(ROOT, "build", "venv")
     python = os.path.join(venv, "bin", "python")
     if not os.path.exists(python) and subprocess.run([sys.executable, "-m", "venv", venv]).returncode:
         print("SKIP: no virtual environment can be made here")
         sys.exit(77)
-    if subprocess.run([python, "-c", "import " + package], capture_output=True).returncode:
-        if subprocess.run([python, "-m", "pip", "install", "-q", package], timeout=240).returncode:
-            print(f"SKIP: the {package} package cannot be installed")
+    packages = (package, *more)
+    names = ",".join(p.replace("-", "_") for p in packages)
+    if subprocess.run([python, "-c", "import " + names], capture_output=True).returncode:
+        if subprocess.run([python, "-m", "pip", "install", "-q", *packages], timeout=240).returncode:
+            print(f"SKIP: {names} cannot be installed")
             sys.exit(77)
     os.execv(python, [python, os.path.abspath(script), "--inside", *sys.argv[1:]])
 
@@ -149,7 +151,7 @@ class Door:
             self.log.seek(0)
             raise AssertionError(f"door_mock did not start: {self.log.read().decode()}")
         self.port = int(line[1])
-        self.key = options[options.index("--key") + 1] if "--key" in options else None
+        self.key = options[options.index("--key") + 1].split()[0] if "--key" in options else None
 
     def close(self):
         self.process.send_signal(signal.SIGTERM)

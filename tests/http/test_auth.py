@@ -54,6 +54,18 @@ def _(door):
         assert ask(door, method, path, {"x-api-key": "sk-battery-staple"}).status != 401, path
 
 
+@case("C1_11_12_every_path_that_is_described", *KEY)
+def _(door):
+    # Without a key: liveness and the page for all; health for this machine, which this is.
+    is_open = {"/", "/livez", "/readyz", "/health", "/ping", "/version"}
+    paths = ask(door, "GET", "/openapi.json", {"x-api-key": "sk-battery-staple"}).json["paths"]
+    assert len(paths) > 20, paths
+    for path, methods in paths.items():
+        for method in methods:
+            a = ask(door, method.upper(), path.replace("{id}", "mock/tiny-1"), {})
+            eq(a.status == 401, path not in is_open, f"{method} {path}: {a.status}")
+
+
 @case("H21_key_in_query", *KEY)
 def _(door):
     ask(door, "POST", CHAT + "?api_key=sk-correct-horse&key=sk-correct-horse", {}).refused(401)

@@ -55,8 +55,10 @@ static void so_many_a_minute(void **state)
         for (int i = 0; i < 20; i++) {
             assert_int_equal(limits_enter(&l, now, &in_s), LIMITS_RATE);
             assert_true(in_s >= 1 && in_s <= (60 + rates[k] - 1) / rates[k]);
-            if (in_s > 1) // not earlier than needed either
-                assert_int_equal(limits_enter(&l, now + (in_s - 1) * S - 1, &in_s), LIMITS_RATE);
+            uint32_t again_s = 0; // not earlier than needed either
+            const int64_t early = now + (int64_t)(in_s - 1) * S;
+            assert_int_equal(limits_enter(&l, early, &again_s), LIMITS_RATE);
+            assert_int_equal(again_s, 1);
             now += in_s * S;
             assert_int_equal(limits_enter(&l, now, &in_s), LIMITS_OK);
             while (limits_enter(&l, now, &in_s) == LIMITS_OK) // what else came meanwhile

@@ -18,9 +18,16 @@ static void test_size(void **state)
         const uint64_t packed = k->ops->weight_bytes(k, types[i], 64, 1024);
         assert_true(packed >= file - file / 50 && packed <= file + file * 6 / 100);
     }
-    for (int t = 0; t < DT_COUNT; t++) // and every type of weights has a form
+    for (int t = 0; t < DT_COUNT; t++) { // and every type of weights has a form
         assert_int_equal(k->ops->weight_bytes(k, (enum dtype)t, 64, 1024) > 0,
                          dtype_is_weight((enum dtype)t));
+        assert_int_equal(kernels_path_of((enum dtype)t) != KERNELS_PATH_NONE,
+                         dtype_is_weight((enum dtype)t));
+    }
+    assert_int_equal(kernels_path_of(DT_Q4_K), KERNELS_PATH_BLOCKS);
+    assert_int_equal(kernels_path_of(DT_BF16), KERNELS_PATH_FLOAT);
+    assert_int_equal(kernels_path_of(DT_FP8), KERNELS_PATH_FLOAT);
+    assert_int_equal(kernels_path_of(DT_IQ2_XXS), KERNELS_PATH_DECODED);
     k->ops->close(k);
 }
 
