@@ -498,12 +498,6 @@ static void bad_integers_are_refused(void **state)
     t.zero = s.zero;
     w.dtype = DT_NVFP4;
     refused(&f, &w, "w.qweight does not fit blocks");
-    w.dtype = DT_INT4;
-    w.n = 2; // of a stack: no order
-    struct model_source two[2] = {t, t};
-    w.sources = two;
-    w.n_source = 2;
-    refused(&f, &w, "w.g_idx orders the columns");
     made_close(&f);
 }
 
