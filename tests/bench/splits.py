@@ -24,7 +24,7 @@ def aggregate(c, n_stream, n_tok):
     made = []
 
     def one(i):
-        prompt = [1 + (7919 * (i + 1) + 31 * k + time.time_ns() % 1000) % 900 for k in range(16)]
+        prompt = [1 + (7919 * (i + 1) + 31 * k + time.time_ns() % 1000) % 250 for k in range(16)]
         r = c.complete(prompt, max_tokens=n_tok, ignore_eos=True)
         made.append(r["usage"]["completion_tokens"])
 
@@ -58,7 +58,7 @@ def local_ways(model):
 
 def far_ways(a):
     """Two stages, the second one elsewhere: on this host if no --far is given."""
-    options = ["--devices", a.devices]
+    options = ["--devices", a.devices, "--transports", "tcp,self"]
     return {"two stages": dict(workers=["a", "b"], serve=["--far", "0", "--slots", "32"], worker=options)}
 
 
