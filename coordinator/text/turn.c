@@ -240,7 +240,7 @@ static bool in_body(struct turn *t)
 
 static bool step(struct turn *t)
 {
-    if (t->config.format->name_kind == TURN_NAME_HEADER && t->config.format->call_close)
+    if (t->config.format->name_kind == TURN_NAME_HEADER)
         return t->state == TURN_IN_HEADER ? in_header(t) : in_body(t);
     switch (t->state) {
     case TURN_IN_TEXT:
@@ -277,7 +277,7 @@ void turn_init(struct turn *t, const struct turn_config *c)
 {
     *t = (struct turn){.config = *c, .is_fresh = true};
     if (c->tools && c->tools->kind == J_ARR && c->tools->arr.n == 0) t->config.tools = NULL;
-    if (c->format->name_kind == TURN_NAME_HEADER && c->format->call_close)
+    if (c->format->name_kind == TURN_NAME_HEADER)
         t->state = TURN_IN_HEADER;
     else if (turn_is_thinking(c->format, c->prompt, c->prompt_len))
         t->state = TURN_IN_THINK;

@@ -85,6 +85,7 @@ void turn_call_done(struct turn *t)
 void turn_call_garbled(struct turn *t)
 {
     t->n_garbled++;
+    if (t->is_named) over(t); // its name was given away: a call with the arguments so far
     t->state = TURN_IN_TEXT;
     t->in_section = t->in_list = t->is_fresh = false;
     turn_give_text(t, t->raw.data, t->raw.len);
@@ -258,7 +259,8 @@ static bool value_over(struct turn *t)
         // Without a mark only a function that there is makes a call of it.
         if (ok && t->config.format->bare) ok = turn_is_tool(t, text.data, text.len);
         if (ok) turn_call_name(t, text.data, text.len);
-        if (ok) turn_call_arguments(t, t->early.data, t->early.len);
+        if (ok && t->early.len) turn_call_arguments(t, t->early.data, t->early.len);
+        buf_clear(&t->early);
     } else if (t->member == MEMBER_ARGS && t->is_string) {
         ok = decode(&t->early, &text); // an object as text
         buf_clear(&t->early);
@@ -352,9 +354,7 @@ static bool before_call(struct turn *t)
     }
     if (t->in_section && (may_begin(t, f->call_open) || may_begin(t, f->close))) return false;
     if (c == '{') {
-        const bool in_list = t->in_list;
-        if (t->n_call && in_list) turn_call_begin(t);
-        t->in_list = in_list;
+        buf_clear(&t->early); // of the object before
         t->expect = OBJECT_OPEN;
         t->state = TURN_IN_OBJECT;
         return true;

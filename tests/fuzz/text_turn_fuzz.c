@@ -22,6 +22,10 @@ static char *events(const struct turn_config *c, const char *s, size_t len, size
     turn_push(&t, s + cut, len - cut);
     turn_end(&t);
     turn_fini(&t);
+    if (!turn_log_is_paired(&log)) {
+        fprintf(stderr, "%s: a call without its end\n", c->format->name);
+        __builtin_trap();
+    }
     return turn_log_text(&log);
 }
 

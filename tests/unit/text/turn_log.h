@@ -10,6 +10,7 @@ struct turn_log {
     struct buf text;
     enum turn_kind last;
     bool is_open;
+    bool in_call, is_unpaired; // calls begin and end, one after the other
 };
 
 static inline void turn_log_close(struct turn_log *l)
@@ -22,6 +23,9 @@ static inline void turn_log_event(void *arg, const struct turn_event *e)
 {
     static const char letters[] = "TRCAE";
     struct turn_log *l = arg;
+    const bool is_of_call = e->kind == TURN_ARGUMENTS || e->kind == TURN_CALL_END;
+    l->is_unpaired |= l->in_call != is_of_call;
+    l->in_call = e->kind == TURN_CALL || e->kind == TURN_ARGUMENTS;
     if (!l->is_open || l->last != e->kind || e->kind == TURN_CALL) {
         turn_log_close(l);
         buf_char(&l->text, letters[e->kind]);
@@ -31,6 +35,12 @@ static inline void turn_log_event(void *arg, const struct turn_event *e)
         l->last = e->kind;
     }
     buf_add(&l->text, e->s, e->len);
+}
+
+// Every call that began has ended, before the next one and before other events.
+static inline bool turn_log_is_paired(const struct turn_log *l)
+{
+    return !l->is_unpaired && !l->in_call;
 }
 
 // The caller frees it.

@@ -66,6 +66,7 @@ static char *events(const struct rig *r, const char *format, const char *prompt,
     assert_int_equal(turn_end(&t), OK);
     if (n_garbled) *n_garbled = t.n_garbled;
     turn_fini(&t);
+    assert_true(turn_log_is_paired(&log));
     return turn_log_text(&log);
 }
 
@@ -98,6 +99,11 @@ static const struct one cases[] = {
     {"hermes", "", "<tool_call>\nhello</tool_call>", "T[<tool_call>\nhello</tool_call>]", 1},
     {"hermes", "", "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": [1,",
      "C[now]A[{\"a\": [1,]E", 1},
+    {"hermes", "", "<tool_call>{\"name\": \"now\", 5}</tool_call>x", "C[now]ET[5}</tool_call>x]",
+     1},
+    {"qwen-xml", "",
+     "<tool_call>{\"arguments\": {\"a\": 1}, \"name\": \"now\"}\n{\"name\": \"now\"}</tool_call>",
+     "C[now]A[{\"a\": 1}]EC[now]A[{}]E", 0},
     {"hermes", "", "<tool_call>{\"name\": \"no", "T[<tool_call>{\"name\": \"no]", 1},
     {"mistral-list", "",
      "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}, {\"name\": \"get_weather\", "
