@@ -185,12 +185,16 @@ static bool python_calls(struct turn *t, bool tell)
 
 static bool in_python(struct turn *t)
 {
+    if (!turn_left(t)) return false;
+    if (!t->word.len && *turn_here(t) != '[') {
+        turn_call_garbled(t);
+        return true;
+    }
     t->value.has_quotes = true;
     const size_t n =
         turn_value_scan(&t->value, turn_here(t), turn_room(t, &t->word, TURN_WHOLE_MAX));
     buf_add(&t->word, turn_here(t), n);
     turn_eat(t, n);
-    if (t->word.len && t->word.data[0] != '[') t->value.is_over = true;
     if (!t->value.is_over && t->word.len <= TURN_WHOLE_MAX) return false;
     if (!t->value.is_over || !python_calls(t, false)) {
         turn_call_garbled(t);

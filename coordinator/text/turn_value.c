@@ -101,9 +101,8 @@ static bool quoted_string(struct reader *r, char quote)
         while (r->at < r->len && r->s[r->at] != quote && r->s[r->at] != '\\')
             r->at++;
         turn_value_escape(r->out, r->s + from, r->at - from);
-        if (r->at + 1 >= r->len || r->s[r->at] != '\\') continue;
-        r->at++;
-        if (!escape(r)) return false;
+        if (r->at == r->len || r->s[r->at] == quote) break;
+        if (++r->at == r->len || !escape(r)) return false;
     }
     buf_char(r->out, '"');
     return r->at++ < r->len;

@@ -168,6 +168,10 @@ static const struct one cases[] = {
      "C[get_weather]A[{\"city\":\"It's \\\"x\\\"\",\"days\":-2}]E"
      "C[now]A[{\"a\":[true,null],\"b\":{\"k\":1.5}}]E",
      0},
+    {"pythonic", "", "[now(a='b\\", "T[[now(a='b\\]", 1},
+    {"pythonic", "", "[now(a='b\"\\]\"", "T[[now(a='b\"\\]\"]", 1},
+    {"pythonic", "", "[now(a=[\"'\\\"'])]", "T[[now(a=[\"'\\\"'])]]", 1},
+    {"pythonic", "", "<|python_start|>5now(a='b\\", "T[<|python_start|>5now(a='b\\]", 1},
     {"pythonic", "", "[1, 2, 3]", "T[[1, 2, 3]]", 1},
     {"pythonic", "", "<|python_start|>[now()]<|python_end|>", "C[now]A[{}]E", 0},
     // harmony
