@@ -209,3 +209,9 @@ err_t plan_make(const struct cost_model *m, const struct cluster *c, const struc
     free(p);
     return e;
 }
+
+uint32_t plan_steps_in_flight(uint32_t n_stage, double slowest_us, double road_us)
+{
+    const double more = slowest_us > 0 ? road_us / slowest_us : 0;
+    return n_stage + 1 + (uint32_t)(more < PLAN_ROAD_STEPS_MAX ? more : PLAN_ROAD_STEPS_MAX);
+}

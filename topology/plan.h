@@ -72,6 +72,12 @@ err_t plan_make(const struct cost_model *m, const struct cluster *c, const struc
 err_t plan_lanes(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,
                  struct plan *out, int32_t *n_lane, struct err_text *why);
 
+// Steps on their way at once that keep a lane busy: one in every stage, one more so that none waits
+// for the coordinator, and as many more as the slowest stage could compute while a frame is on its
+// way round (road_us: the links' latencies from each stage to the next, and back to the first).
+enum { PLAN_ROAD_STEPS_MAX = 16 };
+uint32_t plan_steps_in_flight(uint32_t n_stage, double slowest_us, double road_us);
+
 // For people: every device on its own (the baseline), then the plan with its sums of memory and
 // its speed. `p` NULL (plan_make found none): only the baseline, with what each device is short of.
 void plan_text(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,

@@ -17,8 +17,6 @@ static const struct cluster_link GUESSED_LINK = {.latency_us = 100, .bytes_per_s
 enum { BALANCE_ROWS = 4 };
 // However short memory is, windows and states of as many sequences are kept.
 enum { LEAST_SEQS = 4 };
-// Steps beside those in the stages: enough for a road of as many stage times.
-enum { ROAD_STEPS_MAX = 16 };
 
 struct placing {
     const struct place_want *want;
@@ -493,8 +491,6 @@ static void fill_stage(const struct placing *p, const struct cut *c, const struc
     s->decode_us = (double)t.ns / 1e3;
 }
 
-// Steps on their way at once: one in every stage, one more so that none waits for the coordinator,
-// and as many more as a stage could compute while a frame is on a long road.
 static uint32_t steps_in_flight(const struct placing *p, const struct cut *cuts, uint32_t n,
                                 const struct place *out)
 {
@@ -504,8 +500,7 @@ static uint32_t steps_in_flight(const struct placing *p, const struct cut *cuts,
         slowest_us = fmax(slowest_us, out->stages[i].decode_us);
         if (n > 1) road_us += p->cluster.links[a][b].latency_us;
     }
-    const double more = fmin(road_us / slowest_us, ROAD_STEPS_MAX);
-    return n + 1 + (uint32_t)more;
+    return plan_steps_in_flight(n, slowest_us, road_us);
 }
 
 static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t n,
@@ -633,7 +628,7 @@ err_t place_make(const struct place_want *want, const struct place_worker *worke
                                .chunk = (int32_t)want->max_tok,
                                .in_flight = (int32_t)want->n_stage + 1,
                                .kv_elem_bytes = want->kv_dtype == DT_F32 ? 4 : 2};
-    if (has_long_road(p)) p->ask.in_flight += ROAD_STEPS_MAX;
+    if (has_long_road(p)) p->ask.in_flight += PLAN_ROAD_STEPS_MAX;
     struct shape shape = {want->n_stage, want->n_member};
     bool is_any = true;
     while (is_any && shape.n_stage * shape.n_member > n)
