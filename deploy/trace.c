@@ -1,5 +1,6 @@
 #include "deploy/trace.h"
 
+#include "coordinator/door/prepare.h"
 #include "proto/base/json.h"
 
 #include <errno.h>
@@ -29,15 +30,6 @@ static int by_time(const void *a, const void *b)
 {
     const struct trace_request *x = a, *y = b;
     return x->at_s < y->at_s ? -1 : x->at_s > y->at_s;
-}
-
-// Words become numbers; equal words equal ones (FNV-1a).
-static uint64_t number_of(const struct json *word)
-{
-    uint64_t h = 0xcbf29ce484222325;
-    for (size_t i = 0; i < word->str.len; i++)
-        h = (h ^ (uint8_t)word->str.s[i]) * 0x100000001b3;
-    return h ? h : 1;
 }
 
 static err_t read_count(const struct json *j, const char *key, uint32_t least, uint32_t *out,
@@ -71,7 +63,7 @@ static err_t read_line(const char *line, size_t len, struct trace_request *out,
         if (!e) e = read_count(j, "common", 0, &out->n_common, why);
         if (!e && session && session->kind != J_STR)
             e = err_say(why, ERR_INVALID, "'session' must be a string");
-        if (!e && session) out->session = number_of(session);
+        if (!e && session) out->session = prepare_session(session->str.s);
     }
     arena_fini(&a);
     return e;
