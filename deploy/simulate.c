@@ -27,6 +27,7 @@ struct timing {
     const struct plan *plan;
     struct cost_group groups[CLUSTER_DEVICES_MAX];
     struct cluster_link next[CLUSTER_DEVICES_MAX]; // to the next stage; of the last: to the first
+    uint32_t in_flight;                            // steps at once
     int64_t control_ns;                            // from the coordinator to a stage, or back
     struct memo *memos;
 };
@@ -54,8 +55,25 @@ static struct cluster_link slowest(const struct cluster *c, const struct plan_st
     return worst;
 }
 
-static err_t timing_open(struct timing *t, const struct cluster *c, const struct plan *p)
+static uint32_t steps_in_flight(const struct simulate_ask *a, const struct timing *t)
 {
+    const struct cost_step row = {
+        .rows = 1, .n_seq = 1, .logit_rows = 1, .depth = a->ctx / 2, .kv_elem_bytes = 2};
+    const struct plan *p = t->plan;
+    double slowest_us = 1, road_us = 0;
+    for (int32_t i = 0; i < p->n_stage; i++) {
+        const struct plan_stage *s = &p->stages[i];
+        const int64_t ns =
+            cost_time_of(a->model, &t->groups[i], &row, s->layer_from, s->layer_to).ns;
+        if ((double)ns / 1e3 > slowest_us) slowest_us = (double)ns / 1e3;
+        if (p->n_stage > 1) road_us += t->next[i].latency_us;
+    }
+    return plan_steps_in_flight((uint32_t)p->n_stage, slowest_us, road_us);
+}
+
+static err_t timing_open(struct timing *t, const struct simulate_ask *a, const struct plan *p)
+{
+    const struct cluster *c = a->cluster;
     *t = (struct timing){.plan = p, .control_ns = control_ns(c, p)};
     t->memos = calloc(MEMO, sizeof *t->memos);
     if (!t->memos) return ERR_MEMORY;
@@ -71,6 +89,7 @@ static err_t timing_open(struct timing *t, const struct cluster *c, const struct
         g->link = slowest(c, s);
         t->next[i] = c->links[s->members[0].device][next->members[0].device];
     }
+    t->in_flight = steps_in_flight(a, t);
     return OK;
 }
 
@@ -417,12 +436,10 @@ static err_t open_lane(struct world *w, uint32_t i)
     const struct simulate_ask *a = w->ask;
     struct sim_lane *l = &w->lanes[i];
     l->timing = &w->timings[i % a->n_lane];
-    const struct plan *p = l->timing->plan;
-    const uint32_t n_stage = (uint32_t)p->n_stage;
     const struct sched_config c = {
         .epoch = 1,
-        .n_stage = n_stage,
-        .in_flight = n_stage + 1,
+        .n_stage = l->timing->in_flight - 1,
+        .in_flight = l->timing->in_flight,
         .n_slot = a->n_slot,
         .n_page = (uint32_t)(a->kv_tokens / PAGE_TOK),
         .page_tok = PAGE_TOK,
@@ -455,13 +472,14 @@ static err_t open_world(struct world *w)
     w->figures = calloc(w->n_lane, sizeof *w->figures);
     w->jobs = calloc(a->trace->n, sizeof *w->jobs);
     // Each lane has as many results on their way as steps.
-    w->heap = calloc((size_t)w->n_lane * (CLUSTER_DEVICES_MAX + 1), sizeof *w->heap);
+    w->heap = calloc((size_t)w->n_lane * (CLUSTER_DEVICES_MAX + 1 + PLAN_ROAD_STEPS_MAX),
+                     sizeof *w->heap);
     w->out->lanes = calloc(w->n_lane, sizeof *w->out->lanes);
     if (!w->timings || !w->lanes || !w->figures || !w->jobs || !w->heap || !w->out->lanes)
         return err_say(w->why, ERR_MEMORY, "no memory for the simulation");
     err_t e = OK;
     for (uint32_t i = 0; i < a->n_lane && !e; i++)
-        e = timing_open(&w->timings[i], a->cluster, &a->lanes[i]);
+        e = timing_open(&w->timings[i], a, &a->lanes[i]);
     for (uint32_t i = 0; i < w->n_lane && !e; i++)
         e = open_lane(w, i);
     return e;

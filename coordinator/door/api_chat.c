@@ -164,8 +164,8 @@ static err_t keep_turn(const struct prepare *p, const struct template_output *te
     enum { TAIL_MAX = 256 };
     const size_t from = text->n_plain ? text->plain[text->n_plain - 1].to : 0;
     out->tail_len = text->text.len - from < TAIL_MAX ? text->text.len - from : TAIL_MAX;
-    out->tail = arena_copy_str(&out->arena, text->text.data + text->text.len - out->tail_len,
-                               out->tail_len);
+    const char *all = text->text.data ? text->text.data : ""; // a template may write nothing
+    out->tail = arena_copy_str(&out->arena, all + text->text.len - out->tail_len, out->tail_len);
     out->format = p->in->model->format;
     // A template that knows no calls lets the model write them in the commonest way.
     if (p->tools && !turn_format_has_calls(out->format)) out->format = turn_format_named("hermes");
