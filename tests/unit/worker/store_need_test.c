@@ -11,6 +11,7 @@
 #define store_files recorded_files
 #define store_need_stage recorded_need_stage
 #define store_need_opening recorded_need_opening
+#include "tests/unit/worker/exact_kernels.h"
 #include "worker/store_need.c"
 
 #include <dirent.h>
@@ -75,22 +76,6 @@ static struct model *open_copy(const char *dir)
     snprintf(path, sizeof path, "%s/%s", dir, entry < 0 ? "." : offered.files[entry].name);
     if (model_open(path, &m, &why)) fail_msg("%s", why.s);
     return m;
-}
-
-static struct kernels *open_kernels(void)
-{
-    const struct kernels_limits l = {.n_threads = 1,
-                                     .precision = PRECISION_EXACT,
-                                     .max_tok = 8,
-                                     .max_cols = 1 << 16,
-                                     .max_rows = 1 << 20,
-                                     .max_head = 4,
-                                     .max_head_dim = 64,
-                                     .max_ctx = 64};
-    struct kernels *k;
-    struct err_text why;
-    if (kernels_open_cpu("reference", &l, &k, &why)) fail_msg("%s", why.s);
-    return k;
 }
 
 static void compare(struct kernels *k, const struct stage_config *c, const struct model *copy)

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "tests/golden/safetensors.h"
+#include "tests/unit/worker/exact_kernels.h"
 #include "tests/unit/worker/made.h"
 #include "tests/unit/worker/tiny.h"
 #include "worker/weights.h"
@@ -14,22 +15,6 @@
 #include <dirent.h>
 #include <math.h>
 #include <sys/stat.h>
-
-static struct kernels *open_kernels(void)
-{
-    const struct kernels_limits l = {.n_threads = 1,
-                                     .precision = PRECISION_EXACT,
-                                     .max_tok = 8,
-                                     .max_cols = 1 << 16,
-                                     .max_rows = 1 << 20,
-                                     .max_head = 4,
-                                     .max_head_dim = 64,
-                                     .max_ctx = 64};
-    struct kernels *k;
-    struct err_text why;
-    if (kernels_open_cpu("reference", &l, &k, &why)) fail_msg("%s", why.s);
-    return k;
-}
 
 static struct stage_config whole(const struct model *m)
 {
