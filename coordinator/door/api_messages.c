@@ -330,8 +330,9 @@ static void message_begin(struct reply *r, struct buf *out)
 // Thoughts carry a signature that callers send back and nobody checks: they are not secret here.
 static const char signature[] = "trireme";
 
-static void close_block(struct reply *r, struct buf *out)
+static void close_block(struct reply *r, bool is_cut, struct buf *out)
 {
+    (void)is_cut; // blocks look the same
     if (r->open.kind < 0) return;
     if (r->open.kind == TURN_REASONING) {
         begin_event("content_block_delta", out);
@@ -372,8 +373,8 @@ static void open_block(struct reply *r, const struct reply_choice *c, const stru
     end_event(out);
 }
 
-static void put_delta(const struct reply *r, const struct reply_choice *c,
-                      const struct reply_event *e, struct buf *out)
+static void put_delta(struct reply *r, const struct reply_choice *c, const struct reply_event *e,
+                      struct buf *out)
 {
     static const char *const types[] = {
         [TURN_TEXT] = "\"text_delta\",\"text\"",
@@ -387,20 +388,13 @@ static void put_delta(const struct reply *r, const struct reply_choice *c,
     end_event(out);
 }
 
+static const struct reply_blocks blocks = {open_block, put_delta, close_block};
+
 static void message_flush(struct reply *r, bool is_final, struct buf *out)
 {
-    struct reply_choice *c = &r->choices[0];
-    for (size_t i = 0; i < c->n_event; i++) {
-        const struct reply_event *e = &c->events[i];
-        const bool goes_on = e->kind == TURN_ARGUMENTS || (int)e->kind == r->open.kind;
-        if (!goes_on || e->kind == TURN_CALL) close_block(r, out);
-        if (e->kind == TURN_CALL_END) continue;
-        if (r->open.kind < 0) open_block(r, c, e, out);
-        if (e->kind != TURN_CALL) put_delta(r, c, e, out);
-    }
-    reply_sent(c);
+    const struct reply_choice *c = &r->choices[0];
+    reply_put_blocks(r, &blocks, is_final, out);
     if (!is_final) return;
-    close_block(r, out);
     begin_event("message_delta", out);
     buf_str(out, ",\"delta\":{");
     put_end(c, out);

@@ -493,25 +493,11 @@ static const char *status_of(const struct reply_choice *c)
     return reply_end_of(c) == REPLY_LENGTH ? "incomplete" : "completed";
 }
 
-// `out` may be a buffer that nobody reads: the body of an answer in one piece is made of the items.
-static void put_events(struct reply *r, bool is_final, struct buf *out)
-{
-    struct reply_choice *c = &r->choices[0];
-    for (size_t i = 0; i < c->n_event; i++) {
-        const struct reply_event *e = &c->events[i];
-        const bool goes_on = e->kind == TURN_ARGUMENTS || (int)e->kind == r->open.kind;
-        if (!goes_on || e->kind == TURN_CALL) close_block(r, false, out);
-        if (e->kind == TURN_CALL_END) continue;
-        if (r->open.kind < 0) open_block(r, c, e, out);
-        if (e->kind != TURN_CALL) put_delta(r, c, e, out);
-    }
-    reply_sent(c);
-    if (is_final) close_block(r, reply_end_of(c) == REPLY_LENGTH, out);
-}
+static const struct reply_blocks blocks = {open_block, put_delta, close_block};
 
 static void response_flush(struct reply *r, bool is_final, struct buf *out)
 {
-    put_events(r, is_final, out);
+    reply_put_blocks(r, &blocks, is_final, out);
     if (!is_final) return;
     const char *status = status_of(&r->choices[0]);
     const bool is_cut = strcmp(status, "incomplete") == 0;
@@ -532,7 +518,7 @@ static void response_keep_alive(struct reply *r, struct buf *out)
 static void response_body(struct reply *r, struct buf *out)
 {
     struct buf unread = {0};
-    put_events(r, true, &unread);
+    reply_put_blocks(r, &blocks, true, &unread); // what counts is the items it leaves
     buf_fini(&unread);
     put_response(r, status_of(&r->choices[0]), &r->open.items, out);
 }

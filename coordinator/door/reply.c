@@ -467,6 +467,21 @@ int64_t reply_queue_us(const struct reply *r)
     return admitted ? admitted - arrived : -1;
 }
 
+void reply_put_blocks(struct reply *r, const struct reply_blocks *b, bool is_final, struct buf *out)
+{
+    struct reply_choice *c = &r->choices[0];
+    for (size_t i = 0; i < c->n_event; i++) {
+        const struct reply_event *e = &c->events[i];
+        const bool goes_on = e->kind == TURN_ARGUMENTS || (int)e->kind == r->open.kind;
+        if (!goes_on || e->kind == TURN_CALL) b->close(r, false, out);
+        if (e->kind == TURN_CALL_END) continue;
+        if (r->open.kind < 0) b->open(r, c, e, out);
+        if (e->kind != TURN_CALL) b->more(r, c, e, out);
+    }
+    reply_sent(c);
+    if (is_final) b->close(r, reply_end_of(c) == REPLY_LENGTH, out);
+}
+
 void reply_flush(struct reply *r, struct buf *out)
 {
     const struct dialect *d = r->p.api->dialect;

@@ -119,6 +119,17 @@ int64_t reply_queue_us(const struct reply *r);
 // Why a choice ended: its calls, its length, a stop string, or of itself.
 enum reply_end { REPLY_STOP, REPLY_STOP_TEXT, REPLY_LENGTH, REPLY_CALLS };
 enum reply_end reply_end_of(const struct reply_choice *c);
+// A stream of blocks, of which one is open at a time: thoughts, text, a call with its arguments.
+struct reply_blocks {
+    void (*open)(struct reply *r, const struct reply_choice *c, const struct reply_event *e,
+                 struct buf *out); // sets r->open.kind
+    void (*more)(struct reply *r, const struct reply_choice *c, const struct reply_event *e,
+                 struct buf *out);
+    void (*close)(struct reply *r, bool is_cut, struct buf *out); // nothing if none is open
+};
+// What is new of the only choice, as blocks; the last one closes with the choice.
+void reply_put_blocks(struct reply *r, const struct reply_blocks *b, bool is_final,
+                      struct buf *out);
 // Forgets what was written.
 void reply_sent(struct reply_choice *c);
 // All text of one kind in the list of events.
