@@ -425,7 +425,7 @@ static bool after_args(struct turn *t)
     const struct turn_format *f = t->config.format;
     const char *close = f->call_close;
     turn_eat_space(t);
-    if (close && !turn_left(t)) return false;
+    if (!turn_left(t)) return false;
     if (close && (may_begin(t, close) || may_begin(t, "```"))) return false;
     if (close && begins(t, "```")) {
         turn_eat(t, 3);
