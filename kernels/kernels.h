@@ -3,7 +3,15 @@
 //
 // A backend is opened once per worker with every limit it will ever see, and allocates then; the
 // operations allocate nothing, cannot fail, and are called by one thread (the compute thread),
-// which the backend's own pool joins inside each operation.
+// which the backend's own pool joins inside each operation. What goes wrong on a device is kept
+// and told by `status`.
+//
+// Memory. Operations read and write memory of the backend (`take`); what they are given in host
+// memory is said at each: lists of runs and their pages, ids to embed, positions, factors of
+// frequencies, arrays of pointers, and results that are numbers to decide by. Operations are done
+// in the order of the calls but may be done later; only `get` and those that return numbers wait.
+// Host lists may be changed when the call has returned. A backend whose memory is the host's own
+// (`is_host`) has done each operation when the call returns.
 //
 // Exactness (DESIGN 6.5). On the CPU every output element is one chain of operations whose order
 // depends on the element alone: not on the number of rows in the call, the threads, the chunking of
@@ -203,13 +211,58 @@ struct delta_args {
     float *out;          // (n_tok, n_head_v, dim_v)
 };
 
+// Which experts each token chose, sorted: product i of n = n_tok * n_used is token row[i] with expert
+// expert[i]; ascending by expert, then by token. All in the backend's memory.
+struct route_sort {
+    const int32_t *ids;       // (n_tok, n_used) of route
+    const int32_t *place;     // (n_expert) expert e lies at place[e] of the stacks; NULL: at e
+    int32_t n_expert, n_used; // as in route_args
+    int32_t *at;              // out (n_tok, n_used) where the product of ids[..] lies: at of combine
+    int32_t *row, *expert;    // out (n); expert is the place
+    uint32_t *count;          // (n_expert) how often each was chosen is added, or NULL
+};
+
+// What a whole step has in common, in host memory; the lists and what they point to do not change
+// until the next `enter`. Operations are given these very lists.
+enum { KERNELS_LISTS_MAX = 6 };
+struct kernels_step {
+    const int32_t *ids; // (n_tok) to embed, or NULL
+    const int32_t *pos; // (n_tok)
+    int32_t n_tok;
+    const struct attn_run *runs[KERNELS_LISTS_MAX];
+    int32_t n_run[KERNELS_LISTS_MAX];
+    int32_t n_list;
+    int32_t page_tok;
+    // Steps of one key (not 0) consist of the same operations on the same memory and differ only in
+    // what stands here: a backend may record the operations up to `leave` once and repeat them.
+    uint64_t key;
+};
+
 struct kernels {
     const struct kernels_ops *ops;
+    bool is_host; // memory of the backend is host memory, and operations are done when they return
 };
 
 struct kernels_ops {
     const char *name; // "cpu avx2", "cpu neon", "cpu reference"
     void (*close)(struct kernels *k);
+
+    // -- memory --
+    // Zeroed, aligned to 256 bytes. On the host its pages cost nothing until they are used. `what`
+    // is for the sentence. ERR_MEMORY.
+    err_t (*take)(struct kernels *k, uint64_t bytes, const char *what, void **out,
+                  struct err_text *why);
+    void (*give)(struct kernels *k, void *data, uint64_t bytes);
+    // From the host; src may change when it returns. Thread-safe (loading).
+    void (*put)(struct kernels *k, void *dst, const void *src, uint64_t bytes);
+    // To the host, after all operations before it; waits for them.
+    void (*get)(struct kernels *k, void *dst, const void *src, uint64_t bytes);
+    // n_row rows of n floats each, from row to row dst_ld and src_ld floats. No overlap.
+    void (*copy)(struct kernels *k, float *dst, int64_t dst_ld, const float *src, int64_t src_ld,
+                 int64_t n_row, int64_t n);
+    void (*zero)(struct kernels *k, void *dst, uint64_t bytes);
+    // First error since opening, OK: none. ERR_SYSTEM, ERR_MEMORY.
+    err_t (*status)(struct kernels *k, struct err_text *why);
 
     // -- weights (load time; thread-safe) --
     // Bytes of the packed form of a (rows, cols) weight; 0 if the type or the sizes are refused. Of
@@ -226,6 +279,10 @@ struct kernels_ops {
     uint64_t (*kv_page_bytes)(struct kernels *k, const struct kv_view *kv);
 
     // -- step path --
+    // A step begins. True: the operations up to `leave` were recorded under this key and have been
+    // started again; the caller leaves them out.
+    bool (*enter)(struct kernels *k, const struct kernels_step *s);
+    void (*leave)(struct kernels *k);
     // out[i] = row ids[i] of table as float. table (n_vocab, dim), LAYOUT_PACKED. out (n_tok, dim)
     void (*embed)(struct kernels *k, const struct view *table, const int32_t *ids, int32_t n_tok,
                   float *out);
@@ -260,6 +317,7 @@ struct kernels_ops {
     void (*conv)(struct kernels *k, const struct conv_args *a);
     void (*delta)(struct kernels *k, const struct delta_args *a);
     void (*route)(struct kernels *k, const struct route_args *a, int32_t n_tok);
+    void (*route_sort)(struct kernels *k, const struct route_sort *a, int32_t n_tok);
     void (*gemm_experts)(struct kernels *k, const struct expert_gemm *g);
     // out[i] = sum over j < n_used, ascending, of weights[i][j] * y[at[i][j]]; out (n_tok, dim), y
     // (.., dim), at and weights (n_tok, n_used).
@@ -280,9 +338,12 @@ struct kernels_ops {
     void (*scale)(struct kernels *k, float *x, float s, int64_t n);
     // x[i] = cap * tanh(x[i] / cap)
     void (*softcap)(struct kernels *k, float *x, float cap, int64_t n);
-    // Lowest index of the largest value of each row (n_row, n). NaN never wins.
+    // Lowest index of the largest value of each row (n_row, n). NaN never wins. out in host memory.
     void (*argmax)(struct kernels *k, const float *x, int32_t n_row, int64_t n, int32_t *out);
-    // out[i] = log(sum(exp(x[i]))) of each row (n_row, n), summed in double in a fixed order.
+    // Whether every element of each row (n_row, n) is a finite number. out in host memory.
+    void (*finite)(struct kernels *k, const float *x, int32_t n_row, int64_t n, bool *out);
+    // out[i] = log(sum(exp(x[i]))) of each row (n_row, n), summed in double in a fixed order. out
+    // in host memory.
     void (*logsumexp)(struct kernels *k, const float *x, int32_t n_row, int64_t n, double *out);
     // Moves (once per parallel region) while an operation runs: proof of progress for heartbeats.
     // Safe to read from any thread.
@@ -293,6 +354,15 @@ struct kernels_ops {
 // one. ERR_UNSUPPORTED if this machine lacks it, ERR_MEMORY.
 err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, struct kernels **out,
                        struct err_text *why);
+
+// A backend of a device, from a module that is opened when it is asked for: libtrireme-cuda.so beside
+// the program, or the file that TRIREME_CUDA names. `device` counts from 0. ERR_UNSUPPORTED: no
+// module, no driver or no such device; the sentence says which.
+err_t kernels_open_cuda(int32_t device, const struct kernels_limits *limits, struct kernels **out,
+                        struct err_text *why);
+// By name: NULL or "cpu" the best of this machine, "reference", "avx2", "neon", "cuda", "cuda:1".
+err_t kernels_open(const char *device, const struct kernels_limits *limits, struct kernels **out,
+                   struct err_text *why);
 
 // How products with weights of a type are computed, on every instruction set.
 enum kernels_path {

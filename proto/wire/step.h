@@ -23,6 +23,18 @@ enum {
     STEP_BIAS_MAX = 1024,
     STEP_LOGPROBS_MAX = 20,
     STEP_MASKS_MAX = 384 << 10, // bytes of the masks of all rows; one has IDSET_BYTES_MAX at most
+    STEP_VECTORS_MAX = 128 << 10, // numbers of the vectors of all rows (ROW_POOL)
+};
+
+// Which hidden states of a sequence, after the final norm, make one vector. The sum of a mean runs
+// over the tokens in their order, in double, so that it is the same however they were cut into
+// rows. POOLING_MEAN and POOLING_FIRST need every token to pass: nothing of a prefix is reused.
+enum pooling {
+    POOLING_NONE,
+    POOLING_LAST,
+    POOLING_MEAN,
+    POOLING_FIRST, // of an encoder's [CLS]
+    POOLINGS
 };
 
 struct logit_bias {
@@ -63,6 +75,7 @@ struct step_bind {
     uint32_t n_history;
     uint32_t n_prompt; // prompt tokens of the whole sequence: positions below are not "generated"
     uint32_t snapshot; // the recurrent state starts as this snapshot; 0: as zeros
+    enum pooling pooling; // what a row with ROW_POOL will ask for
 };
 
 enum {
@@ -71,6 +84,8 @@ enum {
                     // logprobs, perplexity); the last one is scored against `next_id` if >= 0
     ROW_CHAIN = 4,  // the row's single token is the id this slot drew last (ids is NULL): step
                     // n+1 is on its way before step n returned
+    ROW_POOL = 8,   // the sequence ends with this row: report its vector (step_bind.pooling).
+                    // Alone: nothing is drawn or scored, and there are no logits
 };
 
 struct step_row {
@@ -139,6 +154,8 @@ struct step_item {
     uint32_t n_top;
     const float *scores; // (n_score) log p of the row's next tokens, ROW_SCORE
     uint32_t n_score;
+    const float *vector; // (n_vector) of ROW_POOL, not normalised; n_vector is the model's dim
+    uint32_t n_vector;
 };
 
 struct step_result {

@@ -109,11 +109,13 @@ static err_t binds_in(struct wire_in *in, const Trireme__Step *s, struct step_bi
         WIRE_NEED(in, b->n_prompt < ID_END, "step: prompt of %u tokens", b->n_prompt);
         WIRE_NEED(in, b->snapshot <= STEP_SNAPSHOTS_MAX, "step: bind to snapshot %u, limit %d",
                   b->snapshot, STEP_SNAPSHOTS_MAX);
+        WIRE_NEED(in, b->pooling < POOLINGS, "step: unknown pooling %u", b->pooling);
         out[i].slot = b->slot;
         out[i].history = b->n_history ? (const int32_t *)b->history : NULL;
         out[i].n_history = (uint32_t)b->n_history;
         out[i].n_prompt = b->n_prompt;
         out[i].snapshot = b->snapshot;
+        out[i].pooling = (enum pooling)b->pooling;
         err_t e = sampling_in(in, b, &out[i].sampling);
         if (e) return e;
     }
@@ -135,7 +137,7 @@ static err_t row_in(struct wire_in *in, const Trireme__Step *s, size_t i, struct
 
     WIRE_NEED(in, s->slot[i] < STEP_SLOTS_MAX, "step: row %zu of %zu in slot %u, limit %d", i, n,
               s->slot[i], STEP_SLOTS_MAX);
-    WIRE_NEED(in, !(flags & ~(uint32_t)(ROW_SAMPLE | ROW_SCORE | ROW_CHAIN)),
+    WIRE_NEED(in, !(flags & ~(uint32_t)(ROW_SAMPLE | ROW_SCORE | ROW_CHAIN)) || flags == ROW_POOL,
               "step: row %zu has unknown flags 0x%x", i, flags);
     WIRE_NEED(in, n_tok >= 1 && n_tok <= STEP_TOKENS_MAX, "step: row %zu has %u tokens", i, n_tok);
     WIRE_NEED(in, pos <= INT32_MAX - n_tok, "step: row %zu starts at position %u", i, pos);
@@ -279,6 +281,7 @@ static bool bind_out(struct arena *a, const struct step_bind *b, Trireme__Bind *
     out->history = (uint32_t *)b->history;
     out->n_prompt = b->n_prompt;
     out->snapshot = b->snapshot;
+    out->pooling = (uint32_t)b->pooling;
     out->n_bias = out->n_bias_id = s->n_bias;
     out->bias = arena_take_n(a, s->n_bias, sizeof *out->bias);
     out->bias_id = arena_take_n(a, s->n_bias, sizeof *out->bias_id);
@@ -397,10 +400,11 @@ static err_t items_in(struct wire_in *in, const Trireme__Result *r, struct step_
                       struct token_prob *top)
 {
     struct seen rows = {0};
-    size_t n = r->n_row, top_at = 0, score_at = 0;
+    size_t n = r->n_row, top_at = 0, score_at = 0, vector_at = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t slot = at32(r->slot, r->n_slot, i), id = at32(r->id, r->n_id, i);
         uint32_t n_top = at32(r->n_top, r->n_n_top, i), n_score = at32(r->n_score, r->n_n_score, i);
+        uint32_t n_vector = at32(r->n_vector, r->n_n_vector, i);
         WIRE_NEED(in, r->row[i] < STEP_ROWS_MAX && slot < STEP_SLOTS_MAX,
                   "result: item for row %u, slot %u", r->row[i], slot);
         WIRE_NEED(in, !seen_before(&rows, r->row[i]), "result: row %u answered twice", r->row[i]);
@@ -409,6 +413,8 @@ static err_t items_in(struct wire_in *in, const Trireme__Result *r, struct step_
                   "result: row %u has %u logprobs", r->row[i], n_top);
         WIRE_NEED(in, n_score <= r->n_scores - score_at, "result: scores of row %u are missing",
                   r->row[i]);
+        WIRE_NEED(in, n_vector <= r->n_vectors - vector_at,
+                  "result: the vector of row %u is missing", r->row[i]);
         out[i] = (struct step_item){
             .row = r->row[i],
             .slot = slot,
@@ -420,12 +426,15 @@ static err_t items_in(struct wire_in *in, const Trireme__Result *r, struct step_
             .n_top = n_top,
             .scores = n_score ? r->scores + score_at : NULL,
             .n_score = n_score,
+            .vector = n_vector ? r->vectors + vector_at : NULL,
+            .n_vector = n_vector,
         };
         top_at += n_top;
         score_at += n_score;
+        vector_at += n_vector;
     }
-    WIRE_NEED(in, top_at == r->n_top_id && score_at == r->n_scores,
-              "result: logprobs or scores that belong to no row");
+    WIRE_NEED(in, top_at == r->n_top_id && score_at == r->n_scores && vector_at == r->n_vectors,
+              "result: logprobs, scores or vectors that belong to no row");
     return OK;
 }
 
@@ -437,19 +446,20 @@ err_t wire_step_result_in(struct wire_in *in, const Trireme__Result *r, struct s
     WIRE_NEED(in,
               column_ok(r->n_slot, n) && column_ok(r->n_id, n) && column_ok(r->n_logprob, n) &&
                   column_ok(r->n_nonfinite, n) && column_ok(r->n_digest, n) &&
-                  column_ok(r->n_n_top, n) && column_ok(r->n_n_score, n),
+                  column_ok(r->n_n_top, n) && column_ok(r->n_n_score, n) &&
+                  column_ok(r->n_n_vector, n),
               "result: a column does not have one entry per item");
     WIRE_NEED(in,
               r->n_top_id == r->n_top_logprob && r->n_top_id <= n * STEP_LOGPROBS_MAX &&
-                  r->n_scores <= STEP_TOKENS_MAX,
-              "result: %zu logprobs for %zu ids, %zu scores", r->n_top_logprob, r->n_top_id,
-              r->n_scores);
+                  r->n_scores <= STEP_TOKENS_MAX && r->n_vectors <= STEP_VECTORS_MAX,
+              "result: %zu logprobs for %zu ids, %zu scores, %zu numbers of vectors",
+              r->n_top_logprob, r->n_top_id, r->n_scores, r->n_vectors);
     WIRE_NEED(in, below(r->top_id, r->n_top_id, ID_END), "result: a logprob's id is negative");
     WIRE_NEED(in,
               finite_all(r->logprob, r->n_logprob) &&
                   finite_all(r->top_logprob, r->n_top_logprob) &&
-                  finite_all(r->scores, r->n_scores),
-              "result: a log probability is not finite");
+                  finite_all(r->scores, r->n_scores) && finite_all(r->vectors, r->n_vectors),
+              "result: a log probability or a vector is not finite");
     struct step_item *items = arena_take_n(in->arena, n, sizeof *items);
     struct token_prob *top = arena_take_n(in->arena, r->n_top_id, sizeof *top);
     if (!items || !top) return err_say(in->why, ERR_MEMORY, "result: no memory for its items");
@@ -489,21 +499,27 @@ static void items_fill(const struct step_result *r, Trireme__Result *out)
         if (it->n_score)
             memcpy(out->scores + out->n_scores, it->scores, it->n_score * sizeof *it->scores);
         out->n_scores += it->n_score;
+        out->n_vector[i] = it->n_vector;
+        if (it->n_vector)
+            memcpy(out->vectors + out->n_vectors, it->vector, it->n_vector * sizeof *it->vector);
+        out->n_vectors += it->n_vector;
     }
 }
 
 bool wire_step_result_out(struct arena *a, const struct step_result *r, Trireme__Result *out)
 {
-    size_t n = r->n_item, n_top = 0, n_score = 0;
+    size_t n = r->n_item, n_top = 0, n_score = 0, n_vector = 0;
     for (size_t i = 0; i < n; i++) {
         n_top += r->items[i].n_top;
         n_score += r->items[i].n_score;
+        n_vector += r->items[i].n_vector;
     }
     trireme__result__init(out);
     out->epoch = r->epoch;
     out->number = r->number;
     out->compute_us = r->compute_us;
-    uint32_t **const cols[] = {&out->row, &out->slot, &out->id, &out->n_top, &out->n_score};
+    uint32_t **const cols[] = {&out->row,   &out->slot,    &out->id,
+                               &out->n_top, &out->n_score, &out->n_vector};
     for (size_t c = 0; c < sizeof cols / sizeof *cols; c++)
         if (!(*cols[c] = arena_take_n(a, n, sizeof(uint32_t)))) return false;
     out->logprob = arena_take_n(a, n, sizeof *out->logprob);
@@ -512,8 +528,9 @@ bool wire_step_result_out(struct arena *a, const struct step_result *r, Trireme_
     out->top_id = arena_take_n(a, n_top, sizeof *out->top_id);
     out->top_logprob = arena_take_n(a, n_top, sizeof *out->top_logprob);
     out->scores = arena_take_n(a, n_score, sizeof *out->scores);
+    out->vectors = arena_take_n(a, n_vector, sizeof *out->vectors);
     if (!out->logprob || !out->nonfinite || !out->digest || !out->top_id || !out->top_logprob ||
-        !out->scores)
+        !out->scores || !out->vectors)
         return false;
     items_fill(r, out);
     out->n_row = n;
@@ -521,5 +538,6 @@ bool wire_step_result_out(struct arena *a, const struct step_result *r, Trireme_
     out->n_id = any32(out->id, n) ? n : 0;
     out->n_n_top = any32(out->n_top, n) ? n : 0;
     out->n_n_score = any32(out->n_score, n) ? n : 0;
+    out->n_n_vector = any32(out->n_vector, n) ? n : 0;
     return true;
 }
