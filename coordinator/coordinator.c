@@ -2,6 +2,7 @@
 #include "coordinator/coordinator_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
+#include "coordinator/text/pooling.h"
 #include "topology/file.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,6 +88,7 @@ static err_t open_text(struct coordinator *c, struct err_text *why)
     if (err) return err;
     c->n_vocab = c->model->shape.n_vocab;
     struct engine_model *m = &c->engine_model;
+    const struct pooling_said pooling = pooling_find(c->model);
     *m = (struct engine_model){.id = model_id(c),
                                .aliases = all_aliases(c),
                                .created_s = time(NULL),
@@ -96,6 +98,9 @@ static err_t open_text(struct coordinator *c, struct err_text *why)
                                .format = c->template ? template_turn(c->template)
                                                      : turn_format_named("none"),
                                .grammars = grammar_book_new(c->tokenizer),
+                               .dim = (uint32_t)c->model->shape.dim,
+                               .pooling = pooling.kind,
+                               .pooling_why = pooling.why,
                                .bos = token_text(c, tokenizer_bos(c->tokenizer)),
                                .eos = token_text(c, tokenizer_eos(c->tokenizer))};
     if (!find_end_ids(c) || !m->id || !m->aliases || !m->grammars || !m->bos || !m->eos)

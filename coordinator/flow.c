@@ -84,6 +84,11 @@ void flow_tell(struct coordinator *c)
             if (!live->is_cancelled && !live->failed)
                 live->listener->on_scores(e.choice->req, e.scores, e.from, e.n_score);
             break;
+        case EVENT_VECTOR:
+            if (!live->is_cancelled && !live->failed)
+                live->listener->on_vector(e.choice->req, e.choice, e.item->vector,
+                                          e.item->n_vector);
+            break;
         }
     }
     c->event_at = c->n_event = 0;

@@ -151,6 +151,7 @@ static void on_serve(void *arg, uint32_t lane, const struct place *p, uint64_t e
                              .max_tok = p->settings.max_tok,
                              .max_rows = p->settings.max_rows,
                              .ctx = p->settings.ctx,
+                             .dim = (uint32_t)l->owner->model->shape.dim,
                              .queue_max = c->config.queue_max,
                              .prefix_cache = !c->config.no_prefix_cache,
                              .chain = !c->config.no_chain};

@@ -89,7 +89,7 @@ int cmd_worker(int argc, char **argv)
         {"transports", OPT_STR, &c.transports, "LIST", "UCX transports of the data road", 0, 0},
         {"devices", OPT_STR, &c.devices, "LIST", "trusted network devices of the data road (lo)", 0,
          0},
-        {"no-measure", OPT_FLAG, &no_measure, NULL, "do not measure this machine's peaks", 0, 0},
+        {"no-measure", OPT_FLAG, &no_measure, NULL, "do not measure this machine's speed", 0, 0},
         {"verbose", OPT_FLAG, &verbose, NULL, "more log lines", 0, 0},
         {0},
     };
@@ -118,7 +118,7 @@ int cmd_worker(int argc, char **argv)
     j.token = token && token[0] ? token : NULL;
     c.models = models.at;
     c.n_threads = (int32_t)threads;
-    c.measure = !no_measure;
+    c.measure = c.rate = !no_measure;
     c.measured_dir = here_dir();
     c.own_lane = own_lane;
     if (verbose) log_set_level(LOG_DEBUG);

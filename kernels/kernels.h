@@ -187,8 +187,10 @@ struct conv_args {
     int32_t n_channel, n_tap; // n_tap 2..8
     const struct attn_run *runs;
     int32_t n_run;
-    float *const *state; // (n_run) each (n_tap - 1, n_channel), updated
-    float *out;          // (n_tok, n_channel); must not alias x
+    const uint32_t *slots; // (n_run), in host memory
+    float *state;          // run i's at state + slots[i] * state_ld: (n_tap - 1, n_channel), updated
+    int64_t state_ld;      // floats
+    float *out;            // (n_tok, n_channel); must not alias x
 };
 
 // Gated delta rule (Yang, Kautz and Hatamizadeh 2024, arXiv 2412.06464), token after token:
@@ -207,8 +209,10 @@ struct delta_args {
     bool tiled; // value head h uses key head h % n_head_k, else h / (n_head_v / n_head_k)
     const struct attn_run *runs;
     int32_t n_run;
-    float *const *state; // (n_run) each (n_head_v, dim_k, dim_v), updated
-    float *out;          // (n_tok, n_head_v, dim_v)
+    const uint32_t *slots; // as in conv_args
+    float *state;          // run i's at state + slots[i] * state_ld: (n_head_v, dim_k, dim_v), updated
+    int64_t state_ld;
+    float *out; // (n_tok, n_head_v, dim_v)
 };
 
 // Which experts each token chose, sorted: product i of n = n_tok * n_used is token row[i] with expert
@@ -230,6 +234,7 @@ struct kernels_step {
     const int32_t *pos; // (n_tok)
     int32_t n_tok;
     const struct attn_run *runs[KERNELS_LISTS_MAX];
+    const uint32_t *slots[KERNELS_LISTS_MAX]; // (n_run) where recurrent state lies
     int32_t n_run[KERNELS_LISTS_MAX];
     int32_t n_list;
     int32_t page_tok;
@@ -241,6 +246,9 @@ struct kernels_step {
 struct kernels {
     const struct kernels_ops *ops;
     bool is_host; // memory of the backend is host memory, and operations are done when they return
+    // Which of several devices with these operations. Memory taken from one backend of a device may
+    // be used with and given to another one of the same device.
+    int32_t device;
 };
 
 struct kernels_ops {
@@ -300,6 +308,11 @@ struct kernels_ops {
     // out[i][c] = x[i][order[c]]; x, out (n_tok, cols); out is not x.
     void (*gather)(struct kernels *k, const float *x, const int32_t *order, int32_t n_tok,
                    int32_t cols, float *out);
+    // The same for products: out[i][c] = x[row[i]][order[expert[i] * cols + c]]; out (n, cols), order
+    // (.., cols); row and expert as in expert_gemm.
+    void (*gather_experts)(struct kernels *k, const float *x, const int32_t *row,
+                           const int32_t *order, const int32_t *expert, int32_t n, int32_t cols,
+                           float *out);
     // cos_sin (n_tok, n_rot/2, 2) for the positions pos[n_tok]; made once per step and rope.
     void (*rope_table)(struct kernels *k, const struct rope *r, const int32_t *pos, int32_t n_tok,
                        float *cos_sin);
@@ -319,6 +332,10 @@ struct kernels_ops {
     void (*route)(struct kernels *k, const struct route_args *a, int32_t n_tok);
     void (*route_sort)(struct kernels *k, const struct route_sort *a, int32_t n_tok);
     void (*gemm_experts)(struct kernels *k, const struct expert_gemm *g);
+    // out[at[i][j]] = x[i] * weights[i][j], and weights[i][j] becomes 1; x (n_tok, dim), at and weights
+    // (n_tok, n_used), out (.., dim).
+    void (*spread)(struct kernels *k, const float *x, const int32_t *at, float *weights,
+                   int32_t n_tok, int32_t n_used, int32_t dim, float *out);
     // out[i] = sum over j < n_used, ascending, of weights[i][j] * y[at[i][j]]; out (n_tok, dim), y
     // (.., dim), at and weights (n_tok, n_used).
     void (*combine)(struct kernels *k, const float *y, const int32_t *at, const float *weights,

@@ -2,12 +2,12 @@
 // the coordinator from what its workers measured. All figures are sustained ones: plans are only as
 // good as these numbers.
 #pragma once
-#include "topology/rates.h"
+#include "proto/base/rates.h"
 
 struct buf;
 
 enum { CLUSTER_DEVICES_MAX = 64 };
-enum cluster_kind { CLUSTER_CPU, CLUSTER_CUDA };
+enum cluster_kind { CLUSTER_CPU, CLUSTER_CUDA, CLUSTER_KINDS };
 
 struct cluster_device {
     char name[32]; // unique

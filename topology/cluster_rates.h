@@ -5,7 +5,7 @@
 //       ...
 //       Q4_0: 2.8e10 5.3e10 7.3e10 7.7e10 7.4e10    # at 1, 4, 16, 64, 512 rows
 #pragma once
-#include "topology/rates.h"
+#include "proto/base/rates.h"
 
 #include <cyaml/cyaml.h>
 

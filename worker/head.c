@@ -20,6 +20,7 @@ void head_carve(struct head *h, const struct model_shape *shape, const struct pl
     h->logits = mem_carve(carver, h->block * n_vocab, sizeof(float));
     if (!h->is_lead) return;
     h->slots = mem_carve(carver, s->n_slot, sizeof *h->slots);
+    pooler_carve(&h->pooler, s->n_slot, shape->dim, carver);
     h->bias = mem_carve(carver, (uint64_t)s->n_slot * STEP_BIAS_MAX, sizeof *h->bias);
     h->adjusted = mem_carve(carver, n_vocab, sizeof(float));
     h->cands = mem_carve(carver, n_vocab, sizeof *h->cands);
@@ -28,6 +29,7 @@ void head_carve(struct head *h, const struct model_shape *shape, const struct pl
 void head_reset(struct head *h)
 {
     memset(h->slots, 0, h->settings->n_slot * sizeof *h->slots);
+    memset(h->pooler.slots, 0, h->settings->n_slot * sizeof *h->pooler.slots);
 }
 
 // -- what a slot holds --
@@ -88,6 +90,7 @@ void head_bind(struct head *h, const struct step_bind *b)
     if (b->sampling.n_bias) memcpy(bias, b->sampling.bias, b->sampling.n_bias * sizeof *bias);
     s->sampling.bias = bias;
     s->counts = sampling_is_penalised(&b->sampling);
+    pooler_bind(&h->pooler, b);
     penalty_clear(&h->penalty, b->slot);
     for (uint32_t i = 0; s->counts && i < b->n_history; i++)
         penalty_add(&h->penalty, b->slot, b->history[i], i >= b->n_prompt);
@@ -237,17 +240,52 @@ static err_t new_item(const struct step_row *r, uint32_t index, struct arena *ar
     return *scores ? OK : ERR_MEMORY;
 }
 
+// x (n_tok, dim) of the row
+static err_t pool_row(struct head *h, const struct step_row *r, const float *x,
+                      struct step_item *item, struct arena *arena)
+{
+    const size_t dim = (size_t)h->shape->dim;
+    const struct pooler_part part = pooler_take(&h->pooler, r);
+    for (uint32_t i = part.from, n; i < part.to; i += n) {
+        n = part.to - i < h->block ? part.to - i : h->block;
+        h->k->ops->rms_norm(h->k, x + i * dim, h->norm, n, h->shape->dim, h->shape->norm_eps, h->h);
+        pooler_add(&h->pooler, r->slot, h->h, n);
+    }
+    if (!(r->flags & ROW_POOL)) return OK;
+    float *vector = arena_take_n(arena, dim, sizeof *vector);
+    if (!vector) return ERR_MEMORY;
+    item->nonfinite = !pooler_give(&h->pooler, r->slot, vector);
+    item->vector = vector;
+    item->n_vector = (uint32_t)dim;
+    return OK;
+}
+
+// Hidden states that become vectors; the block's rows are free for it.
+static err_t pool(struct head *h, const struct step *st, const float *x, struct step_item *items,
+                  struct arena *arena)
+{
+    for (uint32_t i = 0; i < st->n_row; i++) {
+        const struct step_row *r = &st->rows[i];
+        err_t e = pool_row(h, r, x, items, arena);
+        if (e) return e;
+        items += (r->flags & (ROW_SAMPLE | ROW_SCORE | ROW_POOL)) != 0;
+        x += (size_t)h->shape->dim * r->n_tok;
+    }
+    return OK;
+}
+
 err_t head_run(struct head *h, const struct step *st, const float *x, struct arena *arena,
                struct step_result *out)
 {
     struct step_item *items = h->is_lead ? arena_take_n(arena, st->n_row, sizeof *items) : NULL;
     if (h->is_lead && !items) return ERR_MEMORY;
     const size_t dim = (size_t)h->shape->dim;
+    const float *const first = x;
     uint32_t n_item = 0, n = 0;
     for (uint32_t i = 0; i < st->n_row; x += dim * st->rows[i].n_tok, i++) {
         const struct step_row *r = &st->rows[i];
         if (h->is_lead) count_tokens(h, r);
-        if (!(r->flags & (ROW_SAMPLE | ROW_SCORE))) continue;
+        if (!(r->flags & (ROW_SAMPLE | ROW_SCORE | ROW_POOL))) continue;
         struct head_want want = {.row = r, .index = i};
         err_t e = OK;
         if (h->is_lead) {
@@ -255,6 +293,7 @@ err_t head_run(struct head *h, const struct step *st, const float *x, struct are
             e = new_item(r, i, arena, want.item, &want.scores);
         }
         if (e) return e;
+        if (r->flags & ROW_POOL) continue;
         for (want.tok = r->flags & ROW_SCORE ? 0 : r->n_tok - 1; want.tok < r->n_tok; want.tok++) {
             memcpy(h->h + n * dim, x + want.tok * dim, dim * sizeof *x);
             h->wants[n++] = want;
@@ -265,6 +304,7 @@ err_t head_run(struct head *h, const struct step *st, const float *x, struct are
         }
     }
     err_t e = flush(h, st, n, arena);
+    if (!e && h->is_lead) e = pool(h, st, first, items, arena);
     if (e) return e;
     if (out)
         *out = (struct step_result){

@@ -5,6 +5,7 @@
 #include "proto/base/arena.h"
 #include "worker/layer.h"
 #include "worker/penalty.h"
+#include "worker/pooler.h"
 #include "worker/sample.h"
 #include "worker/stage.h"
 #include "worker/weights.h"
@@ -40,6 +41,7 @@ struct head {
     struct head_slot *slots;  // (n_slot)
     struct logit_bias *bias;  // (n_slot, STEP_BIAS_MAX)
     struct penalty penalty;
+    struct pooler pooler;
     struct head_want *wants;   // (block)
     float *h;                  // (block, dim)
     float *ordered;            // (block, dim) scratch

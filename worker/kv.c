@@ -145,7 +145,7 @@ err_t kv_open(struct kv *kv, const struct kv_config *c, struct err_text *why)
 {
     uint64_t bytes;
     err_t e = kv_bytes(c, &bytes, why);
-    if (!e && bytes) e = mem_take(bytes, "KV pages", &kv->pages, why);
+    if (!e && bytes) e = mem_take_of(c->kernels, bytes, "KV pages", &kv->pages, why);
     if (!e) place_layers(kv, c);
     return e;
 }

@@ -36,7 +36,6 @@ struct delta_work {
     float *z;            // (n_tok, v)
     float *a, *b;        // (n_tok, n_head_v)
     float *out;          // (n_tok, v)
-    float **conv, **sum; // (max_rows) states of the runs
 };
 struct ffn_work {
     float *gate, *up; // (n_tok, middle), of this member

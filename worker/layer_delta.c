@@ -12,8 +12,6 @@ void layer_delta_carve(struct delta_work *w, const struct pass_limits *l, struct
     w->a = mem_carve(c, heads, sizeof(float));
     w->b = mem_carve(c, heads, sizeof(float));
     w->out = mem_carve(c, n * v, sizeof(float));
-    w->conv = mem_carve(c, l->max_rows, sizeof *w->conv);
-    w->sum = mem_carve(c, l->max_rows, sizeof *w->sum);
 }
 
 // mixed = silu(convolution over time of qkv), out = the gated delta rule over its parts
@@ -22,10 +20,6 @@ static void recur(struct pass *p, const struct part *w, int32_t index)
     const struct model_delta *d = &p->shape->delta;
     const struct delta_work *b = &p->delta;
     const int32_t k = d->n_head_k * d->dim_k, wide = 2 * k + d->n_head_v * d->dim_v;
-    for (int32_t i = 0; i < p->n_run; i++) {
-        b->conv[i] = state_conv(p->state, index, p->slots[i]);
-        b->sum[i] = state_delta(p->state, index, p->slots[i]);
-    }
     const struct conv_args conv = {
         .x = b->qkv,
         .w = part_vector(w, SLOT_DELTA_CONV),
@@ -33,7 +27,9 @@ static void recur(struct pass *p, const struct part *w, int32_t index)
         .n_tap = d->n_tap,
         .runs = p->runs[PASS_GLOBAL],
         .n_run = p->n_run,
-        .state = b->conv,
+        .slots = p->slots,
+        .state = state_conv(p->state, index, 0),
+        .state_ld = state_ld(p->state),
         .out = b->mixed,
     };
     p->k->ops->conv(p->k, &conv);
@@ -53,7 +49,9 @@ static void recur(struct pass *p, const struct part *w, int32_t index)
         .tiled = d->tiled,
         .runs = p->runs[PASS_GLOBAL],
         .n_run = p->n_run,
-        .state = b->sum,
+        .slots = p->slots,
+        .state = state_delta(p->state, index, 0),
+        .state_ld = state_ld(p->state),
         .out = b->out,
     };
     p->k->ops->delta(p->k, &delta);

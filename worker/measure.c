@@ -160,9 +160,7 @@ static void keep_peaks(const char *dir, const char *key, const struct measure *m
     buf_fini(&text);
 }
 
-// One measurement at a time on a machine, or they would measure each other. -1: there is no lock to
-// be had, which only costs accuracy.
-static int lock_take(const char *dir)
+int measure_lock(const char *dir)
 {
     char path[PATH_BYTES];
     make_folders(dir);
@@ -173,6 +171,11 @@ static int lock_take(const char *dir)
            clock_now_us() < until)
         usleep(10000);
     return fd;
+}
+
+void measure_unlock(int lock)
+{
+    if (lock >= 0) close(lock);
 }
 
 static err_t measure_now(const struct measure_ask *ask, struct measure *out, struct err_text *why)
@@ -191,14 +194,14 @@ err_t measure_machine(const struct probe *p, const struct measure_ask *ask, stru
     if (!ask->dir) return measure_now(ask, out, why);
     measure_key(p, ask, key);
     if (!ask->refresh && kept_peaks(ask->dir, key, out) == OK) return OK;
-    int lock = lock_take(ask->dir);
+    int lock = measure_lock(ask->dir);
     err_t e = OK;
     // Whoever had the lock before us may have measured what we want.
     if (ask->refresh || kept_peaks(ask->dir, key, out)) {
         e = measure_now(ask, out, why);
         if (!e) keep_peaks(ask->dir, key, out);
     }
-    if (lock >= 0) close(lock);
+    measure_unlock(lock);
     return e;
 }
 

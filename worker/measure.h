@@ -38,6 +38,10 @@ err_t measure_isa(const char *isa, char out[32], struct err_text *why);
 // Figures of other kinds, kept by the same rules: the CPU's model, cores and threads, memory, the
 // backend, this program's version and the number of threads make the key.
 void measure_key(const struct probe *p, const struct measure_ask *ask, char out[MEASURE_KEY_BYTES]);
+// One measurement at a time on a machine, or they would measure each other. -1: there is no lock to
+// be had, which only costs accuracy. Whoever gets it looks first what others have kept meanwhile.
+int measure_lock(const char *dir);
+void measure_unlock(int lock);
 // The text kept as `what` ([a-z]+) under this key, appended to out; ERR_NOT_FOUND if there is none,
 // or none young enough.
 err_t measure_kept(const char *dir, const char *what, const char *key, struct buf *out);

@@ -1,30 +1,30 @@
 #include "worker/mem.h"
+#include "proto/base/pages.h"
 
 #include <stdio.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
-
-enum { HUGE_BYTES = 2 << 20 };
 
 err_t mem_take(uint64_t bytes, const char *what, struct mem *out, struct err_text *why)
 {
-    if (bytes == 0) bytes = 1;
-    void *p = MAP_FAILED;
-    if (bytes < (uint64_t)1 << 47)
-        p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                 -1, 0);
-    if (p == MAP_FAILED)
-        return err_say(why, ERR_MEMORY, "no memory for %s: %.1f MiB", what,
-                       (double)bytes / (1 << 20));
-    if (bytes >= HUGE_BYTES) madvise(p, bytes, MADV_HUGEPAGE); // a hint: may be refused
-    *out = (struct mem){.data = p, .bytes = bytes};
-    return OK;
+    void *data;
+    err_t e = pages_take(bytes, what, &data, why);
+    if (!e) *out = (struct mem){.data = data, .bytes = bytes};
+    return e;
+}
+
+err_t mem_take_of(struct kernels *k, uint64_t bytes, const char *what, struct mem *out,
+                  struct err_text *why)
+{
+    void *data;
+    err_t e = k->ops->take(k, bytes, what, &data, why);
+    if (!e) *out = (struct mem){.k = k, .data = data, .bytes = bytes};
+    return e;
 }
 
 void mem_touch(const struct mem *m)
 {
     volatile char *c = m->data;
+    if (m->k && !m->k->is_host) return; // a device's is there from the start
     const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     for (uint64_t i = 0; i < m->bytes; i += page)
         c[i] = 0;
@@ -32,7 +32,10 @@ void mem_touch(const struct mem *m)
 
 void mem_give(struct mem *m)
 {
-    if (m->data) munmap(m->data, m->bytes);
+    if (m->k)
+        m->k->ops->give(m->k, m->data, m->bytes);
+    else
+        pages_give(m->data, m->bytes);
     *m = (struct mem){0};
 }
 
@@ -51,4 +54,9 @@ void *mem_carve(struct mem_carver *c, uint64_t n, uint64_t size)
     void *p = c->base ? c->base + c->used : NULL;
     c->used += (n * size + 63) & ~(uint64_t)63;
     return p;
+}
+
+void *mem_mirror(struct mem_plan *p, void *k, uint64_t n, uint64_t size)
+{
+    return p->is_one ? k : mem_carve(&p->host, n, size);
 }

@@ -341,29 +341,51 @@ static bool read_rates(const struct json *j, struct rates *out)
     return true;
 }
 
+static bool kept_rates(const char *dir, const char *key, struct rates *out)
+{
+    struct buf text = {0};
+    struct arena a;
+    const struct json *j = NULL;
+    arena_init(&a, ARENA_BYTES);
+    const bool found = measure_kept(dir, "rates", key, &text) == OK &&
+                       json_read(text.data, text.len, &a, &j, NULL, NULL) == OK &&
+                       read_rates(j, out);
+    arena_fini(&a);
+    buf_fini(&text);
+    return found;
+}
+
+static void keep_rates(const char *dir, const char *key, const struct rates *r)
+{
+    struct err_text why = {{0}};
+    struct buf text = {0};
+    write_rates(r, &text);
+    if (measure_keep(dir, "rates", key, &text, &why))
+        log_warn("measured speeds are not kept: %s", why.s);
+    buf_fini(&text);
+}
+
+// The backend calls itself "cpu avx2".
+static const char *isa_of(const struct measure_ask *ask)
+{
+    static const char before[] = "cpu ";
+    const size_t n = sizeof before - 1;
+    return ask->isa && !strncmp(ask->isa, before, n) ? ask->isa + n : NULL;
+}
+
 err_t rate_machine(const struct probe *p, const struct measure_ask *ask, struct rates *out,
                    struct err_text *why)
 {
     char key[MEASURE_KEY_BYTES];
-    struct buf text = {0};
-    struct arena a;
-    const struct json *j = NULL;
-    bool found = false;
+    if (!ask->dir) return rate_measure(isa_of(ask), ask->n_threads, out, why);
     measure_key(p, ask, key);
-    arena_init(&a, ARENA_BYTES);
-    if (ask->dir && !ask->refresh && measure_kept(ask->dir, "rates", key, &text) == OK &&
-        json_read(text.data, text.len, &a, &j, NULL, NULL) == OK)
-        found = read_rates(j, out);
-    arena_fini(&a);
-    buf_fini(&text);
-    if (found) return OK;
-    err_t e = rate_measure(NULL, ask->n_threads, out, why);
-    if (e || !ask->dir) return e;
-    struct err_text not_kept = {{0}};
-    struct buf fresh = {0};
-    write_rates(out, &fresh);
-    if (measure_keep(ask->dir, "rates", key, &fresh, &not_kept))
-        log_warn("measured speeds are not kept: %s", not_kept.s);
-    buf_fini(&fresh);
-    return OK;
+    if (!ask->refresh && kept_rates(ask->dir, key, out)) return OK;
+    const int lock = measure_lock(ask->dir);
+    err_t e = OK;
+    if (ask->refresh || !kept_rates(ask->dir, key, out)) {
+        e = rate_measure(isa_of(ask), ask->n_threads, out, why);
+        if (!e) keep_rates(ask->dir, key, out);
+    }
+    measure_unlock(lock);
+    return e;
 }

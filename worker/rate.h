@@ -1,7 +1,7 @@
-// rate: the speed of this machine's own operations (topology/rates.h), measured by running them on
+// rate: the speed of this machine's own operations (proto/base/rates.h), measured by running them on
 // made-up data for about two seconds.
 #pragma once
-#include "topology/rates.h"
+#include "proto/base/rates.h"
 #include "worker/measure.h"
 
 // Measured now. ERR_MEMORY, ERR_UNSUPPORTED.

@@ -51,19 +51,25 @@ static err_t check_row(const struct stage *s, const struct step *st, const struc
     if (!e && r->flags & ROW_CHAIN && stage_samples(&s->config))
         e = head_check_chain(&s->head, r, why);
     if (!e && r->mask && stage_samples(&s->config)) e = head_check_mask(&s->head, r, why);
+    if (!e && stage_samples(&s->config))
+        e = pooler_check_row(&s->head.pooler, r, fresh ? &st->binds[fresh - 1] : NULL, why);
     return e;
 }
 
 static err_t check_rows(const struct stage *s, const struct step *st, struct err_text *why)
 {
     const struct plan_settings *p = &s->config.settings;
-    uint64_t n_tok = 0;
+    uint64_t n_tok = 0, n_vector = 0;
     for (uint32_t i = 0; i < st->n_row; i++) {
         err_t e = check_row(s, st, &st->rows[i], why);
         if (e) return e;
         n_tok += st->rows[i].n_tok;
         if (n_tok > p->max_tok)
             return err_say(why, ERR_LINK_PROTOCOL, "step: more than %u tokens", p->max_tok);
+        if (st->rows[i].flags & ROW_POOL) n_vector += (uint64_t)s->config.model->shape.dim;
+        if (n_vector > STEP_VECTORS_MAX)
+            return err_say(why, ERR_LINK_PROTOCOL, "step: vectors of more than %d numbers",
+                           STEP_VECTORS_MAX);
         for (uint32_t j = 0; j < i; j++)
             if (st->rows[j].slot == st->rows[i].slot)
                 return err_say(why, ERR_LINK_PROTOCOL, "step: slot %u has two rows",

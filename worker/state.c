@@ -1,7 +1,5 @@
 #include "worker/state.h"
 
-#include <string.h>
-
 static uint64_t align_64(uint64_t n)
 {
     return (n + 63) & ~(uint64_t)63;
@@ -40,9 +38,10 @@ uint64_t state_bytes(const struct state_config *c)
 err_t state_open(struct state *st, const struct state_config *c, struct err_text *why)
 {
     lay_out(st, c);
+    st->k = c->kernels;
     st->places = (struct mem){0};
     if (!st->place_bytes) return OK;
-    return mem_take(all_bytes(st), "recurrent state", &st->places, why);
+    return mem_take_of(c->kernels, all_bytes(st), "recurrent state", &st->places, why);
 }
 
 void state_close(struct state *st)
@@ -71,6 +70,12 @@ float *state_delta(const struct state *st, int32_t index, uint32_t slot)
     return state_conv(st, index, slot) + st->conv_bytes / sizeof(float);
 }
 
+static void copy_place(const struct state *st, char *to, const char *from)
+{
+    const int64_t n = state_ld(st);
+    st->k->ops->copy(st->k, (float *)(void *)to, n, (const float *)(const void *)from, n, 1, n);
+}
+
 static err_t check_snapshot(const struct state *st, uint32_t slot, uint32_t snapshot,
                             struct err_text *why)
 {
@@ -95,13 +100,13 @@ void state_bind(struct state *st, const struct step_bind *b)
     if (!st->place_bytes) return;
     char *to = slot_place(st, b->slot);
     if (b->snapshot)
-        memcpy(to, snapshot_place(st, b->snapshot), st->place_bytes);
+        copy_place(st, to, snapshot_place(st, b->snapshot));
     else
-        memset(to, 0, st->place_bytes);
+        st->k->ops->zero(st->k, to, st->place_bytes);
 }
 
 void state_save(struct state *st, const struct step_row *r)
 {
     if (st->place_bytes && r->snapshot)
-        memcpy(snapshot_place(st, r->snapshot), slot_place(st, r->slot), st->place_bytes);
+        copy_place(st, snapshot_place(st, r->snapshot), slot_place(st, r->slot));
 }

@@ -11,9 +11,11 @@ struct state_config {
     const struct plan_settings *settings;
     const struct model_shape *shape;
     uint32_t layer_from, layer_to;
+    struct kernels *kernels; // whose memory
 };
 
 struct state {
+    struct kernels *k;
     struct mem places;    // (n_slot + n_snapshot) places; empty without recurrent layers
     uint64_t place_bytes; // 0: no recurrent layers
     uint64_t conv_bytes;  // of one layer; its matrices follow
@@ -31,6 +33,12 @@ void state_close(struct state *st);
 float *state_conv(const struct state *st, int32_t index, uint32_t slot);  // (n_tap - 1, 2 k + v)
 float *state_delta(const struct state *st, int32_t index, uint32_t slot); // (n_head_v, dim_k,
                                                                           // dim_v)
+
+// Floats from a slot's to the next one's.
+static inline int64_t state_ld(const struct state *st)
+{
+    return (int64_t)(st->place_bytes / sizeof(float));
+}
 
 // Snapshots named exist; of stages without recurrent layers too, so that all stages agree. A slot's
 // first row begins at 0, or its bind restores a snapshot. `bind` is the row's in the same step, or

@@ -2,6 +2,7 @@
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "worker/measure.h"
+#include "worker/rate.h"
 
 #include <poll.h>
 #include <stdlib.h>
@@ -79,6 +80,8 @@ static err_t look_around(struct worker *w, const struct worker_config *c, struct
     e = measure_machine(&w->probe, &ask, &m, why);
     if (e) return e;
     w->peaks = m.peaks;
+    if (c->rate) e = rate_machine(&w->probe, &ask, &w->rates, why);
+    if (e) return e;
     if (w->models.n) w->disk_bytes_per_s = measure_disk(w->models.files[0].path, c->measured_dir);
     return OK;
 }

@@ -30,6 +30,7 @@ struct worker_config {
     uint64_t store_reserve_bytes;     // of its volume, to stay free
     bool own_lane;                    // be a lane of its own, if the whole model fits
     bool measure;                     // measure peaks (about 0.7 s, before HELLO); else report 0
+    bool rate; // and the speed of single operations (about 2 s, once a machine)
     const char *measured_dir; // where they are kept (measure.h); NULL: nowhere. Until open returns
     // Connects to the coordinator; called again after a lost link. ERR_END: do not try again.
     err_t (*dial)(void *arg, struct link **out, struct err_text *why);

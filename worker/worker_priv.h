@@ -22,6 +22,7 @@ struct worker {
     struct models models;
     struct probe probe;
     struct kernels_peaks peaks;
+    struct rates rates;
     double disk_bytes_per_s; // of the first model's volume; 0: not measured
     char isa[32];            // the backend's name
     uint64_t instance;

@@ -67,6 +67,7 @@ void worker_hello(struct worker *w)
         .read_bytes_per_s = w->peaks.read_bytes_per_s,
         .int8_ops_per_s = w->peaks.int8_ops_per_s,
         .f32_flops_per_s = w->peaks.f32_flops_per_s,
+        .rates = w->rates,
         .n_core = (uint32_t)w->probe.n_core,
         .n_numa = (uint32_t)w->probe.n_numa,
         .l2_bytes = w->probe.l2_bytes,

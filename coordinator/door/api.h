@@ -21,6 +21,8 @@ struct api {
     // Another dialect's body as one of chat completions; NULL: it is one.
     err_t (*translate)(const struct json *body, struct arena *a, const struct json **out,
                        struct refusal *no);
+    // Answers are vectors: one as JSON, when it comes; NULL: tokens. Loop's thread.
+    void (*vector)(const struct prepared *p, const float *v, uint32_t n, struct buf *out);
     // Only counts: the body of an answer that asks nothing of the engine; NULL: it generates.
     void (*count)(const struct prepared *p, struct buf *out);
     const struct dialect *dialect;
@@ -52,6 +54,7 @@ extern const struct api api_chat;        // POST /v1/chat/completions
 extern const struct api api_completions; // POST /v1/completions
 extern const struct api api_messages;    // POST /v1/messages
 extern const struct api api_responses;   // POST /v1/responses
+extern const struct api api_embeddings;  // POST /v1/embeddings
 // The same bodies, only counted: POST /v1/chat/completions/input_tokens,
 // /v1/responses/input_tokens, /v1/messages/count_tokens.
 extern const struct api api_chat_count_only, api_responses_count, api_messages_count;

@@ -63,6 +63,11 @@ static const struct {
      "'additionalProperties':{'type':'number','minimum':-100,'maximum':100}"},
     {"guided_choice", FIELD_BOTH, "'items':<str>"},
     {"tokens", FIELD_TOKENS, "'items':{'type':'integer','minimum':0}"},
+    {"input", FIELD_EMBED,
+     "'minItems':1,'maxItems':2048,"
+     "'description':'A text, several texts, token ids, or several lists of token ids.'"},
+    {"encoding_format", FIELD_EMBED, "'enum':['float','base64',null]"},
+    {"pooling", FIELD_EMBED, "'enum':['last','mean','cls',null]"},
     {"response_format", FIELD_BOTH,
      "'properties':{'type':{'enum':['text','json_object','json_schema']},"
      "'json_schema':{'type':'object'}}"},
@@ -142,6 +147,7 @@ static const struct {
     {"ChatRequest", FIELD_CHAT, NULL, NULL, "messages"},
     {"CompletionRequest", FIELD_COMPLETIONS, NULL, NULL, "prompt"},
     {"TokensRequest", FIELD_TOKENS, NULL, NULL, NULL},
+    {"EmbeddingsRequest", FIELD_EMBED, NULL, NULL, "input"},
     {"MessagesRequest", 0, messages_same,
      "'messages':<objs>,'system':{'type':['string','array','null']},'stop_sequences':<strs>,"
      "'tools':<objs>,'tool_choice':<obj>,'thinking':<obj>,'output_config':<obj>,'metadata':<obj>",
@@ -203,6 +209,12 @@ static const struct {
     {"Response", "'id','object','status','output','usage'",
      "'id':<str>,'object':{'const':'response'},'output':<objs>,'usage':<obj?>,"
      "'status':{'enum':['completed','incomplete','failed','in_progress']}"},
+    {"Embeddings", "'object','data','model','usage'",
+     "'object':{'const':'list'},'data':{'type':'array','items':<#Embedding>},'model':<str>,"
+     "'usage':<obj>"},
+    {"Embedding", "'object','index','embedding'",
+     "'object':{'const':'embedding'},'index':<int>,"
+     "'embedding':{'type':['array','string'],'items':{'type':'number'}}"},
     {"InputTokens", "'input_tokens'", "'input_tokens':<int>"},
     {"Tokens", "'tokens'",
      "'count':<int>,'max_model_len':<int>,"
@@ -256,6 +268,7 @@ static const struct doc {
     {"/v1/messages", "An answer, as blocks", "MessagesRequest", "Message", true},
     {"/v1/messages/count_tokens", "Tokens of a conversation", "MessagesRequest", "InputTokens",
      false},
+    {"/v1/embeddings", "Vectors of texts, of length 1", "EmbeddingsRequest", "Embeddings", false},
     {"/tokenize", "Tokens of a text or a conversation", "TokensRequest", "Tokens", false},
     {"/detokenize", "Text of tokens", "TokensRequest", "Text", false},
     {"/v1/models", "The model and its aliases", NULL, "Models", false},

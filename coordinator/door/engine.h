@@ -31,6 +31,9 @@ struct engine_model {
     const char *bos, *eos;            // text of these tokens for the template, "" if none
     const int32_t *end_ids;
     uint32_t n_end;
+    uint32_t dim;            // numbers of a vector
+    enum pooling pooling;    // of vectors unless a caller says otherwise; POOLING_NONE: he must,
+    const char *pooling_why; // because of this
 };
 
 // Called by the engine for a submitted request, on the loop's thread. Inside on_token the receiver
@@ -38,6 +41,8 @@ struct engine_model {
 struct engine_listener {
     void (*on_token)(struct request *r, struct choice *c, const struct step_item *item);
     void (*on_scores)(struct request *r, const float *scores, uint32_t from, uint32_t n);
+    // Of a request with pooling: its answer, not normalised; borrowed.
+    void (*on_vector)(struct request *r, struct choice *c, const float *vector, uint32_t n);
     // The choice is over. `is_last`: the request is the listener's again, to be freed.
     void (*on_finish)(struct request *r, struct choice *c, bool is_last);
     // The whole request failed (after or before its first token): no on_finish will follow; the

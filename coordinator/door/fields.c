@@ -34,8 +34,12 @@ static const struct field stream_options[] = {
 // max_tokens: 0 and below are refused rather than read as "fill": a caller that computed a budget
 // of 0 wants an answer of no tokens, not the longest one. Absent and null fill the context.
 static const struct field table[] = {
-    TREE("model", FIELD_BOTH | FIELD_TOKENS, K(J_STR), model),
-    TREE("user", FIELD_BOTH, K(J_STR), user),
+    TREE("model", FIELD_BOTH | FIELD_TOKENS | FIELD_EMBED, K(J_STR), model),
+    TREE("user", FIELD_BOTH | FIELD_EMBED, K(J_STR), user),
+    TREE("input", FIELD_EMBED, K(J_STR) | K(J_ARR), input),
+    TREE("encoding_format", FIELD_EMBED, K(J_STR), encoding_format),
+    INT("dimensions", FIELD_EMBED, dimensions, 1, INT32_MAX),
+    TREE("pooling", FIELD_EMBED, K(J_STR), pooling),
     TREE("messages", FIELD_CHAT | FIELD_TOKENS, K(J_ARR), messages),
     TREE("prompt", FIELD_COMPLETIONS, K(J_STR) | K(J_ARR), prompt),
     FLAG("stream", FIELD_BOTH, stream),

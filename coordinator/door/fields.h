@@ -6,18 +6,19 @@
 #include "coordinator/door/refusal.h"
 #include "proto/base/json.h"
 
-enum { FIELD_CHAT = 1, FIELD_COMPLETIONS = 2, FIELD_BOTH = 3, FIELD_TOKENS = 4 };
+enum { FIELD_CHAT = 1, FIELD_COMPLETIONS = 2, FIELD_BOTH = 3, FIELD_TOKENS = 4, FIELD_EMBED = 8 };
 
 // What a caller asked for. Trees point into the body.
 struct params {
     const struct json *model, *user, *messages, *prompt, *stop, *logit_bias, *tools, *tool_choice,
         *parallel_calls, *structured_outputs, *guided_json, *guided_regex, *guided_choice,
-        *guided_grammar, *content, *tokens, *add_special;
+        *guided_grammar, *content, *tokens, *add_special, *input, *encoding_format, *pooling;
     const struct json *response_format, *kwargs, *suffix, *reasoning_effort, *logprobs;
     bool stream, include_usage, continuous_usage, echo, ignore_eos, digest, token_ids, progress,
         merge_roles, strict, with_pieces;
     int64_t max_tokens, max_completion_tokens; // 0: not given
     int64_t top_logprobs;                      // -1: not given
+    int64_t dimensions;                        // 0: not given
     int64_t n, best_of, top_k, seed;
     bool has_seed;
     double temperature, top_p, min_p, presence, frequency, repetition;

@@ -164,6 +164,10 @@ static err_t bound_tokens(const struct prepare *p, size_t n_prompt, uint32_t *ou
         *out = 1;
         return OK;
     }
+    if (p->in->api->vector) {
+        *out = 0;
+        return n_prompt > ctx ? refusal_overflow(no, ctx, n_prompt, 0) : OK;
+    }
     if (n_prompt + (asked ? asked : 1) > ctx)
         return refusal_overflow(no, ctx, n_prompt, asked ? asked : 1);
     if (asked && n * asked > budget)
@@ -220,6 +224,7 @@ static struct request *make_request(const struct prepare *p, const struct prepar
     r->max_tokens = max_tokens;
     r->end_ids = m->end_ids;
     r->n_end = p->p.ignore_eos ? 0 : m->n_end;
+    r->pooling = out->pooling;
     r->score_prompt = out->echo && out->n_logprobs >= 0;
     r->tenant = p->in->tenant;
     r->session = p->in->session;

@@ -45,7 +45,7 @@ struct prepare {
     uint32_t n_bias;
 };
 
-// One prompt and its request. Several of them only for /v1/completions.
+// One prompt and its request. Several of them only for /v1/completions and /v1/embeddings.
 struct prepared_prompt {
     struct request *req; // NULL once the engine's listener owns it
     const char *text;    // echo: the prompt as sent; NULL: it was sent as ids
@@ -69,6 +69,9 @@ struct prepared {
     size_t tail_len;
     bool one_call;                // no second one
     bool with_pieces, as_content; // of /tokenize: texts beside the ids; llama.cpp's form
+    enum pooling pooling;         // of embeddings: which vectors,
+    uint32_t n_dim;               // how much of them,
+    bool as_base64;               // and how they are written
     struct stream_stop stops[STREAM_STOPS_MAX];
     int n_stop;
     struct prepared_prompt *prompts;

@@ -10,6 +10,9 @@
 
 static const struct engine_listener listener;
 
+// Requests of one call that are at the engine at once: more would fill everybody's queue.
+enum { AT_ONCE_MAX = 128 };
+
 const char *api_token(const struct reply *r, int32_t id, size_t *len)
 {
     const char *s = tokenizer_piece(r->p.model->tokenizer, id, true, len);
@@ -200,8 +203,16 @@ static void cancel_all(struct reply *r)
 {
     // Kept alive over the loop: the last request to come back would free an orphan.
     r->n_out++;
-    for (uint32_t i = 0; i < r->p.n_prompt; i++)
-        if (r->requests[i].req) r->engine->ops->cancel(r->engine, r->requests[i].req);
+    for (uint32_t i = 0; i < r->p.n_prompt; i++) {
+        struct reply_request *q = &r->requests[i];
+        if (!q->req) continue;
+        if (i < r->n_begun) {
+            r->engine->ops->cancel(r->engine, q->req);
+        } else {
+            request_free(q->req);
+            q->req = NULL;
+        }
+    }
     r->n_out--;
 }
 
@@ -231,34 +242,44 @@ static void fail(struct reply *r, err_t code, const char *sentence, uint32_t ret
     wake(r);
 }
 
+// Gives the next request to the engine. On failure it stays ours.
+static err_t begin_one(struct reply *r, uint32_t *retry_after_s, struct err_text *why)
+{
+    struct reply_request *q = &r->requests[r->n_begun];
+    if (r->p.echo && r->p.n_logprobs >= 0 && !q->scores) {
+        q->scores = malloc(q->n_prompt * sizeof *q->scores);
+        for (uint32_t k = 0; q->scores && k < q->n_prompt; k++)
+            q->scores[k] = NAN;
+    }
+    r->n_begun++;
+    r->n_out++;
+    err_t err = r->engine->ops->submit(r->engine, q->req, &listener, retry_after_s, why);
+    if (!err) return OK;
+    r->n_begun--;
+    r->n_out--;
+    return err;
+}
+
+// As many requests as may run at once. When the queue is full, those of the call that run already
+// bring the next one in when they end.
+static err_t begin_more(struct reply *r, uint32_t *retry_after_s, struct err_text *why)
+{
+    err_t err = OK;
+    while (!err && r->n_begun < r->p.n_prompt && r->n_out < AT_ONCE_MAX)
+        err = begin_one(r, retry_after_s, why);
+    return err == ERR_BUSY && r->n_out ? OK : err;
+}
+
 err_t reply_start(struct reply *r, struct refusal *no)
 {
-    struct engine *e = r->engine;
-    for (uint32_t i = 0; i < r->p.n_prompt; i++) {
-        struct reply_request *q = &r->requests[i];
-        if (r->p.echo && r->p.n_logprobs >= 0) {
-            q->scores = malloc(q->n_prompt * sizeof *q->scores);
-            for (uint32_t k = 0; q->scores && k < q->n_prompt; k++)
-                q->scores[k] = NAN;
-        }
-        struct err_text why = {.s = ""};
-        uint32_t retry_after_s = 0;
-        r->n_out++;
-        err_t err = e->ops->submit(e, q->req, &listener, &retry_after_s, &why);
-        if (!err) continue;
-        // It stayed ours. Those before it are taken back; nobody hears of them.
-        request_free(q->req);
-        q->req = NULL;
-        r->n_out--;
-        for (uint32_t k = i + 1; k < r->p.n_prompt; k++) {
-            request_free(r->requests[k].req);
-            r->requests[k].req = NULL;
-        }
-        r->wake = NULL;
-        cancel_all(r);
-        return refusal_engine(no, err, why.s, retry_after_s);
-    }
-    return OK;
+    struct err_text why = {.s = ""};
+    uint32_t retry_after_s = 0;
+    err_t err = begin_more(r, &retry_after_s, &why);
+    if (!err) return OK;
+    // Those that run are taken back; nobody hears of them.
+    r->wake = NULL;
+    cancel_all(r);
+    return refusal_engine(no, err, why.s, retry_after_s);
 }
 
 // -- events of the engine --
@@ -389,6 +410,21 @@ static void on_scores(struct request *req, const float *scores, uint32_t from, u
     memcpy(q->scores + from, scores, n * sizeof *scores);
 }
 
+static void on_vector(struct request *req, struct choice *ch, const float *vector, uint32_t n)
+{
+    struct reply_request *q = req->owner;
+    struct reply *r = q->reply;
+    struct reply_choice *c = &q->choices[ch->index];
+    if (r->failed.status || r->orphan) return;
+    if (!r->first_us) {
+        r->arrived_us = req->arrived_us;
+        r->admitted_us = req->admitted_us;
+        r->first_us = req->first_token_us;
+    }
+    r->p.api->vector(&r->p, vector, n, &c->text);
+    if (!buf_ok(&c->text)) fail(r, ERR_MEMORY, NULL, 0);
+}
+
 static void end_choice(struct reply_request *q, const struct choice *ch)
 {
     struct reply *r = q->reply;
@@ -410,6 +446,18 @@ static void end_choice(struct reply_request *q, const struct choice *ch)
     if (!ok || !buf_ok(&c->text)) fail(r, ERR_MEMORY, NULL, 0);
 }
 
+// Something ended: there may be room for what has not begun.
+static void go_on(struct reply *r)
+{
+    struct err_text why = {.s = ""};
+    uint32_t retry_after_s = 0;
+    err_t err = begin_more(r, &retry_after_s, &why);
+    if (err)
+        fail(r, err, why.s, retry_after_s);
+    else
+        wake(r);
+}
+
 static void on_finish(struct request *req, struct choice *ch, bool is_last)
 {
     struct reply_request *q = req->owner;
@@ -425,7 +473,7 @@ static void on_finish(struct request *req, struct choice *ch, bool is_last)
     else if (why == FINISH_CANCELLED)
         fail(r, ERR_CANCELLED, NULL, 0);
     else
-        wake(r);
+        go_on(r);
 }
 
 static void on_error(struct request *req, err_t code, const char *sentence, uint32_t retry_after_s)
@@ -439,8 +487,11 @@ static void on_error(struct request *req, err_t code, const char *sentence, uint
     if (heard) fail(r, code, copy.s, retry_after_s);
 }
 
-static const struct engine_listener listener = {
-    .on_token = on_token, .on_scores = on_scores, .on_finish = on_finish, .on_error = on_error};
+static const struct engine_listener listener = {.on_token = on_token,
+                                                .on_scores = on_scores,
+                                                .on_vector = on_vector,
+                                                .on_finish = on_finish,
+                                                .on_error = on_error};
 
 // -- writing --
 

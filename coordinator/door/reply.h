@@ -31,7 +31,7 @@ struct reply_choice {
     uint32_t prompt; // of the call
     struct stream stream;
     struct turn turn;           // of dialects that have turns
-    struct buf text;            // of the events
+    struct buf text;            // of the events; or the vector, as JSON
     struct reply_event *events; // streaming: not sent yet; else everything
     size_t n_event, cap_event;
     struct reply_token *tokens; // only if log probabilities are asked for; like events
@@ -76,7 +76,8 @@ struct reply {
     struct reply_request *requests; // (p.n_prompt)
     struct reply_choice *choices;   // (n_choice)
     uint32_t n_choice, n_finished;
-    uint32_t n_out;        // requests at the engine
+    uint32_t n_begun;      // requests that were given to the engine
+    uint32_t n_out;        // that are there now
     uint32_t n_garbled;    // calls that could not be read, in ended choices
     struct buf fresh;      // text on its way to a choice
     struct buf head, tail; // of each chunk, around the choices (chunks.c)
@@ -91,7 +92,8 @@ struct reply {
 
 // Takes `p` over when it succeeds. NULL: no memory.
 struct reply *reply_new(struct engine *e, struct prepared *p, void (*wake)(void *), void *owner);
-// Submits all requests. ERR_INVALID with the refusal: none runs.
+// Submits the requests; of many, some wait until others have ended. ERR_INVALID with the refusal:
+// none runs.
 err_t reply_start(struct reply *r, struct refusal *no);
 // Cancels what still runs.
 void reply_free(struct reply *r);

@@ -16,6 +16,7 @@ static const struct route routes[] = {
     {"/v1/responses/input_tokens", true, ROUTE_KEY, call_api, &api_responses_count},
     {"/v1/messages", true, ROUTE_KEY, call_api, &api_messages},
     {"/v1/messages/count_tokens", true, ROUTE_KEY, call_api, &api_messages_count},
+    {"/v1/embeddings", true, ROUTE_KEY, call_api, &api_embeddings},
     {"/tokenize", true, ROUTE_KEY, call_api, &api_tokenize},
     {"/detokenize", true, ROUTE_KEY, call_api, &api_detokenize},
     {"/v1/models", false, ROUTE_KEY, api_models_list, NULL},

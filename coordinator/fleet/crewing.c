@@ -80,6 +80,7 @@ err_t crewing_place(const struct fleet *f, const struct place_want *want, const 
             .read_bytes_per_s = d->read_bytes_per_s,
             .int8_ops_per_s = d->int8_ops_per_s,
             .f32_flops_per_s = d->f32_flops_per_s,
+            .rates = &d->rates,
             .trip_us = (double)w->trip_us,
             .held_from = h->held_from,
             .held_to = h->held_to,

@@ -32,6 +32,7 @@ static err_t check_device(const char *worker, const struct msg_device *m, struct
         .read_bytes_per_s = figure(m->read_bytes_per_s),
         .int8_ops_per_s = m->int8_ops_per_s,
         .f32_flops_per_s = figure(m->f32_flops_per_s),
+        .rates = m->rates,
     };
     snprintf(d.name, sizeof d.name, "%.31s", worker);
     return cluster_check_device(&d, why);

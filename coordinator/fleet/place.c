@@ -56,6 +56,7 @@ static void fill_device(const struct place_worker *w, struct cluster_device *d)
         .int8_ops_per_s = figure(w->int8_ops_per_s, UNMEASURED_INT8),
         .f32_flops_per_s = figure(w->f32_flops_per_s, UNMEASURED_F32),
     };
+    if (w->rates) d->rates = *w->rates;
     // Names of a cluster file are shorter than those of workers; the number keeps them apart.
     if (strlen(w->name) < sizeof d->name)
         snprintf(d->name, sizeof d->name, "%s", w->name);
@@ -88,14 +89,35 @@ static bool is_near(double a, double b, double tolerance)
     return a <= b * tolerance && b <= a * tolerance;
 }
 
+static bool is_as_fast(const struct cluster_device *a, const struct cluster_device *b)
+{
+    const double some = 1.15;
+    if (a->rates.n_type && b->rates.n_type)
+        return is_near(rates_speed(&a->rates), rates_speed(&b->rates), some);
+    return is_near(a->read_bytes_per_s, b->read_bytes_per_s, some) &&
+           is_near(a->int8_ops_per_s, b->int8_ops_per_s, some) &&
+           is_near(a->f32_flops_per_s, b->f32_flops_per_s, some);
+}
+
 static bool are_alike(const struct cluster_device *a, const struct cluster_device *b)
 {
-    const double speed = 1.15, memory = 1.05;
-    return a->kind == b->kind && is_near(a->read_bytes_per_s, b->read_bytes_per_s, speed) &&
-           is_near(a->int8_ops_per_s, b->int8_ops_per_s, speed) &&
-           is_near(a->f32_flops_per_s, b->f32_flops_per_s, speed) &&
+    const double memory = 1.05;
+    return a->kind == b->kind && is_as_fast(a, b) &&
            is_near((double)a->mem_free_bytes, (double)b->mem_free_bytes, memory) &&
            is_near((double)a->mem_bytes, (double)b->mem_bytes, memory);
+}
+
+// What is predicted from peaks alone looks faster than what is predicted from measured rates. So of
+// devices of one kind, which are to be compared most closely, either all are planned by theirs or
+// none.
+static void even_rates(struct placing *p)
+{
+    struct cluster_device *d = p->cluster.devices;
+    bool is_missing[CLUSTER_KINDS] = {false};
+    for (uint32_t i = 0; i < p->n; i++)
+        is_missing[d[i].kind] |= d[i].rates.n_type == 0;
+    for (uint32_t i = 0; i < p->n; i++)
+        if (is_missing[d[i].kind]) d[i].rates.n_type = 0;
 }
 
 static uint64_t lesser(uint64_t a, uint64_t b)
@@ -126,6 +148,7 @@ static void level_figures(struct placing *p)
         d[i].read_bytes_per_s = f->read_bytes_per_s;
         d[i].int8_ops_per_s = f->int8_ops_per_s;
         d[i].f32_flops_per_s = f->f32_flops_per_s;
+        d[i].rates = f->rates;
         d[i].mem_free_bytes = f->mem_free_bytes;
         d[i].mem_bytes = f->mem_bytes;
     }
@@ -164,6 +187,7 @@ static void fill_cluster(struct placing *p)
     for (uint32_t i = 0; i < p->n; i++)
         fill_device(&p->workers[i], &p->cluster.devices[i]);
     share_host_memory(p);
+    even_rates(p);
     level_figures(p);
     for (uint32_t i = 0; i < p->n; i++)
         for (uint32_t k = 0; k < p->n; k++)
@@ -605,6 +629,16 @@ void place_shape(struct place_want *want, uint32_t n)
         want->n_member = n > want->n_stage ? n / want->n_stage : 1;
 }
 
+// Tokens before a row where the stages are balanced. Far back attention outweighs the output matrix,
+// and the last stage can have more layers; near the beginning it is the other way round. A slot's
+// share of the pages is what a request may grow to when all slots run; most end at half of that,
+// and are half way there.
+static int64_t usual_depth(const struct place_want *w)
+{
+    const uint64_t share = w->kv_tokens / w->n_slot;
+    return (int64_t)(share < w->ctx ? share : w->ctx) / 4;
+}
+
 err_t place_make(const struct place_want *want, const struct place_worker *workers, uint32_t n,
                  struct place *out, struct err_text *why)
 {
@@ -623,7 +657,7 @@ err_t place_make(const struct place_want *want, const struct place_worker *worke
     cost_of_model(want->model, &p->cost);
     find_kinds(p);
     fill_cluster(p);
-    p->ask = (struct cost_ask){.depth = want->ctx / 2,
+    p->ask = (struct cost_ask){.depth = usual_depth(want),
                                .batch = BALANCE_ROWS,
                                .chunk = (int32_t)want->max_tok,
                                .in_flight = (int32_t)want->n_stage + 1,

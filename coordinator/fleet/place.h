@@ -64,6 +64,7 @@ struct place_worker {
     uint64_t mem_bytes;      // of the device
     uint64_t mem_free_bytes; // what a plan may count on, what is loaded now included
     double read_bytes_per_s, int8_ops_per_s, f32_flops_per_s;
+    const struct rates *rates;   // NULL or without types: not measured
     double trip_us;              // round trip to the coordinator, 0: unknown
     uint32_t held_from, held_to; // layers; equal: nothing
     bool held_embed, held_head;

@@ -133,7 +133,10 @@ static void add_bind(struct sched *s, struct choice *c)
     struct request *r = c->req;
     struct step_bind *b = &s->batch.binds[s->batch.n_bind++];
     *b = (struct step_bind){
-        .slot = (uint32_t)c->slot, .sampling = r->sampling, .n_prompt = r->n_prompt};
+        .slot = (uint32_t)c->slot,
+        .sampling = r->sampling,
+        .n_prompt = r->n_prompt,
+        .pooling = r->pooling};
     b->sampling.choice = c->index;
     b->snapshot = seat_start(s, c);
     if (sampling_is_penalised(&r->sampling) && c->n_cached) {
@@ -169,13 +172,19 @@ static bool row_room(struct sched *s, struct choice *c, uint32_t n_tok)
     return true;
 }
 
-static void add_ids(struct batch *b, struct step_row *row, const struct choice *c)
+static void add_ids(struct sched *s, struct step_row *row, const struct choice *c)
 {
+    struct batch *b = &s->batch;
     int32_t *ids = b->ids + b->n_tok;
     for (uint32_t i = 0; i < row->n_tok; i++)
         ids[i] = choice_id_at(c, row->pos + i);
     row->ids = ids;
     uint32_t end = row->pos + row->n_tok;
+    if (end == choice_n_id(c) && c->req->pooling) {
+        row->flags = ROW_POOL;
+        b->n_vector += s->cfg.dim;
+        return;
+    }
     if (end == choice_n_id(c)) {
         row->flags |= ROW_SAMPLE;
         row->mask = c->mask;
@@ -199,12 +208,20 @@ static void add_locals(struct seat *seat, struct step_row *row)
     seat->n_local_told = seat->n_local;
 }
 
-// Or none: preempted since it was picked, no page for it, or the step has enough to bind or of
-// masks.
+// The step has room for what the end of the choice's history asks for.
+static bool end_fits(const struct sched *s, const struct choice *c)
+{
+    const struct batch *b = &s->batch;
+    return c->n_mask <= STEP_MASKS_MAX - b->n_mask &&
+           (!c->req->pooling || s->cfg.dim <= STEP_VECTORS_MAX - b->n_vector);
+}
+
+// Or none: preempted since it was picked, no page for it, or the step has enough to bind, of masks
+// or of vectors.
 static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
 {
     struct batch *b = &s->batch;
-    if (c->n_sent + n_tok == choice_n_id(c) && c->n_mask > STEP_MASKS_MAX - b->n_mask) return;
+    if (c->n_sent + n_tok == choice_n_id(c) && !end_fits(s, c)) return;
     if (!row_room(s, c, n_tok)) return;
     struct seat *seat = &s->seats[c->slot];
     struct step_row *row = &b->rows[b->n_row];
@@ -221,7 +238,7 @@ static void add_row(struct sched *s, struct choice *c, uint32_t n_tok)
         row->flags = ROW_CHAIN | ROW_SAMPLE;
         row->from_step = c->last_step;
     } else {
-        add_ids(b, row, c);
+        add_ids(s, row, c);
     }
     b->sent[b->n_row++] =
         (struct sent_row){.ticket = seat->ticket,
@@ -302,7 +319,7 @@ bool batch_make(struct sched *s, int64_t now_us, struct step *out)
     struct batch *b = &s->batch;
     struct sent_step *sent = &s->ring[(s->number + 1) % cfg->in_flight];
     b->sent = sent->rows;
-    b->n_row = b->n_bind = b->n_tok = b->bind_weight = b->n_mask = 0;
+    b->n_row = b->n_bind = b->n_tok = b->bind_weight = b->n_mask = b->n_vector = 0;
     admit(s, now_us);
 
     // However many decode, a row and a quarter of the tokens are kept for the prefilling.

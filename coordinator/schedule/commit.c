@@ -9,6 +9,25 @@ static const struct sent_step *oldest(const struct sched *s)
     return &s->ring[(s->number - s->n_sent + 1) % s->cfg.in_flight];
 }
 
+// Rows that have an item in the result.
+static bool has_item(const struct sent_row *row)
+{
+    return row->flags & (ROW_SAMPLE | ROW_SCORE | ROW_POOL);
+}
+
+static err_t check_vector(const struct sent_row *row, const struct step_item *it, uint32_t dim,
+                          struct err_text *why)
+{
+    const uint32_t due = row->flags & ROW_POOL ? dim : 0;
+    if (it->n_vector != due || (due && !it->vector))
+        return err_say(why, ERR_LINK_PROTOCOL, "row %u: a vector of %u numbers where %u are due",
+                       it->row, it->n_vector, due);
+    for (uint32_t i = 0; i < due; i++)
+        if (!isfinite(it->vector[i]))
+            return err_say(why, ERR_LINK_PROTOCOL, "row %u: number %u is not finite", it->row, i);
+    return OK;
+}
+
 static err_t check_drawn(const struct sent_row *row, const struct step_item *it, int32_t n_vocab,
                          struct err_text *why)
 {
@@ -78,10 +97,11 @@ err_t commit_check(const struct sched *s, const struct step_result *r, int32_t n
     uint32_t k = 0;
     for (uint32_t i = 0; i < sent->n_row; i++) {
         const struct sent_row *row = &sent->rows[i];
-        if (!(row->flags & (ROW_SAMPLE | ROW_SCORE))) continue;
+        if (!has_item(row)) continue;
         if (k == r->n_item || !r->items)
             return err_say(why, ERR_LINK_PROTOCOL, "no item for row %u", i);
         err_t e = check_item(row, i, &r->items[k], n_vocab, why);
+        if (!e) e = check_vector(row, &r->items[k], s->cfg.dim, why);
         if (!e) e = check_mask(s, row, &r->items[k++], why);
         if (e) return e;
     }
@@ -136,6 +156,16 @@ static void take_id(struct sched *s, struct choice *c, const struct step_item *i
         events_fail(s, r, e, &why, now_us);
 }
 
+// The end of a request with pooling.
+static void take_vector(struct sched *s, struct choice *c, const struct step_item *it,
+                        int64_t now_us)
+{
+    c->req->first_token_us = now_us;
+    s->stats.prompt_tokens += c->req->n_prompt;
+    events_add(s, (struct sched_event){.kind = EVENT_VECTOR, .choice = c, .item = it});
+    events_finish(s, c, FINISH_STOP, now_us);
+}
+
 static void take_row(struct sched *s, const struct sent_row *row, const struct step_item *it,
                      int64_t now_us)
 {
@@ -162,6 +192,7 @@ static void take_row(struct sched *s, const struct sent_row *row, const struct s
     if (r->n_prefilled < n_prefilled) r->n_prefilled = n_prefilled;
     if (row->n_score) take_scores(s, c, row, it);
     if (row->flags & ROW_SAMPLE) take_id(s, c, it, now_us);
+    if (row->flags & ROW_POOL) take_vector(s, c, it, now_us);
 }
 
 void commit_apply(struct sched *s, const struct step_result *r, int64_t now_us)
@@ -170,8 +201,7 @@ void commit_apply(struct sched *s, const struct step_result *r, int64_t now_us)
     const struct step_item *items = r->items;
     for (uint32_t i = 0; i < sent->n_row; i++) {
         const struct sent_row *row = &sent->rows[i];
-        bool has_item = row->flags & (ROW_SAMPLE | ROW_SCORE);
-        take_row(s, row, has_item ? items++ : NULL, now_us);
+        take_row(s, row, has_item(row) ? items++ : NULL, now_us);
     }
     s->n_sent--;
 }

@@ -26,7 +26,7 @@ void request_free(struct request *r)
 
 err_t request_init_choices(struct request *r, uint32_t n_choice)
 {
-    if (!n_choice || !r->n_prompt || !r->max_tokens || r->n_prompt > INT32_MAX ||
+    if (!n_choice || !r->n_prompt || !r->max_tokens != !!r->pooling || r->n_prompt > INT32_MAX ||
         r->max_tokens > INT32_MAX)
         return ERR_INVALID;
     struct choice *cs = arena_take_n(&r->arena, n_choice, sizeof *cs);

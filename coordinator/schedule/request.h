@@ -71,6 +71,9 @@ struct request {
     const int32_t *end_ids;
     uint32_t n_end;    // 0: end tokens do not stop it
     bool score_prompt; // report log p of each prompt token (no prefix reuse then)
+    // Its answer is the prompt's vector instead of tokens: one choice, max_tokens is 0, no rules,
+    // no scores. Unless it is of the last token, nothing of the prefix is reused.
+    enum pooling pooling;
     uint64_t tenant;   // prefix pages are shared within a tenant only
     uint64_t session;  // requests of one conversation share it, and like to share a lane; 0: none
     struct choice *choices;
@@ -99,7 +102,8 @@ struct request *request_new(size_t max_bytes);
 // After the scheduler gave it back (all choices DONE) or before it was submitted.
 void request_free(struct request *r);
 // Takes the choices and their token buffers out of the arena once prompt, max_tokens, n are known.
-// ERR_MEMORY: over the arena's budget. ERR_INVALID: one of them is 0 or absurd.
+// ERR_MEMORY: over the arena's budget. ERR_INVALID: one of them is 0 (max_tokens is, exactly when
+// there is pooling) or absurd.
 err_t request_init_choices(struct request *r, uint32_t n_choice);
 // Token at position i of a choice's history.
 static inline int32_t choice_id_at(const struct choice *c, uint32_t i)

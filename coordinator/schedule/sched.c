@@ -92,8 +92,11 @@ static err_t check_fits(const struct sched *s, const struct request *r, struct e
         return err_say(why, ERR_TOO_LARGE,
                        "prompt and max_tokens are %llu tokens together, the context holds %u",
                        (unsigned long long)n_tok, s->cfg.ctx);
+    if (r->pooling && s->cfg.dim > STEP_VECTORS_MAX)
+        return err_say(why, ERR_TOO_LARGE, "vectors of %u numbers, at most %d are supported",
+                       s->cfg.dim, STEP_VECTORS_MAX);
     // The last token is drawn, not computed.
-    uint32_t n_page = state_pages_for(s, (uint32_t)n_tok - 1);
+    uint32_t n_page = state_pages_for(s, (uint32_t)n_tok - !r->pooling);
     if (n_page <= s->cfg.n_page) return OK;
     return err_say(why, ERR_TOO_LARGE,
                    "prompt and max_tokens are %llu tokens together, the KV cache holds %llu",
@@ -207,7 +210,8 @@ err_t sched_adopt(struct sched *s, struct request *r, struct err_text *why)
 
 uint32_t sched_known(const struct sched *s, const struct request *r)
 {
-    return s->on && s->cfg.prefix_cache ? seat_known(s, r) : 0;
+    const bool may_begin_later = s->on && s->cfg.prefix_cache && !state_needs_all(r->choices);
+    return may_begin_later ? seat_known(s, r) : 0;
 }
 
 uint32_t sched_pages(const struct sched *s, const struct request *r)

@@ -33,6 +33,9 @@
 // the others' turn comes with the next. Rules that allow nothing more end the choice with
 // FINISH_STOP.
 //
+// A request with pooling ends, with FINISH_STOP, when the vector of its prompt is there; vectors of
+// a step are at most STEP_VECTORS_MAX numbers together.
+//
 // An end id ends a choice with FINISH_STOP: it gives no EVENT_TOKEN, but counts in n_generated.
 // Logits that hold NaN or infinity end the whole request with FINISH_ERROR, and its pages are no
 // longer found by others.
@@ -52,6 +55,7 @@ struct sched_config {
     bool recurrent;             // the model has recurrent state
     uint32_t max_tok, max_rows; // of one step
     uint32_t ctx;
+    uint32_t dim;       // numbers of a vector (request.pooling)
     uint32_t queue_max; // choices waiting; over it sched_submit says ERR_BUSY
     bool prefix_cache;
     bool chain; // allow ROW_CHAIN
@@ -59,11 +63,11 @@ struct sched_config {
 
 // What a commit (or finish, cancel, configure) made happen, in order. Valid until the next sched
 // call; item and scores point into the committed result.
-enum sched_event_kind { EVENT_TOKEN, EVENT_FINISH, EVENT_SCORES };
+enum sched_event_kind { EVENT_TOKEN, EVENT_FINISH, EVENT_SCORES, EVENT_VECTOR };
 struct sched_event {
     enum sched_event_kind kind;
     struct choice *choice;
-    const struct step_item *item; // EVENT_TOKEN: id, logprobs, digest
+    const struct step_item *item; // EVENT_TOKEN: id, logprobs, digest; EVENT_VECTOR: the vector
     // EVENT_SCORES: log p of prompt tokens [from, from + n_score); position 0 has none. Of choice 0
     // only (the prompt is the same); each position once, whatever was computed again.
     const float *scores;
@@ -99,7 +103,8 @@ static inline uint64_t sched_local_pages(const struct sched_config *c, uint32_t 
 void sched_suspend(struct sched *s);
 
 // The request stays the caller's memory but must not be changed or freed until its last
-// EVENT_FINISH. ERR_BUSY: queue full. ERR_TOO_LARGE: can never fit the context or the KV pages.
+// EVENT_FINISH. ERR_BUSY: queue full. ERR_TOO_LARGE: can never fit the context or the KV pages, or
+// its vector a step.
 // ERR_MEMORY. What its rules say of the first token, if not OK.
 err_t sched_submit(struct sched *s, struct request *r, int64_t now_us, struct err_text *why);
 // Schedulers side by side (one for each lane) count arrivals together, so that a request keeps its

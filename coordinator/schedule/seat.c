@@ -20,7 +20,7 @@ static const int32_t *ids_of_page(const struct sched *s, const struct choice *c,
 // prompt, so that they lie in one piece.
 static uint32_t match_limit(const struct sched *s, const struct choice *c)
 {
-    if (!s->cfg.prefix_cache || state_scores(c)) return 0;
+    if (!s->cfg.prefix_cache || state_scores(c) || state_needs_all(c)) return 0;
     const struct sampling *p = &c->req->sampling;
     uint32_t n_tok = choice_n_id(c) - 1, per_page = state_has_local(s) ? 2 : 1;
     if (sampling_is_penalised(p)) {

@@ -64,7 +64,8 @@ struct batch {
     struct pick *picks;    // (n_slot)
     uint32_t n_row, n_bind, n_tok;
     uint32_t bind_weight;
-    uint32_t n_mask; // bytes
+    uint32_t n_mask;   // bytes
+    uint32_t n_vector; // numbers
 };
 
 struct sched {
@@ -123,6 +124,11 @@ static inline uint32_t state_local_from(const struct sched *s, uint32_t pos)
 static inline uint32_t state_pages_for(const struct sched *s, uint32_t n_tok)
 {
     return n_tok / s->cfg.page_tok + (n_tok % s->cfg.page_tok != 0);
+}
+// Every token of the choice passes through the steps.
+static inline bool state_needs_all(const struct choice *c)
+{
+    return c->req->pooling == POOLING_MEAN || c->req->pooling == POOLING_FIRST;
 }
 // The choice reports log p of prompt positions that have not been reported yet.
 static inline bool state_scores(const struct choice *c)

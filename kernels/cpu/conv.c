@@ -19,7 +19,7 @@ static void conv_blocks(struct cpu *c, void *arg, int64_t from, int64_t to)
             .x = a->x + row,
             .w = a->w + at * a->n_tap,
             .bias = a->bias ? a->bias + at : NULL,
-            .state = a->state[r] + at,
+            .state = a->state + a->slots[r] * a->state_ld + at,
             .out = a->out + row,
             .ld = ld,
             .n = (int32_t)(ld - at < LEAF_CONV ? ld - at : LEAF_CONV),

@@ -35,15 +35,19 @@ static uint64_t cpu_progress(struct kernels *k)
 
 #define CPU_OPS(isa)                                                                               \
     {                                                                                              \
-        .name = "cpu " isa, .close = cpu_close, .weight_bytes = quant_weight_bytes,                \
-        .weight_pack = quant_weight_pack, .kv_page_bytes = attn_kv_page_bytes,                     \
-        .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run, .gemm_each = gemm_run_each,  \
-        .gemm_experts = gemm_run_experts, .gather = gemm_gather, .rope_table = rope_table,         \
-        .rope = rope_turn, .kv_store = attn_kv_store, .attention = attn_run_all, .conv = conv_run, \
-        .delta = delta_run, .route = moe_route, .combine = moe_combine, .glu = act_glu,            \
-        .gate = act_gate, .gate_rows = act_gate_rows, .scale_rows = act_scale_rows,                \
-        .add = act_add, .scale = act_scale, .softcap = act_softcap, .argmax = sample_argmax,       \
-        .logsumexp = sample_logsumexp, .progress = cpu_progress,                                   \
+        .name = "cpu " isa, .close = cpu_close, .take = mem_take_pages, .give = mem_give_pages,    \
+        .put = mem_move, .get = mem_move, .copy = mem_copy, .zero = mem_zero,                      \
+        .status = mem_status, .weight_bytes = quant_weight_bytes,                                  \
+        .weight_pack = quant_weight_pack, .kv_page_bytes = attn_kv_page_bytes, .enter = mem_enter, \
+        .leave = mem_leave, .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run,          \
+        .gemm_each = gemm_run_each, .gemm_experts = gemm_run_experts, .gather = gemm_gather,       \
+        .gather_experts = gemm_gather_experts, .rope_table = rope_table, .rope = rope_turn,        \
+        .kv_store = attn_kv_store, .attention = attn_run_all, .conv = conv_run,                    \
+        .delta = delta_run, .route = moe_route, .route_sort = moe_route_sort,                      \
+        .spread = moe_spread, .combine = moe_combine, .glu = act_glu, .gate = act_gate,            \
+        .gate_rows = act_gate_rows, .scale_rows = act_scale_rows, .add = act_add,                  \
+        .scale = act_scale, .softcap = act_softcap, .argmax = sample_argmax,                       \
+        .finite = sample_finite, .logsumexp = sample_logsumexp, .progress = cpu_progress,          \
     }
 
 // Best first.
@@ -193,6 +197,7 @@ err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, str
     if (!c) return err_say(why, ERR_MEMORY, "cpu backend: no memory");
     quant_grid_open();
     c->base.ops = &isas[i].ops;
+    c->base.is_host = true;
     c->isa = isas[i].leaf;
     c->lim = *limits;
     e = take_memory(c) ? pool_open(limits->n_threads, &c->pool) : ERR_MEMORY;

@@ -52,6 +52,16 @@ static inline struct cpu *cpu_of(struct kernels *k)
 typedef void cpu_range_fn(struct cpu *c, void *arg, int64_t from, int64_t to);
 void cpu_for(struct cpu *c, int64_t n, int64_t grain, cpu_range_fn *fn, void *arg);
 
+err_t mem_take_pages(struct kernels *k, uint64_t bytes, const char *what, void **out,
+                     struct err_text *why);
+void mem_give_pages(struct kernels *k, void *data, uint64_t bytes);
+void mem_move(struct kernels *k, void *dst, const void *src, uint64_t bytes);
+void mem_copy(struct kernels *k, float *dst, int64_t dst_ld, const float *src, int64_t src_ld,
+              int64_t n_row, int64_t n);
+void mem_zero(struct kernels *k, void *dst, uint64_t bytes);
+err_t mem_status(struct kernels *k, struct err_text *why);
+bool mem_enter(struct kernels *k, const struct kernels_step *s);
+void mem_leave(struct kernels *k);
 uint64_t quant_weight_bytes(struct kernels *k, enum dtype t, int64_t rows, int64_t cols);
 void quant_weight_pack(struct kernels *k, const void *src, int64_t row_from, int64_t n_row,
                        struct view *dst);
@@ -64,6 +74,9 @@ void gemm_run_each(struct kernels *k, const struct view *w, const float *x, int3
 void gemm_run_experts(struct kernels *k, const struct expert_gemm *e);
 void gemm_gather(struct kernels *k, const float *x, const int32_t *order, int32_t n_tok,
                  int32_t cols, float *out);
+void gemm_gather_experts(struct kernels *k, const float *x, const int32_t *row,
+                         const int32_t *order, const int32_t *expert, int32_t n, int32_t cols,
+                         float *out);
 uint64_t attn_kv_page_bytes(struct kernels *k, const struct kv_view *kv);
 void attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct attn_run *runs,
                    int32_t n_run, const float *key, const float *value);
@@ -77,6 +90,9 @@ void rope_turn(struct kernels *k, const struct rope *r, const float *cos_sin, in
 void conv_run(struct kernels *k, const struct conv_args *a);
 void delta_run(struct kernels *k, const struct delta_args *a);
 void moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok);
+void moe_route_sort(struct kernels *k, const struct route_sort *a, int32_t n_tok);
+void moe_spread(struct kernels *k, const float *x, const int32_t *at, float *weights, int32_t n_tok,
+                int32_t n_used, int32_t dim, float *out);
 void moe_combine(struct kernels *k, const float *y, const int32_t *at, const float *weights,
                  int32_t n_tok, int32_t n_used, int32_t dim, float *out);
 void act_glu(struct kernels *k, const struct glu *kind, const float *gate, const float *up,
@@ -88,6 +104,7 @@ void act_add(struct kernels *k, float *x, const float *y, int64_t n);
 void act_scale(struct kernels *k, float *x, float s, int64_t n);
 void act_softcap(struct kernels *k, float *x, float cap, int64_t n);
 void sample_argmax(struct kernels *k, const float *x, int32_t n_row, int64_t n, int32_t *out);
+void sample_finite(struct kernels *k, const float *x, int32_t n_row, int64_t n, bool *out);
 void sample_logsumexp(struct kernels *k, const float *x, int32_t n_row, int64_t n, double *out);
 
 // The leaves of `isa` (NULL: the best of this machine), or NULL if this machine cannot run them.

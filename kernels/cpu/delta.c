@@ -24,7 +24,7 @@ static void delta_item(void *arg, int32_t item, int32_t thread)
         .b = a->b + tok * a->n_head_v + h,
         .a_neg = a->a_neg[h],
         .dt_bias = a->dt_bias[h],
-        .state = a->state[r] + (int64_t)h * a->dim_k * a->dim_v + at,
+        .state = a->state + a->slots[r] * a->state_ld + (int64_t)h * a->dim_k * a->dim_v + at,
         .out = a->out + tok * ld_out + (int64_t)h * a->dim_v + at,
         .ld = a->ld,
         .ld_ab = a->n_head_v,

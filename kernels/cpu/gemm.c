@@ -344,3 +344,30 @@ void gemm_gather(struct kernels *k, const float *x, const int32_t *order, int32_
     struct gather_call g = {x, order, cols, out};
     cpu_for(cpu_of(k), n_tok, (1 << 14) / cols, gather_rows, &g);
 }
+
+struct gather_experts_call {
+    const float *x;
+    const int32_t *row, *order, *expert;
+    int32_t cols;
+    float *out;
+};
+
+static void gather_products(struct cpu *c, void *arg, int64_t from, int64_t to)
+{
+    (void)c;
+    const struct gather_experts_call *g = arg;
+    for (int64_t i = from; i < to; i++) {
+        const float *x = g->x + (int64_t)g->row[i] * g->cols;
+        const int32_t *order = g->order + (int64_t)g->expert[i] * g->cols;
+        for (int32_t j = 0; j < g->cols; j++)
+            g->out[i * g->cols + j] = x[order[j]];
+    }
+}
+
+void gemm_gather_experts(struct kernels *k, const float *x, const int32_t *row,
+                         const int32_t *order, const int32_t *expert, int32_t n, int32_t cols,
+                         float *out)
+{
+    struct gather_experts_call g = {x, row, order, expert, cols, out};
+    cpu_for(cpu_of(k), n, (1 << 14) / cols, gather_products, &g);
+}

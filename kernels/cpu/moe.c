@@ -1,4 +1,5 @@
-// moe: which experts a token goes to, and the sum of what they answer.
+// moe: which experts a token goes to, the list of what is to be computed, and the sum of what they
+// answer.
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -126,4 +127,51 @@ void moe_combine(struct kernels *k, const float *y, const int32_t *at, const flo
     struct combine_call m = {y,  at, weights, n_used, dim, (dim + COMBINE_COLS - 1) / COMBINE_COLS,
                              out};
     cpu_for(cpu_of(k), (int64_t)n_tok * m.n_block, 8, combine_blocks, &m);
+}
+
+void moe_route_sort(struct kernels *k, const struct route_sort *a, int32_t n_tok)
+{
+    (void)k; // a counting sort: short beside the products
+    const int32_t n = n_tok * a->n_used;
+    int32_t next[ROUTE_EXPERTS_MAX + 1];
+    BUG_ON(a->n_expert < 1 || a->n_expert > ROUTE_EXPERTS_MAX);
+    memset(next, 0, ((size_t)a->n_expert + 1) * sizeof *next);
+    for (int32_t i = 0; i < n; i++)
+        next[a->ids[i] + 1]++;
+    for (int32_t e = 0; e < a->n_expert; e++) {
+        if (a->count) a->count[e] += (uint32_t)next[e + 1];
+        next[e + 1] += next[e];
+    }
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t e = a->ids[i], at = next[e]++;
+        a->at[i] = at;
+        a->row[at] = i / a->n_used;
+        a->expert[at] = a->place ? a->place[e] : e;
+    }
+}
+
+struct spread_call {
+    const float *x;
+    const int32_t *at;
+    float *weights;
+    int32_t n_used, dim;
+    float *out;
+};
+
+static void spread_rows(struct cpu *c, void *arg, int64_t from, int64_t to)
+{
+    const struct spread_call *s = arg;
+    for (int64_t i = from * s->n_used; i < to * s->n_used; i++) {
+        float *out = s->out + (int64_t)s->at[i] * s->dim;
+        memcpy(out, s->x + i / s->n_used * s->dim, (size_t)s->dim * sizeof *out);
+        c->isa->scale(out, s->weights[i], s->dim);
+        s->weights[i] = 1;
+    }
+}
+
+void moe_spread(struct kernels *k, const float *x, const int32_t *at, float *weights, int32_t n_tok,
+                int32_t n_used, int32_t dim, float *out)
+{
+    struct spread_call s = {x, at, weights, n_used, dim, out};
+    cpu_for(cpu_of(k), n_tok, 8, spread_rows, &s);
 }

@@ -3,6 +3,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
+#include <string.h>
 
 struct reduce_call {
     const float *x;
@@ -64,4 +65,35 @@ void sample_logsumexp(struct kernels *k, const float *x, int32_t n_row, int64_t 
             sum += part[j] * exp((isfinite(max[j]) ? (double)max[j] : 0) - base);
         out[i] = base + log(sum);
     }
+}
+
+struct finite_call {
+    const float *x;
+    int64_t n;
+    bool *out;
+};
+
+// Two floats at a time: adding one to an exponent of all ones carries into the sign bit.
+static void finite_rows(struct cpu *c, void *arg, int64_t from, int64_t to)
+{
+    (void)c;
+    const struct finite_call *f = arg;
+    const uint64_t exponents = 0x7f8000007f800000, one = 0x0080000000800000;
+    for (int64_t row = from; row < to; row++) {
+        const float *x = f->x + row * f->n;
+        uint64_t seen = 0;
+        int64_t i = 0;
+        for (; i + 2 <= f->n; i += 2) {
+            uint64_t two;
+            memcpy(&two, x + i, 8);
+            seen |= (two & exponents) + one;
+        }
+        f->out[row] = !(seen & 0x8000000080000000) && (i == f->n || isfinite(x[i]));
+    }
+}
+
+void sample_finite(struct kernels *k, const float *x, int32_t n_row, int64_t n, bool *out)
+{
+    struct finite_call f = {x, n, out};
+    cpu_for(cpu_of(k), n_row, 1, finite_rows, &f);
 }

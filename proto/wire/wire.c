@@ -88,6 +88,8 @@ static err_t devices_in(struct wire_in *in, const Trireme__Hello *h, struct msg_
             .l2_bytes = d->l2_bytes,
             .l3_bytes = d->l3_bytes,
         };
+        err_t e = wire_rates_in(in, d->rates, &to[i].rates);
+        if (e) return e;
     }
     out->devices = to;
     out->n_device = (uint32_t)h->n_devices;
@@ -340,6 +342,7 @@ static bool devices_out(struct arena *a, const struct msg_hello *h, Trireme__Hel
         to[i].n_numa = d->n_numa;
         to[i].l2_bytes = d->l2_bytes;
         to[i].l3_bytes = d->l3_bytes;
+        if (!wire_rates_out(a, &d->rates, &to[i].rates)) return false;
     }
     return true;
 }

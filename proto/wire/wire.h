@@ -22,6 +22,7 @@
 #pragma once
 #include "proto/base/arena.h"
 #include "proto/base/buf.h"
+#include "proto/base/rates.h"
 #include "proto/wire/step.h"
 
 enum {
@@ -76,6 +77,7 @@ struct msg_device {
     bool unified;                                             // CPU and GPU share the memory
     uint32_t n_core, n_numa;                                  // 0: unknown
     uint64_t l2_bytes, l3_bytes; // of one core, of one L3 domain; 0: unknown
+    struct rates rates;          // of its operations; no types: not measured
 };
 
 struct msg_model {

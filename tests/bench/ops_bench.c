@@ -110,6 +110,7 @@ static void bench_delta(struct kernels *k, const struct kernels_peaks *peak, int
 {
     enum { KH = 16, VH = 32, DIM = 128, CHANNELS = (2 * KH + VH) * DIM, TAPS = 4 };
     const struct attn_run run = {0, rows, 0, NULL};
+    const uint32_t slot = 0;
     float *x = floats((int64_t)rows * CHANNELS), *out = floats((int64_t)rows * CHANNELS);
     float *ab = floats(rows * VH), *head = floats(VH), *w = floats(CHANNELS * TAPS);
     float *state = floats(VH * DIM * DIM), *past = floats(CHANNELS * (TAPS - 1));
@@ -127,7 +128,8 @@ static void bench_delta(struct kernels *k, const struct kernels_peaks *peak, int
                                   .dim_v = DIM,
                                   .runs = &run,
                                   .n_run = 1,
-                                  .state = &state,
+                                  .slots = &slot,
+                                  .state = state,
                                   .out = out},
                             .c = {.x = x,
                                   .w = w,
@@ -135,7 +137,8 @@ static void bench_delta(struct kernels *k, const struct kernels_peaks *peak, int
                                   .n_tap = TAPS,
                                   .runs = &run,
                                   .n_run = 1,
-                                  .state = &past,
+                                  .slots = &slot,
+                                  .state = past,
                                   .out = out}};
     for (int h = 0; h < VH; h++)
         head[h] = -0.5f;

@@ -43,6 +43,7 @@ class Worker:
     """One worker process; `extra` are further options, `prefix` a command that starts it elsewhere."""
 
     prefix = ()
+    measuring = ("--no-measure",)  # benches leave it out
 
     def __init__(self, cluster, name, extra=()):
         self.cluster, self.name, self.extra = cluster, name, list(extra)
@@ -63,7 +64,7 @@ class Worker:
         log = open(c.dir / f"worker-{self.name}.log", "ab")
         self.process = subprocess.Popen(
             [*self.prefix, PROGRAM, "worker", "--join", self.joins(), "--token-file", token, "--name", self.name,
-             "--state", state, *self.reads(), "--threads", "1", "--no-measure", *self.extra],
+             "--state", state, *self.reads(), "--threads", "1", *self.measuring, *self.extra],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         return self
 

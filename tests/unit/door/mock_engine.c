@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SAYS = 64, SLOW_US = 20000, PREFILL_US = 2000000 };
+enum { SAYS = 64, SLOW_US = 20000, PREFILL_US = 2000000, DIM = MOCK_DIM };
 
 struct mock {
     struct engine engine; // first
@@ -180,12 +180,24 @@ static void prefill(struct running *x, int64_t now)
         r->choices[i].state = CHOICE_DECODE;
 }
 
+// A vector that depends on the prompt and on the pooling, and that a test can compute.
+static void give_vector(struct mock *m, struct running *x)
+{
+    struct request *r = x->r;
+    float v[DIM];
+    for (uint32_t k = 0; k < DIM; k++)
+        v[k] = (float)(r->prompt[k % r->n_prompt] % 97 + (int32_t)k + (int32_t)r->pooling);
+    x->l->on_vector(r, &r->choices[0], v, DIM);
+    end_choice(m, x, &r->choices[0], FINISH_STOP);
+}
+
 static void step_request(struct mock *m, struct running *x, int64_t now)
 {
     struct request *r = x->r;
     if (now < x->next_us || r->sampling.seed == MOCK_NEVER) return;
     if (!r->first_token_us) {
         prefill(x, now);
+        if (r->first_token_us && r->pooling) give_vector(m, x);
         return;
     }
     if (r->sampling.seed == MOCK_SLOW) x->next_us = now + SLOW_US;
@@ -366,6 +378,8 @@ static void fill_model(struct mock *m)
         .eos = eos < 0 ? "" : tokenizer_piece(m->tokenizer, eos, true, &len),
         .end_ids = m->end_ids,
         .n_end = n,
+        .dim = DIM,
+        .pooling = POOLING_LAST,
     };
 }
 

@@ -25,6 +25,10 @@ enum {
     MOCK_NEVER = 1009,        // never a token
 };
 
+// Number k of a vector: the prompt's id number k modulo its length, modulo 97, and k, and the
+// pooling (step.h); not normalised.
+enum { MOCK_DIM = 300 };
+
 struct mock_config {
     const char *vocab;         // .gguf with a vocabulary
     const char *chat_template; // file; NULL: a base model

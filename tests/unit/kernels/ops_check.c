@@ -510,15 +510,16 @@ static void check_conv(struct kernels *k, int n_channel, int n_tap, bool with_bi
     const int n = TOK * n_channel, past = (n_tap - 1) * n_channel, chunks[] = {TOK, 1, 2, 7};
     rng_seed((uint64_t)n_channel);
     float *x = floats(n), *w = floats(n_channel * n_tap), *bias = floats(n_channel);
-    float *before = floats(past), *state[2] = {floats(past), floats(past)}, *last = floats(past);
+    float *before = floats(past), *states = floats(2 * past), *last = floats(past);
     float *in = floats(2 * n), *o = floats(2 * n), *truth = floats(n), *out = floats(n);
+    float *const state[2] = {states, states + past};
     double worst = 0;
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
         memcpy(state[0], before, (size_t)past * 4);
         memcpy(state[1], before, (size_t)past * 4);
         for (struct cutter cut = {.n_tok = TOK, .chunk = chunks[i]}; cut_next(&cut);) {
             cut_in(&cut, x, n_channel, in);
-            float *of_run[2] = {state[cut.seq[0]], state[cut.seq[1]]};
+            const uint32_t slots[2] = {(uint32_t)cut.seq[0], (uint32_t)cut.seq[1]};
             const struct conv_args a = {.x = in,
                                         .w = w,
                                         .bias = with_bias ? bias : NULL,
@@ -526,7 +527,9 @@ static void check_conv(struct kernels *k, int n_channel, int n_tap, bool with_bi
                                         .n_tap = n_tap,
                                         .runs = cut.runs,
                                         .n_run = cut.n_run,
-                                        .state = of_run,
+                                        .slots = slots,
+                                        .state = states,
+                                        .state_ld = past,
                                         .out = o};
             k->ops->conv(k, &a);
             cut_out(&cut, o, n_channel, 0, i ? out : truth);
@@ -550,7 +553,7 @@ static void check_conv(struct kernels *k, int n_channel, int n_tap, bool with_bi
     verdict("conv", "values", worst, 2e-6);
     same_bits("conv", "state is the last tokens", last, x + n - past, (size_t)past * 4);
     digest_add(truth, (size_t)n * 4);
-    float *all[] = {x, w, bias, before, state[0], state[1], last, in, o, truth, out};
+    float *all[] = {x, w, bias, before, states, last, in, o, truth, out};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -617,7 +620,7 @@ static void delta_in_chunks(struct kernels *k, const struct delta_data *d, int c
         cut_in(&cut, d->qkv, d->ld, qkv);
         cut_in(&cut, d->a, c->n_head_v, a);
         cut_in(&cut, d->b, c->n_head_v, b);
-        float *of_run[2] = {state[cut.seq[0]], state[cut.seq[1]]};
+        const uint32_t slots[2] = {(uint32_t)cut.seq[0], (uint32_t)cut.seq[1]};
         const struct delta_args args = {.q = qkv,
                                         .k = qkv + keys,
                                         .v = qkv + 2 * keys,
@@ -633,7 +636,9 @@ static void delta_in_chunks(struct kernels *k, const struct delta_data *d, int c
                                         .tiled = c->tiled,
                                         .runs = cut.runs,
                                         .n_run = cut.n_run,
-                                        .state = of_run,
+                                        .slots = slots,
+                                        .state = state[0],
+                                        .state_ld = d->n_state,
                                         .out = o};
         k->ops->delta(k, &args);
         cut_out(&cut, o, d->width, 0, out);
@@ -666,7 +671,8 @@ static void check_delta(struct kernels *k, const struct delta_case *c)
     for (int h = 0; h < c->n_head_v; h++)
         d.a_neg[h] = -(float)exp((double)d.a_neg[h]);
     memset(d.qkv + 11 * d.ld, 0, (size_t)d.ld * 4); // no direction at all
-    float *out = floats(TOK * d.width), *state[2] = {floats(d.n_state), floats(d.n_state)};
+    float *out = floats(TOK * d.width), *states = floats(2 * d.n_state);
+    float *const state[2] = {states, states + d.n_state};
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
         delta_in_chunks(k, &d, chunks[i], i ? out : d.out, state);
         if (i) same_bits("delta", "chunks", out, d.out, (size_t)(TOK * d.width) * 4);
@@ -681,8 +687,7 @@ static void check_delta(struct kernels *k, const struct delta_case *c)
     verdict("delta", "state values", worst_state, 2e-5);
     digest_add(d.out, (size_t)(TOK * d.width) * 4);
     digest_add(d.last, (size_t)d.n_state * 4);
-    float *all[] = {d.qkv, d.a,    d.b, d.a_neg,  d.dt_bias, d.before,
-                    d.out, d.last, out, state[0], state[1]};
+    float *all[] = {d.qkv, d.a, d.b, d.a_neg, d.dt_bias, d.before, d.out, d.last, out, states};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }

@@ -1,4 +1,4 @@
-#include "topology/rates.h"
+#include "proto/base/rates.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -43,6 +43,16 @@ double rates_seconds(const struct rates_type *t, double rows, double n)
     // Noise in the last two points must not make more rows cheaper than fewer.
     const double least = at(t, i) < at(t, i + 1) ? at(t, i) : at(t, i + 1);
     return n * (s > least ? s : least);
+}
+
+double rates_speed(const struct rates *r)
+{
+    enum { POINTS = 3 };
+    double sum = 0;
+    for (int32_t i = 0; i < r->n_type; i++)
+        for (int p = 0; p < POINTS; p++)
+            sum += log(r->types[i].mul_per_s[p]);
+    return r->n_type ? exp(sum / (r->n_type * POINTS)) : 0;
 }
 
 static err_t check_type(const struct rates *r, int32_t i, struct err_text *why)

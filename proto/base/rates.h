@@ -1,6 +1,6 @@
 // rates: measured speed of a device's own operations, for predictions that are closer to the truth
 // than the roofline of its peaks. Optional: a device without a table is planned by its peaks.
-// Made by worker/rate on the machine itself, kept in cluster files (`kernels`).
+// Made by worker/rate on the machine itself, told in HELLO, kept in cluster files (`kernels`).
 #pragma once
 #include "proto/base/dtype.h"
 
@@ -35,5 +35,7 @@ const struct rates_type *rates_find(const struct rates *r, enum dtype t);
 // Seconds of `rows` (>= 1, may be fractional: a mean) rows times n elements: the time per element
 // is linear in the rows between two measured points, and beyond the last one.
 double rates_seconds(const struct rates_type *t, double rows, double n);
+// One number for comparing devices: the mean (geometric) of the rates of all types up to 16 rows.
+double rates_speed(const struct rates *r);
 // The ranges that figures from outside must keep. ERR_CONFIG naming the one that does not.
 err_t rates_check(const struct rates *r, struct err_text *why);

@@ -1,0 +1,210 @@
+// POST /v1/embeddings: texts or ids in, one vector of length 1 each out. Every input is a request
+// of its own. A vector becomes text when it comes, so that many of them at once delay nobody.
+#include "coordinator/door/api.h"
+#include "coordinator/text/pooling.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { INPUTS_MAX = 2048 }; // as the OpenAI API documents
+
+static err_t refuse_input(struct refusal *no, size_t i)
+{
+    char param[48];
+    snprintf(param, sizeof param, "input[%zu]", i);
+    return refusal_field(no, param,
+                         "'%s' does not fit: 'input' is a string, strings, token ids, or arrays "
+                         "of token ids",
+                         param);
+}
+
+static err_t check_ids(const struct prepare *p, const struct json *list, struct refusal *no)
+{
+    for (size_t i = 0; i < list->arr.n; i++) {
+        const struct json *id = &list->arr.items[i];
+        if (id->kind == J_INT && id->i >= 0 && id->i < p->in->n_vocab) continue;
+        return refusal_field(no, "input",
+                             "'input' must hold token ids from 0 to %d (element %zu)",
+                             p->in->n_vocab - 1, i);
+    }
+    return OK;
+}
+
+static bool is_single(const struct json *q)
+{
+    return q->kind == J_STR || q->arr.items[0].kind == J_INT;
+}
+
+static err_t check_input(const struct prepare *p, struct refusal *no)
+{
+    const struct json *q = p->p.input;
+    if (!q) return refusal_field(no, "input", "'input' is missing");
+    if (q->kind == J_STR) return OK;
+    if (q->arr.n == 0) return refusal_field(no, "input", "'input' is empty");
+    if (is_single(q)) return check_ids(p, q, no);
+    const enum json_kind kind = q->arr.items[0].kind;
+    if (kind != J_STR && kind != J_ARR) return refuse_input(no, 0);
+    if (q->arr.n > INPUTS_MAX)
+        return refusal_field(no, "input", "'input' must hold at most %d texts, not %zu", INPUTS_MAX,
+                             q->arr.n);
+    for (size_t i = 0; i < q->arr.n; i++) {
+        const struct json *one = &q->arr.items[i];
+        if (one->kind != kind) return refuse_input(no, i);
+        err_t err = kind == J_ARR ? check_ids(p, one, no) : OK;
+        if (err) return err;
+    }
+    return OK;
+}
+
+static err_t read_pooling(const struct prepare *p, struct prepared *out, struct refusal *no)
+{
+    const struct json *word = p->p.pooling;
+    out->pooling = word ? pooling_named(word->str.s) : p->in->model->pooling;
+    if (out->pooling) return OK;
+    if (word)
+        return refusal_field(no, "pooling", "'pooling' must be \"last\", \"mean\" or \"cls\"");
+    return refusal_field(no, "model", "%s: say 'pooling'", p->in->model->pooling_why);
+}
+
+static err_t embeddings_read(struct prepare *p, struct prepared *out, struct refusal *no)
+{
+    const struct json *format = p->p.encoding_format;
+    const uint32_t dim = p->in->model->dim;
+    out->as_base64 = format && json_is(format, "base64");
+    out->n_dim = p->p.dimensions ? (uint32_t)p->p.dimensions : dim;
+    if (format && !out->as_base64 && !json_is(format, "float"))
+        return refusal_field(no, "encoding_format",
+                             "'encoding_format' must be \"float\" or \"base64\"");
+    if (out->n_dim > dim)
+        return refusal_field(no, "dimensions", "'dimensions' must be at most %u, not %u", dim,
+                             out->n_dim);
+    err_t err = read_pooling(p, out, no);
+    return err ? err : check_input(p, no);
+}
+
+static err_t add_input(const struct prepare *p, struct prepared *out, const struct json *one,
+                       struct refusal *no)
+{
+    struct ids ids = {0};
+    bool ok = true;
+    if (one->kind == J_STR)
+        ok = tokenizer_encode(p->in->model->tokenizer, one->str.s, one->str.len,
+                              TOKENIZER_BOS | TOKENIZER_SPECIAL, NULL, 0, one->str.len + 64,
+                              &ids) == OK;
+    for (size_t i = 0; ok && one->kind == J_ARR && i < one->arr.n; i++)
+        ok = ids_add(&ids, (int32_t)one->arr.items[i].i);
+    err_t err = ok ? prepare_add(p, out, &ids, NULL, no)
+                   : refusal_set(no, 500, "internal_error", "the input could not be tokenised");
+    ids_fini(&ids);
+    return err;
+}
+
+static err_t embeddings_encode(struct prepare *p, struct prepared *out, struct refusal *no)
+{
+    const struct json *q = p->p.input;
+    const size_t n = is_single(q) ? 1 : q->arr.n;
+    out->prompts = arena_take_n(&out->arena, n, sizeof *out->prompts);
+    if (!out->prompts) return refusal_set(no, 500, "internal_error", "out of memory");
+    err_t err = OK;
+    for (size_t i = 0; i < n && !err; i++) {
+        if (prepare_unwanted(p->in)) return ERR_CANCELLED;
+        err = add_input(p, out, is_single(q) ? q : &q->arr.items[i], no);
+    }
+    return err;
+}
+
+// -- out --
+
+static float scaled(float v, double length)
+{
+    return length > 0 ? (float)((double)v / length) : 0;
+}
+
+// RFC 4648, with padding. Three bytes become four letters.
+static void put_base64(struct buf *out, const uint8_t *p, size_t len)
+{
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (size_t i = 0; i < len; i += 3) {
+        const uint32_t b1 = i + 1 < len ? p[i + 1] : 0, b2 = i + 2 < len ? p[i + 2] : 0;
+        const uint32_t v = (uint32_t)p[i] << 16 | b1 << 8 | b2;
+        const char four[4] = {letters[v >> 18], letters[v >> 12 & 63],
+                              i + 1 < len ? letters[v >> 6 & 63] : '=',
+                              i + 2 < len ? letters[v & 63] : '='};
+        buf_add(out, four, sizeof four);
+    }
+}
+
+// 192 numbers are 768 bytes, which base64 has no remainder of.
+enum { PART = 192 };
+
+static void put_floats(struct buf *out, const float *v, uint32_t n, double length)
+{
+    buf_char(out, '"');
+    for (uint32_t i = 0; i < n; i += PART) {
+        uint8_t bytes[PART * 4];
+        const uint32_t end = n - i < PART ? n - i : PART;
+        for (uint32_t k = 0; k < end; k++) { // little-endian, as every caller reads them
+            const float f = scaled(v[i + k], length);
+            uint32_t bits;
+            memcpy(&bits, &f, sizeof bits);
+            for (int b = 0; b < 4; b++)
+                bytes[4 * k + (uint32_t)b] = (uint8_t)(bits >> (8 * b));
+        }
+        put_base64(out, bytes, end * 4);
+    }
+    buf_char(out, '"');
+}
+
+// The first n_dim numbers, of length 1 together; nine digits are enough for every float.
+static void embeddings_vector(const struct prepared *p, const float *v, uint32_t n, struct buf *out)
+{
+    double sum = 0;
+    if (n > p->n_dim) n = p->n_dim;
+    for (uint32_t i = 0; i < n; i++)
+        sum += (double)v[i] * (double)v[i];
+    const double length = sqrt(sum);
+    if (p->as_base64) {
+        put_floats(out, v, n, length);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        buf_printf(out, "%c%.9g", i ? ',' : '[', (double)scaled(v[i], length));
+    buf_char(out, ']');
+}
+
+static void embeddings_body(struct reply *r, struct buf *out)
+{
+    const struct reply_usage u = reply_usage_get(r);
+    buf_str(out, "{\"object\":\"list\",\"data\":[");
+    for (uint32_t i = 0; i < r->n_choice; i++) {
+        const struct buf *text = &r->choices[i].text;
+        buf_printf(out, "%s{\"object\":\"embedding\",\"index\":%u,\"embedding\":", i ? "," : "", i);
+        buf_add(out, text->data, text->len);
+        buf_char(out, '}');
+    }
+    buf_str(out, "],\"model\":");
+    buf_json_str(out, r->p.name, strlen(r->p.name));
+    buf_printf(out, ",\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}}",
+               (unsigned long long)u.prompt, (unsigned long long)u.prompt);
+}
+
+static void embeddings_refused(const struct refusal *no, const char *request_id, struct buf *out)
+{
+    (void)request_id;
+    refusal_json(out, no);
+}
+
+// Never streamed: there is no field that asks for it.
+static const struct dialect dialect_embeddings = {.body = embeddings_body,
+                                                  .refused = embeddings_refused};
+
+const struct api api_embeddings = {
+    .id_prefix = "embd-",
+    .prompt_field = "input",
+    .fields = FIELD_EMBED,
+    .dialect = &dialect_embeddings,
+    .read = embeddings_read,
+    .encode = embeddings_encode,
+    .vector = embeddings_vector,
+};

@@ -1,0 +1,29 @@
+#include "proto/base/pages.h"
+
+#include <sys/mman.h>
+
+enum { HUGE_BYTES = 2 << 20 };
+
+static uint64_t least(uint64_t bytes)
+{
+    return bytes ? bytes : 1;
+}
+
+err_t pages_take(uint64_t bytes, const char *what, void **out, struct err_text *why)
+{
+    void *p = MAP_FAILED;
+    if (bytes < (uint64_t)1 << 47)
+        p = mmap(NULL, least(bytes), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return err_say(why, ERR_MEMORY, "no memory for %s: %.1f MiB", what,
+                       (double)bytes / (1 << 20));
+    if (bytes >= HUGE_BYTES) madvise(p, bytes, MADV_HUGEPAGE); // a hint: may be refused
+    *out = p;
+    return OK;
+}
+
+void pages_give(void *data, uint64_t bytes)
+{
+    if (data) munmap(data, least(bytes));
+}
