@@ -150,6 +150,7 @@ static void on_serve(void *arg, uint32_t lane, const struct place *p, uint64_t e
                              .page_tok = p->settings.page_tok,
                              .max_tok = p->settings.max_tok,
                              .max_rows = p->settings.max_rows,
+                             .piece_tok = p->piece_tok,
                              .ctx = p->settings.ctx,
                              .dim = (uint32_t)l->owner->model->shape.dim,
                              .queue_max = c->config.queue_max,

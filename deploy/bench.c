@@ -58,7 +58,7 @@ err_t bench_open(struct bench *b, const char *path, struct err_text *why)
                      .kv_dtype = b->kv_dtype,
                      .precision = b->precision},
         .n_threads = (int32_t)b->n_threads,
-        .isa = b->isa,
+        .device = b->device,
     };
     err = kernels_measure_peaks((int32_t)b->n_threads, PEAK_MS, &b->peaks);
     if (!err) err = stage_open(&c, NULL, &b->stage, why);
@@ -113,17 +113,18 @@ static err_t run_rows(struct bench *b, struct step_row *rows, uint32_t n,
     return err;
 }
 
-static err_t prefill(struct bench *b, uint32_t slot, const int32_t *ids, uint32_t n,
+// Positions [from, to) of a slot.
+static err_t prefill(struct bench *b, uint32_t slot, const int32_t *ids, uint32_t from, uint32_t to,
                      struct err_text *why)
 {
-    for (uint32_t pos = 0; pos < n;) {
-        uint32_t take = n - pos < b->max_tok ? n - pos : b->max_tok;
+    for (uint32_t pos = from; pos < to;) {
+        uint32_t take = to - pos < b->max_tok ? to - pos : b->max_tok;
         struct step_row row = {.slot = slot,
                                .pos = pos,
                                .n_tok = take,
                                .ids = ids + pos,
                                .next_id = -1,
-                               .flags = pos + take == n ? ROW_SAMPLE : 0};
+                               .flags = pos + take == to ? ROW_SAMPLE : 0};
         struct step_result result;
         arena_reset(&b->arena);
         err_t err = run_rows(b, &row, 1, &result, why);
@@ -148,38 +149,50 @@ static err_t decode(struct bench *b, uint32_t batch, uint32_t pos, int32_t *ids,
     return err;
 }
 
-err_t bench_run(struct bench *b, uint32_t batch, uint32_t n_prompt, uint32_t n_decode,
-                struct bench_row *out, struct err_text *why)
+// The ids of sequence `seq`, made up.
+static void make_prompt(const struct bench *b, uint32_t seq, int32_t *ids, uint32_t n)
 {
-    int32_t *prompt = calloc(n_prompt, sizeof *prompt), ids[STEP_ROWS_MAX];
+    uint32_t rnd = 12345 + seq;
+    for (uint32_t i = 0; i < n; i++) {
+        rnd = rnd * 1664525 + 1013904223;
+        ids[i] = (int32_t)(rnd >> 8) % b->model->shape.n_vocab;
+    }
+}
+
+err_t bench_run(struct bench *b, const struct bench_ask *ask, struct bench_row *out,
+                struct err_text *why)
+{
+    const uint32_t batch = ask->batch, depth = ask->depth, end = depth + ask->n_prompt;
+    int32_t *prompt = calloc(end, sizeof *prompt), ids[STEP_ROWS_MAX];
     if (!prompt) return err_say(why, ERR_MEMORY, "out of memory");
-    uint32_t rnd = 12345;
     err_t err = OK;
+    for (uint32_t s = 0; !err && s < batch; s++) {
+        make_prompt(b, s, prompt, depth);
+        err = prefill(b, s, prompt, 0, depth, why);
+    }
     int64_t t0 = clock_now_us();
     for (uint32_t s = 0; !err && s < batch; s++) {
-        for (uint32_t i = 0; i < n_prompt; i++) {
-            rnd = rnd * 1664525 + 1013904223;
-            prompt[i] = (int32_t)(rnd >> 8) % b->model->shape.n_vocab;
-        }
-        ids[s] = prompt[n_prompt - 1];
-        err = prefill(b, s, prompt, n_prompt, why);
+        make_prompt(b, s, prompt, end);
+        ids[s] = prompt[end - 1];
+        err = prefill(b, s, prompt, depth, end, why);
     }
     int64_t t1 = clock_now_us();
-    for (uint32_t i = 0; !err && i < n_decode; i++)
-        err = decode(b, batch, n_prompt + i, ids, why);
+    for (uint32_t i = 0; !err && i < ask->n_decode; i++)
+        err = decode(b, batch, end + i, ids, why);
     int64_t t2 = clock_now_us();
     free(prompt);
     if (err) return err;
     double prompt_s = (double)(t1 - t0) * 1e-6, decode_s = (double)(t2 - t1) * 1e-6;
-    double n_tok = (double)batch * n_prompt;
+    double n_tok = (double)batch * ask->n_prompt;
     double ops = 2 * (n_tok * (double)b->matrix_elems + batch * (double)b->head_elems);
     double peak = b->precision ? b->peaks.f32_flops_per_s : b->peaks.int8_ops_per_s;
     *out = (struct bench_row){
         .batch = batch,
         .prompt_tok_s = n_tok / prompt_s,
-        .decode_tok_s = (double)batch * n_decode / decode_s,
+        .decode_tok_s = (double)batch * ask->n_decode / decode_s,
         .prompt_share = ops / prompt_s / peak,
-        .decode_share = (double)b->decode_bytes * n_decode / decode_s / b->peaks.read_bytes_per_s,
+        .decode_share =
+            (double)b->decode_bytes * ask->n_decode / decode_s / b->peaks.read_bytes_per_s,
     };
     return OK;
 }

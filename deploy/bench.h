@@ -13,7 +13,7 @@ struct bench {
     float *x; // (max_tok, dim)
     uint32_t n_threads, max_tok, n_slot, ctx;
     uint32_t precision, kv_dtype;
-    const char *isa;
+    const char *device;
     uint64_t step;         // number of the last step
     uint64_t matrix_elems; // multiply-adds of one token through all layers
     uint64_t head_elems;   // and through the output matrix
@@ -30,9 +30,13 @@ struct bench_row {
 
 err_t bench_open(struct bench *b, const char *path, struct err_text *why);
 void bench_close(struct bench *b);
-// Prefills n_prompt tokens in each of `batch` sequences, then decodes n_decode tokens of all.
-err_t bench_run(struct bench *b, uint32_t batch, uint32_t n_prompt, uint32_t n_decode,
-                struct bench_row *out, struct err_text *why);
+// What is measured: in each of `batch` sequences, behind `depth` tokens that are not counted,
+// n_prompt tokens are prefilled, then n_decode tokens of all are decoded.
+struct bench_ask {
+    uint32_t batch, depth, n_prompt, n_decode;
+};
+err_t bench_run(struct bench *b, const struct bench_ask *ask, struct bench_row *out,
+                struct err_text *why);
 // Perplexity of a text in windows of `window` tokens, of which the second half is scored (so every
 // scored token has at least window/2 of context); the first token of a window is BOS where the
 // model wants one. `windows`: how many at most, 0: all.

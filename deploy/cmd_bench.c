@@ -11,12 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCHES_MAX = 16, OPS_PEAK_MS = 300 };
+enum { BATCHES_MAX = 16, OPS_PEAK_MS = 300, WARM_PROMPT = 32, WARM_TOKENS = 4 };
 
 struct bench_args {
     struct bench b;
     const char *path, *batches, *perplexity;
-    uint32_t n_prompt, n_decode, window, windows, kv_choice;
+    uint32_t depth, n_prompt, n_decode, window, windows, kv_choice;
     bool json, predict, ops;
 };
 
@@ -69,14 +69,27 @@ static void print_row(const struct bench_args *a, const struct bench_row *r, boo
     fflush(stdout);
 }
 
+// The first pass touches every page of weights and KV once; it is not counted.
+static err_t warm_up(struct bench_args *a, struct err_text *why)
+{
+    const struct bench_ask little = {.batch = 1, .n_prompt = WARM_PROMPT, .n_decode = WARM_TOKENS};
+    struct bench_row row;
+    return bench_run(&a->b, &little, &row, why);
+}
+
+static struct bench_ask ask_of(const struct bench_args *a, uint32_t batch)
+{
+    return (struct bench_ask){batch, a->depth, a->n_prompt, a->n_decode};
+}
+
 static err_t speed(struct bench_args *a, const uint32_t *batches, uint32_t n, struct err_text *why)
 {
     struct bench_row row;
-    // The first pass touches every page of weights and KV once; it is not counted.
-    err_t err = bench_run(&a->b, 1, 32, 4, &row, why);
+    err_t err = warm_up(a, why);
     print_head(a);
     for (uint32_t i = 0; !err && i < n; i++) {
-        err = bench_run(&a->b, batches[i], a->n_prompt, a->n_decode, &row, why);
+        const struct bench_ask ask = ask_of(a, batches[i]);
+        err = bench_run(&a->b, &ask, &row, why);
         if (!err) print_row(a, &row, i == 0);
     }
     if (a->json) printf("]}\n");
@@ -98,10 +111,11 @@ static err_t measure(struct bench_args *a, uint32_t batch, struct bench_predict 
                      struct err_text *why)
 {
     double decode[RUNS], prompt[RUNS];
+    const struct bench_ask ask = ask_of(a, batch);
     struct bench_row row;
     err_t err = OK;
     for (int i = 0; !err && i < RUNS; i++) {
-        err = bench_run(&a->b, batch, a->n_prompt, a->n_decode, &row, why);
+        err = bench_run(&a->b, &ask, &row, why);
         decode[i] = row.decode_tok_s;
         prompt[i] = row.prompt_tok_s;
     }
@@ -164,10 +178,9 @@ static err_t predict(struct bench_args *a, const uint32_t *batches, uint32_t n,
                      struct err_text *why)
 {
     struct cost_model *m = malloc(sizeof *m);
-    struct bench_row warm;
     if (!m) return err_say(why, ERR_MEMORY, "out of memory");
     cost_of_model(a->b.model, m);
-    err_t err = bench_run(&a->b, 1, 32, 4, &warm, why);
+    err_t err = warm_up(a, why);
     if (a->json)
         printf("{\"model\":\"%s\",\"prompt\":%u,\"decode\":%u,\"rows\":[", m->name, a->n_prompt,
                a->n_decode);
@@ -241,7 +254,7 @@ static err_t ops(const struct bench_args *a, struct err_text *why)
 {
     struct kernels_peaks peaks;
     struct rates r;
-    err_t err = rate_measure(a->b.isa, (int32_t)a->b.n_threads, &r, why);
+    err_t err = rate_measure(a->b.device, (int32_t)a->b.n_threads, &r, why);
     if (!err && kernels_measure_peaks((int32_t)a->b.n_threads, OPS_PEAK_MS, &peaks))
         err = err_say(why, ERR_MEMORY, "cannot measure this machine's bandwidth and peaks");
     if (err) return err;
@@ -276,7 +289,8 @@ static err_t with_model(struct bench_args *a, const char *model, const uint32_t 
     b->n_slot = 1;
     for (uint32_t i = 0; i < n_batch; i++)
         if (batches[i] > b->n_slot) b->n_slot = batches[i];
-    b->ctx = a->perplexity ? a->window : a->n_prompt + a->n_decode;
+    b->ctx = a->perplexity ? a->window : a->depth + a->n_prompt + a->n_decode;
+    if (b->ctx < WARM_PROMPT + WARM_TOKENS) b->ctx = WARM_PROMPT + WARM_TOKENS;
     err_t err = bench_open(b, model, why);
     if (!err && a->perplexity) err = perplexity(a, why);
     if (!err && a->predict) err = predict(a, batches, n_batch, why);
@@ -294,12 +308,13 @@ int cmd_bench(int argc, char **argv)
         {"json", OPT_FLAG, &a.json, NULL, "print JSON", 0, 0},
         {"threads", OPT_U32, &a.b.n_threads, "N", "compute threads (all cores)", 1, 1024},
         {"batch", OPT_STR, &a.batches, "LIST", "batch sizes (1,4,16)", 0, 0},
+        {"depth", OPT_U32, &a.depth, "N", "tokens before the prompt, not counted (0)", 0, 1 << 20},
         {"prompt", OPT_U32, &a.n_prompt, "N", "prompt tokens (512)", 1, 1 << 20},
         {"tokens", OPT_U32, &a.n_decode, "N", "decoded tokens (64)", 1, 1 << 20},
         {"precision", OPT_CHOICE, &a.b.precision, "fast|exact", "8-bit or float activations (fast)",
          0, 0},
         {"kv", OPT_CHOICE, &a.kv_choice, "auto|f16|f32", "type of keys and values (auto)", 0, 0},
-        {"isa", OPT_STR, &a.b.isa, "NAME", "kernels: reference, avx2, neon (best)", 0, 0},
+        {"device", OPT_STR, &a.b.device, "NAME", "cpu (the best), reference, avx2, neon, cuda, cuda:1", 0, 0},
         {"predict", OPT_FLAG, &a.predict, NULL, "what the planner predicts beside what is measured",
          0, 0},
         {"ops", OPT_FLAG, &a.ops, NULL, "operations one by one beside their limits, without MODEL",

@@ -31,7 +31,7 @@ static void on_signal(int sig)
 struct serve {
     struct coordinator_config c;
     struct opt_strs aliases, hosts, origins;
-    const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *isa, *transports,
+    const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *device, *transports,
         *devices;
     uint32_t n_worker, n_local, n_threads;
     uint32_t kv_choice, road_choice;
@@ -82,7 +82,7 @@ static err_t local_start(struct local_worker *l, const struct serve *s, struct l
         .name = l->name,
         .models = models,
         .n_threads = (int32_t)s->n_threads,
-        .isa = s->isa,
+        .device = s->device,
         .transports = s->transports,
         .devices = s->devices,
         .measure = true,
@@ -309,7 +309,7 @@ int cmd_serve(int argc, char **argv)
          "UCX transports of local workers, e.g. tcp,self", 0, 0},
         {"devices", OPT_STR, &s.devices, "LIST", "trusted network devices of their data road (lo)",
          0, 0},
-        {"isa", OPT_STR, &s.isa, "NAME", "kernels of the worker in this process", 0, 0},
+        {"device", OPT_STR, &s.device, "NAME", "of the worker in this process: cpu, reference, avx2, neon, cuda, cuda:1", 0, 0},
         {"no-prefix-cache", OPT_FLAG, &c->no_prefix_cache, NULL, "compute shared prompts again", 0,
          0},
         {"no-chain", OPT_FLAG, &c->no_chain, NULL, "send a step only when the one before returned",

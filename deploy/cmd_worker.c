@@ -85,7 +85,7 @@ int cmd_worker(int argc, char **argv)
          0},
         {"threads", OPT_U32, &threads, "N", "compute threads (all cores)", 1, 1024},
         {"mem", OPT_SIZE, &c.mem_max_bytes, "BYTES", "memory it may use (what is free)", 0, 0},
-        {"isa", OPT_STR, &c.isa, "NAME", "kernels: reference, avx2, neon (best)", 0, 0},
+        {"device", OPT_STR, &c.device, "NAME", "cpu (the best), reference, avx2, neon, cuda, cuda:1", 0, 0},
         {"transports", OPT_STR, &c.transports, "LIST", "UCX transports of the data road", 0, 0},
         {"devices", OPT_STR, &c.devices, "LIST", "trusted network devices of the data road (lo)", 0,
          0},

@@ -28,6 +28,7 @@ struct timing {
     struct cost_group groups[CLUSTER_DEVICES_MAX];
     struct cluster_link next[CLUSTER_DEVICES_MAX]; // to the next stage; of the last: to the first
     uint32_t in_flight;                            // steps at once
+    uint32_t piece_tok;                            // of a prompt, at least
     int64_t control_ns;                            // from the coordinator to a stage, or back
     struct memo *memos;
 };
@@ -89,7 +90,11 @@ static err_t timing_open(struct timing *t, const struct simulate_ask *a, const s
         g->link = slowest(c, s);
         t->next[i] = c->links[s->members[0].device][next->members[0].device];
     }
+    bool has_gpu = false;
+    for (int32_t i = 0; i < p->n_stage; i++)
+        has_gpu |= t->groups[i].devices[0]->kind != CLUSTER_CPU;
     t->in_flight = steps_in_flight(a, t);
+    t->piece_tok = plan_piece_tok(a->model, has_gpu);
     return OK;
 }
 
@@ -444,6 +449,7 @@ static err_t open_lane(struct world *w, uint32_t i)
         .n_page = (uint32_t)(a->kv_tokens / PAGE_TOK),
         .page_tok = PAGE_TOK,
         .max_tok = a->max_tok,
+        .piece_tok = l->timing->piece_tok,
         .max_rows = a->n_slot < 2               ? 2
                     : a->n_slot < STEP_ROWS_MAX ? a->n_slot
                                                 : STEP_ROWS_MAX,

@@ -381,6 +381,20 @@ err_t kernels_open_cuda(int32_t device, const struct kernels_limits *limits, str
 err_t kernels_open(const char *device, const struct kernels_limits *limits, struct kernels **out,
                    struct err_text *why);
 
+// What a device of this name is. Of the CPU only `is_host` is told.
+struct kernels_about {
+    bool is_host;
+    bool is_unified; // its memory is the machine's own
+    char name[64];   // "NVIDIA H100 80GB HBM3"
+    uint64_t memory_bytes, memory_free_bytes;
+    int32_t sm; // compute capability: 86, 90, 121
+    int32_t n_processor;
+    uint64_t l2_bytes;
+};
+err_t kernels_about(const char *device, struct kernels_about *out, struct err_text *why);
+// ERR_UNSUPPORTED: no module or no driver; the sentence says which.
+err_t kernels_count_cuda(int32_t *out, struct err_text *why);
+
 // How products with weights of a type are computed, on every instruction set.
 enum kernels_path {
     KERNELS_PATH_NONE,   // no such weights

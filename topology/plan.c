@@ -210,6 +210,14 @@ err_t plan_make(const struct cost_model *m, const struct cluster *c, const struc
     return e;
 }
 
+uint32_t plan_piece_tok(const struct cost_model *m, bool has_gpu)
+{
+    enum { CPU_ROWS = 64, GPU_ROWS = 512, EXPERT_ROWS = 16 };
+    const uint32_t dense = has_gpu ? GPU_ROWS : CPU_ROWS;
+    const uint32_t experts = m->n_used > 0 ? EXPERT_ROWS * (uint32_t)(m->n_expert / m->n_used) : 0;
+    return dense > experts ? dense : experts;
+}
+
 uint32_t plan_steps_in_flight(uint32_t n_stage, double slowest_us, double road_us)
 {
     const double more = slowest_us > 0 ? road_us / slowest_us : 0;

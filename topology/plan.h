@@ -77,6 +77,8 @@ err_t plan_lanes(const struct cost_model *m, const struct cluster *c, const stru
 // way round (road_us: the links' latencies from each stage to the next, and back to the first).
 enum { PLAN_ROAD_STEPS_MAX = 16 };
 uint32_t plan_steps_in_flight(uint32_t n_stage, double slowest_us, double road_us);
+// The fewest prompt tokens of a step that keep a device as busy as more would.
+uint32_t plan_piece_tok(const struct cost_model *m, bool has_gpu);
 
 // For people: every device on its own (the baseline), then the plan with its sums of memory and
 // its speed. `p` NULL (plan_make found none): only the baseline, with what each device is short of.

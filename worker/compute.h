@@ -33,7 +33,7 @@ struct compute_config {
     const char *model_path;   // copied; where the plan's model lies
     struct compute_held held; // taken over, also on error
     int32_t n_threads;
-    const char *isa, *transports, *devices; // outlive the epoch
+    const char *device, *transports, *devices; // outlive the epoch
     uint64_t mem_max_bytes;
 };
 

@@ -169,7 +169,7 @@ static err_t open_stage(struct compute *c, struct stage_sizes *sizes, struct err
     struct stage_config stage;
     compute_stage_config(&c->config.plan, c->held.model, &stage);
     stage.n_threads = c->config.n_threads;
-    stage.isa = c->config.isa;
+    stage.device = c->config.device;
     stage.load = &c->load;
     err_t e = check_memory(c, &stage, sizes, why);
     if (e) return e; // what is held stays

@@ -8,22 +8,29 @@
 static const float LOGIT_MAX = 1e30f;
 
 void head_carve(struct head *h, const struct model_shape *shape, const struct plan_settings *s,
-                struct mem_carver *carver)
+                struct mem_plan *plan)
 {
+    struct mem_carver *carver = &plan->kernels, *host = &plan->host;
+    const uint64_t dim = (uint64_t)shape->dim, most = plan->is_one ? HEAD_BLOCK : HEAD_BLOCK_DEVICE;
     const uint64_t n_vocab = (uint64_t)shape->n_vocab;
     h->shape = shape;
     h->settings = s;
-    h->block = s->max_tok < HEAD_BLOCK ? s->max_tok : HEAD_BLOCK;
-    h->wants = mem_carve(carver, h->block, sizeof *h->wants);
-    h->h = mem_carve(carver, (uint64_t)h->block * (uint64_t)shape->dim, sizeof(float));
-    h->ordered = mem_carve(carver, (uint64_t)h->block * (uint64_t)shape->dim, sizeof(float));
+    h->block = s->max_tok < most ? s->max_tok : (uint32_t)most;
+    h->wants = mem_carve(host, h->block, sizeof *h->wants);
+    h->h = mem_carve(carver, h->block * dim, sizeof(float));
+    h->ordered = mem_carve(carver, h->block * dim, sizeof(float));
     h->logits = mem_carve(carver, h->block * n_vocab, sizeof(float));
     if (!h->is_lead) return;
-    h->slots = mem_carve(carver, s->n_slot, sizeof *h->slots);
-    pooler_carve(&h->pooler, s->n_slot, shape->dim, carver);
-    h->bias = mem_carve(carver, (uint64_t)s->n_slot * STEP_BIAS_MAX, sizeof *h->bias);
-    h->adjusted = mem_carve(carver, n_vocab, sizeof(float));
-    h->cands = mem_carve(carver, n_vocab, sizeof *h->cands);
+    h->h_seen = mem_mirror(plan, h->h, h->block * dim, sizeof(float));
+    h->row_seen = plan->is_one ? NULL : mem_carve(host, n_vocab, sizeof(float));
+    h->finite = mem_carve(host, h->block, sizeof *h->finite);
+    h->best = mem_carve(host, h->block, sizeof *h->best);
+    h->lse = mem_carve(host, h->block, sizeof *h->lse);
+    h->slots = mem_carve(host, s->n_slot, sizeof *h->slots);
+    pooler_carve(&h->pooler, s->n_slot, shape->dim, host);
+    h->bias = mem_carve(host, (uint64_t)s->n_slot * STEP_BIAS_MAX, sizeof *h->bias);
+    h->adjusted = mem_carve(host, n_vocab, sizeof(float));
+    h->cands = mem_carve(host, n_vocab, sizeof *h->cands);
 }
 
 void head_reset(struct head *h)
@@ -107,11 +114,23 @@ static void count_tokens(struct head *h, const struct step_row *r)
 
 // -- from a row of logits to an item --
 
-static int32_t argmax(struct head *h, const float *logits)
+// A row of the block's logits, on the host.
+static const float *row_of(struct head *h, uint32_t i)
 {
-    int32_t id = 0;
-    h->k->ops->argmax(h->k, logits, 1, h->shape->n_vocab, &id);
-    return id >= 0 && id < h->shape->n_vocab ? id : 0;
+    const uint64_t n = (uint64_t)h->shape->n_vocab;
+    const float *logits = h->logits + i * n;
+    if (!h->row_seen) return logits;
+    h->k->ops->get(h->k, h->row_seen, logits, n * sizeof *logits);
+    return h->row_seen;
+}
+
+// One number of them.
+static float logit_of(struct head *h, uint32_t i, int32_t id)
+{
+    const float *at = h->logits + (int64_t)i * h->shape->n_vocab + id;
+    float v = 0;
+    h->k->ops->get(h->k, &v, at, sizeof v);
+    return v;
 }
 
 // Whatever bias and penalties do, logits stay numbers that can be subtracted from one another.
@@ -123,11 +142,28 @@ static void keep_in_range(float *logits, int32_t n)
     }
 }
 
+static bool is_adjusted(const struct head_slot *s, const struct step_row *r)
+{
+    return s->counts || s->sampling.n_bias || r->mask;
+}
+
+// Whether the best of the logits is drawn as they are.
+static bool is_greedy(const struct head *h, const struct head_want *w)
+{
+    const struct head_slot *s = &h->slots[w->row->slot];
+    return s->sampling.temperature == 0 && !is_adjusted(s, w->row);
+}
+
+static bool draws(const struct head_want *w)
+{
+    return w->row->flags & ROW_SAMPLE && w->tok + 1 == w->row->n_tok;
+}
+
 static int32_t choose(struct head *h, const struct head_slot *s, const struct step_row *r,
                       const float *logits)
 {
     const int32_t n_vocab = h->shape->n_vocab;
-    if (s->counts || s->sampling.n_bias || r->mask) {
+    if (is_adjusted(s, r)) {
         memcpy(h->adjusted, logits, (size_t)n_vocab * sizeof *logits);
         for (uint32_t i = 0; i < s->sampling.n_bias; i++)
             h->adjusted[s->sampling.bias[i].id] += s->sampling.bias[i].bias;
@@ -136,7 +172,7 @@ static int32_t choose(struct head *h, const struct head_slot *s, const struct st
         if (r->mask) sample_mask(h->adjusted, n_vocab, r->mask, r->n_mask);
         logits = h->adjusted;
     }
-    if (s->sampling.temperature == 0) return argmax(h, logits);
+    if (s->sampling.temperature == 0) return sample_best(logits, n_vocab);
     return sample_draw(logits, n_vocab, &s->sampling, r->pos + r->n_tok, h->cands);
 }
 
@@ -148,41 +184,44 @@ static float logprob_of(float logit, double lse)
     return p < -(double)FLT_MAX ? -FLT_MAX : (float)p;
 }
 
-static err_t sample(struct head *h, const struct step *st, const struct head_want *w,
-                    const float *logits, struct arena *arena)
+// logits: row i of the block, if the host has to see it; else NULL.
+static err_t sample(struct head *h, const struct step *st, uint32_t i, const float *logits,
+                    struct arena *arena)
 {
+    const struct head_want *w = &h->wants[i];
     struct head_slot *s = &h->slots[w->row->slot];
     struct step_item *item = w->item;
     const int32_t n_vocab = h->shape->n_vocab;
-    item->id = item->nonfinite ? argmax(h, logits) : choose(h, s, w->row, logits);
+    if (is_greedy(h, w) || !h->finite[i])
+        item->id = h->best[i] >= 0 && h->best[i] < n_vocab ? h->best[i] : 0;
+    else
+        item->id = item->nonfinite ? sample_best(logits, n_vocab) : choose(h, s, w->row, logits);
     if (s->sampling.digest) item->digest = sample_digest(logits, n_vocab);
     s->drawn_step = st->number;
     s->drawn_id = item->id;
     if (s->sampling.n_logprobs < 0 || item->nonfinite) return OK;
 
-    double lse = 0;
-    h->k->ops->logsumexp(h->k, logits, 1, n_vocab, &lse);
+    const double lse = h->lse[i];
     item->logprob = logprob_of(logits[item->id], lse);
     const uint32_t n = (uint32_t)s->sampling.n_logprobs,
                    n_top = n < (uint32_t)n_vocab ? n : (uint32_t)n_vocab;
     struct token_prob *top = arena_take_n(arena, n_top, sizeof *top);
     if (!top) return ERR_MEMORY;
     sample_top(logits, n_vocab, n_top, top);
-    for (uint32_t i = 0; i < n_top; i++)
-        top[i].logprob = logprob_of(top[i].logprob, lse);
+    for (uint32_t k = 0; k < n_top; k++)
+        top[k].logprob = logprob_of(top[k].logprob, lse);
     item->top = top;
     item->n_top = n_top;
     return OK;
 }
 
-static void score(struct head *h, const struct head_want *w, const float *logits)
+static void score(struct head *h, uint32_t i)
 {
+    const struct head_want *w = &h->wants[i];
     if (w->tok >= w->item->n_score) return;
     const int32_t next = w->tok + 1 < w->row->n_tok ? w->row->ids[w->tok + 1] : w->row->next_id;
-    double lse = 0;
-    h->k->ops->logsumexp(h->k, logits, 1, h->shape->n_vocab, &lse);
     // The flag tells that these mean nothing.
-    w->scores[w->tok] = w->item->nonfinite ? 0 : logprob_of(logits[next], lse);
+    w->scores[w->tok] = w->item->nonfinite ? 0 : logprob_of(logit_of(h, i, next), h->lse[i]);
 }
 
 void head_logits(struct head *h, const float *x, int32_t n, float *logits)
@@ -199,29 +238,107 @@ void head_logits(struct head *h, const float *x, int32_t n, float *logits)
     layer_project(h->k, h->ordered, x, n, s->dim, &out, 1);
     if (pass_gathers(h->pass)) {
         struct group *g = h->pass->group;
-        g->ops->gather(g, logits, n, s->n_vocab, h->pass->cut[CUT_VOCAB], 0);
+        float *road = layer_fetch(h->pass, logits, all);
+        g->ops->gather(g, road, n, s->n_vocab, h->pass->cut[CUT_VOCAB], 0);
+        if (h->is_lead) layer_return(h->pass, logits, all);
     }
     if (!h->is_lead) return;
     if (s->logit_scale != 1) op->scale(h->k, logits, s->logit_scale, all);
     if (s->logit_softcap > 0) op->softcap(h->k, logits, s->logit_softcap, all);
 }
 
-// Norm and output matrix for the rows wanted so far, then each row's item.
-static err_t flush(struct head *h, const struct step *st, uint32_t n, struct arena *arena)
+// h (n, dim) = norm(x)
+static void norm(struct head *h, const float *x, uint32_t n, float *out)
 {
-    const struct model_shape *s = h->shape;
-    if (n == 0) return OK;
-    h->k->ops->rms_norm(h->k, h->h, h->norm, n, s->dim, s->norm_eps, h->h);
+    h->k->ops->rms_norm(h->k, x, h->norm, n, h->shape->dim, h->shape->norm_eps, out);
+}
+
+// Norm and output matrix for the tokens wanted so far, of x (n_tok, dim); those that follow each
+// other are normed at once.
+static void compute(struct head *h, const float *x, uint32_t n)
+{
+    const int64_t dim = h->shape->dim;
+    for (uint32_t i = 0, k; i < n; i += k) {
+        for (k = 1; i + k < n && h->wants[i + k].at == h->wants[i].at + k;)
+            k++;
+        norm(h, x + h->wants[i].at * dim, k, h->h + i * dim);
+    }
     head_logits(h, h->h, (int32_t)n, h->logits);
+}
+
+bool head_is_ahead(const struct head *h, const struct step *st)
+{
+    bool all = st->n_row <= h->block;
+    for (uint32_t i = 0; i < st->n_row; i++) {
+        const uint32_t kinds = ROW_SAMPLE | ROW_SCORE | ROW_POOL;
+        all &= st->rows[i].n_tok == 1 && (st->rows[i].flags & kinds) == ROW_SAMPLE;
+    }
+    return all;
+}
+
+void head_ahead(struct head *h, const float *x, uint32_t n_row)
+{
+    norm(h, x, n_row, h->h);
+    head_logits(h, h->h, (int32_t)n_row, h->logits);
+}
+
+// Whether the host has to see a row of logits.
+static bool is_seen(const struct head *h, const struct head_want *w)
+{
+    const struct sampling *s = &h->slots[w->row->slot].sampling;
+    return draws(w) && (!is_greedy(h, w) || s->digest || s->n_logprobs >= 0);
+}
+
+static bool needs_best(const struct head *h, uint32_t i)
+{
+    const struct head_want *w = &h->wants[i];
+    return draws(w) && (is_greedy(h, w) || !h->finite[i]);
+}
+
+static bool needs_lse(const struct head *h, uint32_t i)
+{
+    const struct head_want *w = &h->wants[i];
+    return w->row->flags & ROW_SCORE ||
+           (draws(w) && h->slots[w->row->slot].sampling.n_logprobs >= 0);
+}
+
+// Of the block's n rows of logits, what the backend can say. Rows of a kind that lie together are
+// asked about at once.
+static void reduce(struct head *h, uint32_t n)
+{
+    const struct kernels_ops *op = h->k->ops;
+    const int64_t n_vocab = h->shape->n_vocab;
+    op->finite(h->k, h->logits, (int32_t)n, n_vocab, h->finite);
+    for (uint32_t i = 0, k; i < n; i += k) {
+        for (k = 0; i + k < n && needs_best(h, i + k);)
+            k++;
+        if (k) op->argmax(h->k, h->logits + i * n_vocab, (int32_t)k, n_vocab, h->best + i);
+        k += !k;
+    }
+    for (uint32_t i = 0, k; i < n; i += k) {
+        for (k = 0; i + k < n && needs_lse(h, i + k);)
+            k++;
+        if (k) op->logsumexp(h->k, h->logits + i * n_vocab, (int32_t)k, n_vocab, h->lse + i);
+        k += !k;
+    }
+}
+
+// The items of the tokens wanted so far.
+static err_t flush(struct head *h, const struct step *st, uint32_t n, const float *x,
+                   struct arena *arena)
+{
+    if (n == 0) return OK;
+    if (!h->is_ahead) compute(h, x, n);
     if (!h->is_lead) return OK;
+    reduce(h, n);
     for (uint32_t i = 0; i < n; i++) {
         const struct head_want *w = &h->wants[i];
-        const float *logits = h->logits + (int64_t)i * s->n_vocab; // (n_vocab)
+        const float *logits = h->tap || is_seen(h, w) ? row_of(h, i) : NULL; // (n_vocab)
         if (h->tap) h->tap(h->tap_arg, w->index, w->tok, logits);
-        w->item->nonfinite |= !sample_is_finite(logits, s->n_vocab);
-        if (w->row->flags & ROW_SCORE) score(h, w, logits);
-        if (w->row->flags & ROW_SAMPLE && w->tok + 1 == w->row->n_tok) {
-            err_t e = sample(h, st, w, logits, arena);
+        w->item->nonfinite |= !h->finite[i];
+        if (w->row->flags & ROW_SCORE) score(h, i);
+        if (draws(w)) {
+            err_t e = sample(h, st, i, logits, arena);
             if (e) return e;
         }
     }
@@ -248,8 +365,9 @@ static err_t pool_row(struct head *h, const struct step_row *r, const float *x,
     const struct pooler_part part = pooler_take(&h->pooler, r);
     for (uint32_t i = part.from, n; i < part.to; i += n) {
         n = part.to - i < h->block ? part.to - i : h->block;
-        h->k->ops->rms_norm(h->k, x + i * dim, h->norm, n, h->shape->dim, h->shape->norm_eps, h->h);
-        pooler_add(&h->pooler, r->slot, h->h, n);
+        norm(h, x + i * dim, n, h->h);
+        if (h->h_seen != h->h) h->k->ops->get(h->k, h->h_seen, h->h, n * dim * sizeof *x);
+        pooler_add(&h->pooler, r->slot, h->h_seen, n);
     }
     if (!(r->flags & ROW_POOL)) return OK;
     float *vector = arena_take_n(arena, dim, sizeof *vector);
@@ -279,10 +397,8 @@ err_t head_run(struct head *h, const struct step *st, const float *x, struct are
 {
     struct step_item *items = h->is_lead ? arena_take_n(arena, st->n_row, sizeof *items) : NULL;
     if (h->is_lead && !items) return ERR_MEMORY;
-    const size_t dim = (size_t)h->shape->dim;
-    const float *const first = x;
-    uint32_t n_item = 0, n = 0;
-    for (uint32_t i = 0; i < st->n_row; x += dim * st->rows[i].n_tok, i++) {
+    uint32_t n_item = 0, n = 0, at = 0;
+    for (uint32_t i = 0; i < st->n_row; at += st->rows[i].n_tok, i++) {
         const struct step_row *r = &st->rows[i];
         if (h->is_lead) count_tokens(h, r);
         if (!(r->flags & (ROW_SAMPLE | ROW_SCORE | ROW_POOL))) continue;
@@ -295,16 +411,16 @@ err_t head_run(struct head *h, const struct step *st, const float *x, struct are
         if (e) return e;
         if (r->flags & ROW_POOL) continue;
         for (want.tok = r->flags & ROW_SCORE ? 0 : r->n_tok - 1; want.tok < r->n_tok; want.tok++) {
-            memcpy(h->h + n * dim, x + want.tok * dim, dim * sizeof *x);
+            want.at = at + want.tok;
             h->wants[n++] = want;
             if (n < h->block) continue;
-            e = flush(h, st, n, arena);
+            e = flush(h, st, n, x, arena);
             if (e) return e;
             n = 0;
         }
     }
-    err_t e = flush(h, st, n, arena);
-    if (!e && h->is_lead) e = pool(h, st, first, items, arena);
+    err_t e = flush(h, st, n, x, arena);
+    if (!e && h->is_lead) e = pool(h, st, x, items, arena);
     if (e) return e;
     if (out)
         *out = (struct step_result){

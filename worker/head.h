@@ -10,7 +10,8 @@
 #include "worker/stage.h"
 #include "worker/weights.h"
 
-enum { HEAD_BLOCK = 32 }; // logits rows computed at once
+// Logits rows computed at once, on the host and on a device.
+enum { HEAD_BLOCK = 32, HEAD_BLOCK_DEVICE = 128 };
 
 struct head_slot {
     struct sampling sampling; // bias points into the head's own memory
@@ -24,6 +25,7 @@ struct head_want {
     const struct step_row *row;
     uint32_t index; // of the row
     uint32_t tok;   // in the row
+    uint32_t at;    // in the step
     struct step_item *item;
     float *scores; // item's, to be written
 };
@@ -38,14 +40,20 @@ struct head {
     struct weight matrix;     // (n_vocab, dim), rows of this member
     const float *matrix_bias; // (n_vocab) or NULL, likewise
     uint32_t block;           // rows of h and logits
+    bool is_ahead;            // the step's logits are there before head_run (the stage sets it)
     struct head_slot *slots;  // (n_slot)
     struct logit_bias *bias;  // (n_slot, STEP_BIAS_MAX)
     struct penalty penalty;
     struct pooler pooler;
     struct head_want *wants;   // (block)
-    float *h;                  // (block, dim)
+    float *h;                  // (block, dim) the backend's, as are the next two
     float *ordered;            // (block, dim) scratch
     float *logits;             // (block, n_vocab)
+    float *h_seen;             // (block, dim) on the host; where h is, h
+    float *row_seen;           // (n_vocab) a row of logits on the host; NULL where logits are
+    bool *finite;              // (block) of each row of logits
+    int32_t *best;             // (block) its best id, where that is all it takes
+    double *lse;               // (block) its logarithm of the sum, where it is wanted
     float *adjusted;           // (n_vocab) one row after bias, penalties and mask
     struct sample_cand *cands; // (n_vocab)
     stage_tap_fn *tap;
@@ -54,7 +62,7 @@ struct head {
 
 // Sizes the work space, or lays it out (mem_carve).
 void head_carve(struct head *h, const struct model_shape *shape, const struct plan_settings *s,
-                struct mem_carver *carver);
+                struct mem_plan *plan);
 void head_reset(struct head *h);
 
 // What only the last stage can check. ERR_LINK_PROTOCOL.
@@ -63,8 +71,12 @@ err_t head_check_chain(const struct head *h, const struct step_row *r, struct er
 err_t head_check_mask(const struct head *h, const struct step_row *r, struct err_text *why);
 void head_bind(struct head *h, const struct step_bind *b);
 // Of members but the lead, their columns of logits mean something only. logits (n, n_vocab) of n <=
-// HEAD_BLOCK rows of h (n, dim), which have been normed.
+// h->block rows of h (n, dim), which have been normed.
 void head_logits(struct head *h, const float *x, int32_t n, float *logits);
+// Whether all of a step's logits can be computed before anything of the host's is asked: each row is
+// one token that draws. Then head_ahead does it, and head_run the rest.
+bool head_is_ahead(const struct head *h, const struct step *st);
+void head_ahead(struct head *h, const float *x, uint32_t n_row);
 // x (n_tok, dim) after the last layer; every dense member calls it. ERR_MEMORY if the arena is
 // exhausted.
 err_t head_run(struct head *h, const struct step *st, const float *x, struct arena *arena,

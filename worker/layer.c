@@ -1,7 +1,5 @@
 #include "worker/layer.h"
 
-#include <string.h>
-
 static layer_fn *const mixers[] = {
     [MIXER_ATTN] = layer_attn,
     [MIXER_MLA] = layer_mla,
@@ -21,7 +19,15 @@ void layer_run(struct pass *p, const struct part *w, int32_t index, const struct
 {
     layer_mix(p, w, index, kind);
     ffns[kind->ffn](p, w, index, kind);
-    if (p->watch && p->watch->hidden) p->watch->hidden(p->watch->arg, w->id, p->n_tok, p->x);
+    pass_show(p, w->id);
+}
+
+void pass_show(const struct pass *p, int32_t layer)
+{
+    const int64_t n = (int64_t)p->n_tok * p->shape->dim;
+    if (!p->watch || !p->watch->hidden) return;
+    if (!p->k->is_host) p->k->ops->get(p->k, p->seen, p->x, (uint64_t)n * sizeof(float));
+    p->watch->hidden(p->watch->arg, layer, p->n_tok, p->k->is_host ? p->x : p->seen);
 }
 
 // -- work space --
@@ -39,10 +45,28 @@ static void add_kind(struct kinds *k, const struct model_layer *l)
     k->moe |= l->ffn == FFN_MOE;
 }
 
+// The most that members hand each other at once.
+static uint64_t road_floats(const struct pass_limits *l)
+{
+    const struct model_shape *s = l->shape;
+    const struct share alone = share_alone();
+    const struct model_layer attn = {.mixer = MIXER_ATTN};
+    const enum slot slots[] = {SLOT_ATTN_Q, SLOT_FFN_DOWN, SLOT_FFN_GATE, SLOT_SHARED_GATE};
+    int64_t cols = 0, most = l->head_floats;
+    for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
+        const int64_t all = share_of(&alone, 0, s, &attn, slots[i]).to;
+        cols = all > cols ? all : cols;
+    }
+    const int64_t products = s->moe.n_used * (int64_t)s->dim;
+    cols = products > cols ? products : cols;
+    most = cols * (int64_t)l->max_tok > most ? cols * (int64_t)l->max_tok : most;
+    return (uint64_t)most;
+}
+
 // Every kind starts at the same place; the largest decides where the next piece begins. But that of
 // experts lies behind the others where rows may be at their experts while others are at attention
 // (stage_halves). Owners of experts need no other.
-void layer_carve(struct pass *p, const struct pass_limits *l, struct mem_carver *c)
+void layer_carve(struct pass *p, const struct pass_limits *l, struct mem_plan *c)
 {
     const struct model_shape *s = l->shape;
     struct kinds k = {0};
@@ -51,16 +75,20 @@ void layer_carve(struct pass *p, const struct pass_limits *l, struct mem_carver 
     if (s->has_mtp) add_kind(&k, &s->mtp);
     if (!share_is_dense(l->share, l->share->member)) k = (struct kinds){.moe = k.moe};
 
-    struct mem_carver each[4] = {*c, *c, *c, *c}, moe = *c;
+    if (k.moe) layer_moe_carve_lasting(&p->moe, l, c);
+    struct mem_carver *const space = &c->kernels, each[4] = {*space, *space, *space, *space};
+    uint64_t most = space->used;
     if (k.attn) layer_attn_carve(&p->attn, l, &each[0]);
     if (k.mla) layer_mla_carve(&p->mla, l, &each[1]);
     if (k.delta) layer_delta_carve(&p->delta, l, &each[2]);
     if (k.ffn) layer_ffn_carve(&p->ffn, l, &each[3]);
     for (int i = 0; i < 4; i++)
-        if (each[i].used > c->used) c->used = each[i].used;
-    if (l->share->split == SPLIT_EXPERTS) moe = *c;
-    if (k.moe) layer_moe_carve(&p->moe, l, &moe);
-    if (moe.used > c->used) c->used = moe.used;
+        if (each[i].used > most) most = each[i].used;
+    if (l->share->split == SPLIT_EXPERTS) space->used = most;
+    if (k.moe) layer_moe_carve(&p->moe, l, c);
+    if (space->used < most) space->used = most;
+    const bool needs_road = l->share->n_member > 1 && !c->is_one;
+    p->road = needs_road ? mem_carve(&c->host, road_floats(l), sizeof *p->road) : NULL;
 }
 
 // -- what the kinds share --
@@ -86,13 +114,6 @@ void layer_project(struct kernels *k, float *ordered, const float *x, int32_t n_
         k->ops->gemm(k, ordered, n_tok, cols, &job, 1);
     }
     if (n_job) k->ops->gemm(k, x, n_tok, cols, jobs, n_job);
-}
-
-void layer_columns(float *dst, int64_t dst_stride, const float *src, int64_t src_stride,
-                   int64_t n_row, int64_t n)
-{
-    for (int64_t i = 0; i < n_row; i++)
-        memcpy(dst + i * dst_stride, src + i * src_stride, (size_t)n * sizeof *dst);
 }
 
 void layer_norm(struct pass *p, const struct part *w, enum slot norm)
@@ -125,9 +146,24 @@ struct glu layer_glu(const struct model_shape *s)
 
 // -- members --
 
+float *layer_fetch(const struct pass *p, float *x, int64_t n)
+{
+    if (p->k->is_host) return x;
+    p->k->ops->get(p->k, p->road, x, (uint64_t)n * sizeof *x);
+    return p->road;
+}
+
+void layer_return(const struct pass *p, float *x, int64_t n)
+{
+    if (!p->k->is_host) p->k->ops->put(p->k, x, p->road, (uint64_t)n * sizeof *x);
+}
+
 void layer_gather(struct pass *p, enum pass_cut cut, float *y)
 {
-    p->group->ops->gather(p->group, y, p->n_tok, pass_all(p, cut), p->cut[cut], -1);
+    const int64_t all = pass_all(p, cut), n = p->n_tok * all;
+    float *road = layer_fetch(p, y, n);
+    p->group->ops->gather(p->group, road, p->n_tok, all, p->cut[cut], -1);
+    layer_return(p, y, n);
 }
 
 void layer_out(struct pass *p, const struct projection *out, const float *x, int32_t cols,

@@ -44,50 +44,60 @@ struct ffn_work {
 // A product is one (token, chosen expert); n_prod = n_tok * n_used of them, sorted by the member
 // that computes them, then by expert, then by token.
 struct moe_work {
-    float *logits;      // (n_tok, n_expert)
-    int32_t *ids;       // (n_tok, n_used)
-    float *weights;     // (n_tok, n_used)
-    int32_t *at;        // (n_tok, n_used) the product's place in the sorted list
-    int32_t *src;       // (n_prod) its place in ids, sorted by expert alone
-    int32_t *by_expert; // (n_prod) its expert, likewise
-    uint8_t *by_member; // (n_prod) its member, likewise
-    int32_t *row;       // (n_prod) sorted: its token
-    int32_t *expert;    // (n_prod) sorted: its expert; mine: the place in this member's stacks
-    uint8_t *member;    // (n_prod) sorted: its member
-    int32_t *seq;       // (n_prod) 0, 1, 2, ...
-    int32_t *count;     // (n_expert + 1) scratch
-    uint64_t *load;     // (members) scratch
-    int32_t *first;     // (2, members + 1) where each member's products begin; and of a second half
-    float *x;           // (n_prod, dim) inputs weighed beforehand, or NULL
-    float *ordered; // (most products, cols) inputs in the order of their expert's columns, or NULL
+    float *logits;   // (n_tok, n_expert)
+    int32_t *ids;    // (n_tok, n_used)
+    float *weights;  // (n_tok, n_used)
+    int32_t *at;     // (n_tok, n_used) the product's place in the sorted list
+    int32_t *row;    // (n_prod) sorted: its token
+    int32_t *expert; // (n_prod) sorted: its expert; mine: the place in this member's stacks
+    int32_t *seq;    // (n_prod) 0, 1, 2, ... from layer_moe_open on
+    float *x;        // (n_prod, dim) inputs weighed beforehand, or NULL
+    float *ordered;  // (most products, cols) inputs in the order of their expert's columns, or NULL
     float *gate, *up;       // (most products of this member, m)
     float *y;               // (n_prod, dim)
     float *out;             // (n_tok, dim)
+    float *given;           // (most rows, dim) of owners: inputs
     int32_t most;           // products of this member
-    float *block;           // (most rows, dim + n_used) of experts' groups: what travels
-    int32_t *block_ids;     // (most rows, n_used)
     struct ffn_work shared; // of the shared expert
     float *shared_out;      // (n_tok, dim)
     float *shared_share;    // (n_tok)
+    int32_t *first; // (2, members + 1) where each member's products begin; and of a second half
+    // The host's, of groups: the sorting is done here. The first four are those above, where the
+    // backend's memory is the host's the very same.
+    struct moe_sorting {
+        int32_t *ids, *at, *row, *expert;
+        int32_t *src;       // (n_prod) the product's place in ids, sorted by expert alone
+        int32_t *by_expert; // (n_prod) its expert, likewise
+        uint8_t *by_member; // (n_prod) its member, likewise
+        uint8_t *member;    // (n_prod) sorted: its member
+        int32_t *count;     // (n_expert + 1) scratch
+        uint64_t *load;     // (members) scratch
+        float *block;       // (most rows, dim + n_used) of experts' groups: what travels
+        int32_t *block_ids; // (most rows, n_used)
+    } host;
 };
 
 // What a tensor group gathers, by columns.
 enum pass_cut { CUT_HEADS, CUT_DIM, CUT_MIDDLE, CUT_SHARED, CUT_VOCAB, PASS_CUTS };
 
 // One step's rows on their way through this stage's layers. All buffers belong to the stage and
-// hold max_tok rows.
+// hold max_tok rows. Floats are memory of the backend, as are a moe_work's lists; the rest is the
+// host's.
 struct pass {
     struct kernels *k;
     const struct model_shape *shape;
     const struct kv *kv;
     const struct state *state;
     const struct stage_watch *watch; // NULL: nobody does
+    void *seen;                      // the host's: what it is shown; NULL: the backend's is
     const struct share *share;
     struct group *group; // NULL: alone
     // Member i computes columns [cut[i], cut[i + 1]); [0, all) where this member computes them all.
     int64_t cut[PASS_CUTS][SHARE_MEMBERS_MAX + 1];
     err_t err;       // other members sent what cannot be; of this step
-    uint32_t *usage; // (layers, n_expert) how often each was chosen
+    // (layers, n_expert) how often each was chosen; the backend's, in groups the host's.
+    uint32_t *usage;
+    float *road; // (layer_road_floats) the host's: what members hand each other; NULL: not needed
     int32_t n_tok, n_run;
     struct attn_run *runs[PASS_SIGHTS]; // (n_run) the same runs with the pages of each kind
     uint32_t *slots;                    // (n_run)
@@ -112,6 +122,7 @@ struct pass_limits {
     uint64_t expert_cols; // of the widest stack whose columns have an order of their own, or 0
     const struct share *share;
     int32_t layer_from, layer_to;
+    int64_t head_floats; // that a tensor group's members hand each other of the head, at once
 };
 
 // One half of a layer: adds to p->x (n_tok, dim) what it makes of it. `index` counts the stage's
@@ -141,6 +152,8 @@ void layer_moe_route(struct pass *p, const struct part *w, int32_t index);
 void layer_moe_give(struct pass *p, const struct part *w);
 void layer_moe_take(struct pass *p);
 void layer_moe_end(struct pass *p, const struct part *w);
+// Once, after the carving, before any of them.
+void layer_moe_open(struct pass *p, const struct pass_limits *l);
 // The work space of the rows from `tok` on, beside that of the rows before them.
 struct moe_work layer_moe_from(const struct pass *p, int32_t tok);
 // The first half of a layer.
@@ -153,8 +166,10 @@ void layer_attn_carve(struct attn_work *w, const struct pass_limits *l, struct m
 void layer_mla_carve(struct mla_work *w, const struct pass_limits *l, struct mem_carver *c);
 void layer_delta_carve(struct delta_work *w, const struct pass_limits *l, struct mem_carver *c);
 void layer_ffn_carve(struct ffn_work *w, const struct pass_limits *l, struct mem_carver *c);
-void layer_moe_carve(struct moe_work *w, const struct pass_limits *l, struct mem_carver *c);
-void layer_carve(struct pass *p, const struct pass_limits *l, struct mem_carver *c);
+void layer_moe_carve(struct moe_work *w, const struct pass_limits *l, struct mem_plan *c);
+// What lies in no other kind's memory: `seq`.
+void layer_moe_carve_lasting(struct moe_work *w, const struct pass_limits *l, struct mem_plan *c);
+void layer_carve(struct pass *p, const struct pass_limits *l, struct mem_plan *c);
 
 // -- what the kinds share --
 
@@ -172,15 +187,14 @@ enum { PROJECTIONS_MAX = 4 };
 // scratch, needed only if a weight has its columns in another order.
 void layer_project(struct kernels *k, float *ordered, const float *x, int32_t n_tok, int32_t cols,
                    const struct projection *list, int32_t n);
-// Copies n columns of each of n_row rows; row strides in floats.
-void layer_columns(float *dst, int64_t dst_stride, const float *src, int64_t src_stride,
-                   int64_t n_row, int64_t n);
 // h = norm(x)
 void layer_norm(struct pass *p, const struct part *w, enum slot norm);
 // x += residual_scale * norm(y); y (n_tok, dim) is spent. The norm is left out where the part has
 // none.
 void layer_add(struct pass *p, const struct part *w, enum slot post_norm, float *y);
 struct glu layer_glu(const struct model_shape *s);
+// Shows the residual stream to whoever watches.
+void pass_show(const struct pass *p, int32_t layer);
 
 // -- members --
 
@@ -199,6 +213,14 @@ static inline bool pass_gathers(const struct pass *p)
 static inline int64_t pass_all(const struct pass *p, enum pass_cut cut)
 {
     return p->cut[cut][pass_gathers(p) ? p->share->n_member : 1];
+}
+// What members hand each other lies on the host: where n floats of the backend's do so for now,
+// filled with them (fetch) or not; layer_return brings them back.
+float *layer_fetch(const struct pass *p, float *x, int64_t n);
+void layer_return(const struct pass *p, float *x, int64_t n);
+static inline float *pass_road(const struct pass *p, float *x)
+{
+    return p->k->is_host ? x : p->road;
 }
 // y (n_tok, all columns of the cut): this member has filled its columns; afterwards all are there.
 void layer_gather(struct pass *p, enum pass_cut cut, float *y);

@@ -135,7 +135,7 @@ void layer_attn(struct pass *p, const struct part *w, int32_t index, const struc
     layer_norm(p, w, SLOT_ATTN_NORM);
     if (h.n_q) attend(p, w, index, kind, &h);
     if (h.is_cut) {
-        layer_columns(b->all + h.q.from * s->head_dim, all, b->att, q_dim, p->n_tok, q_dim);
+        p->k->ops->copy(p->k, b->all + h.q.from * s->head_dim, all, b->att, q_dim, p->n_tok, q_dim);
         layer_gather(p, CUT_HEADS, b->all);
     }
 

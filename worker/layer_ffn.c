@@ -34,7 +34,7 @@ void layer_gated(struct pass *p, const struct part *w, const struct gated *g)
     const struct glu glu = layer_glu(s);
     p->k->ops->glu(p->k, &glu, b->gate, b->up, p->n_tok * n, b->gate);
     if (pass_gathers(p)) {
-        layer_columns(b->all + mine.from, all, b->gate, n, p->n_tok, n);
+        p->k->ops->copy(p->k, b->all + mine.from, all, b->gate, n, p->n_tok, n);
         layer_gather(p, g->cut, b->all);
     }
     const struct projection down = {.w = part_weight(w, g->down), .y = g->y};

@@ -53,10 +53,10 @@ static void keys(struct pass *p, const struct part *w, int sight)
     const struct projection kv = {
         .w = part_weight(w, SLOT_MLA_KV_A), .y = b->kv, .rows = wide, .fine = true};
     layer_project(p->k, p->ordered, p->h, p->n_tok, s->dim, &kv, 1);
-    layer_columns(b->latent, rank, b->kv, wide, p->n_tok, rank);
+    p->k->ops->copy(p->k, b->latent, rank, b->kv, wide, p->n_tok, rank);
     p->k->ops->rms_norm(p->k, b->latent, part_vector(w, SLOT_MLA_KV_NORM), p->n_tok, rank,
                         s->norm_eps, b->latent);
-    layer_columns(b->kv, wide, b->latent, rank, p->n_tok, rank);
+    p->k->ops->copy(p->k, b->kv, wide, b->latent, rank, p->n_tok, rank);
     p->k->ops->rope(p->k, &p->rope[sight], p->cos_sin[sight], p->n_tok, 1, wide, b->kv + rank);
 }
 
@@ -67,10 +67,10 @@ static void absorb(struct pass *p, const struct part *w)
     const struct mla_work *b = &p->mla;
     const int32_t rank = s->mla.kv_rank, rope = s->mla.rope_dim, nope = s->mla.nope_dim;
     const int64_t n = (int64_t)p->n_tok * s->n_head;
-    layer_columns(b->q_wide, nope, b->q, nope + rope, n, nope);
+    p->k->ops->copy(p->k, b->q_wide, nope, b->q, nope + rope, n, nope);
     p->k->ops->gemm_each(p->k, part_matrix(w, SLOT_MLA_K_B), b->q_wide, p->n_tok, b->att);
-    layer_columns(b->q_wide, rank + rope, b->att, rank, n, rank);
-    layer_columns(b->q_wide + rank, rank + rope, b->q + nope, nope + rope, n, rope);
+    p->k->ops->copy(p->k, b->q_wide, rank + rope, b->att, rank, n, rank);
+    p->k->ops->copy(p->k, b->q_wide + rank, rank + rope, b->q + nope, nope + rope, n, rope);
     if (s->q_beta != 0)
         p->k->ops->scale_rows(p->k, b->q_wide, p->q_scale, p->n_tok, s->n_head * (rank + rope));
 }

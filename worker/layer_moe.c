@@ -34,22 +34,27 @@ int64_t moe_rows_max(const struct pass_limits *l)
     return (int64_t)l->max_tok * (l->shape->moe.weigh_input ? l->shape->moe.n_used : 1);
 }
 
-// What only those who route need.
-static void carve_dense(struct moe_work *w, const struct pass_limits *l, struct mem_carver *c)
+// What only those who route need; in a group they sort on the host.
+static void carve_dense(struct moe_work *w, const struct pass_limits *l, struct mem_plan *plan)
 {
     const struct model_shape *s = l->shape;
     const struct model_moe *m = &s->moe;
     const uint64_t n = l->max_tok, n_prod = n * (uint64_t)m->n_used, dim = (uint64_t)s->dim;
+    struct mem_carver *c = &plan->kernels, *host = &plan->host;
     w->logits = mem_carve(c, n * (uint64_t)m->n_expert, sizeof(float));
     w->ids = mem_carve(c, n_prod, sizeof *w->ids);
     w->weights = mem_carve(c, n_prod, sizeof(float));
     w->at = mem_carve(c, n_prod, sizeof *w->at);
-    w->src = mem_carve(c, n_prod, sizeof *w->src);
-    w->by_expert = mem_carve(c, n_prod, sizeof *w->by_expert);
-    w->by_member = mem_carve(c, n_prod, sizeof *w->by_member);
-    w->member = mem_carve(c, n_prod, sizeof *w->member);
-    w->load = mem_carve(c, SHARE_MEMBERS_MAX, sizeof *w->load);
-    w->first = mem_carve(c, 2 * (SHARE_MEMBERS_MAX + 1), sizeof *w->first);
+    w->first = mem_carve(host, 2 * (SHARE_MEMBERS_MAX + 1), sizeof *w->first);
+    if (l->share->n_member > 1) {
+        w->host.ids = mem_mirror(plan, w->ids, n_prod, sizeof *w->ids);
+        w->host.at = mem_mirror(plan, w->at, n_prod, sizeof *w->at);
+        w->host.src = mem_carve(host, n_prod, sizeof *w->host.src);
+        w->host.by_expert = mem_carve(host, n_prod, sizeof *w->host.by_expert);
+        w->host.by_member = mem_carve(host, n_prod, sizeof *w->host.by_member);
+        w->host.member = mem_carve(host, n_prod, sizeof *w->host.member);
+        w->host.load = mem_carve(host, SHARE_MEMBERS_MAX, sizeof *w->host.load);
+    }
     w->x = m->weigh_input ? mem_carve(c, n_prod * dim, sizeof(float)) : NULL;
     w->out = mem_carve(c, n * dim, sizeof(float));
     if (!m->shared_dim) return;
@@ -58,28 +63,74 @@ static void carve_dense(struct moe_work *w, const struct pass_limits *l, struct 
     w->shared_share = mem_carve(c, n, sizeof(float));
 }
 
-void layer_moe_carve(struct moe_work *w, const struct pass_limits *l, struct mem_carver *c)
+// Products listed at most.
+static uint64_t most_listed(const struct pass_limits *l)
+{
+    const bool is_dense = share_is_dense(l->share, l->share->member);
+    return is_dense ? l->max_tok * (uint64_t)l->shape->moe.n_used : (uint64_t)moe_products_max(l);
+}
+
+void layer_moe_carve_lasting(struct moe_work *w, const struct pass_limits *l, struct mem_plan *plan)
+{
+    w->seq = mem_carve(&plan->kernels, most_listed(l), sizeof *w->seq);
+}
+
+void layer_moe_carve(struct moe_work *w, const struct pass_limits *l, struct mem_plan *plan)
 {
     const struct model_moe *m = &l->shape->moe;
-    const bool is_dense = share_is_dense(l->share, l->share->member);
     const uint64_t dim = (uint64_t)l->shape->dim, mine = (uint64_t)moe_products_max(l);
-    const uint64_t n_prod = is_dense ? l->max_tok * (uint64_t)m->n_used : mine;
-    const uint64_t rows = l->share->split == SPLIT_EXPERTS ? (uint64_t)moe_rows_max(l) : 0;
+    const uint64_t n_prod = most_listed(l), n_used = (uint64_t)m->n_used;
+    struct mem_carver *c = &plan->kernels, *host = &plan->host;
     w->most = (int32_t)mine;
     w->row = mem_carve(c, n_prod, sizeof *w->row);
     w->expert = mem_carve(c, n_prod, sizeof *w->expert);
-    w->seq = mem_carve(c, n_prod, sizeof *w->seq);
-    w->count = mem_carve(c, (uint64_t)m->n_expert + 1, sizeof *w->count);
     w->ordered = l->expert_cols ? mem_carve(c, mine * l->expert_cols, sizeof(float)) : NULL;
     w->gate = mem_carve(c, mine * (uint64_t)m->dim, sizeof(float));
     w->up = mem_carve(c, mine * (uint64_t)m->dim, sizeof(float));
     w->y = mem_carve(c, n_prod * dim, sizeof(float));
-    w->block = mem_carve(c, rows * (dim + (uint64_t)m->n_used), sizeof(float));
-    w->block_ids = mem_carve(c, rows * (uint64_t)m->n_used, sizeof *w->block_ids);
-    if (is_dense) carve_dense(w, l, c);
+    if (l->share->n_member > 1) {
+        const uint64_t rows = l->share->split == SPLIT_EXPERTS ? (uint64_t)moe_rows_max(l) : 0;
+        w->host.row = mem_mirror(plan, w->row, n_prod, sizeof *w->row);
+        w->host.expert = mem_mirror(plan, w->expert, n_prod, sizeof *w->expert);
+        w->host.count = mem_carve(host, (uint64_t)m->n_expert + 1, sizeof *w->host.count);
+        w->host.block = mem_carve(host, rows * (dim + n_used), sizeof(float));
+        w->host.block_ids = mem_carve(host, rows * n_used, sizeof *w->host.block_ids);
+        w->given = plan->is_one ? w->host.block : mem_carve(c, rows * dim, sizeof(float));
+    }
+    if (share_is_dense(l->share, l->share->member)) carve_dense(w, l, plan);
+}
+
+void layer_moe_open(struct pass *p, const struct pass_limits *l)
+{
+    const uint64_t n = most_listed(l);
+    int32_t some[256];
+    for (uint64_t at = 0, take; at < n && p->moe.seq; at += take) {
+        take = n - at < 256 ? n - at : 256;
+        for (uint64_t i = 0; i < take; i++)
+            some[i] = (int32_t)(at + i);
+        p->k->ops->put(p->k, p->moe.seq + at, some, take * sizeof *some);
+    }
 }
 
 // -- routing --
+
+// To whoever watches.
+static void show_experts(struct pass *p, int32_t layer)
+{
+    const struct moe_work *b = &p->moe;
+    const size_t n = (size_t)p->n_tok * (size_t)p->shape->moe.n_used;
+    const int32_t *ids = b->ids;
+    const float *weights = b->weights;
+    if (!p->watch || !p->watch->experts) return;
+    if (!p->k->is_host) {
+        int32_t *seen = p->seen;
+        p->k->ops->get(p->k, seen, ids, n * sizeof *ids);
+        p->k->ops->get(p->k, seen + n, weights, n * sizeof *weights);
+        ids = seen;
+        weights = (const float *)(const void *)(seen + n);
+    }
+    p->watch->experts(p->watch->arg, layer, p->n_tok, ids, weights);
+}
 
 // ids, weights (n_tok, n_used) of h
 static void choose(struct pass *p, const struct part *w)
@@ -108,8 +159,7 @@ static void choose(struct pass *p, const struct part *w)
         .weights = b->weights,
     };
     p->k->ops->route(p->k, &route, p->n_tok);
-    if (p->watch && p->watch->experts)
-        p->watch->experts(p->watch->arg, w->id, p->n_tok, b->ids, b->weights);
+    show_experts(p, w->id);
 }
 
 // By expert, tokens in order within each (counting sort). Leaves in count[e] how many there are of
@@ -117,7 +167,7 @@ static void choose(struct pass *p, const struct part *w)
 static void sort_by_expert(struct pass *p)
 {
     const struct model_moe *m = &p->shape->moe;
-    const struct moe_work *b = &p->moe;
+    const struct moe_sorting *b = &p->moe.host;
     const int32_t n = p->n_tok * m->n_used;
     memset(b->count, 0, ((size_t)m->n_expert + 1) * sizeof *b->count);
     for (int32_t i = 0; i < n; i++)
@@ -132,24 +182,19 @@ static void sort_by_expert(struct pass *p)
 }
 
 // And then by member.
-static void sort_products(struct pass *p, const struct part *w)
+static void sort_by_member(struct pass *p, const struct part *w)
 {
     const struct model_moe *m = &p->shape->moe;
-    const struct moe_work *b = &p->moe;
+    const struct moe_sorting *b = &p->moe.host;
     const int32_t n = p->n_tok * m->n_used, n_member = p->share->n_member;
-    int32_t next[SHARE_MEMBERS_MAX];
-    sort_by_expert(p);
-    if (n_member > 1) {
-        share_assign(p->share, w->id, m->n_expert, b->by_expert, n, b->by_member, b->load);
-    } else {
-        memset(b->by_member, 0, (size_t)n);
-    }
-    memset(b->first, 0, ((size_t)n_member + 1) * sizeof *b->first);
+    int32_t next[SHARE_MEMBERS_MAX], *first = p->moe.first;
+    share_assign(p->share, w->id, m->n_expert, b->by_expert, n, b->by_member, b->load);
+    memset(first, 0, ((size_t)n_member + 1) * sizeof *first);
     for (int32_t i = 0; i < n; i++)
-        b->first[b->by_member[i] + 1]++;
+        first[b->by_member[i] + 1]++;
     for (int32_t i = 0; i < n_member; i++) {
-        next[i] = b->first[i];
-        b->first[i + 1] += b->first[i];
+        next[i] = first[i];
+        first[i + 1] += first[i];
     }
     for (int32_t i = 0; i < n; i++) {
         const int32_t at = next[b->by_member[i]]++, src = b->src[i];
@@ -158,30 +203,56 @@ static void sort_products(struct pass *p, const struct part *w)
         b->row[at] = src / m->n_used;
         b->member[at] = b->by_member[i];
         b->expert[at] = is_mine && w->place ? w->place[b->by_expert[i]] : b->by_expert[i];
-        b->seq[i] = i;
     }
 }
 
-static void count_usage(struct pass *p, int32_t index, int32_t layer)
+// Experts of one layer; the prediction head's are not counted.
+static uint32_t *usage_of(const struct pass *p, const struct part *w, int32_t index)
 {
-    const struct model_moe *m = &p->shape->moe;
-    if (layer < 0) return; // the prediction head's
-    uint32_t *usage = p->usage + (int64_t)index * m->n_expert;
-    for (int32_t i = 0; i < p->n_tok * m->n_used; i++)
-        usage[p->moe.ids[i]]++;
+    return w->id < 0 ? NULL : p->usage + (int64_t)index * p->shape->moe.n_expert;
 }
 
-// Inputs of products that are not their token's h: weighed beforehand (llama4).
-static void weigh_inputs(struct pass *p)
+static void bring(const struct pass *p, int32_t *to, const int32_t *from, int32_t n)
+{
+    if (!p->k->is_host) p->k->ops->put(p->k, to, from, (uint64_t)n * sizeof *to);
+}
+
+// In a group, on the host.
+static void sort_among_members(struct pass *p, const struct part *w, int32_t index)
 {
     const struct moe_work *b = &p->moe;
-    const int32_t n_used = p->shape->moe.n_used, n = p->n_tok * n_used, dim = p->shape->dim;
-    for (int32_t i = 0; i < n; i++) {
-        float *x = b->x + (int64_t)b->at[i] * dim;
-        memcpy(x, p->h + (int64_t)(i / n_used) * dim, (size_t)dim * sizeof *x);
-        p->k->ops->scale(p->k, x, b->weights[i], dim);
-        b->weights[i] = 1;
+    const int32_t n = p->n_tok * p->shape->moe.n_used;
+    uint32_t *usage = usage_of(p, w, index);
+    if (!p->k->is_host) p->k->ops->get(p->k, b->host.ids, b->ids, (uint64_t)n * sizeof *b->ids);
+    sort_by_expert(p);
+    sort_by_member(p, w);
+    bring(p, b->at, b->host.at, n);
+    bring(p, b->row, b->host.row, n);
+    bring(p, b->expert, b->host.expert, n);
+    for (int32_t i = 0; i < n && usage; i++)
+        usage[b->host.ids[i]]++;
+}
+
+static void sort_products(struct pass *p, const struct part *w, int32_t index)
+{
+    const struct model_moe *m = &p->shape->moe;
+    const struct moe_work *b = &p->moe;
+    if (p->share->n_member > 1) {
+        sort_among_members(p, w, index);
+        return;
     }
+    const struct route_sort sort = {
+        .ids = b->ids,
+        .n_expert = m->n_expert,
+        .n_used = m->n_used,
+        .at = b->at,
+        .row = b->row,
+        .expert = b->expert,
+        .count = usage_of(p, w, index),
+    };
+    p->k->ops->route_sort(p->k, &sort, p->n_tok);
+    b->first[0] = 0;
+    b->first[1] = p->n_tok * m->n_used;
 }
 
 // -- computing --
@@ -194,26 +265,15 @@ struct product {
     float *y; // (n, rows)
 };
 
-// Each product's input with its columns as its expert has them.
-static void order_inputs(float *ordered, const struct weight *w, const struct moe_products *a,
-                         const struct product *one)
-{
-    const int64_t cols = w->view.shape[2];
-    for (int32_t i = 0; i < a->n; i++) {
-        const int32_t *order = w->order + a->place[i] * cols;
-        const float *x = one->x + one->row[i] * cols;
-        for (int64_t c = 0; c < cols; c++)
-            ordered[i * cols + c] = x[order[c]];
-    }
-}
-
 // y = x W^T (+ bias), each product with its expert's weight
 static void multiply(struct pass *p, const struct part *part, const struct moe_products *a,
                      const struct product *one)
 {
     const struct weight *w = part_weight(part, one->slot); // (experts here, rows, cols)
     const struct moe_work *b = &p->moe;
-    if (w->order) order_inputs(b->ordered, w, a, one);
+    if (w->order) // each product's input with its columns as its expert has them
+        p->k->ops->gather_experts(p->k, one->x, one->row, w->order, a->place, a->n,
+                                  (int32_t)w->view.shape[2], b->ordered);
     const struct expert_gemm g = {
         .w = &w->view,
         .factors = w->factors,
@@ -292,11 +352,13 @@ static bool has_owners(const struct pass *p)
 
 void layer_moe_route(struct pass *p, const struct part *w, int32_t index)
 {
+    const struct model_moe *m = &p->shape->moe;
+    const struct moe_work *b = &p->moe;
     layer_norm(p, w, SLOT_FFN_NORM);
     choose(p, w);
-    sort_products(p, w);
-    count_usage(p, index, w->id);
-    if (p->shape->moe.weigh_input) weigh_inputs(p);
+    sort_products(p, w, index);
+    if (m->weigh_input) // llama4
+        p->k->ops->spread(p->k, p->h, b->at, b->weights, p->n_tok, m->n_used, p->shape->dim, b->x);
 }
 
 void layer_moe_give(struct pass *p, const struct part *w)
@@ -308,10 +370,12 @@ void layer_moe_give(struct pass *p, const struct part *w)
 
 void layer_moe_take(struct pass *p)
 {
-    const int64_t n_prod = (int64_t)p->n_tok * p->shape->moe.n_used;
+    const int64_t n_prod = (int64_t)p->n_tok * p->shape->moe.n_used, dim = p->shape->dim;
     if (has_owners(p)) moe_receive(p);
-    if (pass_gathers(p))
-        p->group->ops->gather_rows(p->group, p->moe.y, n_prod, p->shape->dim, p->moe.member, -1);
+    if (!pass_gathers(p)) return;
+    float *road = layer_fetch(p, p->moe.y, n_prod * dim);
+    p->group->ops->gather_rows(p->group, road, n_prod, dim, p->moe.host.member, -1);
+    layer_return(p, p->moe.y, n_prod * dim);
 }
 
 void layer_moe_end(struct pass *p, const struct part *w)
@@ -345,7 +409,11 @@ struct moe_work layer_moe_from(const struct pass *p, int32_t tok)
     w.at += prod;
     w.row += prod;
     w.expert += prod;
-    w.member += prod;
+    w.host.ids += prod;
+    w.host.at += prod;
+    w.host.row += prod;
+    w.host.expert += prod;
+    w.host.member += prod;
     w.first += SHARE_MEMBERS_MAX + 1;
     if (w.x) w.x += prod * dim;
     w.y += prod * dim;

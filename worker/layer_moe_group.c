@@ -11,7 +11,7 @@
 static int32_t *add_row(struct pass *p, const float *x, int32_t at)
 {
     const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
-    float *row = p->moe.block + (int64_t)at * (dim + n_used);
+    float *row = p->moe.host.block + (int64_t)at * (dim + n_used);
     memcpy(row, x, (size_t)dim * sizeof *x);
     int32_t *ids = (int32_t *)(void *)(row + dim);
     for (int32_t j = 0; j < n_used; j++)
@@ -20,10 +20,10 @@ static int32_t *add_row(struct pass *p, const float *x, int32_t at)
 }
 
 // The rows that chose experts of `member`, each once; where inputs are weighed, one for each
-// product.
-static int32_t fill_block(struct pass *p, int32_t member)
+// product. x: all inputs, on the host.
+static int32_t fill_block(struct pass *p, const float *x, int32_t member)
 {
-    const struct moe_work *b = &p->moe;
+    const struct moe_sorting *b = &p->moe.host;
     const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
     int32_t n = 0;
     for (int32_t t = 0; t < p->n_tok; t++) {
@@ -31,10 +31,10 @@ static int32_t fill_block(struct pass *p, int32_t member)
         for (int32_t j = 0; j < n_used; j++) {
             const int32_t at = b->at[t * n_used + j];
             if (b->member[at] != member) continue;
-            if (b->x)
-                ids = add_row(p, b->x + (int64_t)at * dim, n++);
+            if (p->moe.x)
+                ids = add_row(p, x + (int64_t)at * dim, n++);
             else if (!ids)
-                ids = add_row(p, p->h + (int64_t)t * dim, n++);
+                ids = add_row(p, x + (int64_t)t * dim, n++);
             ids[j] = b->expert[at];
         }
     }
@@ -43,9 +43,13 @@ static int32_t fill_block(struct pass *p, int32_t member)
 
 void moe_send(struct pass *p)
 {
+    const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
+    const int64_t n_tok = p->n_tok;
+    const float *x = p->moe.x ? layer_fetch(p, p->moe.x, n_tok * n_used * dim)
+                              : layer_fetch(p, p->h, n_tok * dim);
     for (int32_t i = 1; i < p->share->n_member; i++) {
-        const int32_t n = fill_block(p, i);
-        p->group->ops->send(p->group, i, p->moe.block, n, p->shape->dim + p->shape->moe.n_used);
+        const int32_t n = fill_block(p, x, i);
+        p->group->ops->send(p->group, i, p->moe.host.block, n, dim + n_used);
     }
 }
 
@@ -55,29 +59,34 @@ void moe_receive(struct pass *p)
     const int32_t dim = p->shape->dim;
     for (int32_t i = 1; i < p->share->n_member; i++) {
         const int32_t from = b->first[i], n = b->first[i + 1] - from;
-        if (n) p->group->ops->recv(p->group, i, b->y + (int64_t)from * dim, n, dim, n);
+        float *y = b->y + (int64_t)from * dim;
+        if (n == 0) continue;
+        p->group->ops->recv(p->group, i, pass_road(p, y), n, dim, n);
+        layer_return(p, y, (int64_t)n * dim);
     }
 }
 
 // -- the owner --
 
-// Takes the rows' ids from behind them: block (n, dim) and block_ids (n, n_used) remain.
+// Takes the rows' ids from behind them: given (n, dim) and block_ids (n, n_used) remain.
 static void part_block(struct pass *p, int32_t n)
 {
-    const struct moe_work *b = &p->moe;
+    const struct moe_sorting *b = &p->moe.host;
     const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
     for (int32_t i = 0; i < n; i++) {
         const float *row = b->block + (int64_t)i * (dim + n_used);
         memcpy(b->block_ids + (int64_t)i * n_used, row + dim, (size_t)n_used * sizeof(float));
         memmove(b->block + (int64_t)i * dim, row, (size_t)dim * sizeof *row);
     }
+    if (!p->k->is_host)
+        p->k->ops->put(p->k, p->moe.given, b->block, (uint64_t)n * (uint64_t)dim * sizeof(float));
 }
 
 // Counts the rows of each of my experts. False: the ids are not such that the lead can mean them.
 static bool count_rows(const struct pass *p, const struct part *w, int32_t n)
 {
     const struct model_moe *m = &p->shape->moe;
-    const struct moe_work *b = &p->moe;
+    const struct moe_sorting *b = &p->moe.host;
     int32_t last = -1;
     int64_t sum = 0;
     memset(b->count, 0, ((size_t)m->n_expert + 1) * sizeof *b->count);
@@ -85,7 +94,8 @@ static bool count_rows(const struct pass *p, const struct part *w, int32_t n)
         const int32_t e = b->block_ids[i];
         if (i % m->n_used == 0) last = -1;
         if (e == -1) continue;
-        if (e <= last || e >= m->n_expert || w->place[e] < 0 || ++sum > b->most) return false;
+        if (e <= last || e >= m->n_expert || w->place[e] < 0 || ++sum > p->moe.most)
+            return false;
         last = e;
         b->count[e + 1]++;
     }
@@ -98,16 +108,20 @@ static bool count_rows(const struct pass *p, const struct part *w, int32_t n)
 static int32_t list_products(const struct pass *p, const struct part *w, int32_t n)
 {
     const struct model_moe *m = &p->shape->moe;
-    const struct moe_work *b = &p->moe;
+    const struct moe_sorting *b = &p->moe.host;
     for (int64_t i = 0; i < (int64_t)n * m->n_used; i++) {
         const int32_t e = b->block_ids[i];
         if (e == -1) continue;
         const int32_t at = b->count[e]++;
         b->row[at] = (int32_t)(i / m->n_used);
         b->expert[at] = w->place[e];
-        b->seq[at] = at;
     }
-    return b->count[m->n_expert];
+    const int32_t sum = b->count[m->n_expert];
+    if (!p->k->is_host) {
+        p->k->ops->put(p->k, p->moe.row, b->row, (uint64_t)sum * sizeof *b->row);
+        p->k->ops->put(p->k, p->moe.expert, b->expert, (uint64_t)sum * sizeof *b->expert);
+    }
+    return sum;
 }
 
 void layer_moe_serve(struct pass *p, const struct part *w, int32_t index,
@@ -118,7 +132,7 @@ void layer_moe_serve(struct pass *p, const struct part *w, int32_t index,
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
     const int32_t dim = p->shape->dim, most = p->n_tok * (m->weigh_input ? m->n_used : 1);
-    const int64_t n = p->group->ops->recv(p->group, 0, b->block, -1, dim + m->n_used, most);
+    const int64_t n = p->group->ops->recv(p->group, 0, b->host.block, -1, dim + m->n_used, most);
     if (n <= 0 || p->err) return;
     part_block(p, (int32_t)n);
     if (!count_rows(p, w, (int32_t)n)) {
@@ -128,7 +142,7 @@ void layer_moe_serve(struct pass *p, const struct part *w, int32_t index,
         return;
     }
     const struct moe_products mine = {
-        .x = b->block,
+        .x = b->given,
         .n_x = (int32_t)n,
         .n = list_products(p, w, (int32_t)n),
         .row = b->row,
@@ -136,5 +150,5 @@ void layer_moe_serve(struct pass *p, const struct part *w, int32_t index,
         .y = b->y,
     };
     moe_compute(p, w, &mine);
-    p->group->ops->send(p->group, 0, b->y, mine.n, dim);
+    p->group->ops->send(p->group, 0, layer_fetch(p, b->y, (int64_t)mine.n * dim), mine.n, dim);
 }

@@ -265,7 +265,7 @@ double measure_disk(const char *path, const char *dir)
 
 // ---- the backend
 
-err_t measure_isa(const char *isa, char out[32], struct err_text *why)
+err_t measure_isa(const char *device, char out[32], struct err_text *why)
 {
     // Opened once at the least size.
     const struct kernels_limits least = {.n_threads = 1,
@@ -276,7 +276,7 @@ err_t measure_isa(const char *isa, char out[32], struct err_text *why)
                                          .max_head_dim = 64,
                                          .max_ctx = 64};
     struct kernels *k;
-    err_t e = kernels_open_cpu(isa, &least, &k, why);
+    err_t e = kernels_open(device, &least, &k, why);
     if (e) return e;
     snprintf(out, 32, "%s", k->ops->name);
     k->ops->close(k);

@@ -32,8 +32,8 @@ err_t measure_machine(const struct probe *p, const struct measure_ask *ask, stru
 // to 0.3 s; 0 if it cannot be told, which is logged.
 double measure_disk(const char *path, const char *dir);
 
-// What the CPU backend calls itself, or why it cannot be opened. isa NULL: the best.
-err_t measure_isa(const char *isa, char out[32], struct err_text *why);
+// What a backend calls itself, or why it cannot be opened. device: of kernels_open.
+err_t measure_isa(const char *device, char out[32], struct err_text *why);
 
 // Figures of other kinds, kept by the same rules: the CPU's model, cores and threads, memory, the
 // backend, this program's version and the number of threads make the key.

@@ -1,5 +1,5 @@
 #include "worker/mem.h"
-#include "proto/base/pages.h"
+#include "proto/base/map.h"
 
 #include <stdio.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 err_t mem_take(uint64_t bytes, const char *what, struct mem *out, struct err_text *why)
 {
     void *data;
-    err_t e = pages_take(bytes, what, &data, why);
+    err_t e = map_take(bytes, what, &data, why);
     if (!e) *out = (struct mem){.data = data, .bytes = bytes};
     return e;
 }
@@ -35,7 +35,7 @@ void mem_give(struct mem *m)
     if (m->k)
         m->k->ops->give(m->k, m->data, m->bytes);
     else
-        pages_give(m->data, m->bytes);
+        map_give(m->data, m->bytes);
     *m = (struct mem){0};
 }
 

@@ -225,6 +225,26 @@ int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling 
     return cands[n - 1].id;
 }
 
+int32_t sample_best(const float *logits, int32_t n_vocab)
+{
+    // Lanes of their own, so that they can be compared side by side.
+    enum { LANES = 16 };
+    float best[LANES];
+    int32_t i = 0;
+    for (int k = 0; k < LANES; k++)
+        best[k] = -INFINITY;
+    for (; i + LANES <= n_vocab; i += LANES)
+        for (int k = 0; k < LANES; k++)
+            best[k] = logits[i + k] > best[k] ? logits[i + k] : best[k];
+    for (; i < n_vocab; i++)
+        best[0] = logits[i] > best[0] ? logits[i] : best[0];
+    for (int k = 1; k < LANES; k++)
+        best[0] = best[k] > best[0] ? best[k] : best[0];
+    for (i = 0; i < n_vocab; i++)
+        if (logits[i] == best[0]) return i;
+    return 0; // only NaN
+}
+
 void sample_top(const float *logits, int32_t n_vocab, uint32_t n, struct token_prob *out)
 {
     uint32_t have = 0;

@@ -22,6 +22,8 @@ void sample_mask(float *logits, int32_t n_vocab, const uint8_t *set, size_t len)
 int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling *s,
                     uint32_t position, struct sample_cand *cands);
 
+// Lowest id of the largest logit; NaN never wins.
+int32_t sample_best(const float *logits, int32_t n_vocab);
 // The n most likely ids, most likely first, lower id first among equals; their logits in logprob.
 void sample_top(const float *logits, int32_t n_vocab, uint32_t n, struct token_prob *out);
 bool sample_is_finite(const float *logits, int32_t n_vocab);

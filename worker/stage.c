@@ -10,7 +10,7 @@
 static bool can_take_over(const struct stage *s, const struct stage *old)
 {
     return old->config.settings.precision == s->config.settings.precision &&
-           old->kernels->ops == s->kernels->ops &&
+           old->kernels->ops == s->kernels->ops && old->kernels->device == s->kernels->device &&
            !memcmp(old->config.model->hash, s->config.model->hash, sizeof s->config.model->hash);
 }
 
@@ -26,8 +26,11 @@ static const double *freq_factors(struct stage *s, const struct model_rope *r)
         from_file = part_vector(shared, SLOT_ROPE_FREQS_LONG);
     const bool is_own = r->theta != s->config.model->shape.rope.theta;
     if (!from_file || is_own) return is_long && r->long_factors ? r->long_factors : r->factors;
-    for (int32_t i = 0; i < r->n_rot / 2; i++)
-        s->freqs[i] = (double)from_file[i];
+    for (int32_t i = 0; i < r->n_rot / 2; i++) {
+        float f;
+        s->kernels->ops->get(s->kernels, &f, from_file + i, sizeof f);
+        s->freqs[i] = (double)f;
+    }
     return s->freqs;
 }
 
@@ -75,6 +78,8 @@ static void fill_pass(struct stage *s)
     s->pass.state = &s->state;
     s->pass.share = &s->config.share;
     s->pass.group = s->config.group;
+    const struct pass_limits limits = stage_pass_limits(s);
+    layer_moe_open(&s->pass, &limits);
     if (!stage_is_dense(&s->config)) return;
     fill_cuts(s);
     fill_ropes(s);
@@ -116,7 +121,7 @@ static err_t open_parts(struct stage *s, struct stage *reuse, struct err_text *w
          (c->group->n_member != c->share.n_member || c->group->member != c->share.member)))
         return err_say(why, ERR_CONFIG, "member %d of %d has another group", c->share.member,
                        c->share.n_member);
-    err_t e = kernels_open_cpu(c->isa, &limits, &s->kernels, why);
+    err_t e = kernels_open(c->device, &limits, &s->kernels, why);
     if (!e) e = stage_count(s, &s->sizes, why);
     if (e) return e;
     // What the old stage held besides weights goes first: both need not fit at once.
@@ -126,22 +131,24 @@ static err_t open_parts(struct stage *s, struct stage *reuse, struct err_text *w
         state_close(&reuse->state);
         penalty_close(&reuse->head.penalty);
         mem_give(&reuse->work);
+        mem_give(&reuse->host);
         if (can_take_over(s, reuse))
             old = &reuse->weights;
         else
             weights_free(&reuse->weights);
     }
-    struct mem_carver count = {0};
-    stage_carve(s, &count);
-    e = mem_take(count.used, "work space", &s->work, why);
+    struct mem_plan plan = {0};
+    stage_carve(s, &plan);
+    e = mem_take_of(s->kernels, plan.kernels.used, "work space", &s->work, why);
+    if (!e) e = mem_take(plan.host.used, "lists of a step", &s->host, why);
     if (e) return e;
-    struct mem_carver carver = {.base = s->work.data};
-    stage_carve(s, &carver);
+    plan = (struct mem_plan){.kernels.base = s->work.data, .host.base = s->host.data};
+    stage_carve(s, &plan);
     const struct kv_config kv = stage_kv_config(s);
     const struct state_config state = stage_state_config(s);
     e = kv_open(&s->kv, &kv, why);
     if (!e) e = state_open(&s->state, &state, why);
-    const struct mem *const beside[] = {&s->work, &s->kv.pages, &s->state.places, NULL};
+    const struct mem *const beside[] = {&s->work, &s->host, &s->kv.pages, &s->state.places, NULL};
     if (!e) e = weights_load(c, s->kernels, old, beside, &s->weights, why);
     if (!e && stage_samples(c))
         e = penalty_open(&s->head.penalty, c->settings.n_slot, c->settings.ctx, why);
@@ -199,6 +206,8 @@ void stage_close(struct stage *s)
     state_close(&s->state);
     penalty_close(&s->head.penalty);
     mem_give(&s->work);
+    mem_give(&s->host);
+    free(s->seen);
     if (s->kernels) s->kernels->ops->close(s->kernels);
     free(s->tables);
     free(s);
@@ -226,10 +235,23 @@ void stage_tap(struct stage *s, stage_tap_fn *fn, void *arg)
     s->head.tap_arg = arg;
 }
 
-void stage_watch(struct stage *s, const struct stage_watch *watch)
+err_t stage_watch(struct stage *s, const struct stage_watch *watch)
 {
+    const struct model_shape *m = &s->config.model->shape;
+    const size_t row = (size_t)(m->dim > 2 * m->moe.n_used ? m->dim : 2 * m->moe.n_used);
+    if (watch && !s->kernels->is_host && !s->seen) {
+        s->seen = malloc(s->config.settings.max_tok * row * sizeof(float));
+        if (!s->seen) return ERR_MEMORY;
+    }
     s->watch = watch ? *watch : (struct stage_watch){0};
     s->pass.watch = watch ? &s->watch : NULL;
+    s->pass.seen = s->seen;
+    return OK;
+}
+
+err_t stage_status(const struct stage *s, struct err_text *why)
+{
+    return s->kernels->ops->status(s->kernels, why);
 }
 
 uint64_t stage_progress(const struct stage *s)
@@ -253,8 +275,11 @@ static void fill_q_scale(struct stage *s)
     const struct model_shape *m = &s->config.model->shape;
     for (int32_t i = 0; i < s->pass.n_tok; i++) {
         const int32_t spans = (s->pos[i] + m->q_shift) / m->q_span;
-        s->pass.q_scale[i] = (float)(1 + (double)m->q_beta * log1p(spans));
+        s->q_scale[i] = (float)(1 + (double)m->q_beta * log1p(spans));
     }
+    if (s->q_scale == s->pass.q_scale) return;
+    s->kernels->ops->put(s->kernels, s->pass.q_scale, s->q_scale,
+                         (uint64_t)s->pass.n_tok * sizeof *s->q_scale);
 }
 
 // Enters the step into the slots: binds, pages, ids and positions of its tokens.
@@ -279,10 +304,34 @@ static void enter(struct stage *s, const struct step *st, const int32_t *chained
     }
     p->n_tok = at;
     p->n_run = (int32_t)st->n_row;
-    if (!stage_is_dense(&s->config)) return;
-    for (int i = 0; i < PASS_SIGHTS; i++)
-        p->k->ops->rope_table(p->k, &p->rope[i], s->pos, at, p->cos_sin[i]);
-    if (p->shape->q_beta != 0) fill_q_scale(s);
+    if (stage_is_dense(&s->config) && p->shape->q_beta != 0) fill_q_scale(s);
+}
+
+static void add_list(struct kernels_step *k, const struct attn_run *runs, const uint32_t *slots,
+                     int32_t n_run)
+{
+    k->runs[k->n_list] = runs;
+    k->slots[k->n_list] = slots;
+    k->n_run[k->n_list++] = n_run;
+}
+
+// Tells the backend what all operations of the step share. A step in which each sequence goes on by
+// one token, and which nobody looks into, is like any other of as many rows.
+static bool enter_kernels(struct stage *s, const int32_t *ids, bool is_plain)
+{
+    const struct pass *p = &s->pass;
+    const bool is_decode = p->n_run == p->n_tok && !p->watch && !p->group && is_plain;
+    struct kernels_step k = {.ids = ids,
+                             .pos = s->pos,
+                             .n_tok = p->n_tok,
+                             .page_tok = (int32_t)s->config.settings.page_tok,
+                             .key = is_decode ? (uint64_t)p->n_tok : 0};
+    for (int i = 0; i < PASS_SIGHTS && stage_is_dense(&s->config); i++)
+        add_list(&k, p->runs[i], p->slots, p->n_run);
+    for (int h = 0; h < 2 && stage_has_halves(s) && stage_is_dense(&s->config); h++)
+        for (int i = 0; i < PASS_SIGHTS; i++)
+            add_list(&k, s->halves[h].runs[i], s->halves[h].slots, s->halves[h].n_run);
+    return s->kernels->ops->enter(s->kernels, &k);
 }
 
 // out (n_tok, dim)
@@ -314,14 +363,15 @@ static void serve(struct stage *s)
     }
 }
 
-static err_t run_layers(struct stage *s, const struct step *st, float *x, struct arena *arena,
-                        struct step_result *result)
+// What of the step the host does not look into; p->x is the backend's.
+static void run_layers(struct stage *s, bool with_logits)
 {
     struct pass *p = &s->pass;
-    p->x = x;
+    for (int i = 0; i < PASS_SIGHTS; i++)
+        p->k->ops->rope_table(p->k, &p->rope[i], s->pos, p->n_tok, p->cos_sin[i]);
     if (s->config.embed) {
-        embed(s, s->ids, x);
-        if (p->watch && p->watch->hidden) p->watch->hidden(p->watch->arg, PART_EMBED, p->n_tok, x);
+        embed(s, s->ids, p->x);
+        pass_show(p, PART_EMBED);
     }
     const bool in_halves = stage_has_halves(s);
     if (in_halves) stage_run_halves(s);
@@ -329,9 +379,29 @@ static err_t run_layers(struct stage *s, const struct step *st, float *x, struct
         const struct part *w = &s->weights.parts[i];
         layer_run(p, w, i, &p->shape->layers[w->id]);
     }
+    if (with_logits) head_ahead(&s->head, p->x, (uint32_t)p->n_tok);
+}
+
+// x (n_tok, dim) on the host
+static err_t run_dense(struct stage *s, const struct step *st, float *x, struct arena *arena,
+                       struct step_result *result)
+{
+    struct pass *p = &s->pass;
+    const struct stage_config *c = &s->config;
+    const struct kernels_ops *op = s->kernels->ops;
+    const uint64_t bytes = (uint64_t)p->n_tok * (uint64_t)p->shape->dim * sizeof *x;
+    const bool is_ahead = c->head && head_is_ahead(&s->head, st);
+    s->head.is_ahead = is_ahead;
+    p->x = s->x ? s->x : x;
+    if (s->x && !c->embed) op->put(s->kernels, s->x, x, bytes);
+    if (stage_has_halves(s)) stage_cut_halves(s);
+    if (!enter_kernels(s, c->embed ? s->ids : NULL, is_ahead || !c->head))
+        run_layers(s, is_ahead);
+    op->leave(s->kernels);
     for (uint32_t i = 0; i < st->n_row; i++)
         state_save(&s->state, &st->rows[i]);
-    return s->config.head ? head_run(&s->head, st, x, arena, result) : OK;
+    if (s->x && !c->head) op->get(s->kernels, x, s->x, bytes);
+    return c->head ? head_run(&s->head, st, p->x, arena, result) : OK;
 }
 
 err_t stage_run(struct stage *s, const struct step *st, float *x, const int32_t *chained,
@@ -342,10 +412,15 @@ err_t stage_run(struct stage *s, const struct step *st, float *x, const int32_t 
     s->pass.err = OK;
     if (g) g->ops->begin(g, st->number);
     enter(s, st, chained);
-    if (stage_is_dense(&s->config))
-        e = run_layers(s, st, x, arena, result);
-    else
+    if (stage_is_dense(&s->config)) {
+        e = run_dense(s, st, x, arena, result);
+    } else {
+        enter_kernels(s, NULL, false);
         serve(s);
+        s->kernels->ops->leave(s->kernels);
+    }
+    const err_t device_err = stage_status(s, NULL);
+    if (device_err) e = device_err;
     if (g) {
         const err_t group_err = g->ops->status(g, NULL);
         e = s->pass.err ? s->pass.err : group_err ? group_err : e;
@@ -355,13 +430,20 @@ err_t stage_run(struct stage *s, const struct step *st, float *x, const int32_t 
 
 bool stage_usage(struct stage *s, uint32_t *count)
 {
-    const size_t n = (size_t)stage_n_usage(s);
+    const struct kernels_ops *op = s->kernels->ops;
+    const size_t n = (size_t)stage_n_usage(s), bytes = n * sizeof *count;
     bool is_used = false;
+    if (s->config.share.n_member > 1)
+        memcpy(count, s->pass.usage, bytes);
+    else
+        op->get(s->kernels, count, s->pass.usage, bytes);
     for (size_t i = 0; i < n; i++)
-        is_used |= s->pass.usage[i] != 0;
+        is_used |= count[i] != 0;
     if (!is_used) return false;
-    memcpy(count, s->pass.usage, n * sizeof *count);
-    memset(s->pass.usage, 0, n * sizeof *count);
+    if (s->config.share.n_member > 1)
+        memset(s->pass.usage, 0, bytes);
+    else
+        op->zero(s->kernels, s->pass.usage, bytes);
     return true;
 }
 
@@ -369,17 +451,20 @@ void stage_mtp(struct stage *s, const float *x, const int32_t *next_ids, float *
 {
     struct pass *p = &s->pass;
     const struct kernels_ops *op = s->kernels->ops;
-    const int32_t n = p->n_tok, dim = p->shape->dim;
+    const int32_t n = p->n_tok, dim = p->shape->dim, n_vocab = p->shape->n_vocab;
+    const int32_t block = (int32_t)s->head.block;
     const float eps = p->shape->norm_eps;
     const struct part *w = weights_part(&s->weights, PART_MTP);
+    if (s->x) x = s->x;
+    enter_kernels(s, next_ids, false);
 
     // in = [norm(embedding of the next token), norm(final norm(x))]
     op->rms_norm(s->kernels, x, s->head.norm, n, dim, eps, s->mtp_h);
     op->rms_norm(s->kernels, s->mtp_h, part_vector(w, SLOT_MTP_HIDDEN_NORM), n, dim, eps, s->mtp_h);
     embed(s, next_ids, s->mtp_e);
     op->rms_norm(s->kernels, s->mtp_e, part_vector(w, SLOT_MTP_EMBED_NORM), n, dim, eps, s->mtp_e);
-    layer_columns(s->mtp_in, 2 * dim, s->mtp_e, dim, n, dim);
-    layer_columns(s->mtp_in + dim, 2 * dim, s->mtp_h, dim, n, dim);
+    op->copy(s->kernels, s->mtp_in, 2 * dim, s->mtp_e, dim, n, dim);
+    op->copy(s->kernels, s->mtp_in + dim, 2 * dim, s->mtp_h, dim, n, dim);
 
     // one layer over in Wfc, then the output matrix
     const struct projection fc = {.w = part_weight(w, SLOT_MTP_FC), .y = s->mtp_x, .rows = dim};
@@ -387,9 +472,11 @@ void stage_mtp(struct stage *s, const float *x, const int32_t *next_ids, float *
     p->x = s->mtp_x;
     layer_run(p, w, n_own(s), &p->shape->mtp);
     op->rms_norm(s->kernels, s->mtp_x, part_vector(w, SLOT_MTP_NORM), n, dim, eps, s->mtp_h);
-    for (int32_t i = 0; i < n; i += HEAD_BLOCK) {
-        const int32_t take = n - i < HEAD_BLOCK ? n - i : HEAD_BLOCK;
-        head_logits(&s->head, s->mtp_h + (int64_t)i * dim, take,
-                    logits + (int64_t)i * p->shape->n_vocab);
+    for (int32_t i = 0; i < n; i += block) {
+        const int32_t take = n - i < block ? n - i : block;
+        head_logits(&s->head, s->mtp_h + (int64_t)i * dim, take, s->head.logits);
+        op->get(s->kernels, logits + (int64_t)i * n_vocab, s->head.logits,
+                (uint64_t)take * (uint64_t)n_vocab * sizeof *logits);
     }
+    op->leave(s->kernels);
 }

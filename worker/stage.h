@@ -30,7 +30,7 @@ struct stage_config {
     // not looked at.
     struct share share;
     struct group *group; // the caller's; must outlive the stage
-    const char *isa;
+    const char *device; // kernels_open's
     struct stage_load *load; // may be NULL
 };
 
@@ -57,7 +57,8 @@ err_t stage_check(const struct stage *s, const struct step *st, struct err_text 
 uint32_t stage_n_tok(const struct step *st);
 // Runs one checked step; every member of a group runs the same ones in the same order. ERR_MEMORY,
 // and what the group came to: then x and result mean nothing.
-//   x        (n_tok, dim) residual stream; in: the previous stage's (ignored when embed); out: mine
+//   x        (n_tok, dim) residual stream, on the host; in: the previous stage's (ignored when
+//            embed); out: mine, but of a device that has the head
 //   chained  embed stages: ids of the ROW_CHAIN rows in row order; else NULL
 //   arena    result items' lists live here; result may be NULL when the stage has no head. Of
 //            members only the first one's has items
@@ -78,7 +79,8 @@ struct stage_watch {
     void (*experts)(void *arg, int32_t layer, int32_t n_tok, const int32_t *ids,
                     const float *weights);
 };
-void stage_watch(struct stage *s, const struct stage_watch *watch); // NULL takes it off
+// NULL takes it off. ERR_MEMORY.
+err_t stage_watch(struct stage *s, const struct stage_watch *watch);
 
 // The prediction head (stage_config.mtp) over the rows that stage_run has just run: x is what it
 // left, next_ids (n_tok) the token that follows each; logits (n_tok, n_vocab) of the token after
@@ -87,7 +89,9 @@ void stage_mtp(struct stage *s, const float *x, const int32_t *next_ids, float *
 
 // How often each expert of each of the stage's layers was chosen since this was asked last, which
 // is forgotten then: count (layer_to - layer_from, n_expert). False: never, or this member does not
-// route; count is left alone. On the thread of stage_run.
+// route; count is zeros then. On the thread of stage_run.
 bool stage_usage(struct stage *s, uint32_t *count);
 
+// What its backend says went wrong; OK: nothing.
+err_t stage_status(const struct stage *s, struct err_text *why);
 uint64_t stage_progress(const struct stage *s); // any thread

@@ -24,25 +24,38 @@ static struct attn_run clip(const struct attn_run *run, int32_t from, int32_t to
     return r;
 }
 
+// The runs of tokens [from, to) of the step.
+static void cut(const struct pass *p, struct stage_half *h, int32_t from, int32_t to)
+{
+    h->n_run = 0;
+    for (int32_t i = 0; i < p->n_run; i++) {
+        for (int s = 0; s < PASS_SIGHTS; s++)
+            h->runs[s][h->n_run] = clip(&p->runs[s][i], from, to);
+        h->slots[h->n_run] = p->slots[i];
+        h->n_run += h->runs[0][h->n_run].n_tok > 0;
+    }
+}
+
+void stage_cut_halves(struct stage *s)
+{
+    const int32_t n = s->pass.n_tok;
+    cut(&s->pass, &s->halves[0], 0, n / 2);
+    cut(&s->pass, &s->halves[1], n / 2, n);
+}
+
 // The pass of tokens [from, to) of the step.
 static struct pass half_of(const struct pass *p, const struct stage_half *h, int32_t from,
                            int32_t to)
 {
     struct pass half = *p;
     half.n_tok = to - from;
-    half.n_run = 0;
+    half.n_run = h->n_run;
     half.slots = h->slots;
     half.x += (int64_t)from * p->shape->dim;
     half.q_scale += from;
     for (int s = 0; s < PASS_SIGHTS; s++) {
         half.runs[s] = h->runs[s];
         half.cos_sin[s] += (int64_t)from * p->rope[s].n_rot;
-    }
-    for (int32_t i = 0; i < p->n_run; i++) {
-        for (int s = 0; s < PASS_SIGHTS; s++)
-            half.runs[s][half.n_run] = clip(&p->runs[s][i], from, to);
-        half.slots[half.n_run] = p->slots[i];
-        half.n_run += half.runs[0][half.n_run].n_tok > 0;
     }
     if (from) half.moe = layer_moe_from(p, from);
     return half;

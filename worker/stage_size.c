@@ -57,6 +57,7 @@ struct state_config stage_state_config(const struct stage *s)
         .shape = &s->config.model->shape,
         .layer_from = s->config.layer_from,
         .layer_to = is_dense ? s->config.layer_to : s->config.layer_from, // owners: none
+        .kernels = s->kernels,
     };
 }
 
@@ -77,55 +78,70 @@ uint64_t stage_n_usage(const struct stage *s)
     return (uint64_t)(c->layer_to - c->layer_from) * (uint64_t)c->model->shape.moe.n_expert;
 }
 
-static void carve_pass(struct stage *s, struct mem_carver *c)
+struct pass_limits stage_pass_limits(const struct stage *s)
+{
+    const struct model_shape *m = &s->config.model->shape;
+    const int64_t logits = s->config.head ? (int64_t)HEAD_BLOCK_DEVICE * m->n_vocab : 0;
+    return (struct pass_limits){.shape = m,
+                                .max_tok = s->config.settings.max_tok,
+                                .max_rows = s->config.settings.max_rows,
+                                .expert_cols = ordered_cols(s->config.model, true),
+                                .share = &s->config.share,
+                                .layer_from = (int32_t)s->config.layer_from,
+                                .layer_to = (int32_t)s->config.layer_to,
+                                .head_floats =
+                                    s->config.share.split == SPLIT_TENSOR ? logits : 0};
+}
+
+static void carve_pass(struct stage *s, struct mem_plan *plan)
 {
     const struct model_shape *m = &s->config.model->shape;
     const struct plan_settings *p = &s->config.settings;
     const uint64_t n = p->max_tok, cols = ordered_cols(s->config.model, false);
-    const struct pass_limits limits = {.shape = m,
-                                       .max_tok = n,
-                                       .max_rows = p->max_rows,
-                                       .expert_cols = ordered_cols(s->config.model, true),
-                                       .share = &s->config.share,
-                                       .layer_from = (int32_t)s->config.layer_from,
-                                       .layer_to = (int32_t)s->config.layer_to};
+    const struct pass_limits limits = stage_pass_limits(s);
+    struct mem_carver *c = &plan->kernels, *host = &plan->host;
     const int32_t n_rot[PASS_SIGHTS] = {m->rope.n_rot, m->rope_local.n_rot};
     struct pass *pass = &s->pass;
     for (int i = 0; i < PASS_SIGHTS; i++) {
-        pass->runs[i] = mem_carve(c, p->max_rows, sizeof *pass->runs[i]);
+        pass->runs[i] = mem_carve(host, p->max_rows, sizeof *pass->runs[i]);
         if (stage_is_dense(&s->config))
             pass->cos_sin[i] = mem_carve(c, n * (uint64_t)n_rot[i], sizeof(float));
     }
-    pass->slots = mem_carve(c, p->max_rows, sizeof *pass->slots);
+    pass->slots = mem_carve(host, p->max_rows, sizeof *pass->slots);
     for (int h = 0; h < 2 && s->config.share.split == SPLIT_EXPERTS; h++) {
-        s->halves[h].slots = mem_carve(c, p->max_rows, sizeof *s->halves[h].slots);
+        s->halves[h].slots = mem_carve(host, p->max_rows, sizeof *s->halves[h].slots);
         for (int i = 0; i < PASS_SIGHTS; i++)
-            s->halves[h].runs[i] = mem_carve(c, p->max_rows, sizeof *s->halves[h].runs[i]);
+            s->halves[h].runs[i] = mem_carve(host, p->max_rows, sizeof *s->halves[h].runs[i]);
     }
-    pass->usage = mem_carve(c, stage_n_usage(s), sizeof *pass->usage);
+    pass->usage = mem_carve(s->config.share.n_member > 1 ? host : c, stage_n_usage(s),
+                            sizeof *pass->usage);
     if (stage_is_dense(&s->config)) {
         pass->q_scale = mem_carve(c, n, sizeof(float));
+        s->q_scale = mem_mirror(plan, pass->q_scale, n, sizeof(float));
+        s->x = plan->is_one ? NULL : mem_carve(c, n * (uint64_t)m->dim, sizeof(float));
         pass->h = mem_carve(c, n * (uint64_t)m->dim, sizeof(float));
         pass->ordered = cols ? mem_carve(c, n * cols, sizeof(float)) : NULL;
     }
-    layer_carve(pass, &limits, c);
+    layer_carve(pass, &limits, plan);
 }
 
-void stage_carve(struct stage *s, struct mem_carver *c)
+void stage_carve(struct stage *s, struct mem_plan *plan)
 {
+    struct mem_carver *c = &plan->kernels, *host = &plan->host;
     const struct model_shape *m = &s->config.model->shape;
     const struct plan_settings *p = &s->config.settings;
     const struct kv_config kv = stage_kv_config(s);
     const uint64_t n = p->max_tok, wide = n * (uint64_t)m->dim;
-    s->ids = mem_carve(c, n, sizeof *s->ids);
-    s->pos = mem_carve(c, n, sizeof *s->pos);
-    s->freqs = mem_carve(c, (uint64_t)m->rope.n_rot / 2, sizeof *s->freqs);
-    s->fresh = mem_carve(c, p->n_slot, sizeof *s->fresh);
-    carve_pass(s, c);
-    kv_carve(&s->kv, &kv, c);
+    plan->is_one = s->kernels->is_host;
+    s->ids = mem_carve(host, n, sizeof *s->ids);
+    s->pos = mem_carve(host, n, sizeof *s->pos);
+    s->freqs = mem_carve(host, (uint64_t)m->rope.n_rot / 2, sizeof *s->freqs);
+    s->fresh = mem_carve(host, p->n_slot, sizeof *s->fresh);
+    carve_pass(s, plan);
+    kv_carve(&s->kv, &kv, host);
     if (s->config.head && stage_is_dense(&s->config)) {
         s->head.is_lead = stage_samples(&s->config);
-        head_carve(&s->head, m, p, c);
+        head_carve(&s->head, m, p, plan);
     }
     if (!s->config.mtp) return;
     s->mtp_x = mem_carve(c, wide, sizeof(float));
@@ -147,14 +163,14 @@ err_t stage_count(struct stage *s, struct stage_sizes *out, struct err_text *why
 {
     const struct kv_config kv = stage_kv_config(s);
     const struct state_config state = stage_state_config(s);
-    struct mem_carver carver = {0};
+    struct mem_plan plan = {0};
     struct stage_sizes sizes = {0};
     err_t e = kv_bytes(&kv, &sizes.kv_bytes, why);
     if (!e) e = weights_bytes(&s->config, s->kernels, &sizes.weight_bytes, why);
     if (e) return e;
-    stage_carve(s, &carver);
+    stage_carve(s, &plan);
     sizes.kv_bytes += state_bytes(&state);
-    sizes.work_bytes = carver.used + backend_bytes(&s->config);
+    sizes.work_bytes = plan.kernels.used + plan.host.used + backend_bytes(&s->config);
     if (stage_samples(&s->config))
         sizes.work_bytes += penalty_bytes(s->config.settings.n_slot, s->config.settings.ctx);
     *out = sizes;
@@ -251,7 +267,7 @@ err_t stage_sizes(const struct stage_config *c, struct stage_sizes *out, struct 
     l.n_threads = 1;
     l.max_tok = 1;
     l.max_expert_rows = 1;
-    e = kernels_open_cpu(c->isa, &l, &s.kernels, why);
+    e = kernels_open(c->device, &l, &s.kernels, why);
     if (e) return e;
     e = stage_count(&s, out, why);
     s.kernels->ops->close(s.kernels);

@@ -60,7 +60,6 @@ static err_t layout(const struct stage_config *c, struct kernels *k, struct part
                     uint64_t *bytes, struct err_text *why)
 {
     struct mem_carver carver = {.base = base};
-    bool has_place = false;
     for (int32_t i = 0; i < c->model->n_weight; i++) {
         const struct model_weight *w = &c->model->weights[i];
         if (w->part != p->id) continue;
@@ -71,12 +70,6 @@ static err_t layout(const struct stage_config *c, struct kernels *k, struct part
                            c->model->path);
         const struct share_range rows = weights_rows(c, w);
         const int64_t n = n_held(c, w);
-        if (weights_is_by_expert(c, w) && !has_place) {
-            has_place = true;
-            p->place = mem_carve(&carver, (uint64_t)w->n, sizeof *p->place);
-            for (int64_t e = 0, at = 0; base && e < w->n; e++)
-                p->place[e] = weights_holds(c, w, e) ? (int32_t)at++ : -1;
-        }
         if (n && rows.from < rows.to) p->w[w->slot] = lay_out(w, rows, n, k, &carver);
     }
     *bytes = carver.used;
@@ -128,6 +121,12 @@ struct reader {
     struct err_text why;
 };
 
+// What one thread needs for itself.
+struct loader {
+    struct source_reader source;
+    struct mem order; // the columns of the matrix at hand
+};
+
 static err_t add_piece(struct reader *r, const struct piece *p, struct err_text *why)
 {
     if (r->n_piece == r->cap_piece) {
@@ -171,57 +170,75 @@ static err_t add_pieces(struct reader *r, struct part *part, struct err_text *wh
     return e;
 }
 
-static err_t load_factor(struct source_reader *s, const struct piece *p, struct err_text *why)
+static err_t load_factor(struct kernels *k, struct source_reader *s, const struct piece *p,
+                         struct err_text *why)
 {
     if (!is_first(p) || !source_has_factor(p->w)) return OK;
     float f;
     err_t e = source_factor(s, p->w, p->i, &f, why);
     if (e) return e;
     if (p->dst->factors)
-        ((float *)p->dst->factors)[p->place] = f;
+        k->ops->put(k, (float *)p->dst->factors + p->place, &f, sizeof f);
     else
         p->dst->view.factor = f;
     return OK;
 }
 
 // Where the first piece of a matrix lists its columns.
-static int32_t *order_of(const struct piece *p)
+static err_t order_of(const struct piece *p, struct loader *l, int32_t **out, struct err_text *why)
 {
-    const bool has_order = is_first(p) && p->dst->order;
-    return has_order ? (int32_t *)p->dst->order + p->place * p->w->cols : NULL;
+    *out = NULL;
+    if (!is_first(p) || !p->dst->order) return OK;
+    const uint64_t bytes = (uint64_t)p->w->cols * sizeof **out;
+    if (l->order.bytes < bytes) {
+        mem_give(&l->order);
+        err_t e = mem_take(bytes, "an order of columns", &l->order, why);
+        if (e) return e;
+    }
+    *out = l->order.data;
+    return OK;
 }
 
-// The columns of this matrix are in the model's order: alone it needs no list, in a stack it has a
-// plain one beside the others.
-static void set_plain_order(const struct piece *p, int32_t *order)
+// If the columns of this matrix are in the model's order, alone it needs no list; in a stack it has
+// a plain one beside the others.
+static void keep_order(struct kernels *k, const struct piece *p, int32_t *order, bool is_ordered)
 {
-    if (p->w->n == 1) p->dst->order = NULL;
-    for (int64_t c = 0; p->w->n > 1 && c < p->w->cols; c++)
+    if (!is_ordered && p->w->n == 1) {
+        p->dst->order = NULL;
+        return;
+    }
+    for (int64_t c = 0; !is_ordered && c < p->w->cols; c++)
         order[c] = (int32_t)c;
+    k->ops->put(k, (int32_t *)p->dst->order + p->place * p->w->cols, order,
+                (uint64_t)p->w->cols * sizeof *order);
 }
 
-static err_t load_piece(struct reader *r, struct source_reader *s, const struct piece *p,
+static err_t load_piece(struct reader *r, struct loader *l, const struct piece *p,
                         struct err_text *why)
 {
-    int32_t *order = order_of(p);
+    struct kernels *k = r->k;
+    int32_t *order;
+    err_t e = order_of(p, l, &order, why);
+    if (e) return e;
     const struct source_piece rows_of = {p->w, p->i, p->row_from, p->n_row, order};
     const int64_t row_to = p->row_from - p->dst->rows.from; // of ours
     const void *rows;
     bool is_ordered;
-    err_t e = load_factor(s, p, why);
-    if (!e) e = source_rows(s, &rows_of, &rows, &is_ordered, why);
+    e = load_factor(k, &l->source, p, why);
+    if (!e) e = source_rows(&l->source, &rows_of, &rows, &is_ordered, why);
     if (e) return e;
-    if (order && !is_ordered) set_plain_order(p, order);
+    if (order) keep_order(k, p, order, is_ordered);
     const struct view *v = &p->dst->view;
     if (p->w->is_matrix) {
         struct view one = *v;
         if (p->w->n > 1) one = view_of_stack(v, p->place);
-        r->k->ops->weight_pack(r->k, rows, row_to, p->n_row, &one);
+        k->ops->weight_pack(k, rows, row_to, p->n_row, &one);
         return OK;
     }
     const uint64_t row_bytes = 4 * (uint64_t)source_n_col(p->w);
     const int64_t at = p->place * (p->dst->rows.to - p->dst->rows.from) + row_to;
-    memcpy((char *)v->data + (uint64_t)at * row_bytes, rows, (uint64_t)p->n_row * row_bytes);
+    k->ops->put(k, (char *)v->data + (uint64_t)at * row_bytes, rows,
+                (uint64_t)p->n_row * row_bytes);
     return OK;
 }
 
@@ -235,7 +252,7 @@ static void *reader_main(void *arg)
 {
     struct reader *r = arg;
     struct stage_load *load = r->config->load;
-    struct source_reader source = {.files = &r->files};
+    struct loader l = {.source.files = &r->files};
     struct err_text why = {0};
     err_t e = OK;
     while (!e && !atomic_load(&r->failed)) {
@@ -244,10 +261,11 @@ static void *reader_main(void *arg)
         if (is_cancelled(r))
             e = err_say(&why, ERR_CANCELLED, "loading was cancelled");
         else
-            e = load_piece(r, &source, &r->pieces[i], &why);
+            e = load_piece(r, &l, &r->pieces[i], &why);
         if (load) atomic_fetch_add(&load->pieces, 1);
     }
-    source_reader_fini(&source);
+    source_reader_fini(&l.source);
+    mem_give(&l.order);
     if (e) {
         pthread_mutex_lock(&r->lock);
         if (!r->err) {
@@ -265,7 +283,9 @@ static void touch(struct reader *r, const struct mem *m)
     for (uint64_t at = 0; at < m->bytes && !is_cancelled(r) && !atomic_load(&r->failed);
          at += TOUCH_BYTES) {
         const uint64_t left = m->bytes - at;
-        mem_touch(&(struct mem){(char *)m->data + at, left < TOUCH_BYTES ? left : TOUCH_BYTES});
+        mem_touch(&(struct mem){.k = m->k,
+                                .data = (char *)m->data + at,
+                                .bytes = left < TOUCH_BYTES ? left : TOUCH_BYTES});
         if (r->config->load) atomic_fetch_add(&r->config->load->pieces, 1);
     }
 }
@@ -321,18 +341,33 @@ static bool is_same(const struct stage_config *c, const struct part *p)
     return true;
 }
 
-static bool take_over(const struct stage_config *c, struct weights *from, int32_t id,
-                      struct part *out)
+static bool take_over(const struct reader *r, struct weights *from, int32_t id, struct part *out)
 {
     for (int32_t i = 0; from && i < from->n_part; i++) {
         struct part *p = &from->parts[i];
-        if (p->id != id || !p->mem.data || !is_same(c, p)) continue;
+        if (p->id != id || !p->mem.data || !is_same(r->config, p)) continue;
         *out = *p;
+        out->mem.k = r->k;
         from->bytes -= p->mem.bytes;
         *p = (struct part){.id = id};
         return true;
     }
     return false;
+}
+
+// Where the experts of a part lie that are here.
+static err_t list_places(const struct stage_config *c, struct part *p, struct err_text *why)
+{
+    const struct model *m = c->model;
+    for (int32_t i = 0; i < m->n_weight && !p->place; i++) {
+        const struct model_weight *w = &m->weights[i];
+        if (w->part != p->id || !weights_is_by_expert(c, w)) continue;
+        p->place = malloc((size_t)w->n * sizeof *p->place);
+        if (!p->place) return err_say(why, ERR_MEMORY, "no memory for a list of experts");
+        for (int64_t e = 0, at = 0; e < w->n; e++)
+            p->place[e] = weights_holds(c, w, e) ? (int32_t)at++ : -1;
+    }
+    return OK;
 }
 
 // Moves or lays out every part; the new ones' pieces go on the reader's list. Everything that is
@@ -346,7 +381,7 @@ static err_t gather_parts(struct reader *r, struct weights *reuse, struct weight
     if (!w->parts) return err_say(why, ERR_MEMORY, "no memory for the list of layers");
     for (int32_t i = 0; i < w->n_part; i++) {
         w->parts[i].id = weights_part_id(c, i);
-        take_over(c, reuse, w->parts[i].id, &w->parts[i]);
+        take_over(r, reuse, w->parts[i].id, &w->parts[i]);
     }
     if (reuse) weights_free(reuse);
 
@@ -355,9 +390,10 @@ static err_t gather_parts(struct reader *r, struct weights *reuse, struct weight
         uint64_t bytes = 0;
         err_t e = OK;
         if (!p->mem.data) {
-            e = layout(c, r->k, p, NULL, &bytes, why);
+            e = list_places(c, p, why);
+            if (!e) e = layout(c, r->k, p, NULL, &bytes, why);
             if (!e && bytes == 0) continue; // a layer that others compute
-            if (!e) e = mem_take(bytes, "weights", &p->mem, why);
+            if (!e) e = mem_take_of(r->k, bytes, "weights", &p->mem, why);
             if (!e) e = layout(c, r->k, p, p->mem.data, &bytes, why);
             if (!e) e = add_pieces(r, p, why);
         }
@@ -386,8 +422,10 @@ err_t weights_load(const struct stage_config *c, struct kernels *k, struct weigh
 
 void weights_free(struct weights *w)
 {
-    for (int32_t i = 0; i < w->n_part; i++)
+    for (int32_t i = 0; i < w->n_part; i++) {
         mem_give(&w->parts[i].mem);
+        free(w->parts[i].place);
+    }
     free(w->parts);
     *w = (struct weights){0};
 }

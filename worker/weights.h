@@ -25,7 +25,7 @@ struct weight {
 struct part {
     int32_t id; // layer number or PART_...
     // (n_expert) or NULL: expert e of the model lies at place[e] of the stacks, -1: is not here.
-    // NULL: expert e lies at e.
+    // NULL: expert e lies at e. The host's; all else is memory of the backend.
     int32_t *place;
     struct mem mem;
     struct weight w[SLOT_COUNT];
@@ -41,7 +41,7 @@ static inline const struct weight *part_weight(const struct part *p, enum slot s
 {
     return &p->w[s];
 }
-// A vector's elements, or NULL if the part does not have it.
+// A vector's elements, in memory of the backend, or NULL if the part does not have it.
 static inline const float *part_vector(const struct part *p, enum slot s)
 {
     return p->w[s].view.data;
@@ -57,7 +57,8 @@ static inline const struct view *part_matrix(const struct part *p, enum slot s)
 err_t weights_bytes(const struct stage_config *c, struct kernels *k, uint64_t *out,
                     struct err_text *why);
 // Loads the stage's parts with c->n_threads threads. Parts that `reuse` (may be NULL) has are moved
-// out of it; the caller makes sure it was packed by the same kind of backend from the same model.
+// out of it; the caller makes sure it was packed by the same kind of backend on the same device from
+// the same model; that one may be closed afterwards.
 // Meanwhile the blocks of `beside` (a list with NULL at its end, or NULL) are touched: a reader
 // waits for the disk now and then. On error the moved parts are gone. ERR_MODEL, ERR_MEMORY,
 // ERR_SYSTEM, ERR_CANCELLED.

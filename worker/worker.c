@@ -36,11 +36,11 @@ static err_t copy_config(struct worker *w, const struct worker_config *c, struct
     w->config = *c;
     w->config.models = NULL;
     w->config.name = copy(c->name);
-    w->config.isa = copy(c->isa);
+    w->config.device = copy(c->device);
     w->config.transports = copy(c->transports);
     w->config.devices = copy(c->devices);
     w->config.store_dir = copy(c->store_dir);
-    const bool ok = w->config.name && !w->config.isa == !c->isa &&
+    const bool ok = w->config.name && !w->config.device == !c->device &&
                     !w->config.transports == !c->transports && !w->config.devices == !c->devices &&
                     !w->config.store_dir == !c->store_dir;
     return ok ? OK : err_say(why, ERR_MEMORY, "no memory for a worker");
@@ -59,7 +59,7 @@ static err_t open_store(struct worker *w, struct err_text *why)
 static err_t look_around(struct worker *w, const struct worker_config *c, struct err_text *why)
 {
     err_t e = probe_read(&w->probe, why);
-    if (!e) e = measure_isa(c->isa, w->isa, why);
+    if (!e) e = measure_isa(c->device, w->isa, why);
     if (!e) e = models_scan(c->models, &w->models, why);
     if (!e && c->store_dir) e = open_store(w, why);
     if (e) return e;
@@ -120,7 +120,7 @@ void worker_close(struct worker *w)
     free((char *)w->config.store_dir);
     buf_fini(&w->out);
     free((char *)w->config.name);
-    free((char *)w->config.isa);
+    free((char *)w->config.device);
     free((char *)w->config.transports);
     free((char *)w->config.devices);
     free(w);

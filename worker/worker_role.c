@@ -57,7 +57,7 @@ static void start_compute(struct worker *w, const struct msg_plan *p, const char
         .model_path = path,
         .held = w->held,
         .n_threads = w->n_threads,
-        .isa = w->config.isa,
+        .device = w->config.device,
         .transports = w->config.transports,
         .devices = w->config.devices,
         .mem_max_bytes = w->mem_max_bytes,

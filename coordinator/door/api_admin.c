@@ -74,6 +74,21 @@ static void put_limited(struct buf *out, const struct auth *a)
                    (unsigned long long)a->keys[i].limit.n_refused);
 }
 
+static void put_replay(struct buf *out, struct replay *r)
+{
+    const struct replay_stats s = replay_stats_get(r);
+    buf_printf(out,
+               "# HELP trireme_replayed_turns_total Turns with calls that came back, by whether the "
+               "model's own tokens took their place.\n"
+               "# TYPE trireme_replayed_turns_total counter\n"
+               "trireme_replayed_turns_total{how=\"exact\"} %llu\n"
+               "trireme_replayed_turns_total{how=\"rendered\"} %llu\n"
+               "# TYPE trireme_replay_turns gauge\ntrireme_replay_turns %llu\n"
+               "# TYPE trireme_replay_bytes gauge\ntrireme_replay_bytes %llu\n",
+               (unsigned long long)s.n_exact, (unsigned long long)s.n_rendered,
+               (unsigned long long)s.n_turn, (unsigned long long)s.bytes);
+}
+
 void api_admin_metrics(struct exchange *x)
 {
     const struct door *d = x->door;
@@ -91,6 +106,7 @@ void api_admin_metrics(struct exchange *x)
                "# TYPE trireme_tool_parse_fallback_total counter\n"
                "trireme_tool_parse_fallback_total %llu\n",
                (unsigned long long)d->stats.garbled);
+    put_replay(&out, d->replay);
     put_metric(&out, "connections", "gauge", d->n_conn);
     put_metric(&out, "requests", "gauge", d->n_exchange);
     put_metric(&out, "connections_total", "counter", d->stats.accepted);

@@ -1,8 +1,10 @@
 // POST /v1/chat/completions.
 #include "coordinator/door/api.h"
 #include "coordinator/door/constrain.h"
+#include "coordinator/door/history.h"
 #include "coordinator/door/messages.h"
 #include "coordinator/door/repair.h"
+#include "coordinator/door/tree.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -49,13 +51,36 @@ static err_t read_tools(struct prepare *p, struct refusal *no)
     return OK;
 }
 
-// reasoning_effort is a variable of the templates that know it.
+// Variables of the templates that know them; what the caller gave as such counts more.
+static err_t put_kwargs(struct prepare *p, const struct json_member *more, size_t n,
+                        struct refusal *no)
+{
+    static const struct json none = {.kind = J_OBJ};
+    const struct json *given = p->p.kwargs ? p->p.kwargs : &none;
+    struct tree t = {.arena = &p->scratch};
+    struct json all = tree_object(&t, given->obj.n + n);
+    for (size_t i = 0; i < given->obj.n && !t.broken; i++)
+        tree_put(&all, given->obj.members[i].key, given->obj.members[i].value);
+    for (size_t i = 0; i < n; i++)
+        if (!json_get(given, more[i].key)) tree_put(&all, more[i].key, more[i].value);
+    p->kwargs = tree_keep(&t, all);
+    return t.broken ? refusal_set(no, 500, "internal_error", "out of memory") : OK;
+}
+
+// Whether and how long to think.
 static err_t read_kwargs(struct prepare *p, struct refusal *no)
 {
     static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
-    const struct json *effort = p->p.reasoning_effort, *given = p->p.kwargs;
-    p->kwargs = given;
-    if (!effort) return OK;
+    const struct json *effort = p->p.reasoning_effort, *on = p->p.enable_thinking;
+    const struct json *budget = json_get(p->p.kwargs, "thinking_budget");
+    struct json_member more[3];
+    size_t n = 0;
+    p->kwargs = p->p.kwargs;
+    if (p->p.thinking_budget < 0 && budget && budget->kind == J_INT && budget->i >= 0)
+        p->p.thinking_budget = budget->i;
+    if (on) more[n++] = (struct json_member){.key = "enable_thinking", .value = *on};
+    if (on) more[n++] = (struct json_member){.key = "thinking", .value = *on};
+    if (!effort) return n ? put_kwargs(p, more, n, no) : OK;
     bool known = false;
     for (size_t i = 0; i < sizeof efforts / sizeof *efforts; i++)
         known |= json_is(effort, efforts[i]);
@@ -63,16 +88,8 @@ static err_t read_kwargs(struct prepare *p, struct refusal *no)
         return refusal_field(
             no, "reasoning_effort",
             "'reasoning_effort' must be none, minimal, low, medium, high or xhigh");
-    if (json_get(given, "reasoning_effort")) return OK;
-    size_t n = given ? given->obj.n : 0;
-    struct json *all = arena_take(&p->scratch, sizeof *all);
-    struct json_member *m = arena_take_n(&p->scratch, n + 1, sizeof *m);
-    if (!all || !m) return refusal_set(no, 500, "internal_error", "out of memory");
-    if (n) memcpy(m, given->obj.members, n * sizeof *m);
-    m[n] = (struct json_member){.key = "reasoning_effort", .key_len = 16, .value = *effort};
-    *all = (struct json){.kind = J_OBJ, .obj = {.members = m, .n = n + 1}};
-    p->kwargs = all;
-    return OK;
+    more[n++] = (struct json_member){.key = "reasoning_effort", .value = *effort};
+    return put_kwargs(p, more, n, no);
 }
 
 err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
@@ -129,11 +146,11 @@ static bool render_repaired(struct prepare *p, struct template_input *in,
     return false;
 }
 
-static err_t render(struct prepare *p, struct template_output *text, unsigned *repaired,
-                    struct refusal *no)
+static err_t render(struct prepare *p, struct template_input *in, struct template_output *text,
+                    unsigned *repaired, struct refusal *no)
 {
     const struct engine_model *m = p->in->model;
-    struct template_input in = {
+    *in = (struct template_input){
         .messages = p->messages,
         .tools = p->tools,
         .kwargs = p->kwargs,
@@ -149,10 +166,10 @@ static err_t render(struct prepare *p, struct template_output *text, unsigned *r
                            "/v1/completions",
                            m->id);
     *repaired = 0;
-    err_t err = template_render(m->template, &in, text, &why);
+    err_t err = template_render(m->template, in, text, &why);
     if (!err) return OK;
     bool may = err == ERR_INVALID && !p->p.strict && !p->in->strict;
-    if (may && render_repaired(p, &in, text, repaired)) return OK;
+    if (may && render_repaired(p, in, text, repaired)) return OK;
     *repaired = 0;
     return refuse_messages(p, &why, no);
 }
@@ -161,10 +178,15 @@ static err_t render(struct prepare *p, struct template_output *text, unsigned *r
 static err_t keep_turn(const struct prepare *p, const struct template_output *text,
                        struct prepared *out, struct refusal *no)
 {
-    enum { TAIL_MAX = 256 };
+    enum { TAIL_MAX = 2048 };
     const size_t from = text->n_plain ? text->plain[text->n_plain - 1].to : 0;
-    out->tail_len = text->text.len - from < TAIL_MAX ? text->text.len - from : TAIL_MAX;
+    const bool is_whole = text->text.len - from <= TAIL_MAX;
+    out->tail_len = is_whole ? text->text.len - from : TAIL_MAX;
     const char *all = text->text.data ? text->text.data : ""; // a template may write nothing
+    out->replay = p->tools && is_whole ? p->in->replay : NULL;
+    out->tenant = p->in->tenant;
+    out->before = from;
+    if (out->replay) out->before_hash = replay_hash(REPLAY_HASH, all, from);
     out->tail = arena_copy_str(&out->arena, all + text->text.len - out->tail_len, out->tail_len);
     out->format = p->in->model->format;
     // A template that knows no calls lets the model write them in the commonest way.
@@ -183,19 +205,19 @@ static err_t keep_turn(const struct prepare *p, const struct template_output *te
 
 err_t api_chat_encode(struct prepare *p, struct prepared *out, struct refusal *no)
 {
+    struct template_input in;
     struct template_output text = {0};
+    struct history history;
     struct ids ids = {0};
-    err_t err = render(p, &text, &out->repaired, no);
+    err_t err = history_adapt(p, &history, no);
+    if (!err) err = render(p, &in, &text, &out->repaired, no);
     if (!err) err = keep_turn(p, &text, out, no);
     if (!err) err = constrain_open(p, out, no);
     if (!err && prepare_unwanted(p->in)) err = ERR_CANCELLED;
     out->prompts = arena_take(&out->arena, sizeof *out->prompts);
     if (!err && !out->prompts) err = refusal_set(no, 500, "internal_error", "out of memory");
-    // The template writes its own BOS. No token is shorter than a byte, so the true length is
-    // always found, for the sentence.
-    if (!err && tokenizer_encode(p->in->model->tokenizer, text.text.data ? text.text.data : "",
-                                 text.text.len, TOKENIZER_SPECIAL, text.plain, text.n_plain,
-                                 text.text.len + 64, &ids) != OK)
+    // The template writes its own BOS.
+    if (!err && history_encode(p, &history, &in, &text, &ids) != OK)
         err = refusal_set(no, 500, "internal_error", "the prompt could not be tokenised");
     if (!err) err = prepare_add(p, out, &ids, NULL, no);
     ids_fini(&ids);

@@ -3,102 +3,29 @@
 // (echo with logprobs).
 #include "coordinator/door/api.h"
 #include "coordinator/door/constrain.h"
+#include "coordinator/door/texts.h"
 
-#include <stdio.h>
-#include <string.h>
-
-static err_t refuse_prompt(struct refusal *no, size_t i)
+static struct texts prompts(const struct prepare *p)
 {
-    char param[48];
-    snprintf(param, sizeof param, "prompt[%zu]", i);
-    return refusal_field(no, param,
-                         "'%s' does not fit: 'prompt' is a string, strings, token ids, or arrays "
-                         "of token ids",
-                         param);
-}
-
-static err_t check_ids(const struct prepare *p, const struct json *list, struct refusal *no)
-{
-    for (size_t i = 0; i < list->arr.n; i++) {
-        const struct json *id = &list->arr.items[i];
-        if (id->kind == J_INT && id->i >= 0 && id->i < p->in->n_vocab) continue;
-        return refusal_field(no, "prompt",
-                             "'prompt' must hold token ids from 0 to %d (element %zu)",
-                             p->in->n_vocab - 1, i);
-    }
-    return OK;
-}
-
-static err_t check_prompt(const struct prepare *p, struct refusal *no)
-{
-    const struct json *q = p->p.prompt;
-    if (!q) return refusal_field(no, "prompt", "'prompt' is missing");
-    if (q->kind == J_STR) return OK;
-    if (q->arr.n == 0) return refusal_field(no, "prompt", "'prompt' is empty");
-    enum json_kind kind = q->arr.items[0].kind;
-    if (kind == J_INT) return check_ids(p, q, no);
-    if (kind != J_STR && kind != J_ARR) return refuse_prompt(no, 0);
-    if (q->arr.n * (size_t)p->p.n > PREPARE_CHOICES_MAX)
-        return refusal_field(no, "prompt", "'prompt' times 'n' must be at most %d, not %zu",
-                             PREPARE_CHOICES_MAX, q->arr.n * (size_t)p->p.n);
-    for (size_t i = 0; i < q->arr.n; i++) {
-        const struct json *one = &q->arr.items[i];
-        if (one->kind != kind) return refuse_prompt(no, i);
-        err_t err = kind == J_ARR ? check_ids(p, one, no) : OK;
-        if (err) return err;
-    }
-    return OK;
+    return (struct texts){.field = "prompt",
+                          .value = p->p.prompt,
+                          .n_max = PREPARE_CHOICES_MAX / (size_t)p->p.n,
+                          .keep = true};
 }
 
 static err_t completions_read(struct prepare *p, struct prepared *out, struct refusal *no)
 {
     if (p->p.suffix) return refusal_field(no, "suffix", "'suffix' is not supported");
     out->n_logprobs = (int32_t)p->p.top_logprobs;
-    return check_prompt(p, no);
-}
-
-static err_t add_text(const struct prepare *p, struct prepared *out, const struct json *text,
-                      struct refusal *no)
-{
-    struct ids ids = {0};
-    err_t err =
-        tokenizer_encode(p->in->model->tokenizer, text->str.s, text->str.len,
-                         TOKENIZER_BOS | TOKENIZER_SPECIAL, NULL, 0, text->str.len + 64, &ids);
-    if (err)
-        err = refusal_set(no, 500, "internal_error", "the prompt could not be tokenised");
-    else
-        err = prepare_add(p, out, &ids, text, no);
-    ids_fini(&ids);
-    return err;
-}
-
-// Ids are taken as they are: no BOS is added.
-static err_t add_ids(const struct prepare *p, struct prepared *out, const struct json *list,
-                     struct refusal *no)
-{
-    struct ids ids = {0};
-    bool ok = true;
-    for (size_t i = 0; ok && i < list->arr.n; i++)
-        ok = ids_add(&ids, (int32_t)list->arr.items[i].i);
-    err_t err = ok ? prepare_add(p, out, &ids, NULL, no)
-                   : refusal_set(no, 500, "internal_error", "out of memory");
-    ids_fini(&ids);
-    return err;
+    const struct texts t = prompts(p);
+    return texts_check(&t, p, no);
 }
 
 static err_t completions_encode(struct prepare *p, struct prepared *out, struct refusal *no)
 {
-    const struct json *q = p->p.prompt;
-    bool single = q->kind == J_STR || q->arr.items[0].kind == J_INT;
-    size_t n = single ? 1 : q->arr.n;
-    out->prompts = arena_take_n(&out->arena, n, sizeof *out->prompts);
-    if (!out->prompts) return refusal_set(no, 500, "internal_error", "out of memory");
+    const struct texts t = prompts(p);
     err_t err = constrain_open(p, out, no);
-    for (size_t i = 0; i < n && !err; i++) {
-        const struct json *one = single ? q : &q->arr.items[i];
-        err = one->kind == J_STR ? add_text(p, out, one, no) : add_ids(p, out, one, no);
-    }
-    return err;
+    return err ? err : texts_encode(&t, p, out, no);
 }
 
 static void put_text(const struct reply *r, int32_t id, struct buf *out)

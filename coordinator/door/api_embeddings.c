@@ -1,60 +1,17 @@
 // POST /v1/embeddings: texts or ids in, one vector of length 1 each out. Every input is a request
 // of its own. A vector becomes text when it comes, so that many of them at once delay nobody.
 #include "coordinator/door/api.h"
+#include "coordinator/door/texts.h"
 #include "coordinator/text/pooling.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 enum { INPUTS_MAX = 2048 }; // as the OpenAI API documents
 
-static err_t refuse_input(struct refusal *no, size_t i)
+static struct texts inputs(const struct prepare *p)
 {
-    char param[48];
-    snprintf(param, sizeof param, "input[%zu]", i);
-    return refusal_field(no, param,
-                         "'%s' does not fit: 'input' is a string, strings, token ids, or arrays "
-                         "of token ids",
-                         param);
-}
-
-static err_t check_ids(const struct prepare *p, const struct json *list, struct refusal *no)
-{
-    for (size_t i = 0; i < list->arr.n; i++) {
-        const struct json *id = &list->arr.items[i];
-        if (id->kind == J_INT && id->i >= 0 && id->i < p->in->n_vocab) continue;
-        return refusal_field(no, "input",
-                             "'input' must hold token ids from 0 to %d (element %zu)",
-                             p->in->n_vocab - 1, i);
-    }
-    return OK;
-}
-
-static bool is_single(const struct json *q)
-{
-    return q->kind == J_STR || q->arr.items[0].kind == J_INT;
-}
-
-static err_t check_input(const struct prepare *p, struct refusal *no)
-{
-    const struct json *q = p->p.input;
-    if (!q) return refusal_field(no, "input", "'input' is missing");
-    if (q->kind == J_STR) return OK;
-    if (q->arr.n == 0) return refusal_field(no, "input", "'input' is empty");
-    if (is_single(q)) return check_ids(p, q, no);
-    const enum json_kind kind = q->arr.items[0].kind;
-    if (kind != J_STR && kind != J_ARR) return refuse_input(no, 0);
-    if (q->arr.n > INPUTS_MAX)
-        return refusal_field(no, "input", "'input' must hold at most %d texts, not %zu", INPUTS_MAX,
-                             q->arr.n);
-    for (size_t i = 0; i < q->arr.n; i++) {
-        const struct json *one = &q->arr.items[i];
-        if (one->kind != kind) return refuse_input(no, i);
-        err_t err = kind == J_ARR ? check_ids(p, one, no) : OK;
-        if (err) return err;
-    }
-    return OK;
+    return (struct texts){.field = "input", .value = p->p.input, .n_max = INPUTS_MAX};
 }
 
 static err_t read_pooling(const struct prepare *p, struct prepared *out, struct refusal *no)
@@ -79,39 +36,15 @@ static err_t embeddings_read(struct prepare *p, struct prepared *out, struct ref
     if (out->n_dim > dim)
         return refusal_field(no, "dimensions", "'dimensions' must be at most %u, not %u", dim,
                              out->n_dim);
+    const struct texts t = inputs(p);
     err_t err = read_pooling(p, out, no);
-    return err ? err : check_input(p, no);
-}
-
-static err_t add_input(const struct prepare *p, struct prepared *out, const struct json *one,
-                       struct refusal *no)
-{
-    struct ids ids = {0};
-    bool ok = true;
-    if (one->kind == J_STR)
-        ok = tokenizer_encode(p->in->model->tokenizer, one->str.s, one->str.len,
-                              TOKENIZER_BOS | TOKENIZER_SPECIAL, NULL, 0, one->str.len + 64,
-                              &ids) == OK;
-    for (size_t i = 0; ok && one->kind == J_ARR && i < one->arr.n; i++)
-        ok = ids_add(&ids, (int32_t)one->arr.items[i].i);
-    err_t err = ok ? prepare_add(p, out, &ids, NULL, no)
-                   : refusal_set(no, 500, "internal_error", "the input could not be tokenised");
-    ids_fini(&ids);
-    return err;
+    return err ? err : texts_check(&t, p, no);
 }
 
 static err_t embeddings_encode(struct prepare *p, struct prepared *out, struct refusal *no)
 {
-    const struct json *q = p->p.input;
-    const size_t n = is_single(q) ? 1 : q->arr.n;
-    out->prompts = arena_take_n(&out->arena, n, sizeof *out->prompts);
-    if (!out->prompts) return refusal_set(no, 500, "internal_error", "out of memory");
-    err_t err = OK;
-    for (size_t i = 0; i < n && !err; i++) {
-        if (prepare_unwanted(p->in)) return ERR_CANCELLED;
-        err = add_input(p, out, is_single(q) ? q : &q->arr.items[i], no);
-    }
-    return err;
+    const struct texts t = inputs(p);
+    return texts_encode(&t, p, out, no);
 }
 
 // -- out --

@@ -243,6 +243,8 @@ static void put_thinking(struct reading *r, const struct json *body, struct json
     }
     const struct json *type = json_get(thinking, "type");
     if (!type || type->kind != J_STR) return;
+    if (json_is(type, "enabled"))
+        tree_put_given(out, "thinking_budget", json_get(thinking, "budget_tokens"));
     struct json kwargs = tree_object(&r->tree, 2);
     tree_put(&kwargs, "enable_thinking", tree_bool(!json_is(type, "disabled")));
     tree_put(&kwargs, "thinking", tree_bool(!json_is(type, "disabled")));

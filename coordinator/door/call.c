@@ -140,6 +140,7 @@ static void call_run(struct exchange *x, const struct api *api)
                                     .tenant = x->key ? x->key->tenant : 0,
                                     .session = prepare_session(session_header(x)),
                                     .strict = d->strict_roles,
+                                    .replay = d->replay,
                                     .unwanted = &c->unwanted};
         c->body = x->body;
         x->body = (struct buf){.max = x->body.max};

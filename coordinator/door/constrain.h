@@ -9,5 +9,3 @@ err_t constrain_read(struct prepare *p, struct refusal *no);
 // Once the prompt is known (its end may have opened the thoughts): compiles everything into
 // p->grammar, or leaves NULL where any text will do. The caller of prepare_close gives it back.
 err_t constrain_open(struct prepare *p, const struct prepared *out, struct refusal *no);
-// The choices of r follow the grammar. tight_start: struct grammar. False: no memory.
-bool constrain_request(struct request *r, struct grammar *g, bool tight_start);

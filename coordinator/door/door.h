@@ -13,6 +13,7 @@
 #include "coordinator/door/ledger.h"
 #include "coordinator/door/refusal.h"
 #include "coordinator/door/repair.h"
+#include "coordinator/door/replay.h"
 #include "proto/base/list.h"
 #include <microhttpd.h>
 #include <poll.h>
@@ -68,6 +69,7 @@ struct door {
     struct hosts hosts;
     size_t max_body;
     bool strict_roles;
+    struct replay *replay;
     uint32_t max_connections, max_per_address;
     int64_t header_us, body_us, write_us;
     bool tls, layout; // layout: the library is the one gate.h describes

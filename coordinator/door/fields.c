@@ -31,6 +31,12 @@ static const struct field stream_options[] = {
     FLAG("continuous_usage_stats", FIELD_BOTH, continuous_usage),
 };
 
+static const struct field reasoning[] = {
+    INT("max_tokens", FIELD_CHAT, thinking_budget, 0, INT32_MAX),
+    TREE("effort", FIELD_CHAT, K(J_STR), reasoning_effort),
+    TREE("enabled", FIELD_CHAT, K(J_BOOL), enable_thinking),
+};
+
 // max_tokens: 0 and below are refused rather than read as "fill": a caller that computed a budget
 // of 0 wants an answer of no tokens, not the longest one. Absent and null fill the context.
 static const struct field table[] = {
@@ -96,7 +102,16 @@ static const struct field table[] = {
     TREE("guided_regex", FIELD_BOTH, K(J_STR), guided_regex),
     TREE("guided_choice", FIELD_BOTH, K(J_ARR), guided_choice),
     TREE("guided_grammar", FIELD_BOTH, K(J_STR), guided_grammar),
+    {.name = "reasoning",
+     .apis = FIELD_CHAT,
+     .kinds = K(J_OBJ),
+     .store = STORE_OBJECT,
+     .sub = reasoning,
+     .n_sub = sizeof reasoning / sizeof *reasoning},
     TREE("reasoning_effort", FIELD_CHAT, K(J_STR), reasoning_effort),
+    TREE("enable_thinking", FIELD_CHAT, K(J_BOOL), enable_thinking),
+    INT("thinking_budget", FIELD_CHAT, thinking_budget, 0, INT32_MAX),
+    INT("thinking_token_budget", FIELD_CHAT, thinking_budget, 0, INT32_MAX),
     TREE("chat_template_kwargs", FIELD_CHAT | FIELD_TOKENS, K(J_OBJ), kwargs),
     TREE("prompt", FIELD_TOKENS, K(J_STR), prompt),
     TREE("content", FIELD_TOKENS, K(J_STR), content),
@@ -202,8 +217,13 @@ err_t fields_read(const struct json *body, unsigned api, struct params *out, str
     if (body->obj.n > FIELDS_KEYS_MAX)
         return refusal_set(no, 400, "json_too_large", "the body has %zu fields, more than %d",
                            body->obj.n, FIELDS_KEYS_MAX);
-    struct params p = {
-        .n = 1, .best_of = 1, .top_logprobs = -1, .temperature = 1, .top_p = 1, .repetition = 1};
+    struct params p = {.n = 1,
+                       .best_of = 1,
+                       .top_logprobs = -1,
+                       .temperature = 1,
+                       .top_p = 1,
+                       .repetition = 1,
+                       .thinking_budget = -1};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (!(table[i].apis & api)) continue;
         const struct json *v = json_get(body, table[i].name);

@@ -13,12 +13,14 @@ struct params {
     const struct json *model, *user, *messages, *prompt, *stop, *logit_bias, *tools, *tool_choice,
         *parallel_calls, *structured_outputs, *guided_json, *guided_regex, *guided_choice,
         *guided_grammar, *content, *tokens, *add_special, *input, *encoding_format, *pooling;
-    const struct json *response_format, *kwargs, *suffix, *reasoning_effort, *logprobs;
+    const struct json *response_format, *kwargs, *suffix, *reasoning_effort, *logprobs,
+        *enable_thinking;
     bool stream, include_usage, continuous_usage, echo, ignore_eos, digest, token_ids, progress,
         merge_roles, strict, with_pieces;
     int64_t max_tokens, max_completion_tokens; // 0: not given
     int64_t top_logprobs;                      // -1: not given
     int64_t dimensions;                        // 0: not given
+    int64_t thinking_budget;                   // tokens of thoughts; -1: not given
     int64_t n, best_of, top_k, seed;
     bool has_seed;
     double temperature, top_p, min_p, presence, frequency, repetition;

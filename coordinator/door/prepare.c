@@ -1,6 +1,7 @@
 #include "coordinator/door/prepare.h"
 #include "coordinator/door/api.h"
 #include "coordinator/door/constrain.h"
+#include "coordinator/door/rules.h"
 #include "coordinator/text/grammar.h"
 
 #include <stdio.h>
@@ -229,9 +230,19 @@ static struct request *make_request(const struct prepare *p, const struct prepar
     r->tenant = p->in->tenant;
     r->session = p->in->session;
     if (!r->session && p->p.user) r->session = prepare_session(p->p.user->str.s);
-    const bool tight = p->in->api->has_turns && tokenizer_strips_first_space(m->tokenizer);
+    const bool has_turns = p->in->api->has_turns;
+    const struct rules_want rules = {
+        .tokenizer = m->tokenizer,
+        .grammar = p->grammar,
+        .tight_start = has_turns && tokenizer_strips_first_space(m->tokenizer),
+        .budget = has_turns ? p->p.thinking_budget : -1,
+        .format = out->format,
+        .tools = out->tools,
+        .tail = out->tail,
+        .tail_len = out->tail_len,
+    };
     if (!r->prompt || (p->n_bias && !bias) || request_init_choices(r, out->n_choice) != OK ||
-        (p->grammar && !constrain_request(r, p->grammar, tight))) {
+        !rules_request(r, &rules)) {
         request_free(r);
         return NULL;
     }

@@ -10,6 +10,7 @@
 struct api;
 struct grammar;
 struct grammar_spec;
+struct replay;
 
 enum {
     PREPARE_CHOICES_MAX = 128,     // prompts * n of one body
@@ -24,6 +25,8 @@ struct prepare_in {
     uint64_t tenant;
     uint64_t session; // prepare_session of the header; 0: the body's "user" counts
     bool strict;      // conversations that the template refuses are not repaired
+    struct replay
+        *replay; // turns with calls that were written here (replay.h); NULL: none are kept
     const char *body;
     size_t len;
     const atomic_bool *unwanted; // set when nobody waits any more; may be NULL
@@ -67,6 +70,9 @@ struct prepared {
     const struct json *tools;
     const char *tail;
     size_t tail_len;
+    struct replay *replay; // keeps the answers' turns with calls; NULL: does not
+    uint64_t tenant;
+    uint64_t before, before_hash; // of the rendered text before the tail (struct replay_turn)
     bool one_call;                // no second one
     bool with_pieces, as_content; // of /tokenize: texts beside the ids; llama.cpp's form
     enum pooling pooling;         // of embeddings: which vectors,

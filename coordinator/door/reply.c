@@ -49,6 +49,57 @@ static bool add_event(struct reply_choice *c, enum turn_kind kind, uint32_t call
     return true;
 }
 
+static bool is_end(const struct request *req, int32_t id)
+{
+    for (uint32_t i = 0; i < req->n_end; i++)
+        if (req->end_ids[i] == id) return true;
+    return false;
+}
+
+static void take_note(struct reply_choice *c, const struct turn_event *e)
+{
+    struct replay_notes *n = &c->notes;
+    switch (e->kind) {
+    case TURN_TEXT:
+        buf_add(&n->content, e->s, e->len);
+        break;
+    case TURN_REASONING:
+        buf_add(&n->reasoning, e->s, e->len);
+        break;
+    case TURN_CALL:
+        buf_str(&n->calls, c->events[c->n_event - 1].id);
+        buf_char(&n->calls, 0);
+        buf_add(&n->calls, e->s, e->len);
+        buf_char(&n->calls, 0);
+        n->n_call++;
+        break;
+    case TURN_ARGUMENTS:
+        buf_add(&n->calls, e->s, e->len);
+        break;
+    case TURN_CALL_END:
+        buf_char(&n->calls, 0);
+        break;
+    }
+}
+
+// A turn with calls that the model ended by itself comes back in the next request.
+static void keep_turn(const struct reply_request *q, const struct reply_choice *c,
+                      const struct choice *ch)
+{
+    const struct prepared *p = &q->reply->p;
+    uint32_t n = ch->n_generated;
+    if (!p->replay || !c->n_call || c->finish != FINISH_STOP || c->stop) return;
+    while (n && is_end(q->req, ch->generated[n - 1]))
+        n--;
+    replay_keep_notes(p->replay, &c->notes,
+                      (struct replay_turn){.tenant = p->tenant,
+                                           .ids = ch->generated,
+                                           .n_id = n,
+                                           .before = p->before,
+                                           .before_hash = p->before_hash,
+                                           .tail = {p->tail, p->tail_len}});
+}
+
 // turn_sink
 static void on_event(void *arg, const struct turn_event *e)
 {
@@ -63,6 +114,7 @@ static void on_event(void *arg, const struct turn_event *e)
         prepare_id("call_", c->events[c->n_event - 1].id);
         c->n_call++;
     }
+    if (c->reply->p.replay) take_note(c, e);
     if (e->kind == TURN_CALL_END && c->reply->p.one_call) c->muted = true;
 }
 
@@ -165,6 +217,7 @@ static void release(struct reply *r)
         struct reply_choice *c = &r->choices[i];
         stream_fini(&c->stream);
         turn_fini(&c->turn);
+        replay_notes_fini(&c->notes);
         buf_fini(&c->text);
         free(c->events);
         buf_fini(&c->digests);
@@ -283,13 +336,6 @@ err_t reply_start(struct reply *r, struct refusal *no)
 }
 
 // -- events of the engine --
-
-static bool is_end(const struct request *req, int32_t id)
-{
-    for (uint32_t i = 0; i < req->n_end; i++)
-        if (req->end_ids[i] == id) return true;
-    return false;
-}
 
 static uint32_t n_chars(const char *s, size_t len)
 {
@@ -441,6 +487,7 @@ static void end_choice(struct reply_request *q, const struct choice *ch)
     buf_clear(&r->fresh);
     if (r->p.api->has_turns) {
         ok = ok && turn_end(&c->turn) == OK;
+        if (ok) keep_turn(q, c, ch);
         r->n_garbled += c->turn.n_garbled;
     }
     if (!ok || !buf_ok(&c->text)) fail(r, ERR_MEMORY, NULL, 0);

@@ -8,6 +8,7 @@
 // Loop's thread only. Requests belong to the engine between start and their last event.
 #pragma once
 #include "coordinator/door/prepare.h"
+#include "coordinator/door/replay.h"
 
 // A generated (or echoed) token with its probabilities.
 struct reply_token {
@@ -41,9 +42,10 @@ struct reply_choice {
     struct buf ids;     // of the generated tokens, JSON numbers with commas, like text
     uint32_t n_chars;   // text_at of the next token
     uint32_t n_generated, n_reasoning;
-    uint32_t n_call;  // begun
-    bool muted;       // one call is all that was asked for: the rest is not told
-    const char *stop; // the stop string that ended it
+    uint32_t n_call;           // begun
+    struct replay_notes notes; // if the turn is to be kept
+    bool muted;                // one call is all that was asked for: the rest is not told
+    const char *stop;          // the stop string that ended it
     size_t stop_len;
     enum finish finish;          // FINISH_NONE while it runs
     bool opened, echoed, closed; // first and last chunks were written

@@ -551,6 +551,10 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
     out->window = (uint32_t)p->cost.window;
     out->chunk = (uint32_t)p->cost.chunk;
     out->recurrent = p->is_recurrent;
+    bool has_gpu = false;
+    for (uint32_t i = 0; i < n; i++)
+        has_gpu |= p->cluster.devices[cuts[i].members[0]].kind != CLUSTER_CPU;
+    out->piece_tok = plan_piece_tok(&p->cost, has_gpu);
     out->experts = experts_of(p, cuts[0].n_member);
     hash_place(w, out);
 }

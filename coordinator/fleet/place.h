@@ -31,6 +31,7 @@ struct place {
     struct plan_settings settings;
     uint32_t window, chunk; // of the model's local layers, 0: none
     bool recurrent;         // the model has recurrent state
+    uint32_t piece_tok;     // prompts are cut for the stages into no smaller pieces
     uint32_t road;          // enum road
     uint8_t hash[32];
 };

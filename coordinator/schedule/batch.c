@@ -59,14 +59,48 @@ static bool admit_one(struct sched *s, struct choice *c, int64_t now_us)
     return true;
 }
 
-static void admit(struct sched *s, int64_t now_us)
+static bool is_one_caller(const struct choice *a, const struct choice *b)
 {
+    return a->req->session == b->req->session && a->req->tenant == b->req->tenant;
+}
+
+// Choices of c's caller that run, counted up to `enough`.
+static uint32_t n_running_beside(const struct sched *s, const struct choice *c, uint32_t enough)
+{
+    const struct list *lists[2] = {&s->prefill, &s->decode};
+    uint32_t n = 0;
+    for (int i = 0; i < 2; i++)
+        for (struct list *it = lists[i]->next; it != lists[i] && n < enough; it = it->next)
+            n += is_one_caller(state_choice(it), c);
+    return n;
+}
+
+// Whose turn it is: the first by priority; among equals the caller of whom least is running, and of
+// those the one who came first. NULL: nobody can begin.
+static struct choice *next_waiting(const struct sched *s)
+{
+    struct choice *best = NULL;
+    uint32_t n_best = 0;
     list_each(it, &s->queue)
     {
-        if (!s->n_free_slot) return;
         struct choice *c = state_choice(it);
-        if (!waits_for_first(s, c) && !admit_one(s, c, now_us)) return;
+        const bool is_first = !best || c->req->priority < best->req->priority;
+        const bool is_equal = best && c->req->priority == best->req->priority;
+        if (!is_first && (!is_equal || !n_best || is_one_caller(best, c))) continue;
+        if (waits_for_first(s, c)) continue;
+        const uint32_t n = n_running_beside(s, c, is_first ? UINT32_MAX : n_best);
+        if (!is_first && n >= n_best) continue;
+        best = c;
+        n_best = n;
     }
+    return best;
+}
+
+static void admit(struct sched *s, int64_t now_us)
+{
+    struct choice *c;
+    while (s->n_free_slot && (c = next_waiting(s)) && admit_one(s, c, now_us))
+        ;
 }
 
 // The token drawn after position n_sent is one the caller may get.
@@ -75,11 +109,11 @@ static bool needs_row(const struct choice *c)
     return c->n_sent + 1 < c->req->n_prompt + c->req->max_tokens;
 }
 
-// With rules, what may come next depends on what came: such a row waits until that is known.
+// With rules, what may come next mostly depends on what came: such a row waits until that is known.
 static bool can_send(const struct sched *s, const struct choice *c)
 {
     uint32_t n_id = choice_n_id(c);
-    bool may_chain = s->cfg.chain && !c->req->rules;
+    bool may_chain = s->cfg.chain && (!c->req->rules || c->may_chain);
     return needs_row(c) && (c->n_sent < n_id || (may_chain && c->n_sent == n_id));
 }
 
@@ -88,11 +122,12 @@ static uint32_t prefill_left(const struct choice *c)
     return choice_n_id(c) - c->n_sent;
 }
 
-// Shorter first, older first among equals.
+// By priority, then the shorter first, older first among equals.
 static bool is_before(const struct choice *a, const struct choice *b)
 {
     uint32_t left_a = prefill_left(a), left_b = prefill_left(b);
-    return left_a != left_b ? left_a < left_b : a->order < b->order;
+    const bool by_length = a->req->priority == b->req->priority && left_a != left_b;
+    return by_length ? left_a < left_b : state_is_before(a, b);
 }
 
 // Shares the tokens among the prefilling: half to the oldest, so that nobody waits for ever, then
@@ -105,7 +140,7 @@ static uint32_t pick_prefill(struct sched *s, uint32_t max_pick, uint32_t budget
     {
         struct choice *c = state_choice(it);
         seat_match(s, c);
-        if (!oldest || c->order < oldest->order) oldest = c;
+        if (!oldest || state_is_before(c, oldest)) oldest = c;
     }
     if (!oldest || !max_pick || !budget) return 0;
     picks[0] = (struct pick){oldest, min_u32(prefill_left(oldest), (budget + 1) / 2)};
@@ -132,11 +167,10 @@ static void add_bind(struct sched *s, struct choice *c)
 {
     struct request *r = c->req;
     struct step_bind *b = &s->batch.binds[s->batch.n_bind++];
-    *b = (struct step_bind){
-        .slot = (uint32_t)c->slot,
-        .sampling = r->sampling,
-        .n_prompt = r->n_prompt,
-        .pooling = r->pooling};
+    *b = (struct step_bind){.slot = (uint32_t)c->slot,
+                            .sampling = r->sampling,
+                            .n_prompt = r->n_prompt,
+                            .pooling = r->pooling};
     b->sampling.choice = c->index;
     b->snapshot = seat_start(s, c);
     if (sampling_is_penalised(&r->sampling) && c->n_cached) {
@@ -303,11 +337,24 @@ static void add_decode(struct sched *s, const struct share *sh)
     }
 }
 
+// Prefill tokens of this step. Several stages are all busy only once each has a piece: with P
+// pieces and S stages the first S - 1 of P + S - 1 turns are lost.
+static uint32_t prefill_budget(const struct sched *s)
+{
+    enum { PIECES = 4 }; // for each stage
+    const struct sched_config *cfg = &s->cfg;
+    const uint32_t room = cfg->max_tok - s->batch.n_tok, n_piece = PIECES * cfg->n_stage;
+    uint64_t left = 0;
+    if (cfg->n_stage < 2 || !cfg->piece_tok) return room;
+    list_each(it, &s->prefill) left += prefill_left(state_choice(it));
+    const uint64_t piece = (left + n_piece - 1) / n_piece;
+    return min_u32(room, piece > cfg->piece_tok ? (uint32_t)piece : cfg->piece_tok);
+}
+
 static void add_prefill(struct sched *s)
 {
-    const struct sched_config *cfg = &s->cfg;
     struct batch *b = &s->batch;
-    uint32_t n = pick_prefill(s, cfg->max_rows - b->n_row, cfg->max_tok - b->n_tok);
+    uint32_t n = pick_prefill(s, s->cfg.max_rows - b->n_row, prefill_budget(s));
     for (uint32_t i = 0; i < n; i++)
         add_row(s, b->picks[i].choice, seat_cut(s, b->picks[i].choice, b->picks[i].n_tok));
 }

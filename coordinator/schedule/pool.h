@@ -2,23 +2,30 @@
 // holder gives back is free, or, where somebody keeps it, idle: it stays as it is until the room is
 // needed.
 //
+// What was taken up again after it lay idle has proven itself: it goes after all that has not, so
+// that what is used once does not push out what is used again and again. Only half of the pool may
+// be idle so; the longest idle of it counts as unproven then.
+//
 //   free --take--> held --give--> free            (nobody keeps it)
 //                   ^  `--give--> idle            (kept)
 //                   |              |  |
 //                   +----hold------+  +--take (oldest first)--> held, no longer kept
 //
-// What is given as spare becomes the oldest of the idle: it is the first to go.
+// What is given as spare, and has not proven itself, becomes the oldest: it is the first to go.
 #pragma once
 #include "proto/base/arena.h"
 
 static const uint32_t POOL_NONE = UINT32_MAX;
 
 struct pool_item;
+struct pool_idle {
+    uint32_t n, oldest, newest;
+};
 struct pool {
     uint32_t n, n_free, n_idle;
     uint32_t *free; // stack
     struct pool_item *items;
-    uint32_t oldest, newest; // idle
+    struct pool_idle idle[2]; // what has not proven itself, what has
 };
 
 // Takes its memory from the arena and lives as long. n may be 0. ERR_MEMORY.

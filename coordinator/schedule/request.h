@@ -30,8 +30,8 @@ struct choice;
 // What the choices of a request may draw, decided outside of schedule/ by their histories alone.
 struct request_rules {
     // The choice is new, or its history has grown by a token that its mask let through: sets its
-    // mask, which stays as it is until the next call for this choice. ERR_END: nothing may follow,
-    // the choice is done. Others: it cannot go on, with the sentence.
+    // mask and may_chain, which stay so until the next call for this choice. ERR_END: nothing may
+    // follow, the choice is done. Others: it cannot go on, with the sentence.
     err_t (*next)(struct choice *c, struct err_text *why);
     // The request is about to be freed.
     void (*free)(struct request *r);
@@ -46,7 +46,8 @@ struct choice {
     uint32_t n_generated;
     const uint8_t *mask; // of the next id (struct step_row), by request.rules; NULL: any
     uint32_t n_mask;
-    void *ruled; // the rules' own
+    bool may_chain; // by them: whatever comes next, any id may come after it
+    void *ruled;    // the rules' own
 
     // -- the scheduler's own --
     struct list node;  // in the queue, or among the prefilling or decoding
@@ -74,8 +75,9 @@ struct request {
     // Its answer is the prompt's vector instead of tokens: one choice, max_tokens is 0, no rules,
     // no scores. Unless it is of the last token, nothing of the prefix is reused.
     enum pooling pooling;
-    uint64_t tenant;   // prefix pages are shared within a tenant only
-    uint64_t session;  // requests of one conversation share it, and like to share a lane; 0: none
+    int32_t priority; // lower is earlier; 0 is usual
+    uint64_t tenant;  // prefix pages are shared within a tenant only
+    uint64_t session; // requests of one conversation share it, and like to share a lane; 0: none
     struct choice *choices;
     uint32_t n_choice;
 

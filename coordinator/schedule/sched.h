@@ -10,12 +10,15 @@
 // last), and the running sequences are spread over S consecutive steps (micro-batches), so that
 // every stage has work. Results come back in step order.
 //
-// Admission is in order of arrival, without overtaking: whoever is passed over by smaller ones
-// could wait for ever. (Choices 1.. of a request step aside until choice 0 has computed the prompt,
+// Admission is by priority (request.priority); of one priority it is fair among callers
+// (conversations, or keys where none is named): whoever has least running is next, and of those who
+// came first. There is no overtaking by size: whoever is passed over by smaller ones could wait for
+// ever. (Choices 1.. of a request step aside until choice 0 has computed the prompt,
 // and then find it in the prefix cache.) A choice is admitted when the pages for its history and
-// one more for each running choice are there. When pages run out all the same, the newest choice is
-// preempted: it gives back its pages, waits in its old place and is computed again from its
-// history. The oldest choice is never preempted, so it always finishes, and then the next.
+// one more for each running choice are there. When pages run out all the same, the last choice
+// by priority and arrival is preempted: it gives back its pages, waits in its old place and is
+// computed again from its history. The first is never preempted, so it always finishes, and then
+// the next.
 //
 // Pages of local layers (window, chunk) that fell out of sight are given back when the row that was
 // the last to see them is committed, or as soon as its step is sent if others need them. A choice
@@ -29,9 +32,9 @@
 // pushes out nothing better.
 //
 // A choice with rules (request_rules) gets its mask when its history has grown, and its rows travel
-// with it; they are never chained, and of masks there are at most STEP_MASKS_MAX bytes in a step:
-// the others' turn comes with the next. Rules that allow nothing more end the choice with
-// FINISH_STOP.
+// with it; they are chained only where the rules say that any id may come then, and of masks there
+// are at most STEP_MASKS_MAX bytes in a step: the others' turn comes with the next. Rules that
+// allow nothing more end the choice with FINISH_STOP.
 //
 // A request with pooling ends, with FINISH_STOP, when the vector of its prompt is there; vectors of
 // a step are at most STEP_VECTORS_MAX numbers together.
@@ -54,6 +57,9 @@ struct sched_config {
     uint32_t n_snapshot;
     bool recurrent;             // the model has recurrent state
     uint32_t max_tok, max_rows; // of one step
+    // Prompts are cut for several stages, so that none waits for the first one to be through with
+    // all of it, into steps of no fewer tokens than this. 0: not cut.
+    uint32_t piece_tok;
     uint32_t ctx;
     uint32_t dim;       // numbers of a vector (request.pooling)
     uint32_t queue_max; // choices waiting; over it sched_submit says ERR_BUSY

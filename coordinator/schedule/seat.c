@@ -74,9 +74,9 @@ static void hold_locals(struct sched *s, struct seat *seat, uint32_t n_page)
     seat->n_local = n_page;
 }
 
-static void drop_snapshot(struct sched *s, uint32_t *held)
+static void drop_snapshot(struct sched *s, uint32_t *held, bool is_spare)
 {
-    if (*held != POOL_NONE) pages_give(&s->pages, PAGES_SNAPSHOT, *held, false);
+    if (*held != POOL_NONE) pages_give(&s->pages, PAGES_SNAPSHOT, *held, is_spare);
     *held = POOL_NONE;
 }
 
@@ -91,7 +91,7 @@ void seat_match(struct sched *s, struct choice *c)
         pages_hold(&s->pages, PAGES_GLOBAL, c->pages[i]);
     if (state_has_local(s)) hold_locals(s, seat, m.n_start);
     if (s->cfg.recurrent) {
-        drop_snapshot(s, &seat->start);
+        drop_snapshot(s, &seat->start, false);
         seat->start = pages_attached(&s->pages, c->pages[m.n_start - 1], PAGES_SNAPSHOT);
         pages_hold(&s->pages, PAGES_SNAPSHOT, seat->start);
     }
@@ -133,16 +133,29 @@ void seat_take(struct sched *s, struct choice *c)
     seat_match(s, c);
 }
 
+// What computed a history as short as this is soon computed again: a side request (a title, a
+// check) shall not push out what a long conversation will want.
+static bool is_tiny(const struct sched *s, const struct choice *c)
+{
+    enum { TINY_PAGES = 4, TINY_SHARE = 64 };
+    const uint32_t share = s->cfg.n_page / TINY_SHARE;
+    return c->n_page <= (share > TINY_PAGES ? share : TINY_PAGES);
+}
+
 void seat_give(struct sched *s, struct choice *c)
 {
     struct seat *seat = &s->seats[c->slot];
-    // From the end: an unused prefix is lost from its end.
-    while (c->n_page)
-        pages_give(&s->pages, PAGES_GLOBAL, c->pages[--c->n_page], false);
-    while (seat->n_local > seat->local_from)
-        pages_give(&s->pages, PAGES_LOCAL, seat->locals[--seat->n_local], false);
-    drop_snapshot(s, &seat->start);
-    drop_snapshot(s, &seat->trail);
+    const bool is_spare = is_tiny(s, c);
+    const uint32_t n_local = seat->n_local - seat->local_from;
+    uint32_t *locals = seat->locals + seat->local_from;
+    // From the end: an unused prefix is lost from its end. Of spare ones the last given goes first.
+    for (uint32_t i = 0; i < c->n_page; i++)
+        pages_give(&s->pages, PAGES_GLOBAL, c->pages[is_spare ? i : c->n_page - 1 - i], is_spare);
+    for (uint32_t i = 0; i < n_local; i++)
+        pages_give(&s->pages, PAGES_LOCAL, locals[is_spare ? i : n_local - 1 - i], is_spare);
+    drop_snapshot(s, &seat->start, false);
+    drop_snapshot(s, &seat->trail, is_spare);
+    c->n_page = 0;
     seat->choice = NULL;
     s->free_slots[s->n_free_slot++] = (uint32_t)c->slot;
     c->slot = -1;
@@ -210,7 +223,7 @@ uint32_t seat_start(struct sched *s, struct choice *c)
 {
     struct seat *seat = &s->seats[c->slot];
     uint32_t start = seat->start;
-    drop_snapshot(s, &seat->start);
+    drop_snapshot(s, &seat->start, false);
     return start == POOL_NONE ? 0 : start + 1;
 }
 
@@ -284,8 +297,8 @@ static void preempt(struct sched *s, struct choice *c)
     seat_enqueue(s, c);
 }
 
-// The newest choice that is newer than c, holds pages and has no row in the step in the making (its
-// pages are in use there).
+// The last choice of those behind c that holds pages and has no row in the step in the making
+// (its pages are in use there).
 static struct choice *victim(struct sched *s, const struct choice *c, uint64_t making)
 {
     struct choice *best = NULL;
@@ -294,8 +307,8 @@ static struct choice *victim(struct sched *s, const struct choice *c, uint64_t m
         list_each(it, lists[i])
         {
             struct choice *v = state_choice(it);
-            if (v->order > c->order && v->n_page && v->last_step != making &&
-                (!best || v->order > best->order))
+            if (state_is_before(c, v) && v->n_page && v->last_step != making &&
+                (!best || state_is_before(best, v)))
                 best = v;
         }
     return best;

@@ -107,6 +107,12 @@ static inline struct choice *state_choice(struct list *node)
 {
     return list_item(node, struct choice, node);
 }
+// Who goes first where not all can: by priority, then by arrival.
+static inline bool state_is_before(const struct choice *a, const struct choice *b)
+{
+    const int32_t pa = a->req->priority, pb = b->req->priority;
+    return pa != pb ? pa < pb : a->order < b->order;
+}
 static inline bool state_has_local(const struct sched *s)
 {
     return s->cfg.n_page_local;

@@ -37,6 +37,7 @@ struct turn_format {
     const char *key_open, *key_close, *value_open, *value_close; // TURN_ARGS_TAGS
     bool value_lines;         // values stand on lines of their own
     bool bare;                // the whole answer may be a call, without any mark
+    bool short_ids;           // its templates take call ids of nine letters and digits only
     const char *const *signs; // a template that spells all of these uses this format
 };
 

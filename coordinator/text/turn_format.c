@@ -118,6 +118,7 @@ const struct turn_format turn_formats[] = {
         .call_open = "[TOOL_CALLS]",
         .name_kind = TURN_NAME_UNTIL,
         .name_close = "[ARGS]",
+        .short_ids = true,
         .signs = SIGNS("[TOOL_CALLS]", "[ARGS]"),
     },
     {
@@ -126,6 +127,7 @@ const struct turn_format turn_formats[] = {
         .think_close = "[/THINK]",
         .call_open = "[TOOL_CALLS]",
         .name_kind = TURN_NAME_IN_JSON,
+        .short_ids = true,
         .signs = SIGNS("[TOOL_CALLS]"),
     },
     {

@@ -117,48 +117,79 @@ LEAF_INLINE void leaf_unpack_bits(int t, const uint8_t *p, q32 w[8])
         w[j] = q32_table(w[j], is_iq4 ? leaf_iq4 : leaf_e2m1);
 }
 
-// Scales of the types with a head.
-LEAF_INLINE void leaf_unpack_k(int t, const uint8_t *run, const uint8_t *p, struct leaf_block *o)
+// What the blocks of a run have in common.
+struct leaf_head {
+    v8 d, m;
+};
+
+LEAF_INLINE void leaf_unpack_head(int t, const uint8_t *run, struct leaf_head *o)
 {
     const v8 zero = v8_set(0.0f);
     switch (t) {
     case DT_Q2_K:
         o->d = v8_load_f16(run);
         o->m = v8_load_f16(run + 16);
-        o->sc = k6_low(p);
-        o->mn = k6_high(p);
         break;
     case DT_Q3_K:
         o->d = v8_load_f16(run);
         o->m = v8_mul(o->d, v8_set(4.0f));
-        o->sc = o->mn = k6_scales(p);
         break;
     case DT_Q4_K:
     case DT_Q5_K:
-        o->d = v8_mul(v8_load_f16(run), v8_load_u8(p));
-        o->m = v8_mul(v8_sub(zero, v8_load_f16(run + 16)), v8_load_u8(p + 8));
-        break;
-    case DT_IQ4_XS:
-        o->d = v8_mul(v8_load_f16(run), v8_load_s8(p));
-        o->m = zero;
+        o->d = v8_load_f16(run);
+        o->m = v8_sub(zero, v8_load_f16(run + 16));
         break;
     case DT_TQ2_0:
         o->d = v8_load_f16(run);
         o->m = v8_sub(zero, o->d);
         break;
+    case DT_IQ4_XS:
+    case DT_Q6_K:
+        o->d = v8_load_f16(run);
+        o->m = zero;
+        break;
     case DT_CODES:
         o->d = v8_load((const float *)(const void *)run);
-        o->sc = k6_scales(p);
+        o->m = zero;
         break;
-    default: // DT_Q6_K
-        o->d = v8_load_f16(run);
+    default: // no head
+        break;
+    }
+}
+
+// Scales of the types with a head.
+LEAF_INLINE void leaf_unpack_k(int t, const struct leaf_head *head, const uint8_t *p,
+                               struct leaf_block *o)
+{
+    o->d = head->d;
+    o->m = head->m;
+    switch (t) {
+    case DT_Q2_K:
+        o->sc = k6_low(p);
+        o->mn = k6_high(p);
+        break;
+    case DT_Q3_K:
+        o->sc = o->mn = k6_scales(p);
+        break;
+    case DT_Q4_K:
+    case DT_Q5_K:
+        o->d = v8_mul(head->d, v8_load_u8(p));
+        o->m = v8_mul(head->m, v8_load_u8(p + 8));
+        break;
+    case DT_IQ4_XS:
+        o->d = v8_mul(head->d, v8_load_s8(p));
+        break;
+    case DT_TQ2_0:
+        break;
+    default: // DT_Q6_K, DT_CODES
         o->sc = k6_scales(p);
         break;
     }
 }
 
-// The block at p, of the run that begins at `run`.
-LEAF_INLINE void leaf_unpack(int t, const uint8_t *run, const uint8_t *p, struct leaf_block *o)
+// The block at p.
+LEAF_INLINE void leaf_unpack(int t, const struct leaf_head *head, const uint8_t *p,
+                             struct leaf_block *o)
 {
     const v8 zero = v8_set(0.0f);
     switch (t) {
@@ -197,11 +228,20 @@ LEAF_INLINE void leaf_unpack(int t, const uint8_t *run, const uint8_t *p, struct
         o->m = v8_mul(v8_sub(zero, o->d), o->z);
         break;
     default:
-        leaf_unpack_k(t, run, p, o);
+        leaf_unpack_k(t, head, p, o);
         break;
     }
     const struct packed_info pi = packed_info(t);
     leaf_unpack_bits(t, p + pi.block - 32 * pi.bits, o->w);
+}
+
+// The block at p, of the run that begins at `run`.
+LEAF_INLINE void leaf_unpack_block(int t, const uint8_t *run, const uint8_t *p,
+                                   struct leaf_block *o)
+{
+    struct leaf_head head;
+    leaf_unpack_head(t, run, &head);
+    leaf_unpack(t, &head, p, o);
 }
 
 LEAF_INLINE float leaf_float_at(const uint8_t *p, int32_t i)
@@ -273,12 +313,11 @@ LEAF_INLINE v8 leaf_block_dot(int ty, const struct leaf_block *w, const uint8_t 
 }
 
 #if defined(VEC_QUAD)
-// Two panels are worked on together: fewer loads for each product. Measured: no gain for the
-// others, where the multiplier is the limit.
+// Two panels are worked on together: fewer loads for each product. Measured: no gain for DOT_K8,
+// where the multiplier is the limit.
 static inline bool leaf_has_quad(int ty)
 {
-    enum leaf_dot d = leaf_dot_of(ty);
-    return d != DOT_K6 && d != DOT_K8;
+    return leaf_dot_of(ty) != DOT_K8;
 }
 
 // acc (4, 2, 8) of rows t to t + 3 after one more block of two panels.
@@ -301,6 +340,9 @@ LEAF_INLINE void leaf_quad(int ty, const struct leaf_block w[2], const uint8_t *
         break;
     case DOT_K3:
         dot_quad_k3(w[0].w, w[1].w, &w[0].sc, &w[1].sc, x, dot[0]);
+        break;
+    case DOT_K6:
+        dot_quad_k6(w[0].w, w[1].w, &w[0].sc, &w[1].sc, x, xb + 40 * n + 4 * t, dot[0]);
         break;
     default: // DOT_U5, DOT_E2M1
         dot_quad_u5(w[0].w, w[1].w, x, dot[0]);
@@ -344,7 +386,7 @@ LEAF_INLINE v8 leaf_value(int t, const struct leaf_block *w, int j, int i)
 LEAF_INLINE void leaf_block_values(int t, const uint8_t *run, const uint8_t *p, float *out)
 {
     struct leaf_block blk;
-    leaf_unpack(t, run, p, &blk);
+    leaf_unpack_block(t, run, p, &blk);
     LEAF_UNROLL(8)
     for (int j = 0; j < 8; j++) {
         LEAF_UNROLL(4)

@@ -34,13 +34,16 @@ LEAF_INLINE void leaf_take(int ty, const struct leaf_gemm *g, const uint8_t *pan
         uint8_t *codes = (uint8_t *)(g->scratch + LEAF_GEMM_SUMS + LEAF_GEMM_VALUES);
         if (b % RUN_BLOCKS == 0)
             quant_decode(g->dtype, panel + packed_run_at((int)g->dtype, b), codes);
-        leaf_unpack(DT_CODES, codes, codes + CODES_HEAD + b % RUN_BLOCKS * CODES_BLOCK, o);
+        leaf_unpack_block(DT_CODES, codes, codes + CODES_HEAD + b % RUN_BLOCKS * CODES_BLOCK, o);
         return;
     }
-    // Few rows of x: memory is the limit, and the hardware's own prefetcher leaves a third of it.
+    leaf_unpack_block(ty, panel + packed_run_at(ty, b), panel + packed_block_at(ty, b), o);
+}
+
+// Few rows of x: memory is the limit, and the hardware's own prefetcher leaves a third of it.
+LEAF_INLINE void leaf_ahead(int ty, const uint8_t *p)
+{
     enum { PREFETCH_BYTES = 2048 };
-    const uint8_t *p = panel + packed_block_at(ty, b);
-    leaf_unpack(ty, panel + packed_run_at(ty, b), p, o);
     LEAF_UNROLL(5)
     for (uint32_t i = 0; i < packed_info(ty).block; i += 64)
         __builtin_prefetch((const void *)((uintptr_t)p + PREFETCH_BYTES + i));
@@ -50,16 +53,27 @@ LEAF_INLINE void leaf_take(int ty, const struct leaf_gemm *g, const uint8_t *pan
 LEAF_INLINE void leaf_fast_few(int ty, const struct leaf_gemm *g, int32_t panel, int n)
 {
     const uint8_t *w = g->w + panel * g->panel_bytes;
+    const struct packed_info pi = packed_info(ty);
+    const uint8_t *xb = g->xq, *end = xb + (int64_t)(g->cols / BLOCK_COLS) * n * XQ_BYTES;
+    uint8_t *codes = (uint8_t *)(g->scratch + LEAF_GEMM_SUMS + LEAF_GEMM_VALUES);
+    const uint32_t file_run = ty == DT_CODES ? packed_info((int)g->dtype).head : 0;
     v8 acc[2];
     for (int t = 0; t < n; t++)
         acc[t] = v8_set(0.0f);
-    for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
-        struct leaf_block blk;
-        leaf_take(ty, g, w, b, &blk);
-        const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
-        LEAF_UNROLL(2)
-        for (int t = 0; t < n; t++)
-            acc[t] = leaf_block_dot(ty, &blk, xb, n, t, acc[t]);
+    while (xb < end) {
+        const uint8_t *run = ty == DT_CODES ? codes : w, *p = run + pi.head;
+        if (ty == DT_CODES) quant_decode(g->dtype, w, codes);
+        struct leaf_head head;
+        leaf_unpack_head(ty, run, &head);
+        for (uint32_t i = 0; i < pi.run; i++, p += pi.block, xb += n * XQ_BYTES) {
+            struct leaf_block blk;
+            leaf_unpack(ty, &head, p, &blk);
+            if (ty != DT_CODES) leaf_ahead(ty, p);
+            LEAF_UNROLL(2)
+            for (int t = 0; t < n; t++)
+                acc[t] = leaf_block_dot(ty, &blk, xb, n, t, acc[t]);
+        }
+        w += ty == DT_CODES ? file_run : pi.head + pi.run * pi.block;
     }
     for (int t = 0; t < n; t++)
         leaf_put(g, panel, t, acc[t]);

@@ -1,6 +1,6 @@
 // mem: memory of the CPU backend is the host's own, so most of this is plain C.
 #include "kernels/cpu/cpu.h"
-#include "proto/base/pages.h"
+#include "proto/base/map.h"
 
 #include <string.h>
 
@@ -8,13 +8,13 @@ err_t mem_take_pages(struct kernels *k, uint64_t bytes, const char *what, void *
                      struct err_text *why)
 {
     (void)k;
-    return pages_take(bytes, what, out, why);
+    return map_take(bytes, what, out, why);
 }
 
 void mem_give_pages(struct kernels *k, void *data, uint64_t bytes)
 {
     (void)k;
-    pages_give(data, bytes);
+    map_give(data, bytes);
 }
 
 void mem_move(struct kernels *k, void *dst, const void *src, uint64_t bytes)

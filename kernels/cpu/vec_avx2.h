@@ -289,7 +289,7 @@ VEC v8i dot_k8(const q32 w[8], k6s k, const int8_t *x)
 }
 
 // -- two panels against four rows: out[2t + p] is panel p and row t; x (4, 32) --
-#define VEC_QUAD 1 // has dot_quad_u4, _u5, _s8, _halves, _k3
+#define VEC_QUAD 1 // has dot_quad_u4, _u5, _s8, _halves, _k3, _k6
 
 // Keeps eight sums in registers: gcc would make trees of the terms of all steps and spill them.
 VEC void quad_keep(__m256i s[8])
@@ -384,6 +384,39 @@ VEC void dot_quad_k3(const q32 *a, const q32 *b, const k6s *ka, const k6s *kb, c
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
         out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(s[i], i % 2 ? kb->odd : ka->odd));
+}
+// neg_sums: of the four rows, as dot_k6 takes them.
+VEC void dot_quad_k6(const q32 *a, const q32 *b, const k6s *ka, const k6s *kb, const int8_t *x,
+                     const uint8_t *neg_sums, v8i out[8])
+{
+    __m256i s[8];
+    const __m256i ca = _mm256_slli_epi16(ka->pair, 5), cb = _mm256_slli_epi16(kb->pair, 5);
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; t++) {
+        __m256i n = q32_bcast((const int8_t *)neg_sums, t);
+        s[2 * t] = _mm256_madd_epi16(ca, n);
+        s[2 * t + 1] = _mm256_madd_epi16(cb, n);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 8; j += 2) {
+        const __m256i sa = j < 4 ? ka->even : ka->odd, sb = j < 4 ? kb->even : kb->odd;
+        const q32 wa[2] = {q32_load(&a[j]), q32_load(&a[j + 1])};
+        const q32 wb[2] = {q32_load(&b[j]), q32_load(&b[j + 1])};
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            __m256i v = q32_bcast(x + 32 * t, j), w = q32_bcast(x + 32 * t, j + 1);
+            __m256i p = _mm256_add_epi16(_mm256_maddubs_epi16(wa[0], v),
+                                         _mm256_maddubs_epi16(wa[1], w));
+            __m256i q = _mm256_add_epi16(_mm256_maddubs_epi16(wb[0], v),
+                                         _mm256_maddubs_epi16(wb[1], w));
+            s[2 * t] = _mm256_add_epi32(s[2 * t], _mm256_madd_epi16(p, sa));
+            s[2 * t + 1] = _mm256_add_epi32(s[2 * t + 1], _mm256_madd_epi16(q, sb));
+        }
+        quad_keep(s);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[i] = s[i];
 }
 VEC uint32_t v8_abs_bits_max(v8 a, v8 b, v8 c, v8 d)
 {

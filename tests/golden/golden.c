@@ -13,7 +13,7 @@
 //                       each DIR, and the best token, counted over all of them
 //   --stages N             computed in N stages
 //   --split tensor|experts --members N   each of them by N members
-//   --threads N, --isa NAME
+//   --threads N, --device NAME
 //   --table FILE        adds a line "architecture container quant ok" for each DIR
 //   --verbose           where the residual stream parts from the golden one
 //
@@ -43,7 +43,7 @@ struct settings {
 // What one directory's line says.
 struct report {
     char why[128]; // first thing that is wrong
-    double max, mtp, kl;
+    double max, mtp, vector, kl;
     uint64_t n_pos, n_top;
     uint64_t n_clear, n_clear_same; // positions where exact is sure of the best, fast too
     uint32_t n_new, n_same;
@@ -279,6 +279,45 @@ static void check_mtp(struct check *c, struct lane *l)
     free(got);
 }
 
+// One vector (enum pooling) of golden states (n, dim).
+static void vector_of(enum pooling kind, const float *states, uint32_t n, uint32_t dim, float *out)
+{
+    const uint32_t from = kind == POOLING_LAST ? n - 1 : 0, to = kind == POOLING_FIRST ? 1 : n;
+    for (uint32_t k = 0; k < dim; k++) {
+        double sum = 0;
+        for (uint32_t i = from; i < to; i++)
+            sum += (double)states[(size_t)i * dim + k];
+        out[k] = (float)(sum / (to - from));
+    }
+}
+
+// The prompt's vectors, of the states after the final norm, by which they are measured.
+static void check_vectors(struct check *c, struct lane *l)
+{
+    struct st_tensor states;
+    const uint32_t dim = (uint32_t)c->model->shape.dim;
+    const struct step_row row = {.n_tok = c->n, .ids = c->ids, .next_id = -1, .flags = ROW_POOL};
+    float *want = malloc(dim * sizeof *want);
+    if (!want) abort();
+    if (find(c, "hidden.norm", "F32", &states) && states.shape[1] == dim)
+        for (int kind = POOLING_LAST; kind < POOLINGS; kind++) {
+            struct step_row r = row;
+            struct step_result result = {0};
+            l->pooling = (enum pooling)kind;
+            if (!lane_rows(l, &r, 1, &result) || result.items[0].n_vector != dim) {
+                wrong(c, "no vector");
+                continue;
+            }
+            vector_of(l->pooling, states.data, c->n, dim, want);
+            const double d = max_diff(result.items[0].vector, want, dim);
+            if (!(d <= c->r->vector)) c->r->vector = d;
+            if (c->set->lane.precision == PRECISION_EXACT && !(d <= c->tolerance))
+                wrong(c, "vectors differ");
+        }
+    l->pooling = POOLING_NONE;
+    free(want);
+}
+
 // Where the residual stream parts from the golden one.
 static void tell_hidden(const struct check *c, const struct lane_seen *seen)
 {
@@ -374,6 +413,7 @@ static void run_prompt(struct check *c)
         if (whole) check_experts(c, &l.seen);
         if (whole && o.n_member == 1) check_mtp(c, &l);
         if (whole && c->set->is_verbose) tell_hidden(c, &l.seen);
+        if (whole) check_vectors(c, &l);
         check_greedy(c, &l);
         check_invariance(c, got);
         if (c->set->lane.precision == PRECISION_FAST) check_fast(c, got);
@@ -454,6 +494,7 @@ static void tell(const char *dir, const struct settings *set, const struct repor
         printf(", experts %llu of %llu", (unsigned long long)r->n_choice_same,
                (unsigned long long)r->n_choice);
     if (r->has_mtp) printf(", mtp within %.2e", r->mtp);
+    if (r->vector > 0) printf(", vectors within %.2e", r->vector);
     if (set->lane.precision == PRECISION_FAST && r->n_pos)
         printf(", to exact: KL %.2e, top-1 %llu of %llu", r->kl / (double)r->n_pos,
                (unsigned long long)r->n_clear_same, (unsigned long long)r->n_clear);
@@ -537,7 +578,7 @@ static bool tell_sum(const struct report *sum)
 static int usage(void)
 {
     fprintf(stderr, "usage: golden [--precision exact|fast] [--stages N] "
-                    "[--split tensor|experts --members N] [--threads N] [--isa NAME] "
+                    "[--split tensor|experts --members N] [--threads N] [--device NAME] "
                     "[--table FILE] [--verbose] DIR... | --real JSON FILE.gguf\n");
     return 2;
 }
@@ -555,8 +596,8 @@ static bool take_option(struct settings *s, const char **real, const char *a, co
         s->lane.n_member = atoi(v);
     else if (!strcmp(a, "--threads"))
         s->lane.n_threads = atoi(v);
-    else if (!strcmp(a, "--isa"))
-        s->lane.isa = v;
+    else if (!strcmp(a, "--device"))
+        s->lane.device = v;
     else if (!strcmp(a, "--table"))
         s->table = v;
     else if (!strcmp(a, "--real"))

@@ -33,6 +33,7 @@ struct lane {
     float *theirs[LANE_MEMBERS_MAX]; // of the others
     struct arena arena;
     uint64_t step;
+    enum pooling pooling; // of sequences that begin
     // logits of the step, as the tap saw them
     float *logits; // (cap, n_vocab)
     uint32_t n_logits, cap;
@@ -50,7 +51,7 @@ struct lane_options {
     enum precision precision;
     enum dtype kv_dtype;
     int32_t n_threads;
-    const char *isa;
+    const char *device;
     bool mtp, watch;
     bool local_pages; // layers that see a window or chunk have few pages of their own
 };
@@ -212,7 +213,7 @@ static inline bool lane_open_stage(struct lane *l, uint32_t i, const struct lane
                              .settings = l->settings,
                              .n_threads = o->n_threads,
                              .share = share_alone(),
-                             .isa = o->isa};
+                             .device = o->device};
     struct lane_table table = {0};
     const bool is_group = o->n_member > 1 && (o->split != SPLIT_EXPERTS ||
                                               lane_has_experts(m, c.layer_from, c.layer_to));
@@ -349,6 +350,7 @@ static inline bool lane_rows(struct lane *l, struct step_row *rows, uint32_t n_r
         if (rows[i].pos == 0)
             binds[st.n_bind++] = (struct step_bind){
                 .slot = rows[i].slot,
+                .pooling = l->pooling,
                 .sampling = {.top_p = 1, .repetition = 1, .n_logprobs = -1, .digest = true}};
         lane_pages(l, &rows[i]);
     }

@@ -112,8 +112,8 @@ static void limits_are_inside_and_named(void **state)
             struct refusal no;
             struct arena a;
             snprintf(body, sizeof body, "{\"%s\":%.15g}", t[i].name, values[k]);
-            err_t err = read_text(body, t[i].apis & FIELD_CHAT ? FIELD_CHAT : FIELD_COMPLETIONS, &p,
-                                  &no, &a);
+            const unsigned apis = t[i].apis;
+            err_t err = read_text(body, apis & FIELD_CHAT ? FIELD_CHAT : apis & -apis, &p, &no, &a);
             bool ok = k == 1 || (k == 0 && !t[i].above_min);
             assert_int_equal(err == OK, ok);
             snprintf(limit, sizeof limit, "%.15g", t[i].max);

@@ -176,6 +176,36 @@ static void test_faster_workers_get_more(void **state)
     assert_true(fast->layer_to - fast->layer_from > 2 * (slow->layer_to - slow->layer_from));
 }
 
+static struct rates rates_of(double mul_per_s)
+{
+    struct rates r = {.n_type = 1,
+                      .types = {{.dtype = DT_BF16}},
+                      .attn_one_flops_per_s = 1e10,
+                      .attn_many_flops_per_s = 1e10,
+                      .layer_us = 5};
+    for (int p = 0; p < RATES_POINTS; p++)
+        r.types[0].mul_per_s[p] = mul_per_s;
+    return r;
+}
+
+// What operations measured counts, not the peaks, if everybody has measured.
+static void test_measured_rates_count(void **state)
+{
+    (void)state;
+    struct bench b;
+    const struct rates one = rates_of(1e10), four = rates_of(4e10);
+    bench_init(&b, 2, 2);
+    b.workers[0].rates = &one;
+    b.workers[1].rates = &four;
+    make(&b, 2);
+    const struct place_stage *slow = stage_of(&b, 0), *fast = stage_of(&b, 1);
+    assert_true(fast->layer_to - fast->layer_from > 2 * (slow->layer_to - slow->layer_from));
+    b.workers[1].rates = NULL;
+    make(&b, 2);
+    const uint32_t half = b.place.stages[0].layer_to;
+    assert_true(half > LAYERS / 2 - 6 && half < LAYERS / 2 + 6);
+}
+
 static void test_what_is_held_stays(void **state)
 {
     (void)state;
@@ -478,6 +508,7 @@ int main(void)
         cmocka_unit_test(test_as_many_stages_as_wanted),
         cmocka_unit_test(test_same_again),
         cmocka_unit_test(test_faster_workers_get_more),
+        cmocka_unit_test(test_measured_rates_count),
         cmocka_unit_test(test_what_is_held_stays),
         cmocka_unit_test(test_bad_claims_are_ignored),
         cmocka_unit_test(test_short_memory_means_fewer_pages),

@@ -6,7 +6,8 @@ struct ruling {
     uint32_t n_mask;  // bytes of each mask
     uint32_t over_at; // tokens after which nothing may follow; UINT32_MAX: never
     uint32_t fail_at;
-    bool excludes; // the id that will be drawn
+    bool excludes;  // the id that will be drawn
+    uint32_t every; // only each such token of a history has a mask; 0: all
     uint32_t n_next, n_free;
 };
 
@@ -17,7 +18,10 @@ static err_t next(struct choice *c, struct err_text *why)
     r->n_next++;
     if (c->n_generated == r->over_at) return ERR_END;
     if (c->n_generated == r->fail_at) return err_say(why, ERR_INVALID, "no way on");
-    if (c->n_generated == j->max_tokens) return OK;
+    c->may_chain = r->every && (c->n_generated + 2) % r->every != 0;
+    c->mask = NULL;
+    c->n_mask = 0;
+    if (c->n_generated == j->max_tokens || (r->every && (c->n_generated + 1) % r->every)) return OK;
     uint8_t *mask = c->ruled ? c->ruled : arena_take(&c->req->arena, r->n_mask);
     const int32_t id = j->ids[c->index][choice_n_id(c)];
     memset(mask, 0, r->n_mask);
@@ -227,11 +231,50 @@ static void test_masks_survive_a_new_epoch(void **state)
     close_rig(&g);
 }
 
+// Rows are chained where the rules say that any id may come; the others wait for their masks.
+static void test_chains_between_masks(void **state)
+{
+    (void)state;
+    for (uint32_t chain = 0; chain < 2; chain++) {
+        struct rig g;
+        struct sched_config c = plain;
+        c.n_stage = 2;
+        c.in_flight = 3;
+        c.chain = chain;
+        open_rig(&g, c);
+        struct ruling r = ruling_of(9);
+        r.every = 5;
+        const struct job *j = submit_ruled(&g, &r, 20, 30, 1);
+        uint32_t n_masked = 0, n_chained = 0;
+        for (int i = 0; i < 1000; i++) {
+            while (send_one(&g)) {
+                for (uint32_t k = 0; k < g.st.n_row; k++) {
+                    const struct step_row *row = &g.st.rows[k];
+                    const uint32_t draws = row->pos + row->n_tok - 20 + 1; // its place, from 1
+                    n_chained += (row->flags & ROW_CHAIN) != 0;
+                    n_masked += row->mask != NULL;
+                    if (row->flags & ROW_SAMPLE)
+                        assert_int_equal(row->mask != NULL, draws % 5 == 0);
+                    if (draws % 5 == 0) assert_false(row->flags & ROW_CHAIN);
+                }
+            }
+            if (!g.lane.n_queue) break;
+            bring_one(&g);
+        }
+        assert_true(j->is_over[0]);
+        assert_int_equal(j->n_seen[0], 30);
+        assert_int_equal(n_masked, 6);
+        assert_true(chain ? n_chained >= 15 : !n_chained);
+        close_rig(&g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_masks_travel_with_rows),
         cmocka_unit_test(test_masks_share_a_step),
+        cmocka_unit_test(test_chains_between_masks),
         cmocka_unit_test(test_rules_end_a_choice),
         cmocka_unit_test(test_rules_refuse_at_once),
         cmocka_unit_test(test_id_outside_the_mask),

@@ -545,6 +545,33 @@ static void test_newcomer_joins(void **state)
     close_rig(&g);
 }
 
+// Of a prompt each stage gets its first piece soon; one stage gets it whole.
+static void test_prompts_are_cut_for_stages(void **state)
+{
+    (void)state;
+    struct sched_config c = plain;
+    c.piece_tok = 16;
+    for (uint32_t n_stage = 1; n_stage <= 2; n_stage++) {
+        struct rig g;
+        c.n_stage = n_stage;
+        c.in_flight = n_stage + 1;
+        open_rig(&g, c);
+        submit(&g, 1, 240, 2, 1);
+        assert_true(send_one(&g));
+        assert_int_equal(g.st.rows[0].n_tok, n_stage == 1 ? 240 : 30); // an eighth
+        if (n_stage > 1) {
+            assert_true(send_one(&g)); // the second stage is still to be kept busy
+            assert_int_equal(g.st.rows[0].n_tok, 27);
+            run_out(&g);
+            submit(&g, 400, 20, 2, 1);
+            assert_true(send_one(&g));
+            assert_int_equal(g.st.rows[0].n_tok, 16); // the least
+        }
+        run_out(&g);
+        close_rig(&g);
+    }
+}
+
 static void test_cancel_in_flight(void **state)
 {
     (void)state;
@@ -687,6 +714,7 @@ int main(void)
         cmocka_unit_test(test_events_pile_up),
         cmocka_unit_test(test_lone_stream_chains),
         cmocka_unit_test(test_newcomer_joins),
+        cmocka_unit_test(test_prompts_are_cut_for_stages),
         cmocka_unit_test(test_cancel_in_flight),
         cmocka_unit_test(test_recovery),
         cmocka_unit_test(test_preemption),

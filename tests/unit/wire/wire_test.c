@@ -18,20 +18,31 @@
 
 // -- good messages, one of each kind --
 
-static const struct msg_device device = {.name = "AMD EPYC",
-                                         .kind = "cpu",
-                                         .isa = "cpu avx2",
-                                         .threads = 8,
-                                         .mem_bytes = 64e9,
-                                         .mem_free_bytes = 32e9,
-                                         .read_bytes_per_s = 40e9,
-                                         .int8_ops_per_s = 1e12,
-                                         .f32_flops_per_s = 3e11,
-                                         .unified = true,
-                                         .n_core = 4,
-                                         .n_numa = 2,
-                                         .l2_bytes = 1 << 20,
-                                         .l3_bytes = UINT64_MAX};
+static const struct msg_device device = {
+    .name = "AMD EPYC",
+    .kind = "cpu",
+    .isa = "cpu avx2",
+    .threads = 8,
+    .mem_bytes = 64e9,
+    .mem_free_bytes = 32e9,
+    .read_bytes_per_s = 40e9,
+    .int8_ops_per_s = 1e12,
+    .f32_flops_per_s = 3e11,
+    .unified = true,
+    .n_core = 4,
+    .n_numa = 2,
+    .l2_bytes = 1 << 20,
+    .l3_bytes = UINT64_MAX,
+    .rates = {
+        .n_type = 2,
+        .types = {{DT_Q4_0, {1e10, 2e10, 3e10, 4e10, 5e10}}, {DT_BF16, {1e9, 2e9, 3e9, 4e9, 5e9}}},
+        .attn_one_flops_per_s = 1e10,
+        .attn_many_flops_per_s = 2e10,
+        .product_us = 0.5,
+        .layer_us = 7,
+        .float_ns = 0.25,
+        .seq_us = 3,
+        .logit_ns = 0.125}};
 static const struct msg_model model = {"qwen3-0.6b", {1, 2, 3, [31] = 9}};
 
 static struct msg good_hello(void)
@@ -198,6 +209,18 @@ static void test_hello(void **state)
     assert_true(b->devices->f32_flops_per_s == device.f32_flops_per_s);
     assert_true(b->devices->unified && b->devices->n_core == 4 && b->devices->n_numa == 2);
     assert_true(b->devices->l2_bytes == 1 << 20 && b->devices->l3_bytes == UINT64_MAX);
+    const struct rates *r = &b->devices->rates, *of = &device.rates;
+    assert_int_equal(r->n_type, 2);
+    for (int32_t i = 0; i < 2; i++) {
+        assert_int_equal(r->types[i].dtype, of->types[i].dtype);
+        assert_memory_equal(r->types[i].mul_per_s, of->types[i].mul_per_s,
+                            sizeof of->types[i].mul_per_s);
+    }
+    assert_true(r->attn_one_flops_per_s == of->attn_one_flops_per_s &&
+                r->attn_many_flops_per_s == of->attn_many_flops_per_s &&
+                r->product_us == of->product_us && r->layer_us == of->layer_us &&
+                r->float_ns == of->float_ns && r->seq_us == of->seq_us &&
+                r->logit_ns == of->logit_ns);
     assert_true(b->store_bytes == a->store_bytes && b->disk_bytes_per_s == a->disk_bytes_per_s);
     assert_int_equal(b->n_model, 1);
     assert_string_equal(b->models->name, model.name);
@@ -524,6 +547,12 @@ static void test_rules_hello(void **state)
     REFUSED(good_hello(), (m.hello.devices = &d, d.f32_flops_per_s = -1));
     d = device;
     REFUSED(good_hello(), (m.hello.devices = &d, d.isa = "\t"));
+    d = device;
+    REFUSED(good_hello(), (m.hello.devices = &d, d.rates.types[0].dtype = DT_BOOL));
+    d = device;
+    REFUSED(good_hello(), (m.hello.devices = &d, d.rates.types[1].mul_per_s[4] = NAN));
+    d = device;
+    REFUSED(good_hello(), (m.hello.devices = &d, d.rates.layer_us = -1));
     struct msg_model mo = {"\n", {0}};
     REFUSED(good_hello(), m.hello.models = &mo);
 }

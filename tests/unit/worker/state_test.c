@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "tests/unit/worker/exact_kernels.h"
 #include "worker/state.h"
 
 #include <string.h>
@@ -13,6 +14,7 @@ enum { CONV = 3 * (2 * 2 * 8 + 4 * 16), DELTA = 4 * 8 * 16 };
 
 static struct plan_settings settings = {.n_slot = 3, .n_snapshot = 2};
 static struct model_shape shape;
+static struct kernels *kernels;
 
 static struct state_config config(void)
 {
@@ -23,7 +25,7 @@ static struct state_config config(void)
     for (int i = 0; i < 5; i++)
         shape.layers[i].mixer = i % 2 ? MIXER_ATTN : MIXER_DELTA;
     return (struct state_config){
-        .settings = &settings, .shape = &shape, .layer_from = 1, .layer_to = 5};
+        .settings = &settings, .shape = &shape, .layer_from = 1, .layer_to = 5, .kernels = kernels};
 }
 
 // Layers 2 and 4 are recurrent: indices 1 and 3.
@@ -139,5 +141,8 @@ int main(void)
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_none),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    kernels = open_kernels();
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    kernels->ops->close(kernels);
+    return failed;
 }

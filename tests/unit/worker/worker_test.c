@@ -683,7 +683,7 @@ static void bad_configurations_are_refused(void **state)
     assert_int_equal(worker_open(&c, &w, &why), ERR_CONFIG);
     assert_non_null(strstr(why.s, "/nonexistent/model.gguf"));
     c.models = NULL;
-    c.isa = "abacus";
+    c.device = "abacus";
     assert_int_equal(worker_open(&c, &w, &why), ERR_UNSUPPORTED);
     assert_null(w);
 }

@@ -1,4 +1,4 @@
-#include "proto/base/pages.h"
+#include "proto/base/map.h"
 
 #include <sys/mman.h>
 
@@ -9,7 +9,7 @@ static uint64_t least(uint64_t bytes)
     return bytes ? bytes : 1;
 }
 
-err_t pages_take(uint64_t bytes, const char *what, void **out, struct err_text *why)
+err_t map_take(uint64_t bytes, const char *what, void **out, struct err_text *why)
 {
     void *p = MAP_FAILED;
     if (bytes < (uint64_t)1 << 47)
@@ -23,7 +23,7 @@ err_t pages_take(uint64_t bytes, const char *what, void **out, struct err_text *
     return OK;
 }
 
-void pages_give(void *data, uint64_t bytes)
+void map_give(void *data, uint64_t bytes)
 {
     if (data) munmap(data, least(bytes));
 }

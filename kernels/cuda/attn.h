@@ -1,0 +1,228 @@
+// attn: what the attention kernels share: the call as the device sees it, how blocks of query
+// rows and splits of the keys are found there, and how partial softmaxes become outputs.
+//
+// A row is one query head of one token. The rows of a KV head of a run are numbered token by token,
+// so that positions ascend with them; a block takes up to block_rows of them. What a block sees is
+// cut into splits, one thread block each; with more than one split partial results (maximum, sum,
+// output) go to `part` and the joining kernel joins them, splits ascending. Lengths are read on the
+// device, so that a recorded step serves runs that have grown: splits without keys say so.
+//
+// Exactness. With split_tok the splits are at absolute positions, and each kernel walks absolute
+// tiles, so what a row's sums are made of depends on the row alone. Without it (PRECISION_FAST)
+// the keys are shared out evenly; results are then the same for the same call only.
+#pragma once
+#include "kernels/cuda/cuda.h"
+
+enum {
+    ATTN_DIM_MAX = 576,   // of keys
+    ATTN_SPLITS_MAX = 64, // of one block
+    ATTN_PLAIN_ROWS = 8,  // block_rows of the plain kernel
+    ATTN_PLAIN_TOK = 32,  // its tile of keys
+    ATTN_PART_HEAD = 4    // floats of a partial softmax before its output: maximum, sum
+};
+
+struct attn_dev {
+    const float *q;
+    float *out;
+    const char *kv;                       // page p at kv + p * page_bytes
+    int64_t page_bytes, head_bytes, v_at; // a KV head's keys; its values v_at bytes behind
+    struct cuda_list list;
+    const float *sinks;
+    float *part;
+    int32_t n_run, n_head, n_head_kv, group, head_from, head_dim, head_dim_v;
+    int32_t page_tok, page_shift, k_ld, v_ld; // elements from key to key, value to value
+    bool v_in_k;
+    float scale, softcap;
+    int32_t window, chunk;
+    // This launch: runs with rows (n_tok * group) in [rows_min, rows_max], blocks from block_from
+    // on (blockIdx.x), KV heads from head_kv_from on (blockIdx.z).
+    int32_t rows_min, rows_max, block_rows, block_from, head_kv_from;
+    int32_t n_split, split_tok; // splits of a block (blockIdx.y); positions of each or 0: even
+};
+
+// A kernel of attention, of struct attn_dev; grid (blocks, splits, KV heads).
+struct attn_kernel {
+    void (*fn)(struct attn_dev a);
+    int32_t block_rows, threads, tile;
+    size_t shared; // dynamic shared memory, bytes
+};
+
+// attn_plain.cu: any call.
+struct attn_kernel attn_plain_kernel(const struct kv_view *kv);
+// After a kernel with more than one split, with its grid's first and last number.
+void attn_plain_combine(struct cuda *c, const struct attn_dev *a, int32_t n_block, int32_t n_head);
+// attn_mma.cu: for runs of up to `rows` rows of a KV head. False: none.
+bool attn_mma_kernel(const struct kv_view *kv, int32_t rows, size_t shared_max,
+                     struct attn_kernel *out);
+
+struct attn_block {
+    struct cuda_run run;
+    int32_t head_kv, head_at, n_head; // KV head, first query head that reads it, how many do
+    int32_t row_from, n_row;          // 0: nothing to do
+    int32_t lo, hi;                   // positions that the rows see in this split
+    int64_t part;                     // number of its first row in `part`
+};
+
+static __device__ __forceinline__ int32_t attn_clamp(int32_t x, int32_t lo, int32_t hi)
+{
+    return x < lo ? lo : x > hi ? hi : x;
+}
+
+// First position that a query at pos sees.
+static __device__ __forceinline__ int32_t attn_sight(const struct attn_dev *a, int32_t pos)
+{
+    int32_t w = a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
+    int32_t c = a->chunk > 0 ? pos - pos % a->chunk : 0;
+    return w > c ? w : c;
+}
+
+// The run in which block `number` lies, by a warp; *number becomes the block's number there. Runs
+// outside [rows_min, rows_max] have none. -1: there is no such block.
+static __device__ __forceinline__ int32_t attn_run_of(const struct cuda_run *runs, int32_t n_run,
+                                                      int32_t group, int32_t rows_min,
+                                                      int32_t rows_max, int32_t block_rows,
+                                                      int32_t *number)
+{
+    const int32_t lane = (int32_t)(threadIdx.x % 32);
+    for (int32_t base = 0; base < n_run; base += 32) {
+        int32_t n = 0;
+        if (base + lane < n_run) {
+            const int32_t rows = runs[base + lane].n_tok * group;
+            if (rows >= rows_min && rows <= rows_max) n = (rows + block_rows - 1) / block_rows;
+        }
+        int32_t sum = n;
+        for (int32_t i = 1; i < 32; i *= 2) {
+            const int32_t below = __shfl_sync(0xffffffffu, sum, lane >= i ? lane - i : lane);
+            if (lane >= i) sum += below;
+        }
+        const int32_t total = __shfl_sync(0xffffffffu, sum, 31);
+        if (*number < total) {
+            const int32_t at = __popc(__ballot_sync(0xffffffffu, sum <= *number));
+            *number -= __shfl_sync(0xffffffffu, sum - n, at);
+            return base + at;
+        }
+        *number -= total;
+    }
+    return -1;
+}
+
+static __device__ __forceinline__ int32_t attn_row_pos(const struct attn_block *b, int32_t row)
+{
+    return b->run.pos_from + (b->row_from + row) / b->n_head;
+}
+
+// Number of the (token, head) of row `row` in q and out.
+static __device__ __forceinline__ int64_t attn_row_at(const struct attn_dev *a,
+                                                      const struct attn_block *b, int32_t row)
+{
+    const int32_t i = b->row_from + row;
+    return (int64_t)(b->run.tok_from + i / b->n_head) * a->n_head + b->head_at + i % b->n_head;
+}
+
+// The block of this thread block, by all its threads; the keys of its split in whole tiles of
+// `tile` positions except at the ends.
+static __device__ __forceinline__ struct attn_block attn_block_of(const struct attn_dev *a,
+                                                                  int32_t split, int32_t tile)
+{
+    struct attn_block b;
+    int32_t number = a->block_from + (int32_t)blockIdx.x;
+    const int32_t head = (int32_t)blockIdx.z,
+                  r = attn_run_of(a->list.runs, a->n_run, a->group, a->rows_min, a->rows_max,
+                                  a->block_rows, &number);
+    b.n_row = 0;
+    b.lo = b.hi = 0;
+    b.head_kv = a->head_kv_from + head;
+    b.part = ((int64_t)blockIdx.x * gridDim.z + blockIdx.z) * a->block_rows;
+    if (r < 0) return b;
+    b.run = a->list.runs[r];
+    const int32_t first = b.head_kv * a->group - a->head_from;
+    b.head_at = attn_clamp(first, 0, a->n_head);
+    b.n_head = attn_clamp(first + a->group, 0, a->n_head) - b.head_at;
+    b.row_from = number * a->block_rows;
+    b.n_row = attn_clamp(b.run.n_tok * b.n_head - b.row_from, 0, a->block_rows);
+    if (b.n_row == 0) return b;
+    const int32_t lo = attn_sight(a, attn_row_pos(&b, 0)), hi = attn_row_pos(&b, b.n_row - 1) + 1;
+    int32_t per = a->split_tok, base;
+    if (per) {
+        base = lo / per * per;
+    } else {
+        base = lo / tile * tile;
+        per = (hi - base + a->n_split - 1) / a->n_split;
+        per = (per + tile - 1) / tile * tile;
+    }
+    const int64_t from = base + (int64_t)split * per, to = from + per;
+    b.lo = from < lo ? lo : from > hi ? hi : (int32_t)from;
+    b.hi = to < hi ? (int32_t)to : hi;
+    return b;
+}
+
+// Where position `pos` of the run begins in its page: byte offset of the page and number of the
+// token there.
+static __device__ __forceinline__ const char *attn_page(const struct attn_dev *a,
+                                                        const struct attn_block *b, int32_t pos)
+{
+    const int32_t page = a->list.pages[b->run.page_at + (pos >> a->page_shift)];
+    return a->kv + page * a->page_bytes + b->head_kv * a->head_bytes;
+}
+
+// A partial softmax: floats from one to the next.
+static inline __host__ __device__ int64_t attn_part_ld(int32_t head_dim_v)
+{
+    return ATTN_PART_HEAD + (head_dim_v + 3) / 4 * 4;
+}
+
+static __device__ __forceinline__ float *attn_part_at(const struct attn_dev *a, int64_t row,
+                                                      int32_t split)
+{
+    return a->part + (row * a->n_split + split) * attn_part_ld(a->head_dim_v);
+}
+
+// The weight of a partial softmax with maximum m among those whose maximum is top.
+static __device__ __forceinline__ float attn_weight(float m, float top)
+{
+    return m > -INFINITY ? expf(m - top) : 0.0f;
+}
+
+// Score of a product.
+static __device__ __forceinline__ float attn_score(const struct attn_dev *a, float x)
+{
+    x *= a->scale;
+    return a->softcap != 0.0f ? a->softcap * tanhf(x / a->softcap) : x;
+}
+
+// Where the output of a row goes that has seen all keys of its split, whose softmax is m, l: to
+// `part` or, if there is one split, times its factors to `out` (the steps of the joining kernel).
+struct attn_out {
+    float *to;
+    float weight, inv;
+};
+
+static __device__ __forceinline__ struct attn_out
+attn_out_of(const struct attn_dev *a, const struct attn_block *b, int32_t row, float m, float l)
+{
+    struct attn_out o = {NULL, 1.0f, 1.0f};
+    if (a->n_split > 1) {
+        o.to = attn_part_at(a, b->part + row, (int32_t)blockIdx.y) + ATTN_PART_HEAD;
+        return o;
+    }
+    const int64_t at = attn_row_at(a, b, row);
+    const float sink = a->sinks ? a->sinks[at % a->n_head] : -INFINITY, top = fmaxf(m, sink);
+    o.to = a->out + at * a->head_dim_v;
+    o.weight = attn_weight(m, top);
+    o.inv = 1.0f / __fadd_rn(__fmul_rn(l, o.weight), attn_weight(sink, top));
+    return o;
+}
+
+// By one thread of each row.
+static __device__ __forceinline__ void attn_put_sums(const struct attn_dev *a,
+                                                     const struct attn_out *o, float m, float l)
+{
+    if (a->n_split == 1) return;
+    o->to[-ATTN_PART_HEAD] = m;
+    o->to[1 - ATTN_PART_HEAD] = l;
+}
+
+static __device__ __forceinline__ void attn_put(const struct attn_out *o, int32_t d, float x)
+{
+    o->to[d] = __fmul_rn(__fmul_rn(x, o->weight), o->inv);
+}

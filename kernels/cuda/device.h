@@ -1,0 +1,72 @@
+// device: the run-time of a device in one place, so that nothing else calls it: device.cu over the
+// CUDA run-time, device_host.cc on the host, where a device is a part of the address space that
+// can be touched only while its work is done.
+//
+// A device has one stream of work; what is given to it is done in order, later. On the host it is
+// done when somebody waits. Functions without err_t keep what went wrong for device_error. The
+// compute thread owns the stream; take, give and error may be called by any thread.
+#pragma once
+#include "kernels/cuda/contract.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct device;
+struct device_event;
+struct device_graph;
+struct CUstream_st; // a cudaStream_t points to it
+
+struct device_info {
+    char name[256];
+    int32_t sm; // compute capability: 86, 90, 121
+    int32_t n_processor;
+    uint64_t memory, memory_free; // bytes; of an integrated device those of the machine
+    bool is_integrated;           // memory is the machine's own
+    uint64_t l2_bytes, shared_block_bytes; // of a block, when it asks for more than 48 KiB
+};
+
+// Devices of this machine. ERR_UNSUPPORTED: no driver; the sentence says what it said.
+err_t device_count(int32_t *out, struct err_text *why);
+err_t device_about(int32_t index, struct device_info *out, struct err_text *why);
+
+err_t device_open(int32_t index, struct device **out, struct err_text *why);
+void device_close(struct device *d);
+struct CUstream_st *device_stream(struct device *d);
+// Makes the device that of the calling thread.
+void device_enter(struct device *d);
+
+// Zeroed, aligned to 256 bytes. ERR_MEMORY.
+err_t device_take(struct device *d, uint64_t bytes, const char *what, void **out,
+                  struct err_text *why);
+void device_give(struct device *d, void *data);
+// Host memory that copies may read and write at any time.
+err_t device_pinned_take(struct device *d, uint64_t bytes, void **out, struct err_text *why);
+void device_pinned_give(struct device *d, void *data);
+
+// In the stream's order. The host's side is pinned and stays as it is until the copy is done.
+void device_put(struct device *d, void *dst, const void *pinned, uint64_t bytes);
+void device_get(struct device *d, void *pinned, const void *src, uint64_t bytes);
+void device_copy(struct device *d, void *dst, uint64_t dst_pitch, const void *src,
+                 uint64_t src_pitch, uint64_t row_bytes, uint64_t n_row);
+void device_zero(struct device *d, void *dst, uint64_t bytes);
+void device_wait(struct device *d); // until everything is done
+
+err_t device_event_open(struct device *d, struct device_event **out, struct err_text *why);
+void device_event_close(struct device *d, struct device_event *e);
+void device_event_record(struct device *d, struct device_event *e);
+void device_event_wait(struct device *d, struct device_event *e); // the host waits
+
+// What is given to the stream between begin and end is recorded, not done. end: NULL if it could
+// not be (device_error knows).
+void device_graph_begin(struct device *d);
+struct device_graph *device_graph_end(struct device *d);
+void device_graph_launch(struct device *d, struct device_graph *g);
+void device_graph_close(struct device *d, struct device_graph *g);
+
+// First error since opening. ERR_DEVICE.
+err_t device_error(struct device *d, struct err_text *why);
+
+#ifdef __cplusplus
+}
+#endif

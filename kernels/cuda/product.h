@@ -1,0 +1,216 @@
+// product: what the kernels of a product share: their arguments, and which rows of which weight
+// with which rows of x a block has. Three kernels do the work, each for every form (form.h):
+//     exact  floats and fma; the order of a sum depends on its columns alone
+//     thin   up to 8 rows of x: the weights are read once, at the speed of memory; the matrix units
+//            take the codes as they are unpacked (exactly, as bf16), a scale multiplies the sum of
+//            its block in float, and the zeros and leasts multiply sums of x. A block has one tile
+//            of rows, its warps share the columns.
+//     wide   the same for up to 64 rows of x, which lie ready as bf16; a block has 8 tiles of rows,
+//            blocks share the columns where there are few tiles, and the last one to come adds up
+// What memory must bring is 16 bytes for each lane at a time, a chunk of 2 KB and more for each
+// warp in flight (thin: two), with 8 warps and more to an SM: past the 20 to 40 KB that its share
+// of the bandwidth times the latency comes to on the devices we know. Unpacking takes about 7
+// instructions for 4 codes; the matrix units replace one fma per code and row of x.
+#pragma once
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/form.h"
+
+enum {
+    PRODUCT_JOBS = 16,
+    PRODUCT_WARPS = 8,
+    THIN_TOK = 8,
+    EXACT_TOK = 8,
+    WIDE_TOK = 64,
+    WIDE_ROWS = PRODUCT_WARPS * TILE_ROWS,
+    DIRECT_MAX = 64 // products of experts up to which blocks find their tile by themselves
+};
+
+struct product_job {
+    const uint8_t *w;
+    const float *bias;
+    float *y;
+    int64_t ldy;
+    float factor;
+    int32_t rows, is_fine;
+    int32_t from; // first block of it
+};
+
+// One kind of product at a time: jobs; or `n_each` weights with x and y of their own; or experts.
+struct product_args {
+    struct product_job jobs[PRODUCT_JOBS];
+    int32_t n_job, n_block; // blocks of all jobs for one tile of rows of x
+    int64_t tile_bytes;
+    int32_t cols, n_chunk;
+    struct form_levels levels;
+
+    const float *x;
+    int64_t ldx;
+    const uint8_t *xq, *xr; // wide: rows of bf16, and of what those miss
+    int64_t ldq;            // bytes
+    int32_t n_tok, n_tile;  // tiles of rows of x
+    bool is_aligned;        // x can be read 16 bytes at a time
+
+    int64_t w_step, x_step, q_step, y_step; // from weight to weight (bytes, floats, bytes, floats)
+
+    const int32_t *row, *expert; // experts: (n_product)
+    const float *factors;
+    const int4 *tiles;     // x expert, y first product, z products; NULL: see DIRECT_MAX
+    const int32_t *n_list; // how many of them
+    int32_t n_product;
+
+    int32_t n_split; // wide
+    float *partial;
+    unsigned *arrived;
+};
+
+// What one block has.
+struct product {
+    const uint8_t *w;
+    const float *bias;
+    float *y;
+    int64_t ldy;
+    float factor;
+    int32_t rows; // of the weight
+    int32_t block, is_fine;
+    const float *x;
+    int64_t ldx;
+    const int32_t *row; // rows of x, NULL: one after the other
+    int64_t q_at;       // else: where the first of them is in xq
+    int32_t n;          // rows of x
+};
+
+// Tile z of an experts call; false: it has none.
+static __device__ __forceinline__ bool product_expert(const struct product_args &p, int z, int most,
+                                                      struct product *o)
+{
+    int expert, from = z, n = 1;
+    if (p.tiles) {
+        if (z >= __ldg(p.n_list)) return false;
+        const int4 t = __ldg(p.tiles + z);
+        expert = t.x;
+        from = t.y;
+        n = t.z;
+    } else {
+        expert = __ldg(p.expert + z);
+        int before = 0;
+        while (before < z && __ldg(p.expert + z - 1 - before) == expert)
+            before++;
+        if (before % most) return false;
+        while (n < most && z + n < p.n_product && __ldg(p.expert + z + n) == expert)
+            n++;
+    }
+    o->w += expert * p.w_step;
+    if (o->bias) o->bias += (int64_t)expert * o->rows;
+    if (p.factors) o->factor = __ldg(p.factors + expert);
+    if (o->factor == 0.0f) o->factor = 1.0f;
+    o->y += from * o->ldy;
+    o->row = p.row + from;
+    o->n = n;
+    return true;
+}
+
+// Block number `at` where a block takes up to `most` rows of x.
+static __device__ __forceinline__ bool product_at(const struct product_args &p, int at, int most,
+                                                  struct product *o)
+{
+    const int n_z = gridDim.x / p.n_block, z = at % n_z;
+    int b = at / n_z, j = 0;
+    while (j + 1 < p.n_job && b >= p.jobs[j + 1].from)
+        j++;
+    const struct product_job &job = p.jobs[j];
+    o->w = job.w;
+    o->bias = job.bias;
+    o->y = job.y;
+    o->ldy = job.ldy;
+    o->factor = job.factor;
+    o->rows = job.rows;
+    o->block = b - job.from;
+    o->is_fine = job.is_fine;
+    o->x = p.x;
+    o->ldx = p.ldx;
+    o->row = NULL;
+    o->q_at = 0;
+    if (p.expert) return product_expert(p, z, most, o);
+    const int each = z / p.n_tile, from = z % p.n_tile * most;
+    o->w += each * p.w_step;
+    o->x += each * p.x_step + from * p.ldx;
+    o->y += each * p.y_step + from * o->ldy;
+    o->q_at = each * p.q_step + from * p.ldq;
+    o->n = p.n_tok - from < most ? p.n_tok - from : most;
+    return true;
+}
+
+// Columns col to col + 3 of row i of x; 0 where there is none.
+static __device__ __forceinline__ float4 product_x(const struct product_args &p,
+                                                   const float *row, int col)
+{
+    float4 v = make_float4(0, 0, 0, 0);
+    if (p.is_aligned) {
+        if (col < p.cols) v = __ldg((const float4 *)(row + col));
+        return v;
+    }
+    if (col < p.cols) v.x = __ldg(row + col);
+    if (col + 1 < p.cols) v.y = __ldg(row + col + 1);
+    if (col + 2 < p.cols) v.z = __ldg(row + col + 2);
+    if (col + 3 < p.cols) v.w = __ldg(row + col + 3);
+    return v;
+}
+static __device__ __forceinline__ const float *product_row(const struct product &o, int i)
+{
+    return o.x + (o.row ? __ldg(o.row + i) : i) * o.ldx;
+}
+
+static __device__ __forceinline__ int product_units(const struct product_args &p, int chunk)
+{
+    const int left = (p.cols - chunk * CHUNK_COLS + UNIT_COLS - 1) / UNIT_COLS;
+    return left < UNITS ? left : UNITS;
+}
+
+static __device__ __forceinline__ void product_store(const struct product &o, int tok, int row,
+                                                     float sum)
+{
+    if (row >= o.rows || tok >= o.n) return;
+    sum *= o.factor;
+    if (o.bias) sum += __ldg(o.bias + row);
+    o.y[tok * o.ldy + row] = sum;
+}
+
+// -- on the matrix units --
+
+// The scales of row h of block b: what multiplies the sum of code times x, and the sum of x.
+template <int t> struct product_scale {
+    float d[2], m[2];
+};
+template <int t>
+static __device__ __forceinline__ void product_scales(const struct form_chunk<t> &r, int b,
+                                                      struct product_scale<t> *o)
+{
+    typedef typename form<t>::scale S;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        o->d[h] = S::d(r.s, h, b);
+        o->m[h] = S::HAS_ZERO ? -o->d[h] * S::zero(r.s, h, b) : S::least(r.s, h, b);
+    }
+}
+// acc += scale * sum of one operand D.
+template <int t>
+static __device__ __forceinline__ void product_add(float acc[4], const struct product_scale<t> &s,
+                                                   const float c[4], const float x[4])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        acc[i] = fmaf(s.d[i / 2], c[i], acc[i]);
+        if (form<t>::scale::HAS_ZERO || form<t>::scale::HAS_LEAST)
+            acc[i] = fmaf(s.m[i / 2], x[i], acc[i]);
+    }
+}
+
+// Launches a kernel that is one for each form. n_z: grid.x is n_block * n_z.
+void product_exact(struct cuda *c, enum dtype form, const struct product_args *p, int32_t n_z);
+void product_thin(struct cuda *c, enum dtype form, const struct product_args *p, int32_t n_z);
+void product_wide(struct cuda *c, enum dtype form, const struct product_args *p, int32_t n_z);
+
+static inline unsigned product_warps(const struct product_args *p)
+{
+    return p->n_chunk < PRODUCT_WARPS ? (unsigned)p->n_chunk : (unsigned)PRODUCT_WARPS;
+}

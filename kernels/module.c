@@ -1,0 +1,144 @@
+// module: backends by name, and the one that lies in a module of its own: opened when it is asked
+// for the first time, and kept, because what it gave out may outlive any one backend.
+#include "kernels/cuda/module.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PATH_BYTES = 4096 };
+#define MODULE_FILE "libtrireme-cuda.so"
+
+// The one module of this process. Written under the lock, once.
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static const struct kernels_module *loaded;
+
+// Beside the program, or where an installation has libraries.
+static bool find_file(char out[PATH_BYTES])
+{
+    static const char *const places[] = {"", "../lib/", "../lib/trireme/"};
+    char dir[PATH_BYTES];
+    const ssize_t n = readlink("/proc/self/exe", dir, sizeof dir - 1);
+    if (n <= 0) return false;
+    dir[n] = 0;
+    char *end = strrchr(dir, '/');
+    if (!end) return false;
+    end[1] = 0;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        const int len = snprintf(out, PATH_BYTES, "%s%s" MODULE_FILE, dir, places[i]);
+        if (len < PATH_BYTES && !access(out, R_OK)) return true;
+    }
+    return false;
+}
+
+static err_t load(struct err_text *why)
+{
+    char found[PATH_BYTES];
+    const char *path = getenv("TRIREME_CUDA");
+    if (!path && find_file(found)) path = found;
+    if (!path)
+        return err_say(why, ERR_UNSUPPORTED,
+                       "cuda: there is no " MODULE_FILE " beside the program (TRIREME_CUDA names "
+                       "another file)");
+    void *file = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!file) return err_say(why, ERR_UNSUPPORTED, "cuda: cannot open the module: %s", dlerror());
+    const struct kernels_module *m = dlsym(file, KERNELS_MODULE_SYMBOL);
+    if (!m) {
+        dlclose(file);
+        return err_say(why, ERR_UNSUPPORTED, "cuda: %s is no module of this program", path);
+    }
+    if (m->version != KERNELS_MODULE_VERSION || m->kernels_bytes != sizeof(struct kernels) ||
+        m->limits_bytes != sizeof(struct kernels_limits) ||
+        m->step_bytes != sizeof(struct kernels_step)) {
+        dlclose(file);
+        return err_say(why, ERR_UNSUPPORTED, "cuda: %s belongs to another version of this program",
+                       path);
+    }
+    loaded = m;
+    return OK;
+}
+
+static err_t module_get(const struct kernels_module **out, struct err_text *why)
+{
+    pthread_mutex_lock(&lock);
+    err_t e = loaded ? OK : load(why);
+    if (!e) *out = loaded;
+    pthread_mutex_unlock(&lock);
+    return e;
+}
+
+static err_t check_device(const struct kernels_module *m, int32_t device, struct err_text *why)
+{
+    int32_t n = 0;
+    err_t e = m->count(&n, why);
+    if (e || (device >= 0 && device < n)) return e;
+    return err_say(why, ERR_UNSUPPORTED, "cuda: there is no device %d, this machine has %d", device,
+                   n);
+}
+
+err_t kernels_open_cuda(int32_t device, const struct kernels_limits *limits, struct kernels **out,
+                        struct err_text *why)
+{
+    const struct kernels_module *m;
+    err_t e = module_get(&m, why);
+    if (!e) e = check_device(m, device, why);
+    return e ? e : m->open(device, limits, out, why);
+}
+
+// "cuda" or "cuda:N". False: not of this kind.
+static bool is_cuda(const char *device, int32_t *out)
+{
+    if (!device || strncmp(device, "cuda", 4) != 0) return false;
+    if (!device[4]) {
+        *out = 0;
+        return true;
+    }
+    char *end;
+    errno = 0;
+    const long n = device[4] == ':' && device[5] ? strtol(device + 5, &end, 10) : -1;
+    if (n < 0 || n > 1023 || errno || *end) return false;
+    *out = (int32_t)n;
+    return true;
+}
+
+err_t kernels_open(const char *device, const struct kernels_limits *limits, struct kernels **out,
+                   struct err_text *why)
+{
+    int32_t number;
+    if (is_cuda(device, &number)) return kernels_open_cuda(number, limits, out, why);
+    return kernels_open_cpu(device && strcmp(device, "cpu") != 0 ? device : NULL, limits, out, why);
+}
+
+err_t kernels_count_cuda(int32_t *out, struct err_text *why)
+{
+    const struct kernels_module *m;
+    err_t e = module_get(&m, why);
+    return e ? e : m->count(out, why);
+}
+
+err_t kernels_about(const char *device, struct kernels_about *out, struct err_text *why)
+{
+    const struct kernels_module *m;
+    struct device_info info;
+    int32_t number;
+    if (!is_cuda(device, &number)) {
+        *out = (struct kernels_about){.is_host = true};
+        return OK;
+    }
+    err_t e = module_get(&m, why);
+    if (!e) e = check_device(m, number, why);
+    if (!e) e = m->about(number, &info, why);
+    if (e) return e;
+    *out = (struct kernels_about){.is_unified = info.is_integrated,
+                                  .memory_bytes = info.memory,
+                                  .memory_free_bytes = info.memory_free,
+                                  .sm = info.sm,
+                                  .n_processor = info.n_processor,
+                                  .l2_bytes = info.l2_bytes};
+    snprintf(out->name, sizeof out->name, "%.*s", (int)sizeof out->name - 1, info.name);
+    return OK;
+}

@@ -1,8 +1,0 @@
-// pages: large anonymous mappings; zeroed, aligned to the system's pages, which cost nothing until
-// they are used.
-#pragma once
-#include "proto/base/err.h"
-
-// bytes 0 counts as 1. ERR_MEMORY: `what` and the size.
-err_t pages_take(uint64_t bytes, const char *what, void **out, struct err_text *why);
-void pages_give(void *data, uint64_t bytes); // what pages_take was asked for; NULL: nothing
