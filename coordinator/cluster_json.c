@@ -217,6 +217,7 @@ static void write_worker(const struct cluster_json *c, const struct fleet_worker
     whole(b, "fetched_bytes", w->beat.fetched_bytes), buf_char(b, ',');
     whole(b, "fetch_bytes", w->beat.fetch_bytes), buf_char(b, ',');
     num(b, "trip_ms", w->n_trip ? (double)w->trip_us / 1e3 : NAN), buf_char(b, ',');
+    num(b, "slow_factor", w->slow_factor), buf_char(b, ',');
     whole(b, "failures", fl ? fl->lane.workers[w->number].n_strike : 0), buf_char(b, '}');
 }
 

@@ -31,8 +31,8 @@ static void on_signal(int sig)
 struct serve {
     struct coordinator_config c;
     struct opt_strs aliases, hosts, origins;
-    const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *device, *transports,
-        *devices;
+    const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *device,
+        *transports, *devices;
     uint32_t n_worker, n_local, n_threads;
     uint32_t kv_choice, road_choice;
     bool has_workers_option, verbose;
@@ -309,11 +309,16 @@ int cmd_serve(int argc, char **argv)
          "UCX transports of local workers, e.g. tcp,self", 0, 0},
         {"devices", OPT_STR, &s.devices, "LIST", "trusted network devices of their data road (lo)",
          0, 0},
-        {"device", OPT_STR, &s.device, "NAME", "of the worker in this process: cpu, reference, avx2, neon, cuda, cuda:1", 0, 0},
+        {"device", OPT_STR, &s.device, "NAME",
+         "of the worker in this process: cpu, reference, avx2, neon, cuda, cuda:1", 0, 0},
         {"no-prefix-cache", OPT_FLAG, &c->no_prefix_cache, NULL, "compute shared prompts again", 0,
          0},
         {"no-chain", OPT_FLAG, &c->no_chain, NULL, "send a step only when the one before returned",
          0, 0},
+        {"replay-memory", OPT_SIZE, &c->door.replay_bytes, "BYTES",
+         "calls of models kept to be replayed as they were written (64M)", 0, 0},
+        {"log-misses", OPT_FLAG, &c->door.log_misses, NULL,
+         "say where prompts part from what was computed before; shows pieces of them", 0, 0},
         {"strict-roles", OPT_FLAG, &c->door.strict_roles, NULL,
          "refuse conversations that the chat template refuses, instead of repairing them", 0, 0},
         {"alias", OPT_STRS, &s.aliases, "NAME", "further model name for callers; repeatable", 0, 0},

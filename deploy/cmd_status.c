@@ -152,6 +152,8 @@ static void draw_workers(const struct json *j)
         printf("   %s   %s free   heard %.0f ms ago", str(w, "lane"), free_mem,
                num(w, "heartbeat_age_ms"));
         if (num(w, "trip_ms") > 1) printf("   round trip %.1f ms", num(w, "trip_ms"));
+        if (num(w, "slow_factor") > 0)
+            printf("   SLOW: %.1f times what was planned", num(w, "slow_factor"));
         const double all = num(w, "fetch_bytes");
         if (all > 0) printf("   fetching: %.0f%%", 100 * num(w, "fetched_bytes") / all);
         printf("\n");

@@ -65,7 +65,7 @@ int cmd_worker(int argc, char **argv)
     struct join j = {0};
     struct worker_config c = {.store_reserve_bytes = STORE_RESERVE};
     struct opt_strs models = {0};
-    const char *token_file = NULL;
+    const char *token_file = NULL, *device_memory = NULL;
     uint32_t threads = 0, own_lane = 0;
     bool no_measure = false, no_store = false, verbose = false;
     const struct opt opts[] = {
@@ -85,7 +85,10 @@ int cmd_worker(int argc, char **argv)
          0},
         {"threads", OPT_U32, &threads, "N", "compute threads (all cores)", 1, 1024},
         {"mem", OPT_SIZE, &c.mem_max_bytes, "BYTES", "memory it may use (what is free)", 0, 0},
-        {"device", OPT_STR, &c.device, "NAME", "cpu (the best), reference, avx2, neon, cuda, cuda:1", 0, 0},
+        {"device", OPT_STR, &c.device, "NAME", "cpu (the best), reference, avx2, neon, cuda, cuda:1",
+         0, 0},
+        {"device-memory", OPT_STR, &device_memory, "FRACTION",
+         "of the device's memory, for workers that share one (what is free)", 0, 0},
         {"transports", OPT_STR, &c.transports, "LIST", "UCX transports of the data road", 0, 0},
         {"devices", OPT_STR, &c.devices, "LIST", "trusted network devices of the data road (lo)", 0,
          0},
@@ -104,7 +107,8 @@ int cmd_worker(int argc, char **argv)
         return 2;
     }
     struct err_text why = {0};
-    err_t err = token_file ? read_token(token_file, &token, &why) : OK;
+    err_t err = cmd_fraction("--device-memory", device_memory, &c.device_memory, &why);
+    if (!err && token_file) err = read_token(token_file, &token, &why);
     if (err) return cmd_fail(err, &why);
     default_name(name, sizeof name);
     snprintf(state, sizeof state, "%s/worker", cmd_state_dir(NULL));

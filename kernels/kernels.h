@@ -113,7 +113,7 @@ struct kv_view {
     // The values are the first head_dim_v elements of the keys and are not stored twice (multi-head
     // latent attention: DeepSeek-AI 2024, arXiv 2405.04434).
     bool v_in_k;
-    enum dtype dtype; // DT_F32 or DT_F16
+    enum dtype dtype; // DT_F32, DT_F16 or DT_Q8_0 (8 bits, a scale for every 32 elements)
 };
 
 struct attn_args {

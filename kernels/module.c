@@ -51,7 +51,7 @@ static err_t load(struct err_text *why)
         dlclose(file);
         return err_say(why, ERR_UNSUPPORTED, "cuda: %s is no module of this program", path);
     }
-    if (m->version != KERNELS_MODULE_VERSION || m->kernels_bytes != sizeof(struct kernels) ||
+    if (m->version != KERNELS_MODULE_VERSION || m->ops_bytes != sizeof(struct kernels_ops) ||
         m->limits_bytes != sizeof(struct kernels_limits) ||
         m->step_bytes != sizeof(struct kernels_step)) {
         dlclose(file);

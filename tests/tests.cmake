@@ -19,6 +19,21 @@ foreach(room base wire link kernels topology worker schedule text fleet door coo
     endforeach()
 endforeach()
 
+# Tests of the CUDA kernels, run on the host.
+file(GLOB found CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/unit/cuda/*_test.c
+     ${CMAKE_SOURCE_DIR}/tests/unit/cuda/*_test.cc)
+foreach(src ${found})
+    get_filename_component(stem ${src} NAME_WE)
+    set(name unit_cuda_${stem})
+    add_executable(${name} ${src} $<TARGET_OBJECTS:cuda_host>)
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${TEST_BIN}
+                          LINKER_LANGUAGE CXX)
+    target_compile_features(${name} PRIVATE cxx_std_20)
+    target_link_libraries(${name} PRIVATE kernels PkgConfig::CMOCKA)
+    add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS unit)
+endforeach()
+
 # Programs of tests/golden/*.c link everything; they are run by the scripts beside them.
 file(GLOB found CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/golden/*.c)
 foreach(src ${found})
@@ -101,5 +116,5 @@ if(EXISTS ${CMAKE_SOURCE_DIR}/tests/http/door_mock.c)
     script_test(http_openai 300 python3 tests/http/openai_client.py $<TARGET_FILE:door_mock>)
     script_test(http_anthropic 300 python3 tests/http/anthropic_client.py $<TARGET_FILE:door_mock>)
     script_test(http_openapi 400 python3 tests/http/schemathesis_run.py $<TARGET_FILE:door_mock>)
-    compute_test(http_conformance 60 python3 tests/http/conformance.py)
+    compute_test(http_conformance 60 python3 tests/http/conformance.py README.md)
 endif()

@@ -2,6 +2,7 @@
 
 #include "topology/sha256.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,6 +221,8 @@ uint32_t plan_piece_tok(const struct cost_model *m, bool has_gpu)
 
 uint32_t plan_steps_in_flight(uint32_t n_stage, double slowest_us, double road_us)
 {
-    const double more = slowest_us > 0 ? road_us / slowest_us : 0;
-    return n_stage + 1 + (uint32_t)(more < PLAN_ROAD_STEPS_MAX ? more : PLAN_ROAD_STEPS_MAX);
+    // A road that is a small part of a step's time is hidden by the step that waits at each stage.
+    const double hidden = 0.1, more = slowest_us > 0 ? ceil(road_us / slowest_us - hidden) : 0;
+    const double most = PLAN_ROAD_STEPS_MAX;
+    return n_stage + 1 + (uint32_t)(more > most ? most : more > 0 ? more : 0);
 }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <hwloc.h>
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,8 +128,10 @@ static void take_quota(const char *root, const char *dir, bool v2, struct probe 
         group_number(root, dir, "cpu.cfs_period_us", &period);
     }
     if (quota == 0 || period == 0) return;
-    uint64_t n = (quota + period - 1) / period;
-    if (n < 4096 && (p->n_usable == 0 || (int32_t)n < p->n_usable)) p->n_usable = (int32_t)n;
+    const double part = (double)quota / (double)period;
+    if (part > 4096 || (p->quota > 0 && p->quota <= part)) return;
+    p->quota = part;
+    p->n_usable = (int32_t)ceil(part);
 }
 
 // A limit of any group above ours binds us too.
@@ -193,6 +196,7 @@ err_t probe_limits(const char *root, struct probe *out, struct err_text *why)
     p.mem_available_bytes = strtoull(left, NULL, 10) * 1024;
     p.is_limited = false;
     p.n_usable = 0;
+    p.quota = 0;
     if (read_text(root, "/proc/self/cgroup", text, sizeof text))
         for (const char *l = text; l; l = strchr(l, '\n') ? strchr(l, '\n') + 1 : NULL)
             take_group(root, l, &p);
@@ -252,6 +256,11 @@ static int32_t usable_within(int32_t quota)
         at_least_one(sched_getaffinity(0, sizeof set, &set) ? (int)sysconf(_SC_NPROCESSORS_ONLN)
                                                             : CPU_COUNT(&set));
     return quota > 0 && quota < allowed ? quota : allowed;
+}
+
+double probe_part(const struct probe *p, int32_t n_threads)
+{
+    return p->quota > 0 && p->quota < n_threads ? p->quota / n_threads : 1;
 }
 
 int32_t probe_usable(void)

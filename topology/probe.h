@@ -28,6 +28,7 @@ struct probe {
     uint32_t isa_bits;
     int32_t n_package, n_core, n_thread, n_numa; // of the machine
     int32_t n_usable; // threads this process may keep busy (affinity, cgroup quota)
+    double quota;     // processors' worth of time that cgroups leave us; 0: no bound
     uint64_t l1d_bytes, l2_bytes, l3_bytes; // of one core, one core, one L3 domain; 0: unknown
     uint64_t page_bytes;
     uint64_t mem_total_bytes;     // of the machine, or the cgroup's limit where that is lower
@@ -39,8 +40,10 @@ struct probe {
 err_t probe_read(struct probe *out, struct err_text *why);
 
 // Memory and CPU quota as the files below `root` tell: "" for this machine, a copy of /proc and
-// /sys/fs/cgroup in tests. Fills mem_*, is_limited, and n_usable (0: no quota).
+// /sys/fs/cgroup in tests. Fills mem_*, is_limited, quota, and n_usable (0: none).
 err_t probe_limits(const char *root, struct probe *out, struct err_text *why);
+// The part of a thread's time that each of n threads has under the quota: 1 without one.
+double probe_part(const struct probe *p, int32_t n_threads);
 // n_usable alone, of this process and at once: for a number of threads.
 int32_t probe_usable(void);
 // Instruction sets in the text of /proc/cpuinfo.

@@ -1,7 +1,7 @@
 #include "worker/compute_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
-#include "topology/probe.h"
+#include "worker/budget.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -90,10 +90,11 @@ static uint64_t frame_bytes_of(const struct plan_settings *s, const struct model
 // What was promised, unless the machine has less by now. What is held counts: it is given up first.
 static uint64_t memory_now(const struct compute *c)
 {
-    struct probe now = {0};
+    struct budget now;
     uint64_t most = c->config.mem_max_bytes;
-    if (probe_limits("", &now, NULL)) return most;
-    uint64_t free_bytes = now.mem_available_bytes;
+    if (budget_read(c->config.device, c->config.device_memory, &now, NULL)) return most;
+    uint64_t free_bytes = now.free_bytes;
+    if (now.most_bytes < most) most = now.most_bytes;
     if (c->held.stage) {
         const struct stage_sizes held = stage_sizes_get(c->held.stage);
         free_bytes += held.weight_bytes + held.kv_bytes + held.work_bytes;

@@ -187,8 +187,8 @@ static err_t measure_now(const struct measure_ask *ask, struct measure *out, str
     return OK;
 }
 
-err_t measure_machine(const struct probe *p, const struct measure_ask *ask, struct measure *out,
-                      struct err_text *why)
+static err_t measure_or_find(const struct probe *p, const struct measure_ask *ask,
+                             struct measure *out, struct err_text *why)
 {
     char key[MEASURE_KEY_BYTES];
     if (!ask->dir) return measure_now(ask, out, why);
@@ -203,6 +203,18 @@ err_t measure_machine(const struct probe *p, const struct measure_ask *ask, stru
     }
     measure_unlock(lock);
     return e;
+}
+
+err_t measure_machine(const struct probe *p, const struct measure_ask *ask, struct measure *out,
+                      struct err_text *why)
+{
+    const double part = probe_part(p, ask->n_threads);
+    err_t e = measure_or_find(p, ask, out, why);
+    if (e) return e;
+    out->peaks.read_bytes_per_s *= part;
+    out->peaks.int8_ops_per_s *= part;
+    out->peaks.f32_flops_per_s *= part;
+    return OK;
 }
 
 // ---- disks

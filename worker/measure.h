@@ -24,7 +24,8 @@ struct measure {
     int64_t unix_s; // when they were measured
 };
 
-// Takes about 0.7 s if nothing is kept. A folder that cannot be used costs a warning, no more.
+// What is kept is the machine's; what is given, the part of it that a CPU quota leaves. Takes about
+// 0.7 s if nothing is kept. A folder that cannot be used costs a warning, no more.
 err_t measure_machine(const struct probe *p, const struct measure_ask *ask, struct measure *out,
                       struct err_text *why);
 

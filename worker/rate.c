@@ -373,8 +373,8 @@ static const char *isa_of(const struct measure_ask *ask)
     return ask->isa && !strncmp(ask->isa, before, n) ? ask->isa + n : NULL;
 }
 
-err_t rate_machine(const struct probe *p, const struct measure_ask *ask, struct rates *out,
-                   struct err_text *why)
+static err_t measure_or_find(const struct probe *p, const struct measure_ask *ask,
+                             struct rates *out, struct err_text *why)
 {
     char key[MEASURE_KEY_BYTES];
     if (!ask->dir) return rate_measure(isa_of(ask), ask->n_threads, out, why);
@@ -387,5 +387,13 @@ err_t rate_machine(const struct probe *p, const struct measure_ask *ask, struct 
         if (!e) keep_rates(ask->dir, key, out);
     }
     measure_unlock(lock);
+    return e;
+}
+
+err_t rate_machine(const struct probe *p, const struct measure_ask *ask, struct rates *out,
+                   struct err_text *why)
+{
+    err_t e = measure_or_find(p, ask, out, why);
+    if (!e) rates_scale(out, probe_part(p, ask->n_threads));
     return e;
 }

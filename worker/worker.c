@@ -56,6 +56,22 @@ static err_t open_store(struct worker *w, struct err_text *why)
     return OK;
 }
 
+// What a GPU of this name can do at most, as its management library lets one derive; zeros: nobody
+// says.
+static struct kernels_peaks peaks_of(const char *name)
+{
+    struct kernels_peaks p = {0};
+    struct gpus *g = calloc(1, sizeof *g);
+    const int32_t n = g && gpus_read(NULL, g, NULL) == OK ? g->n : 0;
+    for (int32_t i = 0; i < n && p.read_bytes_per_s == 0; i++)
+        if (!strcmp(g->at[i].name, name))
+            p = (struct kernels_peaks){.read_bytes_per_s = g->at[i].read_bytes_per_s,
+                                       .int8_ops_per_s = g->at[i].int8_ops_per_s,
+                                       .f32_flops_per_s = g->at[i].f32_flops_per_s};
+    free(g);
+    return p;
+}
+
 static err_t look_around(struct worker *w, const struct worker_config *c, struct err_text *why)
 {
     err_t e = probe_read(&w->probe, why);
@@ -65,15 +81,23 @@ static err_t look_around(struct worker *w, const struct worker_config *c, struct
     if (e) return e;
     w->n_threads = c->n_threads > 0 ? c->n_threads : w->probe.n_usable;
     if (w->n_threads < 1) w->n_threads = 1;
-    if (c->mem_max_bytes > w->probe.mem_total_bytes)
-        return err_say(
-            why, ERR_CONFIG, "%llu bytes of memory are to be used, this machine has %llu",
-            (unsigned long long)c->mem_max_bytes, (unsigned long long)w->probe.mem_total_bytes);
-    w->mem_max_bytes = c->mem_max_bytes ? c->mem_max_bytes : w->probe.mem_available_bytes;
+    e = budget_read(c->device, c->device_memory, &w->budget, why);
+    if (e) return e;
+    const struct budget *b = &w->budget;
+    if (c->mem_max_bytes > b->total_bytes)
+        return err_say(why, ERR_CONFIG, "%llu bytes of memory are to be used, this %s has %llu",
+                       (unsigned long long)c->mem_max_bytes, b->is_host ? "machine" : "device",
+                       (unsigned long long)b->total_bytes);
+    w->mem_max_bytes = b->free_bytes < b->most_bytes ? b->free_bytes : b->most_bytes;
+    if (c->mem_max_bytes) w->mem_max_bytes = c->mem_max_bytes;
     if (getrandom(&w->instance, sizeof w->instance, 0) != (ssize_t)sizeof w->instance)
         return err_say(why, ERR_SYSTEM, "no random numbers");
     w->random = (uint32_t)w->instance | 1;
     if (!c->measure) return OK;
+    if (!b->is_host) {
+        w->peaks = peaks_of(b->name);
+        return OK;
+    }
     const struct measure_ask ask = {
         .dir = c->measured_dir, .isa = w->isa, .n_threads = w->n_threads};
     struct measure m;

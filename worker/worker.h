@@ -25,6 +25,7 @@ struct worker_config {
     int32_t n_threads;                // 0: all cores of the affinity mask
     uint64_t mem_max_bytes;           // 0: what is free at start; a plan gets what is free then
     const char *device;               // kernels_open's, NULL: best CPU
+    double device_memory; // share of the device's memory that this worker may use; 0: all of it
     const char *transports, *devices; // of the UCX port, NULL: port.h's defaults
     const char *store_dir;            // where copies of models grow; NULL: no store
     uint64_t store_reserve_bytes;     // of its volume, to stay free

@@ -2,6 +2,7 @@
 // share.
 #pragma once
 #include "topology/probe.h"
+#include "worker/budget.h"
 #include "worker/compute.h"
 #include "worker/models.h"
 #include "worker/store_fetch.h"
@@ -21,6 +22,7 @@ struct worker {
     uint64_t mem_max_bytes;
     struct models models;
     struct probe probe;
+    struct budget budget; // of the device, at the start
     struct kernels_peaks peaks;
     struct rates rates;
     double disk_bytes_per_s; // of the first model's volume; 0: not measured

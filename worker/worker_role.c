@@ -61,6 +61,7 @@ static void start_compute(struct worker *w, const struct msg_plan *p, const char
         .transports = w->config.transports,
         .devices = w->config.devices,
         .mem_max_bytes = w->mem_max_bytes,
+        .device_memory = w->config.device_memory,
     };
     w->held = (struct compute_held){0};
     err_t e = compute_start(&c, &w->compute, &why);

@@ -58,11 +58,12 @@ void worker_hello(struct worker *w)
 {
     pthread_once(&process_once, number_process);
     const struct msg_device device = {
-        .name = w->probe.cpu,
-        .kind = "cpu",
+        .name = w->budget.is_host ? w->probe.cpu : w->budget.name,
+        .kind = w->budget.is_host ? "cpu" : "cuda",
         .isa = w->isa,
         .threads = (uint32_t)w->n_threads,
-        .mem_bytes = w->probe.mem_total_bytes,
+        .mem_bytes = w->budget.total_bytes,
+        .unified = w->budget.is_unified,
         .mem_free_bytes = w->mem_max_bytes, // for a plan: what is held now may be given up for it
         .read_bytes_per_s = w->peaks.read_bytes_per_s,
         .int8_ops_per_s = w->peaks.int8_ops_per_s,
@@ -136,8 +137,8 @@ void worker_beat(struct worker *w)
 {
     struct msg m = {.kind = MSG_HEARTBEAT, .heartbeat = {.mem_used_bytes = mem_used_bytes()}};
     struct msg_heartbeat *h = &m.heartbeat;
-    struct probe now = {0};
-    if (!probe_limits("", &now, NULL)) h->mem_free_bytes = now.mem_available_bytes;
+    struct budget now;
+    if (!budget_read(w->config.device, 0, &now, NULL)) h->mem_free_bytes = now.free_bytes;
     if (w->compute) tell_compute(w, h);
     if (w->fetch) tell_fetch(w, h);
     h->sent_us = (uint64_t)clock_now_us();

@@ -77,16 +77,43 @@ static void put_limited(struct buf *out, const struct auth *a)
 static void put_replay(struct buf *out, struct replay *r)
 {
     const struct replay_stats s = replay_stats_get(r);
-    buf_printf(out,
-               "# HELP trireme_replayed_turns_total Turns with calls that came back, by whether the "
-               "model's own tokens took their place.\n"
-               "# TYPE trireme_replayed_turns_total counter\n"
-               "trireme_replayed_turns_total{how=\"exact\"} %llu\n"
-               "trireme_replayed_turns_total{how=\"rendered\"} %llu\n"
-               "# TYPE trireme_replay_turns gauge\ntrireme_replay_turns %llu\n"
-               "# TYPE trireme_replay_bytes gauge\ntrireme_replay_bytes %llu\n",
-               (unsigned long long)s.n_exact, (unsigned long long)s.n_rendered,
-               (unsigned long long)s.n_turn, (unsigned long long)s.bytes);
+    buf_printf(
+        out,
+        "# HELP trireme_replayed_turns_total Turns with calls that came back, by whether the "
+        "model's own tokens took their place.\n"
+        "# TYPE trireme_replayed_turns_total counter\n"
+        "trireme_replayed_turns_total{how=\"exact\"} %llu\n"
+        "trireme_replayed_turns_total{how=\"rendered\"} %llu\n"
+        "# TYPE trireme_replay_turns gauge\ntrireme_replay_turns %llu\n"
+        "# TYPE trireme_replay_bytes gauge\ntrireme_replay_bytes %llu\n",
+        (unsigned long long)s.n_exact, (unsigned long long)s.n_rendered,
+        (unsigned long long)s.n_turn, (unsigned long long)s.bytes);
+}
+
+static void put_grammars(struct buf *out, const struct engine_model *m)
+{
+    if (!m) return; // it is being loaded
+    uint32_t n_grammar;
+    const struct grammar_stats s = grammar_book_stats(m->grammars);
+    const size_t bytes = grammar_book_bytes(m->grammars, &n_grammar);
+    buf_printf(
+        out,
+        "# HELP trireme_grammars_total Forms of answers that were asked for, by whether they "
+        "were compiled already.\n"
+        "# TYPE trireme_grammars_total counter\n"
+        "trireme_grammars_total{cache=\"hit\"} %llu\n"
+        "trireme_grammars_total{cache=\"miss\"} %llu\n"
+        "# TYPE trireme_grammar_masks_total counter\n"
+        "trireme_grammar_masks_total{cache=\"hit\"} %llu\n"
+        "trireme_grammar_masks_total{cache=\"miss\"} %llu\n"
+        "# HELP trireme_grammar_mask_seconds_total Time in masks that were not known.\n"
+        "# TYPE trireme_grammar_mask_seconds_total counter\n"
+        "trireme_grammar_mask_seconds_total %.6f\n"
+        "# TYPE trireme_grammar_cached gauge\ntrireme_grammar_cached %u\n"
+        "# TYPE trireme_grammar_bytes gauge\ntrireme_grammar_bytes %zu\n",
+        (unsigned long long)s.n_found, (unsigned long long)s.n_compiled,
+        (unsigned long long)s.n_known, (unsigned long long)s.n_made, (double)s.make_us / 1e6,
+        n_grammar, bytes);
 }
 
 void api_admin_metrics(struct exchange *x)
@@ -107,6 +134,7 @@ void api_admin_metrics(struct exchange *x)
                "trireme_tool_parse_fallback_total %llu\n",
                (unsigned long long)d->stats.garbled);
     put_replay(&out, d->replay);
+    put_grammars(&out, d->engine->ops->model(d->engine));
     put_metric(&out, "connections", "gauge", d->n_conn);
     put_metric(&out, "requests", "gauge", d->n_exchange);
     put_metric(&out, "connections_total", "counter", d->stats.accepted);

@@ -68,6 +68,16 @@ static bool read_number(const struct word *w, const char *unit, uint32_t max, ui
     return true;
 }
 
+static bool read_priority(const struct word *w, int32_t *out)
+{
+    const bool is_minus = w->len && *w->s == '-';
+    const struct word digits = {.s = w->s + is_minus, .len = w->len - is_minus};
+    uint32_t v = 0;
+    if (!is(&digits, "0") && !read_number(&digits, "", AUTH_PRIORITY_MAX, &v)) return false;
+    *out = is_minus ? -(int32_t)v : (int32_t)v;
+    return true;
+}
+
 static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9') return c - '0';
@@ -96,6 +106,7 @@ static bool read_setting(const struct word *w, struct auth_key *k)
     if (begins(w, "name=", &v)) return read_name(&v, k->name);
     if (begins(w, "concurrency=", &v))
         return read_number(&v, "", LIMITS_AT_ONCE_MAX, &k->limit.at_once);
+    if (begins(w, "priority=", &v)) return read_priority(&v, &k->priority);
     return begins(w, "rate=", &v) && read_number(&v, "/min", LIMITS_PER_MIN_MAX, &k->limit.per_min);
 }
 
@@ -118,7 +129,7 @@ static err_t read_line(const char *line, size_t number, struct auth_key *out, st
         if (!read_setting(&w, &k))
             return err_say(why, ERR_CONFIG,
                            "API key number %zu: word %d of its line is none of name=WORD, "
-                           "concurrency=N, rate=N/min and admin",
+                           "concurrency=N, rate=N/min, priority=N and admin",
                            number, i);
     if (!k.name[0]) snprintf(k.name, sizeof k.name, "key-%zu", number);
     memcpy(&k.tenant, k.digest, sizeof k.tenant);

@@ -6,18 +6,19 @@
 //
 // A key is configured as one line:
 //
-//   KEY        [name=WORD] [concurrency=N] [rate=N/min] [admin] [# remark]
+//   KEY        [name=WORD] [concurrency=N] [rate=N/min] [priority=N] [admin] [# remark]
 //   sha256:HEX [...]
 //
 // HEX are the 64 digits that `printf %s KEY | sha256sum` prints. WORD (letters, digits and ._-)
 // stands for the key in metrics and the ledger; without it the key is called "key-N" by its place
-// among the keys. Where some key says admin, the others do not reach administration.
+// among the keys. Where some key says admin, the others do not reach administration. Requests of a
+// key with priority=N (lower is earlier, usual is 0) are N or later, whatever they say themselves.
 #pragma once
 #include "coordinator/door/limits.h"
 #include "proto/base/err.h"
 #include <stdbool.h>
 
-enum { AUTH_WRONG_MAX = 5, AUTH_ADDRESSES = 64, AUTH_NAME_MAX = 32 };
+enum { AUTH_WRONG_MAX = 5, AUTH_ADDRESSES = 64, AUTH_NAME_MAX = 32, AUTH_PRIORITY_MAX = 1000000 };
 
 // Who is calling: IPv6 address, or IPv4 mapped into one.
 struct auth_addr {
@@ -28,8 +29,9 @@ struct auth_addr {
 struct auth_key {
     uint8_t digest[32];
     char name[AUTH_NAME_MAX + 1]; // of its own; needs no escaping anywhere
-    bool is_admin;                // may use paths of administration
-    uint64_t tenant;              // never 0
+    int32_t priority;
+    bool is_admin;   // may use paths of administration
+    uint64_t tenant; // never 0
     struct limit limit;
 };
 

@@ -138,9 +138,11 @@ static void call_run(struct exchange *x, const struct api *api)
                                     .model = m,
                                     .n_vocab = tokenizer_n_vocab(m->tokenizer),
                                     .tenant = x->key ? x->key->tenant : 0,
+                                    .priority = x->key ? x->key->priority : INT32_MIN,
                                     .session = prepare_session(session_header(x)),
                                     .strict = d->strict_roles,
                                     .replay = d->replay,
+                                    .recall = d->recall,
                                     .unwanted = &c->unwanted};
         c->body = x->body;
         x->body = (struct buf){.max = x->body.max};

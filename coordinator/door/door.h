@@ -13,6 +13,7 @@
 #include "coordinator/door/ledger.h"
 #include "coordinator/door/refusal.h"
 #include "coordinator/door/repair.h"
+#include "coordinator/door/recall.h"
 #include "coordinator/door/replay.h"
 #include "proto/base/list.h"
 #include <microhttpd.h>
@@ -70,6 +71,7 @@ struct door {
     size_t max_body;
     bool strict_roles;
     struct replay *replay;
+    struct recall *recall; // NULL: not asked for
     uint32_t max_connections, max_per_address;
     int64_t header_us, body_us, write_us;
     bool tls, layout; // layout: the library is the one gate.h describes

@@ -119,6 +119,7 @@ static const struct field table[] = {
     TREE("add_special_tokens", FIELD_TOKENS, K(J_BOOL), add_special),
     TREE("add_special", FIELD_TOKENS, K(J_BOOL), add_special),
     FLAG("with_pieces", FIELD_TOKENS, with_pieces),
+    INT("priority", FIELD_BOTH, priority, -1000000, 1000000),
     FLAG("return_progress", FIELD_BOTH, progress),
     FLAG("ignore_eos", FIELD_BOTH, ignore_eos),
     FLAG("logits_digest", FIELD_BOTH, digest),

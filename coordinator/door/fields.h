@@ -21,6 +21,7 @@ struct params {
     int64_t top_logprobs;                      // -1: not given
     int64_t dimensions;                        // 0: not given
     int64_t thinking_budget;                   // tokens of thoughts; -1: not given
+    int64_t priority;                          // lower is earlier
     int64_t n, best_of, top_k, seed;
     bool has_seed;
     double temperature, top_p, min_p, presence, frequency, repetition;

@@ -256,13 +256,15 @@ static struct door *door_new(uv_loop_t *loop, const struct door_config *c, struc
     list_init(&d->dirty);
     list_init(&d->lingers);
     d->replay = replay_new(c->replay_bytes ? c->replay_bytes : REPLAY_BYTES);
+    d->recall = c->log_misses ? recall_new() : NULL;
     d->watched = calloc(d->max_connections, sizeof *d->watched);
     d->watchers = calloc(d->max_connections, sizeof *d->watchers);
     bool lock = uv_mutex_init(&d->pool_lock) == 0;
     bool cond = lock && uv_cond_init(&d->pool_idle) == 0;
-    if (d->replay && d->watched && d->watchers && cond) return d;
+    if (d->replay && !d->recall == !c->log_misses && d->watched && d->watchers && cond) return d;
     if (cond) uv_cond_destroy(&d->pool_idle);
     if (lock) uv_mutex_destroy(&d->pool_lock);
+    recall_free(d->recall);
     replay_free(d->replay);
     free(d->watched);
     free(d->watchers);
@@ -274,6 +276,7 @@ static void door_free(struct door *d)
 {
     auth_close(&d->auth);
     ledger_close(&d->ledger);
+    recall_free(d->recall);
     replay_free(d->replay);
     uv_cond_destroy(&d->pool_idle);
     uv_mutex_destroy(&d->pool_lock);

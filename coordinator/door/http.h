@@ -19,10 +19,12 @@ struct door_config {
     const char *const *origins; // CORS allow-list, or NULL: no CORS headers at all
     const char *ledger;         // file of records (ledger.h), or NULL
     size_t max_body_bytes;      // 0: 8 MiB
-    size_t replay_bytes;        // of turns with calls that are kept (replay.h); 0: REPLAY_BYTES
-    bool strict_roles;          // what a template refuses is refused, and not repaired (repair.h)
-    uint32_t max_connections;   // 0: 1024
-    uint32_t max_per_address;   // 0: 64 (loopback is exempt)
+    uint64_t replay_bytes;      // of turns with calls that are kept (replay.h); 0: REPLAY_BYTES
+    bool
+        log_misses; // say why prefixes of conversations are lost (recall.h), with pieces of prompts
+    bool strict_roles;        // what a template refuses is refused, and not repaired (repair.h)
+    uint32_t max_connections; // 0: 1024
+    uint32_t max_per_address; // 0: 64 (loopback is exempt)
     uint32_t header_ms, body_ms, write_ms; // deadlines; 0: 10 s, 30 s, 60 s
 };
 

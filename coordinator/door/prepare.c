@@ -1,8 +1,10 @@
 #include "coordinator/door/prepare.h"
 #include "coordinator/door/api.h"
 #include "coordinator/door/constrain.h"
+#include "coordinator/door/recall.h"
 #include "coordinator/door/rules.h"
 #include "coordinator/text/grammar.h"
+#include "proto/base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -227,6 +229,8 @@ static struct request *make_request(const struct prepare *p, const struct prepar
     r->n_end = p->p.ignore_eos ? 0 : m->n_end;
     r->pooling = out->pooling;
     r->score_prompt = out->echo && out->n_logprobs >= 0;
+    r->priority = (int32_t)p->p.priority;
+    if (r->priority < p->in->priority) r->priority = p->in->priority;
     r->tenant = p->in->tenant;
     r->session = p->in->session;
     if (!r->session && p->p.user) r->session = prepare_session(p->p.user->str.s);
@@ -249,6 +253,17 @@ static struct request *make_request(const struct prepare *p, const struct prepar
     return r;
 }
 
+// Why the conversation's prefix is not found, if it was here before.
+static void log_miss(const struct prepare *p, const struct request *r)
+{
+    struct recall_miss miss;
+    struct buf text = {0};
+    if (!p->in->recall || p->in->api->count || !recall_look(p->in->recall, r, &miss)) return;
+    recall_say(&miss, p->in->model->tokenizer, &text);
+    if (buf_ok(&text)) log_info("prompt of %s %s", r->id, text.data);
+    buf_fini(&text);
+}
+
 err_t prepare_add(const struct prepare *p, struct prepared *out, const struct ids *ids,
                   const struct json *text, struct refusal *no)
 {
@@ -264,6 +279,7 @@ err_t prepare_add(const struct prepare *p, struct prepared *out, const struct id
     }
     slot->req = make_request(p, out, ids, max_tokens);
     if (!slot->req) return refusal_set(no, 500, "internal_error", "out of memory");
+    log_miss(p, slot->req);
     out->n_prompt++;
     return OK;
 }
@@ -271,7 +287,7 @@ err_t prepare_add(const struct prepare *p, struct prepared *out, const struct id
 err_t prepare_run(const struct prepare_in *in, struct prepared *out, struct refusal *no)
 {
     struct prepare p = {.in = in};
-    struct prepared made = {.api = in->api, .model = in->model};
+    struct prepared made = {.api = in->api, .model = in->model, .recall = in->recall};
     arena_init(&made.arena, 0);
     prepare_id(in->api->id_prefix, made.id);
     err_t err = prepare_read(&p, &made, no);

@@ -10,6 +10,7 @@
 struct api;
 struct grammar;
 struct grammar_spec;
+struct recall;
 struct replay;
 
 enum {
@@ -23,10 +24,13 @@ struct prepare_in {
     const struct engine_model *model; // lives at least as long as the door
     int32_t n_vocab;
     uint64_t tenant;
+    int32_t priority; // of the key: no request of it comes earlier; INT32_MIN: there is none
     uint64_t session; // prepare_session of the header; 0: the body's "user" counts
     bool strict;      // conversations that the template refuses are not repaired
     struct replay
         *replay; // turns with calls that were written here (replay.h); NULL: none are kept
+    struct recall
+        *recall; // histories of late, to say why a prefix is lost (recall.h); NULL: nobody asks
     const char *body;
     size_t len;
     const atomic_bool *unwanted; // set when nobody waits any more; may be NULL
@@ -70,6 +74,7 @@ struct prepared {
     const struct json *tools;
     const char *tail;
     size_t tail_len;
+    struct recall *recall; // as in prepare_in
     struct replay *replay; // keeps the answers' turns with calls; NULL: does not
     uint64_t tenant;
     uint64_t before, before_hash; // of the rendered text before the tail (struct replay_turn)

@@ -1,5 +1,6 @@
 #include "coordinator/door/reply.h"
 #include "coordinator/door/api.h"
+#include "coordinator/door/recall.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 
@@ -246,6 +247,7 @@ static void give_back(struct reply_request *q)
         r->arrived_us = q->req->arrived_us;
         r->admitted_us = q->req->admitted_us;
     }
+    if (r->p.recall) recall_keep(r->p.recall, q->req);
     request_free(q->req);
     q->req = NULL;
     r->n_out--;

@@ -145,14 +145,20 @@ static void count_load(struct fleet_worker *w, const struct msg_heartbeat *m, in
 {
     const struct lane *l = &fleet_lane_of(w)->lane;
     const struct msg_heartbeat *before = &w->beat;
-    if (m->epoch != before->epoch) w->load_span_us = w->load_work_us = 0;
+    if (m->epoch != before->epoch) {
+        w->load_span_us = w->load_work_us = 0;
+        straggling_reset(w);
+    }
     if (m->epoch != l->epoch || m->epoch != before->epoch) return;
     if (!l->busy_us || l->busy_us > w->beat_us) return;
     if (m->busy_us < before->busy_us || m->exchange_us < before->exchange_us) return;
     const uint64_t busy = m->busy_us - before->busy_us;
     const uint64_t exchange = m->exchange_us - before->exchange_us;
-    w->load_work_us += busy > exchange ? busy - exchange : 0;
-    w->load_span_us += (uint64_t)(now - w->beat_us);
+    const uint64_t work = busy > exchange ? busy - exchange : 0;
+    const uint64_t span = (uint64_t)(now - w->beat_us);
+    w->load_work_us += work;
+    w->load_span_us += span;
+    straggling_count(w, work, span);
 }
 
 double fleet_worker_bubble(const struct fleet_worker *w)
@@ -429,6 +435,7 @@ static void on_timer(uv_timer_t *t)
         lane_tick(&f->lanes[i].lane, up->is_busy(up->arg, i), clock_now_us());
         orders_carry_out(&f->lanes[i]);
         balancing_tick(&f->lanes[i], up->is_busy(up->arg, i), clock_now_us());
+        straggling_tick(&f->lanes[i]);
     }
     surveying_tick(f, clock_now_us());
     crewing_tick(f, clock_now_us());

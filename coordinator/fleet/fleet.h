@@ -70,6 +70,8 @@ struct fleet_worker {
     // Of this epoch, while the lane had steps on their way from beat to beat: how long that was,
     // and how long the compute loop worked (and did not wait for the members of its group).
     uint64_t load_span_us, load_work_us;
+    uint64_t recent_span_us, recent_work_us; // the same since straggling.c looked last
+    double slow_factor; // its time over the planned, by the others of its lane; 0: as planned
     uint8_t address[WIRE_ADDRESS_MAX]; // of the data port, this epoch
     uint32_t n_address;
     uint8_t group_address[WIRE_ADDRESS_MAX]; // of the group's port

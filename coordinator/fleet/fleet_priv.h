@@ -99,6 +99,16 @@ void balancing_tick(struct fleet_lane *fl, bool is_busy, int64_t now_us);
 void balancing_close(struct fleet_lane *fl);
 void balancing_json(const struct fleet_lane *fl, struct buf *out);
 
+// -- straggling.c --
+// A beat told how long the worker worked while its lane had steps on their way; a new epoch begins.
+void straggling_count(struct fleet_worker *w, uint64_t work_us, uint64_t span_us);
+void straggling_reset(struct fleet_worker *w);
+// Now and then: who has become slow, or fast again, is logged and marked (slow_factor).
+void straggling_tick(struct fleet_lane *fl);
+// How many times as long as the others (their median) worker `at` takes; ratios (n) are times over
+// what was planned. 0: nobody to compare with.
+double straggling_factor(const double *ratios, uint32_t n, uint32_t at);
+
 // -- guest.c --
 err_t guest_open(struct fleet *f, struct err_text *why);
 void guest_close(struct fleet *f);

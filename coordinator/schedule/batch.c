@@ -84,12 +84,10 @@ static struct choice *next_waiting(const struct sched *s)
     list_each(it, &s->queue)
     {
         struct choice *c = state_choice(it);
-        const bool is_first = !best || c->req->priority < best->req->priority;
-        const bool is_equal = best && c->req->priority == best->req->priority;
-        if (!is_first && (!is_equal || !n_best || is_one_caller(best, c))) continue;
-        if (waits_for_first(s, c)) continue;
-        const uint32_t n = n_running_beside(s, c, is_first ? UINT32_MAX : n_best);
-        if (!is_first && n >= n_best) continue;
+        if (best && (!n_best || c->req->priority > best->req->priority)) break;
+        if ((best && is_one_caller(best, c)) || waits_for_first(s, c)) continue;
+        const uint32_t n = n_running_beside(s, c, best ? n_best : UINT32_MAX);
+        if (best && n >= n_best) continue;
         best = c;
         n_best = n;
     }

@@ -51,7 +51,7 @@ struct choice {
 
     // -- the scheduler's own --
     struct list node;  // in the queue, or among the prefilling or decoding
-    uint64_t order;    // order of arrival: of the queue; the newest is preempted first
+    uint64_t order;    // order of arrival: of the queue; the last is preempted first
     int32_t slot;      // -1: none
     uint32_t n_sent;   // positions whose computation has been sent
     uint32_t n_done;   // positions whose computation was committed

@@ -318,13 +318,13 @@ static const char *check_running(const struct sched *s, const struct choice *c, 
 static const char *check_queue(const struct sched *s)
 {
     uint32_t n = 0;
-    uint64_t order = 0;
+    const struct choice *before = NULL;
     list_each(it, &s->queue)
     {
         const struct choice *c = state_choice(it);
         if (c->state != CHOICE_QUEUED || c->slot >= 0 || c->n_sent) return "queue: wrong state";
-        if (c->order <= order) return "queue: out of order";
-        order = c->order;
+        if (before && !state_is_before(before, c)) return "queue: out of order";
+        before = c;
         n++;
     }
     return n == s->n_waiting ? NULL : "queue: wrong count";

@@ -341,8 +341,8 @@ void seat_enqueue(struct sched *s, struct choice *c)
 {
     // A new one goes to the end; a preempted one is older than nearly all that wait.
     struct list *at = &s->queue;
-    if (!list_empty(at) && state_choice(at->prev)->order > c->order)
-        for (at = at->next; state_choice(at)->order < c->order;)
+    if (!list_empty(at) && state_is_before(c, state_choice(at->prev)))
+        for (at = at->next; state_is_before(state_choice(at), c);)
             at = at->next;
     list_push_back(at, &c->node);
     c->state = CHOICE_QUEUED;

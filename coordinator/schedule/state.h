@@ -2,7 +2,7 @@
 //
 // Invariants (sched_check):
 //   S1  a live choice is in exactly one list: queue (QUEUED, no slot), prefill or decode (a slot);
-//       the queue is in order of arrival
+//       the queue is in order of priority and arrival
 //   S2  prefill: n_sent < known tokens; decode: known - 1 <= n_sent <= known + 1, all but the last
 //       known token sent, at most one row beyond the known history (ROW_CHAIN)
 //   S3  n_done <= n_sent; with nothing of it on its way they are equal

@@ -1,5 +1,6 @@
 #include "coordinator/text/grammar.h"
 #include "coordinator/text/lexicon.h"
+#include "proto/base/clock.h"
 #include "proto/base/idset.h"
 #include "proto/base/list.h"
 
@@ -40,6 +41,7 @@ struct grammar_book {
     struct list grammars;
     uint32_t n_grammar;
     atomic_size_t bytes; // of all grammars, listed or not
+    atomic_ullong n_found, n_compiled, n_known, n_made, make_us;
 };
 
 struct grammar_state {
@@ -115,6 +117,15 @@ size_t grammar_book_bytes(struct grammar_book *b, uint32_t *n_grammar)
     return atomic_load(&b->bytes);
 }
 
+struct grammar_stats grammar_book_stats(struct grammar_book *b)
+{
+    return (struct grammar_stats){.n_found = atomic_load(&b->n_found),
+                                  .n_compiled = atomic_load(&b->n_compiled),
+                                  .n_known = atomic_load(&b->n_known),
+                                  .n_made = atomic_load(&b->n_made),
+                                  .make_us = atomic_load(&b->make_us)};
+}
+
 static struct grammar *find(struct grammar_book *b, const uint8_t key[32])
 {
     list_each(it, &b->grammars)
@@ -172,6 +183,7 @@ err_t grammar_open(struct grammar_book *b, const struct grammar_spec *spec, stru
     pthread_mutex_unlock(&b->lock);
     if (!err && !g) err = compile(b, spec, key, &made, why);
     if (err) return err;
+    atomic_fetch_add(g ? &b->n_found : &b->n_compiled, 1);
     if (!g) {
         struct list gone;
         list_init(&gone);
@@ -348,7 +360,7 @@ static bool any_bit(const uint64_t *bits, uint32_t n_word)
 }
 
 // Walks the vocabulary. NULL: over a budget.
-static struct mask *make_mask(struct grammar *g, uint32_t state, bool tight)
+static struct mask *walk_mask(struct grammar *g, uint32_t state, bool tight)
 {
     const struct lexicon *x = g->book->lexicon;
     struct machine *m = &g->machine;
@@ -374,6 +386,15 @@ static struct mask *make_mask(struct grammar *g, uint32_t state, bool tight)
     return NULL;
 }
 
+static struct mask *make_mask(struct grammar *g, uint32_t state, bool tight)
+{
+    const int64_t begun_us = clock_now_us();
+    struct mask *mask = walk_mask(g, state, tight);
+    atomic_fetch_add(&g->book->n_made, 1);
+    atomic_fetch_add(&g->book->make_us, (unsigned long long)(clock_now_us() - begun_us));
+    return mask;
+}
+
 // A reference to the mask of where the text is; NULL: over a budget.
 static struct mask *find_mask(struct grammar *g, const struct grammar_state *s)
 {
@@ -386,6 +407,8 @@ static struct mask *find_mask(struct grammar *g, const struct grammar_state *s)
         if (!made) return NULL;
         m->states[alike].mask = made;
         g->mask_bytes += sizeof *made + made->len;
+    } else {
+        atomic_fetch_add(&g->book->n_known, 1);
     }
     struct mask *mask = m->states[alike].mask;
     mask->refs++;

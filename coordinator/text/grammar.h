@@ -62,6 +62,12 @@ struct grammar_book *grammar_book_new(const struct tokenizer *t);
 // All grammars must have been given back.
 void grammar_book_free(struct grammar_book *b);
 size_t grammar_book_bytes(struct grammar_book *b, uint32_t *n_grammar); // held by the cache
+struct grammar_stats {
+    uint64_t n_found, n_compiled; // grammars that were asked for: in the cache, or not
+    uint64_t n_known, n_made;     // masks: of a state that was seen before, or not
+    uint64_t make_us;             // time in those that were made
+};
+struct grammar_stats grammar_book_stats(struct grammar_book *b);
 
 // A reference to the grammar. ERR_INVALID, ERR_UNSUPPORTED (a keyword that cannot be kept): the
 // sentence names the place; ERR_TOO_LARGE: over a budget; ERR_MEMORY.

@@ -1,8 +1,11 @@
 // attn: KV pages and attention.
 //
 // A page holds, for each KV head, its keys and then its values:
-//     keys    (page_tok / 8, head_dim, 8): eight positions side by side, a score each
+//     keys    (page_tok / 8, head_dim, 8): groups of eight positions side by side, a score each
 //     values  (page_tok, v_stride), v_stride = head_dim_v rounded up to 8; none if v_in_k
+// Q8_0: 8 bits each, with a scale for every 32 elements of a head's vector. In a group of keys, for
+// each 32 of head_dim: float d[8], int8 q[32][8] (the last block may be shorter); of a position's
+// values: float d[blocks], int8 q[v_stride].
 // Softmax runs over segments of SEG_TOK absolute positions (leaf_attn.h), so a query's sums do not
 // know where its run began, which page holds what, or who shares its pass.
 #include "kernels/cpu/cpu.h"
@@ -14,15 +17,15 @@ static int32_t v_stride_of(const struct kv_view *kv)
     return (kv->head_dim_v + 7) / 8 * 8;
 }
 
-static int64_t elem_bytes(enum dtype t)
+static int64_t keys_bytes(const struct kv_view *kv)
 {
-    return t == DT_F16 ? 2 : 4;
+    return kv->page_tok / 8 * leaf_group_bytes(kv->dtype, kv->head_dim);
 }
 
 static int64_t head_bytes(const struct kv_view *kv)
 {
-    int32_t n = kv->head_dim + (kv->v_in_k ? 0 : v_stride_of(kv));
-    return (int64_t)kv->page_tok * n * elem_bytes(kv->dtype);
+    const int64_t value = kv->v_in_k ? 0 : leaf_value_bytes(kv->dtype, v_stride_of(kv));
+    return keys_bytes(kv) + kv->page_tok * value;
 }
 
 uint64_t attn_kv_page_bytes(struct kernels *k, const struct kv_view *kv)
@@ -30,27 +33,26 @@ uint64_t attn_kv_page_bytes(struct kernels *k, const struct kv_view *kv)
     const struct kernels_limits *l = &cpu_of(k)->lim;
     const int32_t page_tok = kv->page_tok;
     if (page_tok < 16 || page_tok > SEG_TOK || (page_tok & (page_tok - 1))) return 0;
-    if (kv->dtype != DT_F16 && kv->dtype != DT_F32) return 0;
+    if (kv->dtype != DT_F16 && kv->dtype != DT_F32 && kv->dtype != DT_Q8_0) return 0;
     if (kv->n_head_kv < 1 || kv->n_head_kv > l->max_head) return 0;
     if (kv->head_dim < 1 || kv->head_dim > l->max_head_dim) return 0;
     if (kv->head_dim_v < 1 || kv->head_dim_v > kv->head_dim) return 0;
     return (uint64_t)(kv->n_head_kv * head_bytes(kv) + 63) / 64 * 64;
 }
 
-// Keys and values of position `pos` (of its 8 for keys) of one head.
+// The group of keys that position `pos` belongs to, and its values, of one head.
 static void *key_at(const struct kv_view *kv, const int32_t *pages, int32_t pos, int32_t head)
 {
     const int32_t at = pos & (kv->page_tok - 1);
     char *p = (char *)kv->data + pages[pos / kv->page_tok] * kv->page_bytes + head * head_bytes(kv);
-    return p + ((int64_t)(at / 8) * 8 * kv->head_dim + at % 8) * elem_bytes(kv->dtype);
+    return p + at / 8 * leaf_group_bytes(kv->dtype, kv->head_dim);
 }
 
 static void *value_at(const struct kv_view *kv, const int32_t *pages, int32_t pos, int32_t head)
 {
     const int32_t at = pos & (kv->page_tok - 1);
     char *p = (char *)kv->data + pages[pos / kv->page_tok] * kv->page_bytes + head * head_bytes(kv);
-    p += (int64_t)kv->page_tok * kv->head_dim * elem_bytes(kv->dtype);
-    return p + (int64_t)at * v_stride_of(kv) * elem_bytes(kv->dtype);
+    return p + keys_bytes(kv) + at * leaf_value_bytes(kv->dtype, v_stride_of(kv));
 }
 
 struct store_call {
@@ -68,7 +70,7 @@ static void store_rows(struct cpu *c, void *arg, int64_t from, int64_t to)
         for (int32_t h = 0; h < kv->n_head_kv; h++) {
             int64_t at = (int64_t)(s->run->tok_from + i) * kv->n_head_kv + h;
             c->isa->k_put(kv->dtype, s->key + at * kv->head_dim, kv->head_dim,
-                          key_at(kv, s->run->pages, pos, h));
+                          key_at(kv, s->run->pages, pos, h), pos % 8);
             if (kv->v_in_k) continue;
             c->isa->v_put(kv->dtype, s->value + at * kv->head_dim_v, kv->head_dim_v,
                           value_at(kv, s->run->pages, pos, h));

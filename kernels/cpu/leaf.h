@@ -43,7 +43,7 @@ enum {
 
 // Up to ATTN_ROWS queries against the keys of one segment. Row r sees positions [lo[r], hi[r]) of
 // the segment, counted from its beginning; empty ranges are allowed. Neither lo nor hi ever falls
-// from row to row.
+// from row to row. How keys and values lie in a page: attn.c.
 struct leaf_attn {
     enum dtype kv_dtype;
     int32_t head_dim, head_dim_v, v_stride; // elements
@@ -51,8 +51,8 @@ struct leaf_attn {
     int32_t n_row;
     const float *q[ATTN_ROWS]; // (head_dim)
     int32_t lo[ATTN_ROWS], hi[ATTN_ROWS];
-    const void *k[SEG_TOK / 16]; // keys of 16 positions: two groups (head_dim, 8)
-    const void *v[SEG_TOK / 16]; // values of 16 positions: (16, v_stride)
+    const void *k[SEG_TOK / 16]; // keys of 16 positions: two groups
+    const void *v[SEG_TOK / 16]; // values of 16 positions
     float scale, softcap;
     // Running softmax of each row: maximum, sum, unnormalised output (v_stride).
     float *m[ATTN_ROWS], *l[ATTN_ROWS], *o[ATTN_ROWS];
@@ -62,6 +62,18 @@ struct leaf_attn {
 #define LEAF_ATTN_FLOATS(v_stride)                                                                 \
     (ATTN_ROWS * (SEG_TOK + (size_t)(v_stride)) + (size_t)LEAF_MIX * SEG_TOK)
 enum { LEAF_MIX = 2 };
+
+// Bytes of a group of keys, and of one position's values.
+static inline int64_t leaf_group_bytes(enum dtype t, int32_t head_dim)
+{
+    if (t == DT_Q8_0) return 8 * ((head_dim + BLOCK_COLS - 1) / BLOCK_COLS * 4 + head_dim);
+    return (int64_t)8 * head_dim * (t == DT_F16 ? 2 : 4);
+}
+static inline int64_t leaf_value_bytes(enum dtype t, int32_t v_stride)
+{
+    if (t == DT_Q8_0) return (v_stride + BLOCK_COLS - 1) / BLOCK_COLS * 4 + v_stride;
+    return (int64_t)v_stride * (t == DT_F16 ? 2 : 4);
+}
 
 // A block of neighbouring channels of a run of the convolution; n at most LEAF_CONV.
 struct leaf_conv {
@@ -104,8 +116,8 @@ struct leaf_isa {
     // Merges a partial softmax (m2, l2, o2[n]) into another; n is a multiple of 8.
     void (*attn_merge)(float *m, float *l, float *o, float m2, float l2, const float *o2,
                        int32_t n);
-    // One token's key and value of one head into a page: see attn.c for the layout.
-    void (*k_put)(enum dtype t, const float *key, int32_t head_dim, void *k);
+    // One token's key and value of one head into a page: the key into lane `lane` of a group.
+    void (*k_put)(enum dtype t, const float *key, int32_t head_dim, void *group, int32_t lane);
     void (*v_put)(enum dtype t, const float *value, int32_t head_dim, void *v);
     void (*rms_norm)(const float *x, const float *w, int32_t dim, float eps, float *y);
     void (*rope)(const struct rope *r, const float *cos_sin, int32_t n_head, int32_t head_dim,

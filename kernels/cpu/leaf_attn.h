@@ -7,9 +7,29 @@
 // fma(p, v, sum) by lane (position mod 8) over positions ascending, then across.
 #pragma once
 
-LEAF_INLINE v8 leaf_load_kv(enum dtype t, const void *p, int64_t i)
+// Vector i of p; of Q8_0 without its scale.
+LEAF_INLINE v8 leaf_load_kv(enum dtype t, const uint8_t *p, int64_t i)
 {
-    return t == DT_F16 ? v8_load_f16((const uint16_t *)p + i) : v8_load((const float *)p + i);
+    if (t == DT_Q8_0) return v8_load_s8(p + 8 * i);
+    if (t == DT_F16) return v8_load_f16(p + 16 * i);
+    return v8_load((const float *)(const void *)(p + 32 * i));
+}
+
+// Elements of a head's vector that have one scale.
+LEAF_INLINE int32_t leaf_kv_block(enum dtype t, int32_t n)
+{
+    return t == DT_Q8_0 ? BLOCK_COLS : n;
+}
+
+// Keys of group g of a segment from dimension d on, the first of a block: their scales, if any.
+LEAF_INLINE const uint8_t *leaf_keys(enum dtype t, const struct leaf_attn *a, int32_t g, int32_t d,
+                                     v8 *scale)
+{
+    const uint8_t *p = (const uint8_t *)a->k[g / 2] + g % 2 * leaf_group_bytes(t, a->head_dim);
+    if (t != DT_Q8_0) return p + d * leaf_group_bytes(t, 1);
+    p += d / BLOCK_COLS * leaf_group_bytes(t, BLOCK_COLS);
+    *scale = v8_load((const float *)(const void *)p);
+    return p + 32;
 }
 
 // Rows of a tile that begins with `left` rows to go: as many as hide the latency of their chains.
@@ -32,21 +52,29 @@ LEAF_INLINE void leaf_scores_of(enum dtype t, int R, int G, const struct leaf_at
 {
     const int32_t hd = a->head_dim;
     const float *const *q = a->q + r0;
-    v8 s[12];
+    v8 s[12], k[4], scale[4];
+    const uint8_t *p[4];
     LEAF_UNROLL(12)
     for (int i = 0; i < R * G; i++)
         s[i] = v8_set(0.0f);
-    for (int32_t d = 0; d < hd; d++) {
-        v8 k[4];
+    for (int32_t from = 0, to; from < hd; from = to) {
+        to = from + leaf_kv_block(t, hd) < hd ? from + leaf_kv_block(t, hd) : hd;
         LEAF_UNROLL(4)
         for (int g = 0; g < G; g++)
-            k[g] = leaf_load_kv(t, a->k[g16 + g / 2], 8 * ((int64_t)(g % 2) * hd + d));
-        LEAF_UNROLL(6)
-        for (int r = 0; r < R; r++) {
-            v8 x = v8_set(q[r][d]);
+            p[g] = leaf_keys(t, a, 2 * g16 + g, from, &scale[g]);
+        for (int32_t d = from; d < to; d++) {
             LEAF_UNROLL(4)
-            for (int g = 0; g < G; g++)
-                s[r * G + g] = v8_fma(x, k[g], s[r * G + g]);
+            for (int g = 0; g < G; g++) {
+                k[g] = leaf_load_kv(t, p[g], d - from);
+                if (t == DT_Q8_0) k[g] = v8_mul(k[g], scale[g]);
+            }
+            LEAF_UNROLL(6)
+            for (int r = 0; r < R; r++) {
+                v8 x = v8_set(q[r][d]);
+                LEAF_UNROLL(4)
+                for (int g = 0; g < G; g++)
+                    s[r * G + g] = v8_fma(x, k[g], s[r * G + g]);
+            }
         }
     }
     LEAF_UNROLL(12)
@@ -96,7 +124,7 @@ LEAF_INLINE void leaf_scores(enum dtype t, const struct leaf_attn *a, int32_t fr
                              float *out)
 {
     const int32_t end = (to + 15) / 16;
-    const int64_t bytes = (int64_t)16 * a->head_dim * (t == DT_F16 ? 2 : 4);
+    const int64_t bytes = 2 * leaf_group_bytes(t, a->head_dim);
     int32_t g = from / 16;
     for (; a->n_row <= 3 && g + 2 <= end; g += 2) {
         for (int32_t i = g + 2; i < g + 4 && i < end; i++)
@@ -152,6 +180,7 @@ LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_att
                                const float *p, struct leaf_part part, int32_t d0, float *o)
 {
     const int32_t vs = a->v_stride, to = part.to;
+    const int64_t ld = leaf_value_bytes(t, vs), scales = t == DT_Q8_0 ? ld - vs : 0;
     v8 s[12];
     p += part.r0 * SEG_TOK;
     o += part.r0 * vs + 8 * d0;
@@ -160,13 +189,14 @@ LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_att
         s[i] = v8_load(o + i / D * vs + 8 * (i % D));
     for (int32_t i = part.from; i < to;) {
         const int32_t end = i / 16 * 16 + 16 < to ? i / 16 * 16 + 16 : to;
-        const void *page = a->v[i / 16];
-        int64_t at = (int64_t)(i % 16) * vs + 8 * d0;
-        for (; i < end; i++, at += vs) {
+        const uint8_t *at = (const uint8_t *)a->v[i / 16] + i % 16 * ld;
+        for (; i < end; i++, at += ld) {
             v8 v[8];
             LEAF_UNROLL(8)
-            for (int d = 0; d < D; d++)
-                v[d] = leaf_load_kv(t, page, at + 8 * d);
+            for (int d = 0; d < D; d++) {
+                v[d] = leaf_load_kv(t, at + scales, d0 + d);
+                if (t == DT_Q8_0) v[d] = v8_mul(v[d], v8_set(leaf_float_at(at, d0 / 4 + d / 4)));
+            }
             LEAF_UNROLL(6)
             for (int r = 0; r < R; r++) {
                 v8 w = v8_set(p[r * SEG_TOK + i]);
@@ -234,7 +264,7 @@ enum { WEIGH_TOK = 64 };
 LEAF_INLINE void leaf_weigh(enum dtype t, const struct leaf_attn *a, const float *p, int32_t from,
                             int32_t to, float *o)
 {
-    const int64_t bytes = (int64_t)16 * a->v_stride * (t == DT_F16 ? 2 : 4);
+    const int64_t bytes = 16 * leaf_value_bytes(t, a->v_stride);
     for (int32_t i = from / WEIGH_TOK * WEIGH_TOK, next; i < to; i = next) {
         next = i + WEIGH_TOK;
         for (int32_t g = next / 16; g < (next + WEIGH_TOK) / 16 && 16 * g < to; g++)
@@ -322,10 +352,16 @@ LEAF_INLINE void leaf_mix_elements(enum dtype t, int D, const struct leaf_attn *
                                    struct leaf_part part, int32_t d0, float *o)
 {
     float *v = a->scratch + ATTN_ROWS * (SEG_TOK + a->v_stride);
-    for (int32_t g = part.from / 8; g < (part.to + 7) / 8; g++)
-        for (int d = 0; d < D; d++)
-            v8_store(v + 8 * (D * g + d),
-                     leaf_load_kv(t, a->k[g / 2], 8 * ((int64_t)(g % 2) * a->head_dim + d0 + d)));
+    const int32_t at = d0 % leaf_kv_block(t, a->head_dim);
+    for (int32_t g = part.from / 8; g < (part.to + 7) / 8; g++) {
+        v8 scale;
+        const uint8_t *k = leaf_keys(t, a, g, d0 - at, &scale);
+        for (int d = 0; d < D; d++) {
+            v8 x = leaf_load_kv(t, k, at + d);
+            if (t == DT_Q8_0) x = v8_mul(x, scale);
+            v8_store(v + 8 * (D * g + d), x);
+        }
+    }
     for (; part.r0 + 4 <= a->n_row; part.r0 += 4)
         leaf_mix_of(4, D, a, p, part, d0, v, o);
     for (; part.r0 < a->n_row; part.r0++)
@@ -377,7 +413,7 @@ LEAF_INLINE void leaf_attn_of(enum dtype t, const struct leaf_attn *a)
     leaf_scores(t, a, from, to, p);
     if (!a->v_in_k)
         for (int32_t g = from / 16; g < from / 16 + 2 && 16 * g < to; g++)
-            leaf_prefetch(a->v[g], (int64_t)16 * a->v_stride * (t == DT_F16 ? 2 : 4));
+            leaf_prefetch(a->v[g], 16 * leaf_value_bytes(t, a->v_stride));
     float m[ATTN_ROWS], l[ATTN_ROWS];
     for (int32_t r = 0; r < a->n_row; r++)
         l[r] = leaf_softmax(a, p + r * SEG_TOK, a->lo[r], a->hi[r], &m[r]);
@@ -394,30 +430,81 @@ LEAF_INLINE void leaf_attn_of(enum dtype t, const struct leaf_attn *a)
 
 static void leaf_attn_segment(const struct leaf_attn *a)
 {
-    if (a->kv_dtype == DT_F16)
+    switch (a->kv_dtype) {
+    case DT_Q8_0:
+        leaf_attn_of(DT_Q8_0, a);
+        break;
+    case DT_F16:
         leaf_attn_of(DT_F16, a);
-    else
+        break;
+    default:
         leaf_attn_of(DT_F32, a);
+        break;
+    }
 }
 
-static void leaf_k_put(enum dtype t, const float *key, int32_t hd, void *k)
+// Up to 32 elements to q; returns their scale.
+static float leaf_kv_quantise(const float *x, int32_t n, int8_t q[BLOCK_COLS])
 {
+    v8 v[4];
+    int32_t sums[2];
+    for (int i = 0; i < 4; i++)
+        v[i] = v8_load_part(x + 8 * i, n - 8 * i < 8 ? n - 8 * i : 8, 0.0f);
+    return leaf_quantise_32(v, q, sums);
+}
+
+static void leaf_k_put_q8(const float *key, int32_t hd, uint8_t *group, int32_t lane)
+{
+    int8_t q[BLOCK_COLS];
+    for (int32_t d = 0, n; d < hd; d += n) {
+        n = hd - d < BLOCK_COLS ? hd - d : BLOCK_COLS;
+        const float scale = leaf_kv_quantise(key + d, n, q);
+        __builtin_memcpy(group + 4 * lane, &scale, 4);
+        for (int32_t i = 0; i < n; i++)
+            group[32 + 8 * i + lane] = (uint8_t)q[i];
+        group += leaf_group_bytes(DT_Q8_0, n);
+    }
+}
+
+static void leaf_v_put_q8(const float *value, int32_t hd, uint8_t *v)
+{
+    const int32_t vs = (hd + 7) / 8 * 8;
+    uint8_t *to = v + leaf_value_bytes(DT_Q8_0, vs) - vs;
+    int8_t q[BLOCK_COLS];
+    for (int32_t d = 0; d < hd; d += BLOCK_COLS, v += 4) {
+        const int32_t n = hd - d < BLOCK_COLS ? hd - d : BLOCK_COLS;
+        const float scale = leaf_kv_quantise(value + d, n, q);
+        __builtin_memcpy(v, &scale, 4);
+        __builtin_memcpy(to + d, q, (size_t)((n + 7) / 8 * 8));
+    }
+}
+
+static void leaf_k_put(enum dtype t, const float *key, int32_t hd, void *group, int32_t lane)
+{
+    if (t == DT_Q8_0) {
+        leaf_k_put_q8(key, hd, group, lane);
+        return;
+    }
     for (int32_t d = 0; d < hd; d += 8) {
         int32_t n = hd - d < 8 ? hd - d : 8;
         if (t == DT_F16) {
             uint16_t h[8];
             v8_store_f16(h, v8_load_part(key + d, n, 0.0f));
             for (int32_t i = 0; i < n; i++)
-                ((uint16_t *)k)[8 * (d + i)] = h[i];
+                ((uint16_t *)group)[8 * (d + i) + lane] = h[i];
         } else {
             for (int32_t i = 0; i < n; i++)
-                ((float *)k)[8 * (d + i)] = key[d + i];
+                ((float *)group)[8 * (d + i) + lane] = key[d + i];
         }
     }
 }
 
 static void leaf_v_put(enum dtype t, const float *value, int32_t hd, void *v)
 {
+    if (t == DT_Q8_0) {
+        leaf_v_put_q8(value, hd, v);
+        return;
+    }
     for (int32_t d = 0; d < hd; d += 8) {
         v8 y = v8_load_part(value + d, hd - d < 8 ? hd - d : 8, 0.0f);
         if (t == DT_F16)

@@ -153,6 +153,7 @@ LEAF_INLINE void leaf_unpack_head(int t, const uint8_t *run, struct leaf_head *o
         o->m = zero;
         break;
     default: // no head
+        o->d = o->m = zero;
         break;
     }
 }

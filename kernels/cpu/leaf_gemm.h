@@ -328,13 +328,12 @@ static void leaf_row(enum dtype t, const uint8_t *w, int64_t panel_bytes, int64_
     }
 }
 
-// Quantises 32 columns into row t of a block of a tile and returns the scale, max|x| / 127. A block
+// Quantises 32 floats to q and returns the scale, max|x| / 127; sums: of the halves of q. A block
 // with an infinity or a NaN gets a NaN scale, so the products show it.
-LEAF_INLINE float leaf_quantise_block(const v8 x[4], uint8_t *xb, int32_t n_tok, int32_t t)
+LEAF_INLINE float leaf_quantise_32(const v8 x[4], int8_t *q, int32_t sums[2])
 {
     uint32_t bits = v8_abs_bits_max(x[0], x[1], x[2], x[3]);
-    float max, d, s, inv = 0.0f;
-    int32_t sums[2];
+    float max, d, inv = 0.0f;
     __builtin_memcpy(&max, &bits, 4);
     bool is_finite = bits < 0x7f800000;
     d = is_finite ? max * (1.0f / 127) : __builtin_nanf("");
@@ -342,8 +341,16 @@ LEAF_INLINE float leaf_quantise_block(const v8 x[4], uint8_t *xb, int32_t n_tok,
     v8 k = v8_set(is_finite ? inv : 0.0f), zero = v8_set(0.0f), v[4];
     for (int i = 0; i < 4; i++)
         v[i] = inv == 0.0f ? zero : v8_mul(x[i], k);
-    v8_round_s8(v[0], v[1], v[2], v[3], (int8_t *)xb + 32 * t, sums);
-    s = d * (float)(sums[0] + sums[1]);
+    v8_round_s8(v[0], v[1], v[2], v[3], q, sums);
+    return d;
+}
+
+// Quantises 32 columns into row t of a block of a tile and returns the scale.
+LEAF_INLINE float leaf_quantise_block(const v8 x[4], uint8_t *xb, int32_t n_tok, int32_t t)
+{
+    int32_t sums[2];
+    const float d = leaf_quantise_32(x, (int8_t *)xb + 32 * t, sums);
+    const float s = d * (float)(sums[0] + sums[1]);
     int16_t n[2] = {(int16_t)-sums[0], (int16_t)-sums[1]};
     __builtin_memcpy(xb + 32 * n_tok + 4 * t, &d, 4);
     __builtin_memcpy(xb + 36 * n_tok + 4 * t, &s, 4);

@@ -7,7 +7,7 @@
 
 enum {
     ATTN_PART_BYTES = 32 << 20, // for partial softmaxes
-    ATTN_SPLIT_TOK = 512,       // fewest positions of a split where splits are absolute
+    ATTN_SPLIT_TOK = 128,       // fewest positions of a split where splits are absolute
     ATTN_EVEN_TOK = 128,        // about as few are worth one where they are not
     ATTN_FEW_ROWS = 16,
     ATTN_WAVES = 4, // blocks of threads for each processor that splits are made for

@@ -7,14 +7,13 @@
 struct blas;
 
 // y (n_tok, rows) = factor * x (n_tok, cols) w (rows, cols)^T, x and w bf16, y float with row
-// stride ldy; added to y if is_added. cols is a multiple of 8.
+// stride ldy. cols is a multiple of 8.
 struct blas_call {
     const void *w, *x;
     float *y;
     int64_t ldy;
     int32_t rows, n_tok, cols;
     float factor;
-    bool is_added;
 };
 
 // ERR_DEVICE, ERR_MEMORY.

@@ -27,10 +27,10 @@ static __global__ void product(struct blas_call c)
     if (i >= (int64_t)c.n_tok * c.rows) return;
     const __nv_bfloat16 *x = (const __nv_bfloat16 *)c.x + i / c.rows * c.cols;
     const __nv_bfloat16 *w = (const __nv_bfloat16 *)c.w + i % c.rows * c.cols;
-    float *y = c.y + i / c.rows * c.ldy + i % c.rows, sum = 0;
+    float sum = 0;
     for (int k = 0; k < c.cols; k++)
         sum += __bfloat162float(x[k]) * __bfloat162float(w[k]);
-    *y = sum * c.factor + (c.is_added ? *y : 0.0f);
+    c.y[i / c.rows * c.ldy + i % c.rows] = sum * c.factor;
 }
 
 bool blas_run(struct blas *b, const struct blas_call *call)

@@ -122,6 +122,7 @@ static err_t check_limits(const struct kernels_limits *l, struct err_text *why)
         const char *name;
         int64_t value, min, max;
     } all[] = {
+        {"threads", l->n_threads, 1, 1 << 12},
         {"rows in one call", l->max_tok, 1, 1 << 16},
         {"gemm columns", l->max_cols, 1, 1 << 20},
         {"gemm rows", l->max_rows, 1, 1 << 24},
@@ -186,8 +187,8 @@ static err_t cuda_open(int32_t device, const struct kernels_limits *limits, stru
 }
 
 extern "C" {
-extern const struct kernels_module kernels_cuda_module;
-__attribute__((visibility("default"))) const struct kernels_module kernels_cuda_module = {
+extern const struct kernels_module kernels_cuda_module __attribute__((visibility("default")));
+const struct kernels_module kernels_cuda_module = {
     .version = KERNELS_MODULE_VERSION,
     .ops_bytes = sizeof(struct kernels_ops),
     .limits_bytes = sizeof(struct kernels_limits),

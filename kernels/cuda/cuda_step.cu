@@ -9,9 +9,9 @@
 
 #include <stdlib.h>
 
+static const uint64_t SLOT_BYTES = 4 << 20; // of each way to the device, and of the way back
 enum {
     N_SLOT = 4,
-    SLOT_BYTES = 4 << 20, // of each way to the device, and of the way back
     N_IMAGE = 4,          // steps on their way at once
     N_GRAPH = 128,
     LOOSE_BYTES = 4 << 20, // lists that came without a step

@@ -34,7 +34,8 @@ static struct {
     int n, cap;
     int n_running;
     struct device *devices;
-} arena = {PTHREAD_MUTEX_INITIALIZER, NULL, NULL, 0, 0, 0, NULL};
+    bool is_easy;
+} arena = {PTHREAD_MUTEX_INITIALIZER, NULL, NULL, 0, 0, 0, NULL, false};
 
 enum work_kind { WORK_CALL, WORK_COPY, WORK_ZERO, WORK_PUT, WORK_GET, WORK_GRAPH };
 struct alignas(16) work {
@@ -201,6 +202,8 @@ err_t device_count(int32_t *out, struct err_text *why)
     return OK;
 }
 
+static uint64_t shared_bytes = 99u << 10; // as much as sm_86 and sm_121 have
+
 err_t device_about(int32_t index, struct device_info *out, struct err_text *why)
 {
     if (index) return err_say(why, ERR_UNSUPPORTED, "cuda on host: there is device 0 only");
@@ -212,7 +215,7 @@ err_t device_about(int32_t index, struct device_info *out, struct err_text *why)
     out->memory_free = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     out->is_integrated = true;
     out->l2_bytes = 6u << 20;
-    out->shared_block_bytes = 99u << 10;
+    out->shared_block_bytes = shared_bytes;
     return OK;
 }
 
@@ -310,6 +313,17 @@ static void run_work(struct device *d, const struct work *w)
     }
 }
 
+void device_host_set_shared(uint64_t bytes)
+{
+    shared_bytes = bytes;
+}
+
+void device_host_set_easy(bool easy)
+{
+    if (arena.is_easy != easy) arena_unlock(easy);
+    arena.is_easy = easy;
+}
+
 static void run_todo(struct device *d)
 {
     if (!d->todo.n) return;
@@ -344,6 +358,7 @@ static void add(struct device *d, const struct work *w, const void *extra, uint6
         l->used += bytes;
         l->n++;
     }
+    if (arena.is_easy && !d->recording) run_todo(d);
     pthread_mutex_unlock(&d->lock);
 }
 
@@ -357,7 +372,7 @@ void simt_enqueue(cudaStream_t stream, const struct simt_call *call)
 
 void simt_check_pointer(cudaStream_t stream, const char *kernel, const void *p)
 {
-    if (!p || in_arena(p)) return;
+    if (!p || in_arena(p) || arena.is_easy) return;
     char why[200];
     snprintf(why, sizeof why, "kernel %s is given a pointer to host memory", kernel);
     pthread_mutex_lock(&stream->device->lock);
@@ -368,8 +383,9 @@ void simt_check_pointer(cudaStream_t stream, const char *kernel, const void *p)
 static void add_copy(struct device *d, enum work_kind kind, void *dst, const void *src,
                      uint64_t bytes)
 {
-    const bool dst_ok = in_arena(dst) == (kind != WORK_GET);
-    const bool src_ok = kind == WORK_ZERO || in_arena(src) == (kind != WORK_PUT);
+    const bool easy = arena.is_easy;
+    const bool dst_ok = easy || in_arena(dst) == (kind != WORK_GET);
+    const bool src_ok = easy || kind == WORK_ZERO || in_arena(src) == (kind != WORK_PUT);
     struct work w = {};
     w.kind = kind;
     w.dst = dst;
@@ -401,7 +417,7 @@ void device_zero(struct device *d, void *dst, uint64_t bytes)
 void device_copy(struct device *d, void *dst, uint64_t dst_pitch, const void *src,
                  uint64_t src_pitch, uint64_t row_bytes, uint64_t n_row)
 {
-    if (!in_arena(dst) || !in_arena(src)) {
+    if (!arena.is_easy && (!in_arena(dst) || !in_arena(src))) {
         add_copy(d, WORK_COPY, dst, src, 0);
         return;
     }

@@ -1,6 +1,8 @@
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/pack.h"
 
+#include <stdlib.h>
+
 // -- rows of x as bf16 --
 
 // Thread by thread 16 bytes: for lane t of the matrix units the groups 2 pair and 2 pair + 1 of
@@ -27,14 +29,11 @@ static __global__ void prepare(const float *x, int64_t n, int cols, int ldq, uin
                        form_bf16x2_rest(v[4], v[6], q.z), form_bf16x2_rest(v[5], v[7], q.w));
 }
 
-// The same row after row in plain order, for blas.
-static __global__ void prepare_plain(const float *x, int64_t n, uint32_t *xq, uint32_t *xr)
+// The same in plain order, n pairs, for blas.
+static __global__ void prepare_plain(const float *x, int64_t n, uint32_t *xq)
 {
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n / 2) return;
-    const uint32_t q = form_bf16x2(x[2 * i], x[2 * i + 1]);
-    xq[i] = q;
-    if (xr) xr[i] = form_bf16x2_rest(x[2 * i], x[2 * i + 1], q);
+    if (i < n) xq[i] = form_bf16x2(x[2 * i], x[2 * i + 1]);
 }
 
 static __global__ void add_bias(float *y, int64_t ldy, const float *bias, int rows, int64_t n)
@@ -136,23 +135,14 @@ static bool run_large(struct cuda *c, const struct gemm_job *job, int32_t n_tok,
     for (int64_t from = 0; from < rows; from += most) {
         const int64_t n = rows - from < most ? rows - from : most;
         struct blas_call call = {g->panel, g->xq, job->y + from, job->ldy, (int32_t)n, n_tok,
-                                 cols, factor_of(job->w->factor), false};
+                                 cols, factor_of(job->w->factor)};
         quant_expand(c, job->w, from, n, g->panel);
         if (!blas_run(g->blas, &call)) return false;
-        call.x = g->xr;
-        call.is_added = true;
-        if (job->fine && !blas_run(g->blas, &call)) return false;
     }
     if (job->bias)
         LAUNCH(add_bias, blocks_of(n_tok * rows), 256, 0, c->stream, job->y, job->ldy, job->bias,
                (int)rows, n_tok * rows);
     return true;
-}
-
-static bool is_large(const struct cuda *c, int32_t n_tok, int32_t cols)
-{
-    return c->gemm->blas && n_tok >= GEMM_LARGE && cols % 8 == 0 &&
-           GEMM_PANEL_BYTES / 2 / cols >= 16;
 }
 
 // The jobs whose weights have the type of jobs[from].
@@ -186,21 +176,30 @@ static void run_type(struct cuda *c, const float *x, int32_t n_tok, int32_t cols
     }
 }
 
-// True if all of them were done by run_large.
-static bool run_all_large(struct cuda *c, const float *x, int32_t n_tok, int32_t cols,
-                          const struct gemm_job *jobs, int32_t n_job)
+// Fine products need more of the weights than bf16 holds.
+static bool is_large(const struct cuda *c, const struct gemm_job *job, int32_t n_tok)
 {
-    bool is_fine = false;
+    const int64_t cols = job->w->shape[1];
+    return c->gemm->blas && n_tok >= GEMM_LARGE && !job->fine && !is_exact(c, job->w->dtype) &&
+           cols % 8 == 0 && GEMM_PANEL_BYTES / 2 / cols >= 16;
+}
+
+// Does the jobs that are large; `left` gets the others. Returns how many those are.
+static int32_t run_all_large(struct cuda *c, const float *x, int32_t n_tok, int32_t cols,
+                             const struct gemm_job *jobs, int32_t n_job, struct gemm_job *left)
+{
+    int32_t n_left = 0;
+    bool is_ready = false;
     for (int32_t j = 0; j < n_job; j++) {
-        if (is_exact(c, jobs[j].w->dtype)) return false;
-        is_fine |= jobs[j].fine;
+        const bool large = is_large(c, &jobs[j], n_tok);
+        if (large && !is_ready) {
+            const int64_t n = (int64_t)n_tok * cols / 2;
+            LAUNCH(prepare_plain, blocks_of(n), 256, 0, c->stream, x, n, (uint32_t *)c->gemm->xq);
+            is_ready = true;
+        }
+        if (!large || !run_large(c, &jobs[j], n_tok, cols)) left[n_left++] = jobs[j];
     }
-    LAUNCH(prepare_plain, blocks_of((int64_t)n_tok * cols / 2), 256, 0, c->stream, x,
-           (int64_t)n_tok * cols, (uint32_t *)c->gemm->xq,
-           is_fine ? (uint32_t *)c->gemm->xr : NULL);
-    for (int32_t j = 0; j < n_job; j++)
-        if (!run_large(c, &jobs[j], n_tok, cols)) return false;
-    return true;
+    return n_left;
 }
 
 void cuda_gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
@@ -210,21 +209,22 @@ void cuda_gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t col
     BUG_ON(n_tok < 0 || n_tok > c->lim.max_tok || cols > c->lim.max_cols);
     BUG_ON(n_job > PRODUCT_JOBS);
     if (n_tok == 0) return;
-    bool is_fine = false, all_exact = true;
-    for (int32_t j = 0; j < n_job; j++) {
+    for (int32_t j = 0; j < n_job; j++)
         BUG_ON(jobs[j].w->layout != LAYOUT_PACKED || jobs[j].w->shape[1] != cols);
-        is_fine |= jobs[j].fine;
-        all_exact &= is_exact(c, jobs[j].w->dtype);
-    }
     c->n_op++;
-    if (!all_exact && is_large(c, n_tok, cols) && run_all_large(c, x, n_tok, cols, jobs, n_job))
-        return;
+    struct gemm_job left[PRODUCT_JOBS];
+    const int32_t n = run_all_large(c, x, n_tok, cols, jobs, n_job, left);
+    bool is_fine = false, all_exact = true;
+    for (int32_t j = 0; j < n; j++) {
+        is_fine |= left[j].fine;
+        all_exact &= is_exact(c, left[j].w->dtype);
+    }
     if (!all_exact && n_tok > THIN_TOK) prepare_rows(c, x, n_tok, cols, is_fine);
-    for (int32_t j = 0; j < n_job; j++) {
+    for (int32_t j = 0; j < n; j++) {
         int32_t before = 0;
-        while (jobs[before].w->dtype != jobs[j].w->dtype)
+        while (left[before].w->dtype != left[j].w->dtype)
             before++;
-        if (before == j) run_type(c, x, n_tok, cols, jobs, n_job, j);
+        if (before == j) run_type(c, x, n_tok, cols, left, n, j);
     }
 }
 
@@ -369,7 +369,7 @@ static bool has_true_sizes(void)
     bool ok = true;
 #define CHECK(t)                                                                                   \
     {                                                                                              \
-        const struct pack_size s = pack_size(t);                                                   \
+        const struct pack_size s = pack_sizes(t);                                                   \
         ok &= s.planes == form<t>::code::PLANES && s.scales == form<t>::scale::BYTES;              \
         ok &= s.unit == form<t>::UNIT;                                                             \
     }

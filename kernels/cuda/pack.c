@@ -23,7 +23,7 @@ static enum dtype form_type(enum dtype t)
     }
 }
 
-struct pack_size pack_size(enum dtype form)
+struct pack_size pack_sizes(enum dtype form)
 {
     static const struct pack_size sizes[DT_COUNT] = {
         [DT_Q4_0] = {0, 256, 512},     [DT_Q4_1] = {0, 512, 512},    [DT_Q5_0] = {512, 256, 512},
@@ -40,7 +40,7 @@ struct pack_size pack_size(enum dtype form)
 
 int64_t pack_tile_bytes(enum dtype t, int64_t cols)
 {
-    const struct pack_size s = pack_size(form_type(t));
+    const struct pack_size s = pack_sizes(form_type(t));
     return (cols + CHUNK - 1) / CHUNK * (s.planes + s.scales) + (cols + UNIT - 1) / UNIT * s.unit;
 }
 
@@ -407,7 +407,7 @@ static void put_chunk(enum dtype t, const uint8_t *const *rows, int n_row, int64
                       uint8_t *chunk)
 {
     const struct dtype_info *d = dtype_info(t);
-    const struct pack_size size = pack_size(form_type(t));
+    const struct pack_size size = pack_sizes(form_type(t));
     struct spot o = {.chunk = chunk,
                      .scales = chunk + size.planes,
                      .units = chunk + size.planes + size.scales};
@@ -434,7 +434,7 @@ static void put_chunk(enum dtype t, const uint8_t *const *rows, int n_row, int64
 void pack_rows(enum dtype t, const void *src, int64_t n_row, int64_t cols, uint8_t *out)
 {
     const struct dtype_info *d = dtype_info(t);
-    const struct pack_size size = pack_size(form_type(t));
+    const struct pack_size size = pack_sizes(form_type(t));
     const int64_t row_bytes = (int64_t)dtype_row_bytes(t, (uint64_t)cols);
     const int64_t chunk_bytes = size.planes + size.scales + 4 * size.unit;
     const int64_t tile_bytes = pack_tile_bytes(t, cols);

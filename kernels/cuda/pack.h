@@ -11,7 +11,7 @@ extern "C" {
 struct pack_size {
     uint32_t planes, scales, unit;
 };
-struct pack_size pack_size(enum dtype form);
+struct pack_size pack_sizes(enum dtype form);
 
 // Bytes of a tile of 16 rows of `cols` columns.
 int64_t pack_tile_bytes(enum dtype t, int64_t cols);

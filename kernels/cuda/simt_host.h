@@ -1,5 +1,6 @@
 // simt_host: the names of CUDA that kernels use, for a host compiler. Only simt.h includes this.
 #pragma once
+#include "kernels/cuda/host.h"
 #include <stddef.h>
 #include <tuple>
 #include <type_traits>
@@ -95,10 +96,6 @@ struct simt_why {
     char s[280];
 };
 bool simt_run(const struct simt_call *call, struct simt_why *why);
-
-// The order in which threads run between barriers, and blocks. For tests.
-enum simt_order { SIMT_ASCENDING, SIMT_DESCENDING, SIMT_SHUFFLED };
-void simt_set_order(enum simt_order order, uint64_t seed);
 
 template <class... P> struct simt_args {
     void (*kernel)(P...);

@@ -45,6 +45,18 @@ double rates_seconds(const struct rates_type *t, double rows, double n)
     return n * (s > least ? s : least);
 }
 
+void rates_scale(struct rates *r, double part)
+{
+    for (int32_t i = 0; i < r->n_type; i++)
+        for (int p = 0; p < RATES_POINTS; p++)
+            r->types[i].mul_per_s[p] *= part;
+    r->attn_one_flops_per_s *= part;
+    r->attn_many_flops_per_s *= part;
+    double *const times[] = {&r->product_us, &r->layer_us, &r->float_ns, &r->seq_us, &r->logit_ns};
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+        *times[i] /= part;
+}
+
 double rates_speed(const struct rates *r)
 {
     enum { POINTS = 3 };

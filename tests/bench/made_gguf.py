@@ -132,8 +132,9 @@ def plain(shape):
 
 
 def write(out, tokenizer, kind, **asked):
-    c = dict(dim=2048, layers=6, heads=32, kv=4, ffn=5632, experts=0, used=0) | asked
-    kept, n_vocab = tokenizer_of(tokenizer)
+    """tokenizer None: a model of `vocab` ids without words."""
+    c = dict(dim=2048, layers=6, heads=32, kv=4, ffn=5632, experts=0, used=0, vocab=0) | asked
+    kept, n_vocab = tokenizer_of(tokenizer) if tokenizer else ([], c["vocab"])
     number, block, size, _ = TYPES[kind]
     keys = [pair("general.architecture", STR, "llama"), pair("general.name", STR, f"made up, {kind}"),
             pair("llama.context_length", U32, 8192), pair("llama.embedding_length", U32, c["dim"]),

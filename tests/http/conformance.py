@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
 """Counts what clients break on ([must] rows of the list of conformance) against the cases of this
 folder, whose names begin with the rows they test: C<section>_<row>[_<row>...]. Prints a Markdown
-table. Exit 1 if a row has neither a case nor a reason here, if a reason is given for a row that
-has cases, or (where the list is at hand) if the list and this file name other rows."""
+table.
+
+    conformance.py README.md            says whether the table between its marks is this one
+    conformance.py --write README.md    puts it there
+
+Exit 1 if it is not, if a row has neither a case nor a reason here, if a reason is given for a row
+that has cases, or (where the list is at hand) if the list and this file name other rows."""
 import importlib
 import os
 import re
 import sys
 
+BEGIN, END = "<!-- conformance: written by tests/http/conformance.py -->", "<!-- end of conformance -->"
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import kit  # noqa: E402
@@ -108,21 +114,42 @@ def problems(found):
             yield f"row {row} " + ("has cases and a reason why not" if row in found else "has no case and no reason")
 
 
-def main():
-    found = cases_by_row()
-    print("| section | must | tested | cases | not supported yet |")
-    print("|---|---|---|---|---|")
+def table(found):
+    """How many rows of each section have cases."""
+    out = ["| section | must | tested | cases | not supported yet |", "|---|---|---|---|---|"]
     for number, title in SECTIONS.items():
         rows = [r for r, (s, _) in MUST.items() if s == number]
         n_case = len({name for r in rows for name in found.get(r, [])})
         missing = "; ".join(f"{r} ({NOT_YET[r]})" for r in rows if r in NOT_YET) or "-"
-        print(f"| C.{number} {title} | {len(rows)} | {sum(r in found for r in rows)} | {n_case} | {missing} |")
+        out.append(f"| C.{number} {title} | {len(rows)} | {sum(r in found for r in rows)} | {n_case} | {missing} |")
     n_case = len({name for r in MUST for name in found.get(r, [])})
-    print(f"| all | {len(MUST)} | {sum(r in found for r in MUST)} | {n_case} | {len(NOT_YET)} |")
+    out.append(f"| all | {len(MUST)} | {sum(r in found for r in MUST)} | {n_case} | {len(NOT_YET)} |")
+    return "\n".join(out)
+
+
+def compare(readme, wanted, write):
+    """A line that says so if the README's table is another one; with `write` it becomes this one."""
+    with open(readme, encoding="utf8") as f:
+        text = f.read()
+    before, rest = text.split(BEGIN)
+    there, after = rest.split(END)
+    if write:
+        with open(readme, "w", encoding="utf8") as f:
+            f.write(f"{before}{BEGIN}\n{wanted}\n{END}{after}")
+    elif there != f"\n{wanted}\n":
+        yield f"{readme}: its table of conformance is another; run {sys.argv[0]} --write {readme}"
+
+
+def main():
+    found = cases_by_row()
+    args = [a for a in sys.argv[1:] if a != "--write"]
+    print(table(found))
     print("\n| row | what | cases | note |\n|---|---|---|---|")
     for row, (section, what) in MUST.items():
         print(f"| C.{section} {row} | {what} | {len(found.get(row, []))} | {BUT.get(row) or NOT_YET.get(row, '')} |")
     wrong = list(problems(found))
+    if args:
+        wrong += compare(args[0], table(found), "--write" in sys.argv)
     for line in wrong:
         print("FAIL " + line, file=sys.stderr)
     return 1 if wrong else 0

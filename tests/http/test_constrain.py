@@ -67,6 +67,21 @@ def _(door):
             assert re.fullmatch(pattern, text, re.S), (fields, text)
 
 
+@case("C3_24_forms_are_compiled_once")
+def _(door):
+    def count(what, cache):
+        return door.metric(f'trireme_{what}_total{{cache="{cache}"}}')
+    form = schema_format({"type": "object", "properties": {"once": {"type": "integer"}}, "required": ["once"]})
+    before = [count("grammars", "hit"), count("grammars", "miss")]
+    made = []
+    for _ in range(3):
+        answer(door.chat(response_format=form))
+        made.append(count("grammar_masks", "miss"))
+    eq([count("grammars", "hit"), count("grammars", "miss")], [before[0] + 2, before[1] + 1])
+    eq(made[1], made[2], "masks that were known were made again")
+    assert count("grammar_masks", "hit") > 0 and door.metric("trireme_grammar_mask_seconds_total") > 0
+
+
 @case("C3_24_what_cannot_be_kept_is_named")
 def _(door):
     for schema, code, words in (

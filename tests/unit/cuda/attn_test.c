@@ -8,7 +8,7 @@
 
 #include "tests/unit/cuda/rig.h"
 
-enum { N_SEQ = 3, MAX_TOK = 192, MAX_LEN = 200, MAX_PAGES = 16 };
+enum { N_SEQ = 3, MAX_TOK = 192, MAX_LEN = 160, MAX_PAGES = 16 };
 
 struct attn_case {
     enum dtype kv;
@@ -33,14 +33,15 @@ static const struct attn_case cases[] = {
     {DT_F16, 2, 1, 0, 0, 192, 128, 16, 0, 0, 0, false, true},
     {DT_F16, 4, 1, 0, 0, 40, 32, 32, 0, 0, 0, true, false},
     {DT_F32, 6, 2, 0, 0, 28, 21, 16, 77, 0, 0, true, true},
-    {DT_F16, 4, 1, 0, 0, 576, 512, 64, 0, 0, 0, true, false},
+    {DT_F16, 2, 1, 0, 0, 576, 512, 64, 0, 0, 0, true, false},
+    {DT_F16, 17, 1, 0, 0, 560, 500, 64, 40, 0, 0, true, true},
 };
 
 // Tokens of each sequence in each step. Steps of one token of each are recorded.
-static const int mixed[][N_SEQ] = {{100, 17, 0}, {1, 1, 33}, {1, 1, 1}, {3, 1, 0},
-                                   {1, 1, 1},    {1, 1, 1},  {1, 1, 1}, {20, 47, 1}};
-static const int whole[][N_SEQ] = {{128, 0, 0}, {0, 70, 38}};
-static const int lengths[N_SEQ] = {128, 70, 38};
+static const int mixed[][N_SEQ] = {{124, 17, 0}, {1, 1, 12}, {1, 1, 1}, {3, 1, 0},
+                                   {1, 1, 1},    {1, 1, 1},  {1, 1, 1}, {18, 17, 4}};
+static const int whole[][N_SEQ] = {{150, 0, 0}, {0, 40, 20}};
+static const int lengths[N_SEQ] = {150, 40, 20};
 
 struct data {
     const struct attn_case *c;
@@ -169,12 +170,11 @@ static void step(struct stand *s, const struct data *d, const int n_tok[N_SEQ], 
 }
 
 // All steps of a plan; the outputs of all sequences one after another, which the caller frees.
-static float *outputs(const char *device, enum precision p, const struct data *d,
+static float *outputs(bool cuda, enum precision p, const struct data *d,
                       const int (*plan)[N_SEQ], int n_step, bool told)
 {
     const int width = d->c->n_head * d->c->hd_v;
-    struct kernels *k = rig_open(device, &limits, p);
-    if (!k) exit(2);
+    struct kernels *k = rig_open(cuda, &limits, p);
     struct stand s = stand_of(k, d);
     float *out = calloc((size_t)(N_SEQ * MAX_LEN * width), sizeof *out);
     if (!out) exit(2);
@@ -198,20 +198,25 @@ static void check_case(const struct attn_case *c)
     struct data d = {c, rig_floats(all * c->n_head * c->hd), rig_floats(all * c->n_kv * c->hd),
                      rig_floats(all * c->n_kv * c->hd_v), rig_floats(c->n_head)};
     enum { N_MIXED = sizeof mixed / sizeof *mixed, N_WHOLE = sizeof whole / sizeof *whole };
-    float *truth = outputs("cpu", PRECISION_EXACT, &d, whole, N_WHOLE, false);
-    float *exact = outputs("cuda", PRECISION_EXACT, &d, mixed, N_MIXED, true);
-    float *again = outputs("cuda", PRECISION_EXACT, &d, whole, N_WHOLE, false);
-    float *fast = outputs("cuda", PRECISION_FAST, &d, mixed, N_MIXED, true);
+    // The order in which a block's threads run must not matter.
+    const int i = (int)(c - cases);
+    float *truth = outputs(false, PRECISION_EXACT, &d, whole, N_WHOLE, false);
+    simt_set_order((enum simt_order)(i % 3), 3);
+    float *exact = outputs(true, PRECISION_EXACT, &d, mixed, N_MIXED, true);
+    simt_set_order((enum simt_order)((i + 1) % 3), 5);
+    float *again = outputs(true, PRECISION_EXACT, &d, whole, N_WHOLE, false);
+    simt_set_order((enum simt_order)((i + 2) % 3), 7);
+    float *fast = outputs(true, PRECISION_FAST, &d, mixed, N_MIXED, true);
     char what[96];
     const int len =
         snprintf(what, sizeof what, "%s hd %d %d page %d window %d chunk %d ",
                  dtype_info(c->kv)->name, c->hd, c->hd_v, c->page_tok, c->window, c->chunk);
     snprintf(what + len, sizeof what - (size_t)len, "exact");
-    rig_expect(what, rig_error(truth, exact, n), 3e-6);
+    rig_expect(what, rig_error(truth, exact, n), 5e-6);
     snprintf(what + len, sizeof what - (size_t)len, "chunks");
     rig_expect(what, memcmp(exact, again, (size_t)n * 4) ? 1 : 0, 0);
     snprintf(what + len, sizeof what - (size_t)len, "fast");
-    rig_expect(what, rig_error(truth, fast, n), c->kv == DT_F16 ? 3e-3 : 3e-6);
+    rig_expect(what, rig_error(truth, fast, n), c->kv == DT_F16 ? 3e-3 : 5e-6);
     float *mine[] = {d.q, d.k, d.v, d.sinks, truth, exact, again, fast};
     for (size_t i = 0; i < sizeof mine / sizeof *mine; i++)
         free(mine[i]);
@@ -220,9 +225,7 @@ static void check_case(const struct attn_case *c)
 static void test_attention(void **state)
 {
     (void)state;
-    struct kernels *k = rig_open("cuda", &limits, PRECISION_FAST);
-    if (!k) skip();
-    k->ops->close(k);
+    device_host_set_shared(227 << 10); // as sm_90 has: all kernels
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check_case(&cases[i]);
     assert_int_equal(rig_failed, 0);

@@ -1,8 +1,8 @@
-// rig: two backends, the reference on the CPU and a device (the one that TRIREME_CUDA names: run on
-// the host where there is none), and arrays in the memory of either. A test does the same on both
-// and compares.
+// rig: two backends, the one of the CPU and the kernels of the device run on the host, and arrays in
+// the memory of either. A test does the same on both and compares.
 #pragma once
-#include "kernels/kernels.h"
+#include "kernels/cuda/host.h"
+#include "kernels/cuda/module.h"
 #include "proto/base/err.h"
 
 #include <math.h>
@@ -34,17 +34,18 @@ static float *rig_floats(int64_t n)
     return p;
 }
 
-// "cpu" or "cuda". Without a module the test is skipped, loudly.
-static struct kernels *rig_open(const char *device, const struct kernels_limits *limits,
+extern const struct kernels_module kernels_cuda_module;
+
+static struct kernels *rig_open(bool cuda, const struct kernels_limits *limits,
                                 enum precision precision)
 {
     struct kernels_limits l = *limits;
     struct err_text why;
     struct kernels *k;
     l.precision = precision;
-    if (kernels_open(device, &l, &k, &why)) {
-        printf("%s: %s\n", device, why.s);
-        return NULL;
+    if (cuda ? kernels_cuda_module.open(0, &l, &k, &why) : kernels_open_cpu(NULL, &l, &k, &why)) {
+        printf("%s\n", why.s);
+        exit(2);
     }
     return k;
 }

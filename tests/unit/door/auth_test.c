@@ -73,7 +73,7 @@ static void lines(void **state)
     (void)state;
     // printf %s sk-two | sha256sum
     static const char *const good[] = {
-        "sk-one\tname=anna concurrency=2  rate=30/min ",
+        "sk-one\tname=anna concurrency=2  rate=30/min priority=-7",
         "sha256:5E31278545505db1d65bf1dd696e8eaa1edfb00ba455e21c83200c04ef643c91 name=x.y_z-1 "
         "admin",
         " sk-three # admin", NULL};
@@ -84,6 +84,7 @@ static void lines(void **state)
     assert_string_equal(k->name, "anna");
     assert_int_equal(k->limit.at_once, 2);
     assert_int_equal(k->limit.per_min, 30);
+    assert_int_equal(k->priority, -7);
     assert_false(k->is_admin);
     assert_int_equal(auth_check(&a, &here, "Bearer sk-two", NULL, 0, &k), AUTH_OK);
     assert_string_equal(k->name, "x.y_z-1");
@@ -117,6 +118,10 @@ static void wrong_lines(void **state)
         "sk-secret-1 concurrency=100001",
         "sk-secret-1 concurrency=4294967297",
         "sk-secret-1 rate=5",
+        "sk-secret-1 priority=",
+        "sk-secret-1 priority=-",
+        "sk-secret-1 priority=1000001",
+        "sk-secret-1 priority=+1",
         "sk-secret-1 rate=5/s",
         "sk-secret-1 rate=0/min",
         "sk-secret-1 rate=/min",

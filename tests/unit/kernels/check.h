@@ -73,13 +73,17 @@ static void digest_add(const void *p, size_t bytes) // FNV-1a
         digest = (digest ^ ((const uint8_t *)p)[i]) * 0x100000001b3;
 }
 
+// Other backends than the CPU's are checked with the same programs (tests/unit/cuda).
+static err_t (*open_backend)(const char *name, const struct kernels_limits *l, struct kernels **out,
+                             struct err_text *why) = kernels_open_cpu;
+
 static struct kernels *open_limits(struct kernels_limits l, int n_threads, enum precision p)
 {
     struct kernels *k;
     struct err_text why;
     l.n_threads = n_threads;
     l.precision = p;
-    if (kernels_open_cpu(isa_name, &l, &k, &why)) {
+    if (open_backend(isa_name, &l, &k, &why)) {
         printf("%s\n", why.s);
         exit(2);
     }
@@ -101,7 +105,7 @@ static int check_all(const char *const *names, int n, void (*checks)(void))
     n_check = n_failed = 0;
     for (int i = 0; i < n; i++) {
         struct kernels *k;
-        if (kernels_open_cpu(names[i], &tiny, &k, NULL)) continue;
+        if (open_backend(names[i], &tiny, &k, NULL)) continue;
         k->ops->close(k);
         int checked = n_check, failed = n_failed;
         isa_name = names[i];

@@ -52,6 +52,7 @@ struct job {
     uint32_t n_prompt, max_tokens, n_choice, n_known;
     int32_t *ids[SIM_CHOICES]; // (n_prompt + max_tokens) what will have been said
     uint64_t *kv[SIM_CHOICES]; // the same, what KV must hold
+    enum pooling pooling;      // a vector is all it wants, which here is {length}
     uint32_t poison_pos;       // logits at this position are not finite; UINT32_MAX: none
     struct request *req;       // NULL: given back
     uint32_t n_seen[SIM_CHOICES], n_score;
@@ -118,6 +119,7 @@ static inline struct request *job_request(struct job *j)
     r->n_prompt = j->n_prompt;
     r->max_tokens = j->max_tokens;
     r->tenant = j->tenant;
+    r->pooling = j->pooling;
     r->sampling.seed = j->id;
     r->owner = j;
     assert_int_equal(request_init_choices(r, j->n_choice), OK);
@@ -133,6 +135,8 @@ struct lane_slot {
     uint32_t local_from, n_local;
     uint32_t *locals;
     bool starts;    // no row yet
+    enum pooling pooling;
+    uint32_t n_passed; // tokens since the bind, when all of them count
     uint64_t state; // of the recurrent layers
     int32_t drawn;
     uint64_t drawn_in;
@@ -228,6 +232,9 @@ static inline void lane_bind(struct lane *l, const struct step_bind *b)
     SIM_CHECK(b->snapshot <= l->cfg.n_snapshot, "snapshot %u", b->snapshot);
     s->state = b->snapshot ? l->snapshots[b->snapshot - 1] : 0;
     s->drawn_in = 0;
+    s->pooling = b->pooling;
+    s->n_passed = 0;
+    SIM_CHECK(b->pooling == s->job->pooling, "bind: pooling");
     s->n_logprobs = b->sampling.n_logprobs;
     s->penalised =
         b->sampling.presence != 0 || b->sampling.frequency != 0 || b->sampling.repetition != 1;
@@ -284,9 +291,12 @@ static inline void lane_write(struct lane *l, const struct step_row *r)
     }
     uint32_t page_tok = l->cfg.page_tok, end = r->pos + r->n_tok;
     SIM_CHECK(end <= s->n_table * page_tok && end <= l->cfg.ctx, "row ends at %u", end);
-    SIM_CHECK(end < s->job->n_known, "row at %u that nobody needs", r->pos);
+    SIM_CHECK(end < s->job->n_known + !!s->pooling, "row at %u that nobody needs", r->pos);
     lane_write_locals(l, r, s);
     s->starts = false;
+    SIM_CHECK(s->pooling <= POOLING_LAST || r->pos == s->n_passed, "row at %u, %u have passed",
+              r->pos, s->n_passed);
+    s->n_passed += r->n_tok;
     bool chain = r->flags & ROW_CHAIN;
     SIM_CHECK(chain ? r->n_tok == 1 && !r->ids && s->drawn_in == r->from_step && s->drawn_in != 0
                     : r->ids != NULL,
@@ -331,6 +341,17 @@ static inline void lane_draw(struct lane *l, uint64_t number, const struct step_
     it->n_top = (uint32_t)s->n_logprobs;
 }
 
+static inline void lane_pool(struct lane *l, const struct step_row *r, struct step_item *it)
+{
+    const struct lane_slot *s = &l->slots[r->slot];
+    float *v = arena_take_n(&l->arena, 1, sizeof *v);
+    SIM_CHECK(s->pooling && s->len == s->job->n_prompt, "a vector at %u", s->len);
+    *v = (float)s->len;
+    it->vector = v;
+    it->n_vector = 1;
+    it->nonfinite = s->job->poison_pos == s->len;
+}
+
 // Runs the oldest step. The result is valid until the next run.
 static inline struct step_result lane_run(struct lane *l)
 {
@@ -364,11 +385,12 @@ static inline struct step_result lane_run(struct lane *l)
         if (l->cfg.recurrent)
             SIM_CHECK(s->state == want[s->len - 1], "job %llu choice %u: state at %u is another's",
                       id, s->choice, s->len);
-        if (!(r->flags & (ROW_SAMPLE | ROW_SCORE))) continue;
+        if (!(r->flags & (ROW_SAMPLE | ROW_SCORE | ROW_POOL))) continue;
         struct step_item *it = &items[n_item++];
         *it = (struct step_item){.row = i, .slot = r->slot, .id = -1};
         if (r->flags & ROW_SCORE) lane_score(l, r, it);
         if (r->flags & ROW_SAMPLE) lane_draw(l, st->number, r, it);
+        if (r->flags & ROW_POOL) lane_pool(l, r, it);
     }
     for (uint32_t i = 0; i < st->n_row; i++) {
         uint32_t snapshot = st->rows[i].snapshot;

@@ -16,7 +16,7 @@ struct world {
     uint64_t epoch;
 };
 
-static uint32_t n_tokens_seen, n_preempted, n_refused, n_epochs;
+static uint32_t n_tokens_seen, n_vectors_seen, n_preempted, n_refused, n_epochs;
 static uint64_t n_hits, n_hits_local, n_hits_recurrent;
 
 // Plain models, those with windows, with recurrent state, with both.
@@ -38,7 +38,7 @@ static void any_kind(uint64_t *g, struct sched_config *c)
 static struct sched_config any_config(struct world *w)
 {
     uint64_t *g = &w->rng;
-    struct sched_config c = {.epoch = ++w->epoch, .ctx = CTX};
+    struct sched_config c = {.epoch = ++w->epoch, .ctx = CTX, .dim = 1};
     c.n_stage = 1 + sim_rand(g, 4);
     c.in_flight = 1 + sim_rand(g, c.n_stage + 2);
     c.n_slot = 1 + sim_rand(g, 7);
@@ -63,6 +63,10 @@ static void check_finish(struct job *j, const struct sched_event *e)
     switch (c->finish) {
     case FINISH_STOP:
         if (j->is_ended[i]) break;
+        if (j->pooling) {
+            SIM_CHECK(n == 1 && c->n_generated == 0, "ended with %u vectors", n);
+            break;
+        }
         SIM_CHECK(c->n_generated == n + 1 && c->generated[n] == END_ID && c->req->n_end &&
                       j->ids[i][j->n_prompt + n] == END_ID,
                   "stopped without an end id");
@@ -74,7 +78,7 @@ static void check_finish(struct job *j, const struct sched_event *e)
         SIM_CHECK(j->is_ended[i], "cancelled by nobody");
         break;
     case FINISH_ERROR:
-        SIM_CHECK(c->req->error == ERR_DEVICE ? j->poison_pos < j->n_known
+        SIM_CHECK(c->req->error == ERR_DEVICE ? j->poison_pos < j->n_known + !!j->pooling
                                               : c->req->error == ERR_TOO_LARGE,
                   "error %d", c->req->error);
         break;
@@ -110,6 +114,11 @@ static void drain(struct world *w)
                               job_score(j->kv[0][e->from + p - 1], j->ids[0][e->from + p]),
                           "score of %u", e->from + p);
             SIM_CHECK(j->n_score < j->n_prompt, "too many scores");
+            break;
+        case EVENT_VECTOR:
+            SIM_CHECK(j->pooling && *e->item->vector == (float)j->n_prompt, "another's vector");
+            j->n_seen[0]++;
+            n_vectors_seen++;
             break;
         case EVENT_FINISH:
             check_finish(j, e);
@@ -162,10 +171,12 @@ static void submit(struct world *w)
     uint64_t *g = &w->rng;
     int32_t prompt[CTX];
     uint32_t n_prompt = any_prompt(w, prompt, sim_rand(g, 3) ? 40 : CTX - 10);
-    uint32_t max_tokens = 1 + sim_rand(g, 30);
+    const bool is_pooled = sim_rand(g, 8) == 0;
+    uint32_t max_tokens = is_pooled ? 0 : 1 + sim_rand(g, 30);
     struct job *j = job_new(w->n_job + 1, prompt, n_prompt, max_tokens,
-                            sim_rand(g, 3) ? 1 : 1 + sim_rand(g, SIM_CHOICES));
+                            is_pooled || sim_rand(g, 3) ? 1 : 1 + sim_rand(g, SIM_CHOICES));
     w->jobs[w->n_job++] = j;
+    if (is_pooled) j->pooling = (enum pooling)(POOLING_LAST + sim_rand(g, 3));
     j->tenant = sim_rand(g, 4) == 0;
     struct request *r = job_request(j);
     if (sim_rand(g, 25) == 0) j->poison_pos = n_prompt + sim_rand(g, max_tokens + 3);
@@ -173,7 +184,7 @@ static void submit(struct world *w)
         r->end_ids = end_ids;
         r->n_end = 1;
     }
-    r->score_prompt = sim_rand(g, 6) == 0;
+    r->score_prompt = !is_pooled && sim_rand(g, 6) == 0;
     if (sim_rand(g, 4) == 0) r->sampling.repetition = 1.25f;
     r->sampling.n_logprobs = (int32_t)sim_rand(g, 4) - 1;
     struct err_text why = {""};
@@ -185,7 +196,7 @@ static void submit(struct world *w)
     const struct sched_config *c = &w->lane.cfg;
     if (e == ERR_TOO_LARGE)
         SIM_CHECK(n_prompt + max_tokens > c->ctx ||
-                      (n_prompt + max_tokens - 1 + c->page_tok - 1) / c->page_tok > c->n_page,
+                      (n_prompt + max_tokens - !is_pooled + c->page_tok - 1) / c->page_tok > c->n_page,
                   "refused: %s", why.s);
     else
         SIM_CHECK(e == ERR_BUSY && sched_stats_get(w->s).n_waiting + j->n_choice > c->queue_max,
@@ -328,13 +339,13 @@ static void test_worlds(void **state)
     uint64_t n = many ? strtoull(many, NULL, 10) : 2000;
     for (uint64_t seed = 1; seed <= n; seed++)
         run_world(seed);
-    printf("%llu worlds: %u tokens, %u preemptions, %u epochs, %u refused; prefix tokens %llu, "
+    printf("%llu worlds: %u tokens, %u vectors, %u preemptions, %u epochs, %u refused; prefix tokens %llu, "
            "with windows %llu, with recurrent state %llu\n",
-           (unsigned long long)n, n_tokens_seen, n_preempted, n_epochs, n_refused,
+           (unsigned long long)n, n_tokens_seen, n_vectors_seen, n_preempted, n_epochs, n_refused,
            (unsigned long long)n_hits, (unsigned long long)n_hits_local,
            (unsigned long long)n_hits_recurrent);
     // The worlds must have been worth it.
-    assert_true(n < 100 || (n_preempted > n / 4 && n_epochs > n / 2 && n_hits > n &&
+    assert_true(n < 100 || (n_vectors_seen > n && n_preempted > n / 4 && n_epochs > n / 2 && n_hits > n &&
                             n_hits_local > n / 2 && n_hits_recurrent > n / 2));
 }
 

@@ -88,6 +88,8 @@ static void version_two(void **state)
     assert_int_equal(p.mem_available_bytes, 6000000000);
     assert_true(p.is_limited);
     assert_int_equal(p.n_usable, 3);
+    assert_true(p.quota == 2.5);
+    assert_true(probe_part(&p, 5) == 0.5 && probe_part(&p, 2) == 1);
     // A lower limit further up binds, too.
     put("/sys/fs/cgroup/user.slice/memory.max", "4000000000\n");
     put("/sys/fs/cgroup/user.slice/memory.current", "3500000000\n");
@@ -114,6 +116,7 @@ static void version_one(void **state)
     assert_int_equal(p.mem_total_bytes, 1000000000);
     assert_int_equal(p.mem_available_bytes, 100000000);
     assert_int_equal(p.n_usable, 1);
+    assert_true(p.quota == 1 && probe_part(&p, 1) == 1);
 }
 
 static void limit_above_the_machine(void **state)

@@ -1,0 +1,160 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#define OPS_CHECK_NO_MAIN
+#include "tests/unit/kernels/ops_check.c"
+#include "tests/unit/cuda/backend.h"
+
+static int32_t *random_ints(int n, int below)
+{
+    int32_t *p = malloc((size_t)n * sizeof *p);
+    if (!p) exit(2);
+    for (int i = 0; i < n; i++)
+        p[i] = (int32_t)(rng() % (uint32_t)below);
+    return p;
+}
+
+// Both backends do the same; whole numbers and copies must agree in every bit.
+static void check_sort(struct kernels *k, struct kernels *cpu, int n_tok, int n_used, int n_expert,
+                       bool with_place)
+{
+    const int n = n_tok * n_used;
+    int32_t *ids = random_ints(n, n_expert), *out = calloc((size_t)n * 6, sizeof *out);
+    int32_t *place = random_ints(n_expert, 1000);
+    uint32_t *count = calloc((size_t)n_expert * 2, sizeof *count);
+    if (!out || !count) exit(2);
+    for (int e = 1; e < n_expert; e++)
+        place[e] += place[e - 1];
+    struct kernels *both[] = {k, cpu};
+    for (int i = 0; i < 2; i++) {
+        int32_t *o = out + 3 * n * i;
+        const struct route_sort a = {.ids = ids,
+                                     .place = with_place ? place : NULL,
+                                     .n_expert = n_expert,
+                                     .n_used = n_used,
+                                     .at = o,
+                                     .row = o + n,
+                                     .expert = o + 2 * n,
+                                     .count = count + n_expert * i};
+        both[i]->ops->route_sort(both[i], &a, n_tok);
+    }
+    same_bits("route_sort", "order", out, out + 3 * n, (size_t)n * 3 * sizeof *out);
+    same_bits("route_sort", "counts", count, count + n_expert, (size_t)n_expert * sizeof *count);
+    free(ids);
+    free(out);
+    free(place);
+    free(count);
+}
+
+static void check_spread(struct kernels *k, struct kernels *cpu, int n_tok, int n_used, int dim)
+{
+    const int n = n_tok * n_used;
+    float *x = floats(n_tok * dim), *out = floats(2 * n * dim), *w = floats(2 * n);
+    int32_t *at = malloc((size_t)n * sizeof *at);
+    if (!at) exit(2);
+    for (int i = 0; i < n; i++)
+        at[i] = n - 1 - i;
+    memcpy(w + n, w, (size_t)n * sizeof *w);
+    k->ops->spread(k, x, at, w, n_tok, n_used, dim, out);
+    cpu->ops->spread(cpu, x, at, w + n, n_tok, n_used, dim, out + n * dim);
+    same_bits("spread", "values", out, out + n * dim, (size_t)(n * dim) * sizeof *out);
+    same_bits("spread", "weights", w, w + n, (size_t)n * sizeof *w);
+    free(x);
+    free(out);
+    free(w);
+    free(at);
+}
+
+static void check_orders(struct kernels *k, struct kernels *cpu)
+{
+    enum { ROWS = 9, COLS = 301, N = 40, EXPERTS = 5 };
+    float *x = floats(ROWS * COLS), *out = floats(2 * N * COLS);
+    int32_t *row = random_ints(N, ROWS), *expert = random_ints(N, EXPERTS);
+    int32_t *order = random_ints(EXPERTS * COLS, COLS);
+    k->ops->gather_experts(k, x, row, order, expert, N, COLS, out);
+    cpu->ops->gather_experts(cpu, x, row, order, expert, N, COLS, out + N * COLS);
+    same_bits("gather", "experts", out, out + N * COLS, N * COLS * sizeof *out);
+    k->ops->gather(k, x, order, ROWS, COLS, out);
+    cpu->ops->gather(cpu, x, order, ROWS, COLS, out + N * COLS);
+    same_bits("gather", "rows", out, out + N * COLS, ROWS * COLS * sizeof *out);
+    free(x);
+    free(out);
+    free(row);
+    free(expert);
+    free(order);
+}
+
+static void check_finite(struct kernels *k, int n)
+{
+    enum { ROWS = 5 };
+    float *x = floats(ROWS * n);
+    bool out[ROWS];
+    x[n - 1] = NAN;
+    x[2 * n] = INFINITY;
+    x[3 * n + n / 2] = -INFINITY;
+    x[4 * n + n / 3] = -3e38f;
+    k->ops->finite(k, x, ROWS, n, out);
+    verdict("finite", "rows", out[0] || !out[1] || out[2] || out[3] || !out[4], 0);
+    free(x);
+}
+
+static void check_memory(struct kernels *k)
+{
+    enum { ROWS = 7, LD = 11, N = 5 };
+    float *x = floats(ROWS * LD), *y = floats(ROWS * N);
+    k->ops->copy(k, y, N, x + 2, LD, ROWS, N);
+    int wrong = 0;
+    for (int i = 0; i < ROWS * N; i++)
+        wrong += y[i] != x[i / N * LD + 2 + i % N];
+    k->ops->zero(k, y, ROWS * N * sizeof *y);
+    for (int i = 0; i < ROWS * N; i++)
+        wrong += y[i] != 0;
+    verdict("memory", "copies", wrong, 0);
+    free(x);
+    free(y);
+}
+
+static void check_simple_ops(void)
+{
+    struct kernels *k = open_ops(1), *cpu;
+    struct kernels_limits l = ops_limits;
+    if (kernels_open_cpu("reference", &l, &cpu, NULL)) exit(2);
+    rng_seed(1);
+    check_rows(k);
+    for (int i = 0; i < N_ROUTE; i++)
+        check_route(k, &route_cases[i]);
+    check_combine(k, 2880, 4);
+    check_combine(k, 77, 8);
+    check_combine(k, 5, 1);
+    check_sort(k, cpu, 1, 8, 128, true);
+    check_sort(k, cpu, 40, 4, 7, false);
+    check_sort(k, cpu, 300, 4, 33, true); // by counting
+    check_spread(k, cpu, 6, 3, 70);
+    check_orders(k, cpu);
+    check_finite(k, 1000);
+    check_finite(k, 3);
+    check_memory(k);
+    check_status(k, "all");
+    k->ops->close(k);
+    cpu->ops->close(cpu);
+}
+
+// Everything that is neither a product of weights nor attention, with the same bits in three orders
+// of threads.
+static void test_operations(void **state)
+{
+    (void)state;
+    open_backend = open_cuda;
+    always_brief = true;
+    assert_int_equal(check_all(cuda_orders, 3, check_simple_ops), 0);
+}
+
+int main(void)
+{
+    (void)check_ops;
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_operations)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
