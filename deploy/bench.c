@@ -59,8 +59,9 @@ err_t bench_open(struct bench *b, const char *path, struct err_text *why)
                      .precision = b->precision},
         .n_threads = (int32_t)b->n_threads,
         .device = b->device,
+        .profile = b->profile,
     };
-    err = kernels_measure_peaks((int32_t)b->n_threads, PEAK_MS, &b->peaks);
+    if (!b->no_limits) err = kernels_measure_peaks((int32_t)b->n_threads, PEAK_MS, &b->peaks);
     if (!err) err = stage_open(&c, NULL, &b->stage, why);
     if (err) return err;
     b->x = calloc((size_t)b->max_tok * (size_t)b->model->shape.dim, sizeof *b->x);
@@ -159,6 +160,11 @@ static void make_prompt(const struct bench *b, uint32_t seq, int32_t *ids, uint3
     }
 }
 
+static double share(double part, double all)
+{
+    return all > 0 ? part / all : 0;
+}
+
 err_t bench_run(struct bench *b, const struct bench_ask *ask, struct bench_row *out,
                 struct err_text *why)
 {
@@ -170,6 +176,7 @@ err_t bench_run(struct bench *b, const struct bench_ask *ask, struct bench_row *
         make_prompt(b, s, prompt, depth);
         err = prefill(b, s, prompt, 0, depth, why);
     }
+    if (b->profile) stage_profile(b->stage, &out->prompt); // begins here
     int64_t t0 = clock_now_us();
     for (uint32_t s = 0; !err && s < batch; s++) {
         make_prompt(b, s, prompt, end);
@@ -177,23 +184,25 @@ err_t bench_run(struct bench *b, const struct bench_ask *ask, struct bench_row *
         err = prefill(b, s, prompt, depth, end, why);
     }
     int64_t t1 = clock_now_us();
+    if (b->profile) stage_profile(b->stage, &out->prompt);
     for (uint32_t i = 0; !err && i < ask->n_decode; i++)
         err = decode(b, batch, end + i, ids, why);
     int64_t t2 = clock_now_us();
+    if (b->profile) stage_profile(b->stage, &out->decode);
     free(prompt);
     if (err) return err;
     double prompt_s = (double)(t1 - t0) * 1e-6, decode_s = (double)(t2 - t1) * 1e-6;
     double n_tok = (double)batch * ask->n_prompt;
     double ops = 2 * (n_tok * (double)b->matrix_elems + batch * (double)b->head_elems);
     double peak = b->precision ? b->peaks.f32_flops_per_s : b->peaks.int8_ops_per_s;
-    *out = (struct bench_row){
-        .batch = batch,
-        .prompt_tok_s = n_tok / prompt_s,
-        .decode_tok_s = (double)batch * ask->n_decode / decode_s,
-        .prompt_share = ops / prompt_s / peak,
-        .decode_share =
-            (double)b->decode_bytes * ask->n_decode / decode_s / b->peaks.read_bytes_per_s,
-    };
+    out->batch = batch;
+    out->prompt_tok_s = n_tok / prompt_s;
+    out->decode_tok_s = (double)batch * ask->n_decode / decode_s;
+    out->prompt_share = share(ops / prompt_s, peak);
+    out->decode_share =
+        share((double)b->decode_bytes * ask->n_decode / decode_s, b->peaks.read_bytes_per_s);
+    out->prompt_us = (uint64_t)(t1 - t0);
+    out->decode_us = (uint64_t)(t2 - t1);
     return OK;
 }
 

@@ -8,7 +8,9 @@
 struct bench {
     struct model *model;
     struct stage *stage;
-    struct kernels_peaks peaks;
+    struct kernels_peaks peaks; // zeros: not measured, and no shares then
+    bool no_limits;             // do not measure them
+    bool profile;               // fill bench_row's profiles
     struct arena arena;
     float *x; // (max_tok, dim)
     uint32_t n_threads, max_tok, n_slot, ctx;
@@ -26,6 +28,8 @@ struct bench_row {
     double prompt_tok_s, decode_tok_s;
     double prompt_share; // of the measured int8 peak (f32 peak when exact), 0..1
     double decode_share; // of the measured read bandwidth, 0..1
+    uint64_t prompt_us, decode_us;
+    struct kernels_profile prompt, decode; // if bench.profile
 };
 
 err_t bench_open(struct bench *b, const char *path, struct err_text *why);

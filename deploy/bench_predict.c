@@ -7,28 +7,42 @@
 #include <stdlib.h>
 
 enum { CHUNK = 512 }; // rows of a prefill step, as the server's
+// What coordinator, front door and the workers' control threads take of the cores for a step and
+// for each row of it (measured: /proc/PID/task/*/schedstat, workers that are processes).
+static const double CONTROL_US = 120, CONTROL_ROW_US = 30;
 
-err_t bench_predict_device(uint32_t n_threads, struct cluster_device *out, struct err_text *why)
+// Steps on their way that find rows of their own: as many workers compute at a time.
+static uint32_t n_step_of(const struct bench_predict_ask *ask)
 {
+    return ask->batch < ask->n_worker ? ask->batch : ask->n_worker;
+}
+
+err_t bench_predict_device(const struct bench_predict_ask *ask, struct cluster_device *out,
+                           struct err_text *why)
+{
+    const uint32_t busy = n_step_of(ask) * ask->n_threads;
+    const uint32_t n_threads = busy < ask->n_core ? busy : ask->n_core;
+    const double part = (double)ask->n_threads / n_threads;
     char isa[32];
     struct probe p;
     struct measure m;
     struct rates r;
     err_t e = probe_read(&p, why);
     if (!e) e = measure_isa(NULL, isa, why);
-    const struct measure_ask ask = {.dir = here_dir(), .isa = isa, .n_threads = (int32_t)n_threads};
-    if (!e) e = measure_machine(&p, &ask, &m, why);
-    if (!e) e = rate_machine(&p, &ask, &r, why);
+    const struct measure_ask of = {.dir = here_dir(), .isa = isa, .n_threads = (int32_t)n_threads};
+    if (!e) e = measure_machine(&p, &of, &m, why);
+    if (!e) e = rate_machine(&p, &of, &r, why);
     if (e) return e;
+    if (part < 1) rates_scale(&r, part);
     *out = (struct cluster_device){
         .host = "here",
         .kind = CLUSTER_CPU,
-        .threads = (int32_t)n_threads,
+        .threads = (int32_t)ask->n_threads,
         .mem_bytes = p.mem_total_bytes,
         .mem_free_bytes = p.mem_available_bytes,
-        .read_bytes_per_s = m.peaks.read_bytes_per_s,
-        .int8_ops_per_s = m.peaks.int8_ops_per_s,
-        .f32_flops_per_s = m.peaks.f32_flops_per_s,
+        .read_bytes_per_s = m.peaks.read_bytes_per_s * part,
+        .int8_ops_per_s = m.peaks.int8_ops_per_s * part,
+        .f32_flops_per_s = m.peaks.f32_flops_per_s * part,
         .rates = r,
     };
     return OK;
@@ -50,6 +64,20 @@ static void fill_cluster(struct cluster *c, const struct cluster_device *d, uint
     }
 }
 
+// As the scheduler cuts a prompt for its stages.
+static uint32_t piece_of(const struct cost_model *m, const struct bench_predict_ask *ask)
+{
+    enum { PIECES = 4 };
+    uint32_t piece = ask->n_prompt;
+    if (ask->n_worker > 1) {
+        const uint32_t least = plan_piece_tok(m, false);
+        piece = ceil_div(ask->n_prompt, PIECES * ask->n_worker);
+        if (piece < least) piece = least;
+        if (piece > ask->n_prompt) piece = ask->n_prompt;
+    }
+    return piece < CHUNK ? piece : CHUNK;
+}
+
 // A prompt in chunks that follow each other through the stages.
 static double prompt_seconds(const struct plan *p, uint32_t n_chunk)
 {
@@ -67,17 +95,16 @@ err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
     struct plan *p = calloc(1, sizeof *p);
     // The scheduler deals the running requests out to as many steps as there are stages.
     const uint32_t n = ask->n_worker, rows = ceil_div(ask->batch, n);
-    const uint32_t n_step = ask->batch < n ? ask->batch : n;
+    const uint32_t n_step = n_step_of(ask);
     const uint32_t len = ask->n_prompt + ask->n_decode;
-    struct plan_ask pa = {
-        .goal = PLAN_THROUGHPUT,
-        .n_stage_min = (int32_t)n,
-        .n_stage_max = (int32_t)n,
-        .cost = {.kv_tokens = (int64_t)len * ask->batch,
-                 .depth = ask->n_prompt + ask->n_decode / 2,
-                 .batch = (int32_t)rows,
-                 .chunk = (int32_t)(ask->n_prompt < CHUNK ? ask->n_prompt : CHUNK),
-                 .kv_elem_bytes = ask->kv_elem_bytes}};
+    struct plan_ask pa = {.goal = PLAN_THROUGHPUT,
+                          .n_stage_min = (int32_t)n,
+                          .n_stage_max = (int32_t)n,
+                          .cost = {.kv_tokens = (int64_t)len * ask->batch,
+                                   .depth = ask->n_prompt + ask->n_decode / 2,
+                                   .batch = (int32_t)rows,
+                                   .chunk = (int32_t)piece_of(m, ask),
+                                   .kv_elem_bits = ask->kv_elem_bits}};
     err_t e = c && p ? OK : err_say(why, ERR_MEMORY, "out of memory");
     if (!e) {
         fill_cluster(c, d, n);
@@ -90,12 +117,15 @@ err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
         const double busy = (double)(n_step * ask->n_threads) / ask->n_core;
         double us = p->decode_us / n_step;
         if (us < p->bottleneck_us) us = p->bottleneck_us;
-        r.decode_tok_s = rows * 1e6 / (us * (busy > 1 ? busy : 1));
+        us *= busy > 1 ? busy : 1;
+        if (busy >= 1) us += (CONTROL_US + CONTROL_ROW_US * rows) / ask->n_core;
+        r.decode_tok_s = rows * 1e6 / us;
         pa.cost.depth = ask->n_prompt > CHUNK ? (ask->n_prompt - CHUNK) / 2 : 0;
         e = plan_make(m, c, &pa, p, why);
     }
     if (!e) {
-        r.prompt_tok_s = ask->n_prompt / prompt_seconds(p, ceil_div(ask->n_prompt, CHUNK));
+        r.prompt_tok_s =
+            ask->n_prompt / prompt_seconds(p, ceil_div(ask->n_prompt, piece_of(m, ask)));
         *out = r;
     }
     free(c);

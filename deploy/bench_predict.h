@@ -8,7 +8,7 @@ struct bench_predict_ask {
     uint32_t n_threads; // of each
     uint32_t n_core;    // that they share
     uint32_t batch, n_prompt, n_decode;
-    uint32_t kv_elem_bytes;
+    uint32_t kv_elem_bits;
 };
 
 struct bench_predict {
@@ -16,8 +16,10 @@ struct bench_predict {
     double prompt_tok_s; // of one prompt
 };
 
-// This machine's device as it computes with so many threads; measured, or as kept from before.
-err_t bench_predict_device(uint32_t n_threads, struct cluster_device *out, struct err_text *why);
+// One of the workers, as it computes while the others do, who read from the same memory: its part
+// of what all their threads reach together. Measured, or as kept from before.
+err_t bench_predict_device(const struct bench_predict_ask *ask, struct cluster_device *out,
+                           struct err_text *why);
 err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
                     const struct bench_predict_ask *ask, struct bench_predict *out,
                     struct err_text *why);

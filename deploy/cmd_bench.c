@@ -5,6 +5,7 @@
 #include "deploy/cmd.h"
 #include "deploy/opts.h"
 #include "topology/probe.h"
+#include "worker/profile.h"
 #include "worker/rate.h"
 
 #include <stdio.h>
@@ -69,6 +70,15 @@ static void print_row(const struct bench_args *a, const struct bench_row *r, boo
     fflush(stdout);
 }
 
+static void print_profile(const char *what, const struct kernels_profile *p, uint64_t us)
+{
+    const struct profile_times t = {.busy_us = us};
+    struct buf text = {0};
+    profile_table(p, &t, &text);
+    if (buf_ok(&text)) printf("\n%s\n%s", what, text.data);
+    buf_fini(&text);
+}
+
 // The first pass touches every page of weights and KV once; it is not counted.
 static err_t warm_up(struct bench_args *a, struct err_text *why)
 {
@@ -90,7 +100,11 @@ static err_t speed(struct bench_args *a, const uint32_t *batches, uint32_t n, st
     for (uint32_t i = 0; !err && i < n; i++) {
         const struct bench_ask ask = ask_of(a, batches[i]);
         err = bench_run(&a->b, &ask, &row, why);
-        if (!err) print_row(a, &row, i == 0);
+        if (err) break;
+        print_row(a, &row, i == 0);
+        if (!a->b.profile || a->json) continue;
+        print_profile("prompt", &row.prompt, row.prompt_us);
+        print_profile("decode", &row.decode, row.decode_us);
     }
     if (a->json) printf("]}\n");
     return err;
@@ -161,11 +175,11 @@ static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint3
                                     .batch = batch,
                                     .n_prompt = a->n_prompt,
                                     .n_decode = a->n_decode,
-                                    .kv_elem_bytes = a->b.kv_dtype == DT_F32 ? 4 : 2};
+                                    .kv_elem_bits = dtype_kv_bits((enum dtype)a->b.kv_dtype)};
     struct cluster_device d;
     struct bench_predict p, real;
     if (ask.n_threads < 1) ask.n_threads = 1;
-    err_t err = bench_predict_device(ask.n_threads, &d, why);
+    err_t err = bench_predict_device(&ask, &d, why);
     if (!err) err = bench_predict(m, &d, &ask, &p, why);
     if (!err && workers == 1) err = measure(a, batch, &real, why);
     if (!err) print_predicted(a, &ask, &p, workers == 1 ? &real : NULL, first);
@@ -284,7 +298,8 @@ static err_t with_model(struct bench_args *a, const char *model, const uint32_t 
                         uint32_t n_batch, struct err_text *why)
 {
     struct bench *b = &a->b;
-    b->kv_dtype = a->kv_choice == 2 || (a->kv_choice == 0 && b->precision) ? DT_F32 : DT_F16;
+    const uint32_t kv_dtypes[] = {b->precision ? DT_F32 : DT_F16, DT_F16, DT_F32, DT_Q8_0};
+    b->kv_dtype = kv_dtypes[a->kv_choice];
     b->max_tok = 512;
     b->n_slot = 1;
     for (uint32_t i = 0; i < n_batch; i++)
@@ -313,10 +328,14 @@ int cmd_bench(int argc, char **argv)
         {"tokens", OPT_U32, &a.n_decode, "N", "decoded tokens (64)", 1, 1 << 20},
         {"precision", OPT_CHOICE, &a.b.precision, "fast|exact", "8-bit or float activations (fast)",
          0, 0},
-        {"kv", OPT_CHOICE, &a.kv_choice, "auto|f16|f32", "type of keys and values (auto)", 0, 0},
-        {"device", OPT_STR, &a.b.device, "NAME", "cpu (the best), reference, avx2, neon, cuda, cuda:1", 0, 0},
+        {"kv", OPT_CHOICE, &a.kv_choice, "auto|f16|f32|q8", "type of keys and values (auto)", 0, 0},
+        {"device", OPT_STR, &a.b.device, "NAME",
+         "cpu (the best), reference, avx2, neon, cuda, cuda:1", 0, 0},
         {"predict", OPT_FLAG, &a.predict, NULL, "what the planner predicts beside what is measured",
          0, 0},
+        {"profile", OPT_FLAG, &a.b.profile, NULL, "where the time of a step goes", 0, 0},
+        {"no-limits", OPT_FLAG, &a.b.no_limits, NULL, "leave this machine's limits unmeasured", 0,
+         0},
         {"ops", OPT_FLAG, &a.ops, NULL, "operations one by one beside their limits, without MODEL",
          0, 0},
         {"perplexity", OPT_STR, &a.perplexity, "FILE", "perplexity of a text instead of speed", 0,

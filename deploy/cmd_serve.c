@@ -31,11 +31,12 @@ static void on_signal(int sig)
 struct serve {
     struct coordinator_config c;
     struct opt_strs aliases, hosts, origins;
-    const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *device,
+    const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *device, *share_text,
         *transports, *devices;
+    double device_memory;
     uint32_t n_worker, n_local, n_threads;
     uint32_t kv_choice, road_choice;
-    bool has_workers_option, verbose;
+    bool has_workers_option, verbose, profile;
     char *key_text, *cert_text, *key_pem_text;
     size_t key_bytes;
     const char *keys[65];
@@ -83,6 +84,8 @@ static err_t local_start(struct local_worker *l, const struct serve *s, struct l
         .models = models,
         .n_threads = (int32_t)s->n_threads,
         .device = s->device,
+        .device_memory = s->device_memory,
+        .profile = s->profile,
         .transports = s->transports,
         .devices = s->devices,
         .measure = true,
@@ -191,7 +194,8 @@ static err_t prepare(struct serve *s, struct err_text *why)
     c->door.hosts = s->hosts.at;
     c->door.origins = s->origins.n ? s->origins.at : NULL;
     c->state_dir = cmd_state_dir(c->state_dir);
-    c->kv_dtype = s->kv_choice == 1 ? DT_F16 : s->kv_choice == 2 ? DT_F32 : 0;
+    const uint32_t kv_dtypes[] = {0, DT_F16, DT_F32, DT_Q8_0};
+    c->kv_dtype = kv_dtypes[s->kv_choice];
     c->road = s->road_choice == 0 ? 0 : s->road_choice == 1 ? ROAD_LOCAL : ROAD_UCX;
     err_t err = OK;
     if (s->api_key_file) err = read_keys(s, why);
@@ -201,6 +205,7 @@ static err_t prepare(struct serve *s, struct err_text *why)
     if (!err && s->tls_key) err = textfile_read(s->tls_key, true, &s->key_pem_text, why);
     c->door.tls_cert_pem = s->cert_text;
     c->door.tls_key_pem = s->key_pem_text;
+    if (!err) err = cmd_fraction("--device-memory", s->share_text, &s->device_memory, why);
     if (!err && s->cluster_file) err = read_cluster(s, why);
     if (!err && s->parts) err = read_parts(s, why);
     // Nothing said of workers: one in this process.
@@ -209,6 +214,8 @@ static err_t prepare(struct serve *s, struct err_text *why)
     if (s->n_local && s->has_workers_option)
         return err_say(why, ERR_CONFIG, "--local and --workers exclude each other");
     uint32_t own = s->n_local + s->n_worker;
+    const bool is_shared = s->device && !strncmp(s->device, "cuda", 4) && own > 1;
+    if (is_shared && !s->share_text) s->device_memory = 1.0 / own;
     if (!c->n_expect) c->n_expect = own ? own : 1;
     c->n_home = own;
     if (!s->n_local && !c->join_listen) c->join_listen = "127.0.0.1:0";
@@ -227,6 +234,8 @@ static err_t run(struct serve *s, struct coordinator *co, struct err_text *why)
         .state_dir = s->c.state_dir,
         .model = s->model,
         .n_threads = s->n_threads,
+        .device = s->device,
+        .device_memory = s->device_memory,
         .transports = s->transports,
         .devices = s->devices,
     };
@@ -282,6 +291,8 @@ int cmd_serve(int argc, char **argv)
         {"expect", OPT_U32, &c->n_expect, "N", "workers to wait for before the first plan", 1, 64},
         {"lanes", OPT_U32, &c->n_lane, "N",
          "complete copies of the model that the near workers make (1)", 1, FLEET_LANES_MAX / 2},
+        {"profile", OPT_FLAG, &s.profile, NULL,
+         "log where the time of steps goes, of workers in this process", 0, 0},
         {"no-rebalance", OPT_FLAG, &c->no_rebalance, NULL,
          "leave experts where they are, however they are used", 0, 0},
         {"far", OPT_U32, &c->far_ms, "MS",
@@ -302,7 +313,7 @@ int cmd_serve(int argc, char **argv)
          8192},
         {"precision", OPT_CHOICE, &c->precision, "fast|exact", "8-bit or float activations (fast)",
          0, 0},
-        {"kv", OPT_CHOICE, &s.kv_choice, "auto|f16|f32", "type of keys and values (auto)", 0, 0},
+        {"kv", OPT_CHOICE, &s.kv_choice, "auto|f16|f32|q8", "type of keys and values (auto)", 0, 0},
         {"road", OPT_CHOICE, &s.road_choice, "auto|local|ucx", "data road between stages (auto)", 0,
          0},
         {"transports", OPT_STR, &s.transports, "LIST",
@@ -310,7 +321,9 @@ int cmd_serve(int argc, char **argv)
         {"devices", OPT_STR, &s.devices, "LIST", "trusted network devices of their data road (lo)",
          0, 0},
         {"device", OPT_STR, &s.device, "NAME",
-         "of the worker in this process: cpu, reference, avx2, neon, cuda, cuda:1", 0, 0},
+         "of local workers: cpu, reference, avx2, neon, cuda, cuda:1 (cpu)", 0, 0},
+        {"device-memory", OPT_STR, &s.share_text, "FRACTION",
+         "of the device's memory, for each local worker (divided)", 0, 0},
         {"no-prefix-cache", OPT_FLAG, &c->no_prefix_cache, NULL, "compute shared prompts again", 0,
          0},
         {"no-chain", OPT_FLAG, &c->no_chain, NULL, "send a step only when the one before returned",

@@ -55,12 +55,21 @@ static err_t member_token(struct crew *c, struct member *m, char *path, size_t s
 
 static void member_exec(struct crew *c, struct member *m, const char *token)
 {
-    char threads[16];
+    char threads[16], share[32];
     snprintf(threads, sizeof threads, "%u", c->c.n_threads);
+    snprintf(share, sizeof share, "%.6f", c->c.device_memory);
     const char *argv[24] = {"trireme", "worker", "--join",    c->join,   "--token-file",
                             token,     "--name", m->name,     "--state", m->state,
                             "--model", c->model, "--threads", threads,   NULL};
     int n = 14;
+    if (c->c.device) {
+        argv[n++] = "--device";
+        argv[n++] = c->c.device;
+    }
+    if (c->c.device_memory > 0) {
+        argv[n++] = "--device-memory";
+        argv[n++] = share;
+    }
     if (c->transports) {
         argv[n++] = "--transports";
         argv[n++] = c->transports;

@@ -15,6 +15,8 @@ struct crew_config {
     const char *state_dir;   // of the coordinator; each worker's own is workers/NAME under it
     const char *model;       // path
     uint32_t n_threads;      // of each worker; 0: this machine's cores divided among them
+    const char *device;      // of each; NULL: the CPU
+    double device_memory;    // share of its memory for each; 0: all that is free
     const char *transports, *devices; // of the data road, NULL: default
 };
 

@@ -59,7 +59,7 @@ static struct cluster_link slowest(const struct cluster *c, const struct plan_st
 static uint32_t steps_in_flight(const struct simulate_ask *a, const struct timing *t)
 {
     const struct cost_step row = {
-        .rows = 1, .n_seq = 1, .logit_rows = 1, .depth = a->ctx / 2, .kv_elem_bytes = 2};
+        .rows = 1, .n_seq = 1, .logit_rows = 1, .depth = a->ctx / 2, .kv_elem_bits = 16};
     const struct plan *p = t->plan;
     double slowest_us = 1, road_us = 0;
     for (int32_t i = 0; i < p->n_stage; i++) {
@@ -129,7 +129,7 @@ static struct cost_step shape_of(const struct step *st)
     }
     depth /= shape.rows;
     shape.depth = ((int64_t)depth + DEPTH_STEP / 2) / DEPTH_STEP * DEPTH_STEP;
-    shape.kv_elem_bytes = 2;
+    shape.kv_elem_bits = 16;
     return shape;
 }
 

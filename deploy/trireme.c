@@ -38,6 +38,17 @@ int cmd_fail(err_t err, const struct err_text *why)
     return err_exit_code(err);
 }
 
+err_t cmd_fraction(const char *option, const char *text, double *out, struct err_text *why)
+{
+    char *end = NULL;
+    const double v = text ? strtod(text, &end) : 0;
+    if (!text) return OK;
+    if (end == text || *end || !(v > 0 && v <= 1))
+        return err_say(why, ERR_CONFIG, "%s %.40s: over 0, and 1 at most", option, text);
+    *out = v;
+    return OK;
+}
+
 const char *cmd_state_dir(const char *given)
 {
     static char dir[4096];

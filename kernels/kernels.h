@@ -188,9 +188,9 @@ struct conv_args {
     const struct attn_run *runs;
     int32_t n_run;
     const uint32_t *slots; // (n_run), in host memory
-    float *state;          // run i's at state + slots[i] * state_ld: (n_tap - 1, n_channel), updated
-    int64_t state_ld;      // floats
-    float *out;            // (n_tok, n_channel); must not alias x
+    float *state;     // run i's at state + slots[i] * state_ld: (n_tap - 1, n_channel), updated
+    int64_t state_ld; // floats
+    float *out;       // (n_tok, n_channel); must not alias x
 };
 
 // Gated delta rule (Yang, Kautz and Hatamizadeh 2024, arXiv 2412.06464), token after token:
@@ -210,20 +210,20 @@ struct delta_args {
     const struct attn_run *runs;
     int32_t n_run;
     const uint32_t *slots; // as in conv_args
-    float *state;          // run i's at state + slots[i] * state_ld: (n_head_v, dim_k, dim_v), updated
+    float *state; // run i's at state + slots[i] * state_ld: (n_head_v, dim_k, dim_v), updated
     int64_t state_ld;
     float *out; // (n_tok, n_head_v, dim_v)
 };
 
-// Which experts each token chose, sorted: product i of n = n_tok * n_used is token row[i] with expert
-// expert[i]; ascending by expert, then by token. All in the backend's memory.
+// Which experts each token chose, sorted: product i of n = n_tok * n_used is token row[i] with
+// expert expert[i]; ascending by expert, then by token. All in the backend's memory.
 struct route_sort {
     const int32_t *ids;       // (n_tok, n_used) of route
     const int32_t *place;     // (n_expert) expert e lies at place[e] of the stacks; NULL: at e
     int32_t n_expert, n_used; // as in route_args
-    int32_t *at;              // out (n_tok, n_used) where the product of ids[..] lies: at of combine
-    int32_t *row, *expert;    // out (n); expert is the place
-    uint32_t *count;          // (n_expert) how often each was chosen is added, or NULL
+    int32_t *at;           // out (n_tok, n_used) where the product of ids[..] lies: at of combine
+    int32_t *row, *expert; // out (n); expert is the place
+    uint32_t *count;       // (n_expert) how often each was chosen is added, or NULL
 };
 
 // What a whole step has in common, in host memory; the lists and what they point to do not change
@@ -308,7 +308,8 @@ struct kernels_ops {
     // out[i][c] = x[i][order[c]]; x, out (n_tok, cols); out is not x.
     void (*gather)(struct kernels *k, const float *x, const int32_t *order, int32_t n_tok,
                    int32_t cols, float *out);
-    // The same for products: out[i][c] = x[row[i]][order[expert[i] * cols + c]]; out (n, cols), order
+    // The same for products: out[i][c] = x[row[i]][order[expert[i] * cols + c]]; out (n, cols),
+    // order
     // (.., cols); row and expert as in expert_gemm.
     void (*gather_experts)(struct kernels *k, const float *x, const int32_t *row,
                            const int32_t *order, const int32_t *expert, int32_t n, int32_t cols,
@@ -332,8 +333,8 @@ struct kernels_ops {
     void (*route)(struct kernels *k, const struct route_args *a, int32_t n_tok);
     void (*route_sort)(struct kernels *k, const struct route_sort *a, int32_t n_tok);
     void (*gemm_experts)(struct kernels *k, const struct expert_gemm *g);
-    // out[at[i][j]] = x[i] * weights[i][j], and weights[i][j] becomes 1; x (n_tok, dim), at and weights
-    // (n_tok, n_used), out (.., dim).
+    // out[at[i][j]] = x[i] * weights[i][j], and weights[i][j] becomes 1; x (n_tok, dim), at and
+    // weights (n_tok, n_used), out (.., dim).
     void (*spread)(struct kernels *k, const float *x, const int32_t *at, float *weights,
                    int32_t n_tok, int32_t n_used, int32_t dim, float *out);
     // out[i] = sum over j < n_used, ascending, of weights[i][j] * y[at[i][j]]; out (n_tok, dim), y
@@ -365,6 +366,9 @@ struct kernels_ops {
     // Moves (once per parallel region) while an operation runs: proof of progress for heartbeats.
     // Safe to read from any thread.
     uint64_t (*progress)(struct kernels *k);
+    // How long the calling thread has waited at the end of operations for the others of the
+    // backend's pool, since opening.
+    uint64_t (*wait_ns)(struct kernels *k);
 };
 
 // Opens the best CPU backend of this machine. `isa` NULL chooses; "reference", "avx2", "neon" force
@@ -372,9 +376,9 @@ struct kernels_ops {
 err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, struct kernels **out,
                        struct err_text *why);
 
-// A backend of a device, from a module that is opened when it is asked for: libtrireme-cuda.so beside
-// the program, or the file that TRIREME_CUDA names. `device` counts from 0. ERR_UNSUPPORTED: no
-// module, no driver or no such device; the sentence says which.
+// A backend of a device, from a module that is opened when it is asked for: libtrireme-cuda.so
+// beside the program, or the file that TRIREME_CUDA names. `device` counts from 0. ERR_UNSUPPORTED:
+// no module, no driver or no such device; the sentence says which.
 err_t kernels_open_cuda(int32_t device, const struct kernels_limits *limits, struct kernels **out,
                         struct err_text *why);
 // By name: NULL or "cpu" the best of this machine, "reference", "avx2", "neon", "cuda", "cuda:1".
@@ -394,6 +398,21 @@ struct kernels_about {
 err_t kernels_about(const char *device, struct kernels_about *out, struct err_text *why);
 // ERR_UNSUPPORTED: no module or no driver; the sentence says which.
 err_t kernels_count_cuda(int32_t *out, struct err_text *why);
+
+// A backend whose step-path operations are timed one by one: on a device each one is waited for,
+// and nothing is recorded. Takes `inner` over, also when it fails. ERR_MEMORY.
+err_t kernels_profile_open(struct kernels *inner, struct kernels **out);
+enum { KERNELS_PROFILE_OPS = 40 };
+struct kernels_profile {
+    uint64_t n_step, wait_ns; // wait_ns: of kernels_ops, part of the operations' times
+    int32_t n_op;
+    struct kernels_profile_op {
+        const char *name;
+        uint64_t n, ns;
+    } ops[KERNELS_PROFILE_OPS];
+};
+// What was counted since the call before. False: `k` is no such backend.
+bool kernels_profile_take(struct kernels *k, struct kernels_profile *out);
 
 // How products with weights of a type are computed, on every instruction set.
 enum kernels_path {

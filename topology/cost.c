@@ -177,7 +177,7 @@ struct cost_ask cost_ask_of(int64_t ctx, int32_t batch)
                              .depth = ctx / 2,
                              .batch = batch,
                              .chunk = ctx < 512 ? (int32_t)ctx : 512,
-                             .kv_elem_bytes = 2};
+                             .kv_elem_bits = 16};
 }
 
 err_t cost_ask_check(const struct cost_ask *a, struct err_text *why)
@@ -192,7 +192,7 @@ err_t cost_ask_check(const struct cost_ask *a, struct err_text *why)
         {"depth", a->depth, 0, a->kv_tokens},
         {"batch", a->batch, 1, COST_ROWS_MAX},
         {"chunk", a->chunk, 1, COST_ROWS_MAX},
-        {"bytes of a kv element", a->kv_elem_bytes, 1, 4},
+        {"bits of a kv element", a->kv_elem_bits, 1, 32},
         {"steps in flight", a->in_flight, 0, COST_ROWS_MAX},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
@@ -204,12 +204,12 @@ err_t cost_ask_check(const struct cost_ask *a, struct err_text *why)
 
 struct cost_step cost_decode_step(const struct cost_ask *a)
 {
-    return (struct cost_step){a->batch, a->batch, a->batch, a->depth, a->kv_elem_bytes};
+    return (struct cost_step){a->batch, a->batch, a->batch, a->depth, a->kv_elem_bits};
 }
 
 struct cost_step cost_prefill_step(const struct cost_ask *a)
 {
-    return (struct cost_step){a->chunk, 1, 1, a->depth, a->kv_elem_bytes};
+    return (struct cost_step){a->chunk, 1, 1, a->depth, a->kv_elem_bits};
 }
 
 // ---- what a member has of a weight
@@ -328,7 +328,7 @@ void cost_memory_layer(const struct cost_model *m, const struct cost_ask *a, con
         alone ? l->expert_vector_bytes
               : part_bytes(l->expert_vector_bytes, experts_held(m, s, layer), m->n_expert);
     if (!share_is_dense(s, s->member)) return;
-    uint64_t kv = l->kv_elems * a->kv_elem_bytes *
+    uint64_t kv = l->kv_elems * a->kv_elem_bits / 8 *
                   (l->is_local ? (uint64_t)local_tokens(m, a) : (uint64_t)a->kv_tokens);
     if (has_cut_heads(l, s)) {
         const struct share_range heads = cost_kv_heads(m, s);

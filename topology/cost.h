@@ -67,14 +67,14 @@ struct cost_model {
 
 // What a plan must hold, and what its speed is predicted on.
 struct cost_ask {
-    int64_t kv_tokens;      // tokens of keys and values to hold, over all requests
-    int64_t local_tokens;   // the same in local layers; 0: what `batch` requests see
-    int32_t n_state;        // recurrent states to hold; 0: of `batch` requests and two copies each
-    int64_t depth;          // tokens already there where speed is predicted
-    int32_t batch;          // rows of a decode step, one request each
-    int32_t chunk;          // rows of a prefill step, one request
-    uint32_t kv_elem_bytes; // 2: F16
-    int32_t in_flight;      // steps on their way at once; 0: 2
+    int64_t kv_tokens;     // tokens of keys and values to hold, over all requests
+    int64_t local_tokens;  // the same in local layers; 0: what `batch` requests see
+    int32_t n_state;       // recurrent states to hold; 0: of `batch` requests and two copies each
+    int64_t depth;         // tokens already there where speed is predicted
+    int32_t batch;         // rows of a decode step, one request each
+    int32_t chunk;         // rows of a prefill step, one request
+    uint32_t kv_elem_bits; // 16: F16
+    int32_t in_flight;     // steps on their way at once; 0: 2
 };
 
 struct cost_memory {
@@ -88,7 +88,7 @@ struct cost_memory {
 struct cost_step {
     int32_t rows, n_seq, logit_rows;
     int64_t depth;
-    uint32_t kv_elem_bytes;
+    uint32_t kv_elem_bits;
 };
 
 enum { COST_KV_TOKENS_MAX = 1 << 30, COST_ROWS_MAX = 1 << 16 };

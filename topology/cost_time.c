@@ -82,7 +82,7 @@ static double mixer_seconds(const struct cost_model *m, const struct cluster_dev
     double seen = (double)s->depth + (double)s->rows / s->n_seq / 2; // mean over the rows
     const double bound = (double)cost_sight(m);
     if (l->is_local && bound > 0 && seen > bound) seen = bound;
-    const double kv = s->n_seq * seen * (double)l->kv_elems * s->kv_elem_bytes * kv_part;
+    const double kv = s->n_seq * seen * (double)l->kv_elems * s->kv_elem_bits / 8 * kv_part;
     const double state = 2.0 * s->n_seq * (double)l->state_bytes; // read and written
     const double read = (kv + state) / d->read_bytes_per_s;
     const double math = s->rows * (seen * l->seen_flops * heads / attention_rate(m, d, s) +

@@ -18,7 +18,7 @@ static void plan_hash(const struct cost_model *m, const struct cluster *c,
     sha256_add(&sha, m->hash, sizeof m->hash);
     const struct cost_ask *a = &ask->cost;
     int len = snprintf(line, sizeof line, "kv %lld, %lld x %u states %d batch %d chunk %d\n",
-                       (long long)a->kv_tokens, (long long)a->local_tokens, a->kv_elem_bytes,
+                       (long long)a->kv_tokens, (long long)a->local_tokens, a->kv_elem_bits,
                        a->n_state, a->batch, a->chunk);
     sha256_add(&sha, line, (size_t)len);
     for (int32_t i = 0; i < p->n_stage; i++) {

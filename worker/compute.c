@@ -1,6 +1,7 @@
 #include "worker/compute_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
+#include "worker/profile.h"
 
 #include <poll.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@ enum {
     NAP_MS = 100,            // the loop's counter moves at least this often, also when idle
     BLAME_WAIT_US = 1000000, // see wait_for_the_cause
     SPARE_LETTERS = 64,
+    PROFILE_US = 10 * 1000000,
 };
 
 void compute_held_free(struct compute_held *h)
@@ -178,6 +180,27 @@ err_t compute_take(struct compute *c, struct compute_parcel **out, struct err_te
 
 // -- the thread --
 
+// With config.profile: a line every PROFILE_US in which steps ran.
+static void tell_profile(struct compute *c)
+{
+    const int64_t now = clock_now_us();
+    const struct compute_told last = c->told;
+    if (now - last.at_us < PROFILE_US) return;
+    c->told = (struct compute_told){now, atomic_load(&c->busy_us), atomic_load(&c->wait_us),
+                                    atomic_load(&c->exchange_us)};
+    struct kernels_profile p;
+    stage_profile(c->held.stage, &p);
+    if (!last.at_us) return; // the line before has no beginning
+    const struct profile_times t = {.all_us = (uint64_t)(now - last.at_us),
+                                    .busy_us = c->told.busy_us - last.busy_us,
+                                    .wait_us = c->told.wait_us - last.wait_us,
+                                    .exchange_us = c->told.exchange_us - last.exchange_us};
+    struct buf line = {0};
+    profile_line(&p, &t, &line);
+    if (buf_ok(&line)) log_info("profile: %s", line.data);
+    buf_fini(&line);
+}
+
 static err_t next_step(struct compute *c, struct err_text *why)
 {
     struct compute_parcel *p;
@@ -188,6 +211,7 @@ static err_t next_step(struct compute *c, struct err_text *why)
     else
         e = compute_step(c, &p->msg.step, why);
     compute_spend(c, p);
+    if (!e && c->config.profile) tell_profile(c);
     return e ? e : compute_usage_post(c, why);
 }
 

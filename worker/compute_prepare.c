@@ -171,6 +171,7 @@ static err_t open_stage(struct compute *c, struct stage_sizes *sizes, struct err
     compute_stage_config(&c->config.plan, c->held.model, &stage);
     stage.n_threads = c->config.n_threads;
     stage.device = c->config.device;
+    stage.profile = c->config.profile;
     stage.load = &c->load;
     err_t e = check_memory(c, &stage, sizes, why);
     if (e) return e; // what is held stays

@@ -34,8 +34,12 @@ struct compute {
     struct compute_draw *draws;           // (n_slot) of the first stage
     uint64_t undrawn[WIRE_IN_FLIGHT_MAX]; // steps whose ids the last stage has not sent yet
     uint32_t n_undrawn;
-    uint32_t *usage;     // (layers, n_expert) of the lead of a stage with experts
-    int64_t usage_us;    // when it was told last
+    uint32_t *usage;      // (layers, n_expert) of the lead of a stage with experts
+    int64_t usage_us;     // when it was told last
+    struct compute_told { // what the last line about the profile had told; clock time of it
+        int64_t at_us;
+        uint64_t busy_us, wait_us, exchange_us;
+    } told;
     uint64_t step_bytes; // weights that one token passes here
     struct arena arena;  // results of the step
 

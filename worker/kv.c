@@ -40,8 +40,8 @@ err_t kv_check_settings(const struct plan_settings *s, struct err_text *why)
     }
     if (s->page_tok & (s->page_tok - 1))
         return err_say(why, ERR_CONFIG, "setting page_tok is %u, not a power of two", s->page_tok);
-    if (s->kv_dtype != DT_F16 && s->kv_dtype != DT_F32)
-        return err_say(why, ERR_CONFIG, "setting kv_dtype is %u, allowed are F16 and F32",
+    if (s->kv_dtype != DT_F16 && s->kv_dtype != DT_F32 && s->kv_dtype != DT_Q8_0)
+        return err_say(why, ERR_CONFIG, "setting kv_dtype is %u, allowed are F16, F32 and Q8_0",
                        s->kv_dtype);
     if ((uint64_t)(s->ctx / s->page_tok + 1) * s->n_slot * 4 > SLOT_TABLE_BYTES_MAX)
         return err_say(why, ERR_CONFIG, "page tables for %u slots of %u tokens are too large",

@@ -122,6 +122,12 @@ static err_t open_parts(struct stage *s, struct stage *reuse, struct err_text *w
         return err_say(why, ERR_CONFIG, "member %d of %d has another group", c->share.member,
                        c->share.n_member);
     err_t e = kernels_open(c->device, &limits, &s->kernels, why);
+    if (!e && c->profile) {
+        struct kernels *inner = s->kernels;
+        s->kernels = NULL;
+        e = kernels_profile_open(inner, &s->kernels);
+        if (e) e = err_say(why, e, "no memory for a profile");
+    }
     if (!e) e = stage_count(s, &s->sizes, why);
     if (e) return e;
     // What the old stage held besides weights goes first: both need not fit at once.
@@ -252,6 +258,11 @@ err_t stage_watch(struct stage *s, const struct stage_watch *watch)
 err_t stage_status(const struct stage *s, struct err_text *why)
 {
     return s->kernels->ops->status(s->kernels, why);
+}
+
+void stage_profile(struct stage *s, struct kernels_profile *out)
+{
+    kernels_profile_take(s->kernels, out);
 }
 
 uint64_t stage_progress(const struct stage *s)
@@ -395,8 +406,7 @@ static err_t run_dense(struct stage *s, const struct step *st, float *x, struct 
     p->x = s->x ? s->x : x;
     if (s->x && !c->embed) op->put(s->kernels, s->x, x, bytes);
     if (stage_has_halves(s)) stage_cut_halves(s);
-    if (!enter_kernels(s, c->embed ? s->ids : NULL, is_ahead || !c->head))
-        run_layers(s, is_ahead);
+    if (!enter_kernels(s, c->embed ? s->ids : NULL, is_ahead || !c->head)) run_layers(s, is_ahead);
     op->leave(s->kernels);
     for (uint32_t i = 0; i < st->n_row; i++)
         state_save(&s->state, &st->rows[i]);

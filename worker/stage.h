@@ -29,8 +29,9 @@ struct stage_config {
     // given the same x. Owners of experts (SPLIT_EXPERTS, not member 0) keep experts only; x is
     // not looked at.
     struct share share;
-    struct group *group; // the caller's; must outlive the stage
-    const char *device; // kernels_open's
+    struct group *group;     // the caller's; must outlive the stage
+    const char *device;      // kernels_open's
+    bool profile;            // time every operation (stage_profile)
     struct stage_load *load; // may be NULL
 };
 
@@ -48,6 +49,8 @@ err_t stage_open(const struct stage_config *c, struct stage *reuse, struct stage
 void stage_close(struct stage *s);
 struct stage_sizes stage_sizes_get(const struct stage *s);
 const struct stage_config *stage_config_get(const struct stage *s); // what it was opened with
+// Of a stage with config.profile: what was counted since the call before.
+void stage_profile(struct stage *s, struct kernels_profile *out);
 // Forgets all sequences (new epoch).
 void stage_reset(struct stage *s);
 

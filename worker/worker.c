@@ -1,6 +1,7 @@
 #include "worker/worker_priv.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
+#include "topology/gpus.h"
 #include "worker/measure.h"
 #include "worker/rate.h"
 

@@ -20,18 +20,19 @@
 struct worker;
 
 struct worker_config {
-    const char *name;                 // [a-z0-9-]{1,63}
-    const char *const *models;        // model files or folders with .gguf files, NULL-terminated
-    int32_t n_threads;                // 0: all cores of the affinity mask
-    uint64_t mem_max_bytes;           // 0: what is free at start; a plan gets what is free then
-    const char *device;               // kernels_open's, NULL: best CPU
+    const char *name;          // [a-z0-9-]{1,63}
+    const char *const *models; // model files or folders with .gguf files, NULL-terminated
+    int32_t n_threads;         // 0: all cores of the affinity mask
+    uint64_t mem_max_bytes;    // 0: what is free at start; a plan gets what is free then
+    const char *device;        // kernels_open's, NULL: best CPU
+    bool profile;              // time every operation, a line in the log every ten seconds of steps
     double device_memory; // share of the device's memory that this worker may use; 0: all of it
     const char *transports, *devices; // of the UCX port, NULL: port.h's defaults
     const char *store_dir;            // where copies of models grow; NULL: no store
     uint64_t store_reserve_bytes;     // of its volume, to stay free
     bool own_lane;                    // be a lane of its own, if the whole model fits
     bool measure;                     // measure peaks (about 0.7 s, before HELLO); else report 0
-    bool rate; // and the speed of single operations (about 2 s, once a machine)
+    bool rate;                // and the speed of single operations (about 2 s, once a machine)
     const char *measured_dir; // where they are kept (measure.h); NULL: nowhere. Until open returns
     // Connects to the coordinator; called again after a lost link. ERR_END: do not try again.
     err_t (*dial)(void *arg, struct link **out, struct err_text *why);

@@ -62,6 +62,7 @@ static void start_compute(struct worker *w, const struct msg_plan *p, const char
         .devices = w->config.devices,
         .mem_max_bytes = w->mem_max_bytes,
         .device_memory = w->config.device_memory,
+        .profile = w->config.profile,
     };
     w->held = (struct compute_held){0};
     err_t e = compute_start(&c, &w->compute, &why);

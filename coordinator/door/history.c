@@ -42,23 +42,64 @@ static struct json copy_object(struct tree *t, const struct json *j, const char 
     return copy;
 }
 
-static void shorten(struct tree *t, struct json *message, const char *key)
+// Ids that a model wrote itself, beside those that its caller knows: the results of calls that will
+// stand in the prompt as it wrote them have to name them.
+struct own_ids {
+    struct own_id {
+        const struct json *known;
+        struct json own;
+    } ids[REPLAY_CALLS_MAX]; // of the last turn that wrote any
+    size_t n;
+};
+
+static void shorten(struct tree *t, const struct own_ids *own, struct json *message,
+                    const char *key)
 {
     const struct json *id = json_get(message, key);
-    if (!id || id->kind != J_STR || is_short_id(id)) return;
+    if (!id || id->kind != J_STR) return;
+    struct json to = *id;
+    for (size_t i = 0; i < own->n; i++)
+        if (json_is(own->ids[i].known, id->str.s)) to = own->ids[i].own;
+    if (!is_short_id(&to)) to = short_id(t, id);
     struct json copy = copy_object(t, message, key, 1);
-    tree_put(&copy, key, short_id(t, id));
+    tree_put(&copy, key, to);
     *message = copy;
 }
 
-static void shorten_calls(struct tree *t, struct json *message)
+// One for each call, or none at all.
+static void read_own_ids(struct tree *t, const struct tokenizer *tok,
+                         const struct replay_turn *turn, const struct json *calls,
+                         struct own_ids *own)
+{
+    static const char mark[] = "[CALL_ID]";
+    struct buf text = {0};
+    size_t len, n = 0;
+    for (uint32_t i = 0; i < turn->n_id; i++) {
+        const char *piece = tokenizer_piece(tok, turn->ids[i], true, &len);
+        if (piece) buf_add(&text, piece, len);
+    }
+    for (const char *at = text.data; at && n < turn->n_call && (at = strstr(at, mark));) {
+        at += sizeof mark - 1;
+        const struct json id = tree_copy(t, at, strcspn(at, "[{ "));
+        if (!is_short_id(&id)) break;
+        own->ids[n].known = json_get(&calls->arr.items[n], "id");
+        own->ids[n++].own = id;
+    }
+    own->n = n == turn->n_call ? n : 0;
+    buf_fini(&text);
+}
+
+static void shorten_calls(struct tree *t, const struct tokenizer *tok,
+                          const struct replay_turn *turn, struct own_ids *own, struct json *message)
 {
     const struct json *calls = json_get(message, "tool_calls");
     if (!calls || calls->kind != J_ARR) return;
     struct json list = tree_list(t, calls->arr.n);
+    own->n = 0;
+    if (turn) read_own_ids(t, tok, turn, calls, own);
     for (size_t i = 0; i < calls->arr.n; i++) {
         struct json call = calls->arr.items[i];
-        shorten(t, &call, "id");
+        shorten(t, own, &call, "id");
         tree_add(&list, call);
     }
     struct json copy = copy_object(t, message, "tool_calls", 1);
@@ -93,6 +134,7 @@ err_t history_adapt(struct prepare *p, struct history *h, struct refusal *no)
     const struct turn_format *f = p->in->model->format;
     const struct json *messages = p->messages;
     struct tree t = {.arena = &p->scratch};
+    struct own_ids own = {.n = 0};
     *h = (struct history){.n = messages->arr.n};
     h->turns = arena_take_n(&p->scratch, h->n, sizeof *h->turns);
     struct json list = tree_list(&t, h->n);
@@ -103,9 +145,9 @@ err_t history_adapt(struct prepare *p, struct history *h, struct refusal *no)
                 h->turns[i] = replay_find(p->in->replay, p->in->tenant, &m, &p->scratch);
             h->n_found += h->turns[i] != NULL;
             add_thoughts(&t, f, h->turns[i], &m);
-            if (f->short_ids) shorten_calls(&t, &m);
+            if (f->short_ids) shorten_calls(&t, p->in->model->tokenizer, h->turns[i], &own, &m);
         } else if (f->short_ids) {
-            shorten(&t, &m, "tool_call_id");
+            shorten(&t, &own, &m, "tool_call_id");
         }
         tree_add(&list, m);
     }
@@ -243,12 +285,33 @@ static bool find_place(const struct prepare *p, const struct template_output *te
            holds(s + x->from, len, replay_trim(t->reasoning));
 }
 
-static struct place *list_places(const struct history *h, size_t *n)
+// The turns among the messages that were rendered: where they were repaired, those that were not
+// touched. False: no memory.
+static bool follow_repairs(const struct prepare *p, const struct json *messages, struct history *h)
 {
-    struct place *places = calloc(h->n_found + 1, sizeof *places);
-    for (size_t i = 0; places && i + 1 < h->n; i++)
-        if (h->turns[i]) places[(*n)++].turn = h->turns[i];
-    return places;
+    const struct json *adapted = p->messages;
+    const size_t n = messages->arr.n;
+    if (messages == adapted) return true;
+    const struct replay_turn **turns = calloc(n + 1, sizeof *turns);
+    for (size_t i = 0, k = 0; turns && i < n; i++) {
+        size_t same = k;
+        while (same < h->n &&
+               adapted->arr.items[same].obj.members != messages->arr.items[i].obj.members)
+            same++;
+        if (same == h->n) continue;
+        turns[i] = h->turns[same];
+        k = same + 1;
+    }
+    *h = (struct history){.turns = turns, .n = n, .n_found = h->n_found};
+    return turns;
+}
+
+static size_t list_places(const struct history *h, struct place *places)
+{
+    size_t n = 0;
+    for (size_t i = 0; i + 1 < h->n; i++)
+        if (h->turns[i]) places[n++].turn = h->turns[i];
+    return n;
 }
 
 // Those of the turns whose places are certain stay in `places`; their number.
@@ -303,17 +366,31 @@ static err_t encode_piece(const struct prepare *p, const struct template_output 
     return err;
 }
 
+// The places that are certain, to be freed; NULL with ERR_MEMORY.
+static err_t certain_places(const struct prepare *p, const struct history *known,
+                            const struct template_input *in, const struct template_output *text,
+                            struct place **out, size_t *n_place)
+{
+    struct history h = *known;
+    struct place *places = calloc(h.n_found + 1, sizeof *places);
+    const bool ok = places && follow_repairs(p, in->messages, &h);
+    const size_t n = ok ? list_places(&h, places) : 0;
+    if (n) *n_place = find_places(p, &h, in, text, places, n);
+    if (h.turns != known->turns) free(h.turns);
+    if (ok && !p->in->api->count)
+        replay_count(p->in->replay, (uint32_t)*n_place, (uint32_t)(h.n_found - *n_place));
+    *out = places;
+    return ok ? OK : ERR_MEMORY;
+}
+
 err_t history_encode(const struct prepare *p, const struct history *h,
                      const struct template_input *in, const struct template_output *text,
                      struct ids *out)
 {
     static const struct replay_text none = {"", 0};
-    const bool is_same = in->messages == p->messages; // it was not repaired
-    size_t n = 0, n_place = 0, at = 0;
-    struct place *places = h->n_found ? list_places(h, &n) : NULL;
-    if (h->n_found && !places) return ERR_MEMORY;
-    if (n && is_same) n_place = find_places(p, h, in, text, places, n);
-    err_t err = OK;
+    struct place *places = NULL;
+    size_t n_place = 0, at = 0;
+    err_t err = h->n_found ? certain_places(p, h, in, text, &places, &n_place) : OK;
     for (size_t i = 0; i < n_place && !err; i++) {
         const struct replay_turn *t = places[i].turn;
         err = encode_piece(p, text, at, places[i].from, t->tail, out);
@@ -322,8 +399,6 @@ err_t history_encode(const struct prepare *p, const struct history *h,
         at = places[i].to;
     }
     if (!err) err = encode_piece(p, text, at, text->text.len, none, out);
-    if (n && !p->in->api->count)
-        replay_count(p->in->replay, (uint32_t)n_place, (uint32_t)(n - n_place));
     free(places);
     return err;
 }

@@ -665,7 +665,7 @@ err_t place_make(const struct place_want *want, const struct place_worker *worke
                                .batch = BALANCE_ROWS,
                                .chunk = (int32_t)want->max_tok,
                                .in_flight = (int32_t)want->n_stage + 1,
-                               .kv_elem_bytes = want->kv_dtype == DT_F32 ? 4 : 2};
+                               .kv_elem_bits = dtype_kv_bits((enum dtype)want->kv_dtype)};
     if (has_long_road(p)) p->ask.in_flight += PLAN_ROAD_STEPS_MAX;
     struct shape shape = {want->n_stage, want->n_member};
     bool is_any = true;

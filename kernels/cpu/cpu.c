@@ -28,6 +28,11 @@ static void cpu_close(struct kernels *k)
     free(c);
 }
 
+static uint64_t cpu_wait_ns(struct kernels *k)
+{
+    return pool_wait_ns(cpu_of(k)->pool);
+}
+
 static uint64_t cpu_progress(struct kernels *k)
 {
     return pool_progress(cpu_of(k)->pool);
@@ -48,6 +53,7 @@ static uint64_t cpu_progress(struct kernels *k)
         .gate_rows = act_gate_rows, .scale_rows = act_scale_rows, .add = act_add,                  \
         .scale = act_scale, .softcap = act_softcap, .argmax = sample_argmax,                       \
         .finite = sample_finite, .logsumexp = sample_logsumexp, .progress = cpu_progress,          \
+        .wait_ns = cpu_wait_ns,                                                                    \
     }
 
 // Best first.

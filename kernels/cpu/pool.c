@@ -38,6 +38,7 @@ struct pool {
     void *arg;
     int32_t n_item;
     _Alignas(64) _Atomic uint64_t progress;
+    _Atomic uint64_t wait_ns;
     int32_t n_threads, n_started;
     struct pool_thread threads[];
 };
@@ -164,6 +165,8 @@ void pool_close(struct pool *p)
 static void wait_for_the_others(struct pool *p)
 {
     uint32_t s = atomic_fetch_and(&p->state, ~(uint32_t)POOL_OPEN) & ~(uint32_t)POOL_OPEN;
+    if (!(s & POOL_COUNT)) return;
+    const int64_t from = clock_now_ns();
     while (s & POOL_COUNT) {
         if (!spin_while(p, POOL_COUNT, s)) {
             s = atomic_fetch_or(&p->state, POOL_CALLER_SLEEPS) | POOL_CALLER_SLEEPS;
@@ -171,6 +174,9 @@ static void wait_for_the_others(struct pool *p)
         }
         s = atomic_load(&p->state);
     }
+    const uint64_t waited = atomic_load_explicit(&p->wait_ns, memory_order_relaxed);
+    atomic_store_explicit(&p->wait_ns, waited + (uint64_t)(clock_now_ns() - from),
+                          memory_order_relaxed);
 }
 
 void pool_run(struct pool *p, int32_t n_item, pool_fn *fn, void *arg)
@@ -206,4 +212,9 @@ int32_t pool_n_threads(const struct pool *p)
 uint64_t pool_progress(const struct pool *p)
 {
     return atomic_load_explicit(&((struct pool *)p)->progress, memory_order_relaxed);
+}
+
+uint64_t pool_wait_ns(const struct pool *p)
+{
+    return atomic_load_explicit(&((struct pool *)p)->wait_ns, memory_order_relaxed);
 }

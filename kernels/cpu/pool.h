@@ -25,3 +25,5 @@ void pool_run(struct pool *p, int32_t n_item, pool_fn *fn, void *arg);
 int32_t pool_n_threads(const struct pool *p);
 // Grows with every region and with every item the caller takes. Any thread may read it.
 uint64_t pool_progress(const struct pool *p);
+// How long pool_run has waited for the other threads, in all.
+uint64_t pool_wait_ns(const struct pool *p);

@@ -70,7 +70,8 @@ err_t blas_open(struct device *d, struct blas **out, struct err_text *why)
     return OK;
 }
 
-// Column by column, as the library sees it, y^T (rows, n_tok) = w^T' (rows, cols) * x^T (cols, n_tok).
+// Column by column, as the library sees it, y^T (rows, n_tok) = w^T' (rows, cols) * x^T (cols,
+// n_tok).
 static cublasStatus_t choose(struct blas *b, struct blas_shape *s)
 {
     cublasLtMatmulPreference_t p = NULL;
@@ -109,8 +110,8 @@ static struct blas_shape *shape_of(struct blas *b, const struct blas_call *c)
     const uint32_t align = (uintptr_t)c->y % 16 == 0 && c->ldy % 4 == 0 ? 16 : 4;
     for (int32_t i = 0; i < b->n_shape; i++) {
         struct blas_shape *s = &b->shapes[i];
-        if (s->rows == c->rows && s->n_tok == c->n_tok && s->cols == c->cols &&
-            s->ldy == c->ldy && s->align == align)
+        if (s->rows == c->rows && s->n_tok == c->n_tok && s->cols == c->cols && s->ldy == c->ldy &&
+            s->align == align)
             return s;
     }
     struct blas_shape *s = &b->shapes[b->next];
@@ -136,9 +137,9 @@ bool blas_run(struct blas *b, const struct blas_call *c)
     const struct blas_shape *s = shape_of(b, c);
     const float zero = 0;
     if (s->is_refused) return false;
-    const cublasStatus_t e =
-        cublasLtMatmul(b->handle, b->desc, &c->factor, c->w, s->w, c->x, s->x, &zero, c->y, s->y,
-                       c->y, s->y, &s->algo, b->workspace, BLAS_WORKSPACE, device_stream(b->device));
+    const cublasStatus_t e = cublasLtMatmul(b->handle, b->desc, &c->factor, c->w, s->w, c->x, s->x,
+                                            &zero, c->y, s->y, c->y, s->y, &s->algo, b->workspace,
+                                            BLAS_WORKSPACE, device_stream(b->device));
     if (e != CUBLAS_STATUS_SUCCESS)
         log_warn("cuda: cuBLASLt: %s; own kernels do the product", cublasLtGetStatusString(e));
     return e == CUBLAS_STATUS_SUCCESS;

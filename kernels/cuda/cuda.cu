@@ -51,6 +51,12 @@ static err_t cuda_status(struct kernels *k, struct err_text *why)
     return e ? err_say(why, e, "%s", c->why.s) : device_error(c->dev, why);
 }
 
+static uint64_t cuda_wait_ns(struct kernels *k)
+{
+    (void)k; // no pool
+    return 0;
+}
+
 static uint64_t cuda_progress(struct kernels *k)
 {
     return __atomic_load_n(&cuda_of(k)->n_op, __ATOMIC_RELAXED);
@@ -114,6 +120,7 @@ static const struct kernels_ops ops = {
     .finite = cuda_sample_finite,
     .logsumexp = cuda_sample_logsumexp,
     .progress = cuda_progress,
+    .wait_ns = cuda_wait_ns,
 };
 
 static err_t check_limits(const struct kernels_limits *l, struct err_text *why)

@@ -86,7 +86,7 @@ err_t device_about(int32_t index, struct device_info *out, struct err_text *why)
 
 err_t device_open(int32_t index, struct device **out, struct err_text *why)
 {
-    int32_t n;
+    int32_t n = 0;
     err_t err = device_count(&n, why);
     if (err) return err;
     if (index < 0 || index >= n)

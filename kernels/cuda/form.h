@@ -21,13 +21,12 @@
 // The scales in a head lie as (g, h, block), so that the four lanes of a row read the same address;
 // a block is 32 columns, of some types 16. value = d * (code - zero) + least, where
 //     Q4_0 Q5_0 Q8_0 IQ4_NL  d half                   Q4_1 Q5_1   d, least halves
-//     MXFP4    d 2^(e - 128) (codes are doubled)      NVFP4       d e4m3 / 2 of 16 columns, likewise
-//     INT4     d half, zero u8                        INT8        d float, zero i16
-//     FP8      d float (NaN where a code was)
-//     Q4_K Q5_K  d dmin of a row; sc, mn u8: d sc, -dmin mn
-//     Q2_K       d dmin; sc | mn << 4 of 16 columns   Q3_K Q6_K   d; sc i8 of 16 columns
-//     IQ4_XS     d; sc i8                             TQ2_0       d
-//     grids      d float; sc u8 of 16 columns; a code is one of at most 16 levels of the type. The
+//     MXFP4    d 2^(e - 128) (codes are doubled)      NVFP4       d e4m3 / 2 of 16 columns,
+//     likewise INT4     d half, zero u8                        INT8        d float, zero i16 FP8 d
+//     float (NaN where a code was) Q4_K Q5_K  d dmin of a row; sc, mn u8: d sc, -dmin mn Q2_K d
+//     dmin; sc | mn << 4 of 16 columns   Q3_K Q6_K   d; sc i8 of 16 columns IQ4_XS     d; sc i8
+//     TQ2_0       d grids      d float; sc u8 of 16 columns; a code is one of at most 16 levels of
+//     the type. The
 //                points of the grids have no more levels, so that the types of 1 to 3 bits come to
 //                4.6 bits here, exactly; TQ1_0 becomes TQ2_0.
 // Types of 4 bits take 4.5 to 4.8 bits in memory, and are read once per product.
@@ -248,9 +247,7 @@ struct scale_base {
 
 struct scale_none : scale_base {
     static constexpr int WORDS = 1, BYTES = 0;
-    static __device__ __forceinline__ void load(uint32_t *, const uint8_t *, int)
-    {
-    }
+    static __device__ __forceinline__ void load(uint32_t *, const uint8_t *, int) {}
     static __device__ __forceinline__ float d(const uint32_t *, int, int)
     {
         return 1;
@@ -497,14 +494,15 @@ template <int t> static __device__ __forceinline__ int form_block(int u, int s)
 }
 
 // Levels of the groups 2 (s / 2) and 2 (s / 2) + 1 from their nibbles; those of group s.
-static __device__ __forceinline__ uint32_t form_level4(const struct form_levels &l, uint32_t nibbles)
+static __device__ __forceinline__ uint32_t form_level4(const struct form_levels &l,
+                                                       uint32_t nibbles)
 {
     const uint32_t pick = nibbles & 0x7777;
     return __byte_perm(__byte_perm(l.w[0], l.w[1], pick), __byte_perm(l.w[2], l.w[3], pick),
                        0x3210 | (nibbles >> 1 & 0x4444));
 }
-static __device__ __forceinline__ uint32_t form_levels_of(const struct form_levels &l, uint32_t pair,
-                                                          int s)
+static __device__ __forceinline__ uint32_t form_levels_of(const struct form_levels &l,
+                                                          uint32_t pair, int s)
 {
     return __byte_perm(form_level4(l, pair), form_level4(l, pair >> 16), s % 2 ? 0x7531 : 0x6420);
 }
@@ -542,10 +540,10 @@ static __device__ __forceinline__ void form_values(const struct form_chunk<t> &r
         const uint32_t *w = r.q + (8 * u + 4 * h + s) * n;
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            v[i] = f::KIND == FORM_F32   ? __uint_as_float(w[i % n])
-                   : f::KIND == FORM_F16 ? form_half(w[i % 2], i / 2)
-                                         : __uint_as_float(i / 2 ? w[i % 2] & 0xffff0000
-                                                                 : w[i % 2] << 16);
+            v[i] = f::KIND == FORM_F32 ? __uint_as_float(w[i % n])
+                   : f::KIND == FORM_F16
+                       ? form_half(w[i % 2], i / 2)
+                       : __uint_as_float(i / 2 ? w[i % 2] & 0xffff0000 : w[i % 2] << 16);
     } else {
         const uint32_t q = form_codes<t>(r, l, u, s, h);
         const int b = form_block<t>(u, s);
@@ -594,8 +592,14 @@ static __device__ __forceinline__ uint32_t form_raise_bf16(uint32_t a)
 // Two floats as bf16, a in the low half.
 static __device__ __forceinline__ uint32_t form_bf16x2(float a, float b)
 {
+#ifdef __CUDACC__
+    uint32_t d;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(b), "f"(a));
+    return d;
+#else
     return (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(b)) << 16 |
            __bfloat16_as_ushort(__float2bfloat16_rn(a));
+#endif
 }
 // What those two miss.
 static __device__ __forceinline__ uint32_t form_bf16x2_rest(float a, float b, uint32_t taken)

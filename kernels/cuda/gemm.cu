@@ -5,16 +5,14 @@
 
 // -- rows of x as bf16 --
 
-// Thread by thread 16 bytes: for lane t of the matrix units the groups 2 pair and 2 pair + 1 of
-// unit u of a row.
-static __global__ void prepare(const float *x, int64_t n, int cols, int ldq, uint8_t *xq,
-                               uint8_t *xr)
+// Thread by thread 16 bytes of rows of ldq times 16: for lane t of the matrix units the groups 2
+// pair and 2 pair + 1 of unit u of a row.
+static __global__ void prepare(const float *x, int64_t n, int cols, int ldq, uint4 *xq, uint4 *xr)
 {
-    const int per_row = ldq / 16;
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n * per_row) return;
-    const float *row = x + i / per_row * cols;
-    const int at = (int)(i % per_row), col = at / 8 * UNIT_COLS + at / 4 % 2 * 32 + at % 4 * 4;
+    if (i >= n * ldq) return;
+    const float *row = x + i / ldq * cols;
+    const int at = (int)(i % ldq), col = at / 8 * UNIT_COLS + at / 4 % 2 * 32 + at % 4 * 4;
     float v[8];
     for (int k = 0; k < 8; k++) {
         const int c = col + k / 4 * 16 + k % 4;
@@ -22,11 +20,10 @@ static __global__ void prepare(const float *x, int64_t n, int cols, int ldq, uin
     }
     const uint4 q = make_uint4(form_bf16x2(v[0], v[2]), form_bf16x2(v[1], v[3]),
                                form_bf16x2(v[4], v[6]), form_bf16x2(v[5], v[7]));
-    *(uint4 *)(xq + 16 * i) = q;
+    xq[i] = q;
     if (xr)
-        *(uint4 *)(xr + 16 * i) =
-            make_uint4(form_bf16x2_rest(v[0], v[2], q.x), form_bf16x2_rest(v[1], v[3], q.y),
-                       form_bf16x2_rest(v[4], v[6], q.z), form_bf16x2_rest(v[5], v[7], q.w));
+        xr[i] = make_uint4(form_bf16x2_rest(v[0], v[2], q.x), form_bf16x2_rest(v[1], v[3], q.y),
+                           form_bf16x2_rest(v[4], v[6], q.z), form_bf16x2_rest(v[5], v[7], q.w));
 }
 
 // The same in plain order, n pairs, for blas.
@@ -47,15 +44,15 @@ static unsigned blocks_of(int64_t n)
     return (unsigned)((n + 255) / 256);
 }
 
-static int64_t row_of_xq(int32_t cols)
+static int32_t row_of_xq(int32_t cols) // in 16 bytes
 {
-    return (int64_t)(cols + UNIT_COLS - 1) / UNIT_COLS * 128;
+    return cuda_ceil(cols, UNIT_COLS) * 8;
 }
 
 static void prepare_rows(struct cuda *c, const float *x, int64_t n, int32_t cols, bool is_fine)
 {
-    const int64_t ldq = row_of_xq(cols);
-    LAUNCH(prepare, blocks_of(n * ldq / 16), 256, 0, c->stream, x, n, cols, (int)ldq, c->gemm->xq,
+    const int32_t ldq = row_of_xq(cols);
+    LAUNCH(prepare, blocks_of(n * ldq), 256, 0, c->stream, x, n, cols, ldq, c->gemm->xq,
            is_fine ? c->gemm->xr : NULL);
 }
 
@@ -134,8 +131,8 @@ static bool run_large(struct cuda *c, const struct gemm_job *job, int32_t n_tok,
     const int64_t rows = job->w->shape[0], most = GEMM_PANEL_BYTES / 2 / cols / 16 * 16;
     for (int64_t from = 0; from < rows; from += most) {
         const int64_t n = rows - from < most ? rows - from : most;
-        struct blas_call call = {g->panel, g->xq, job->y + from, job->ldy, (int32_t)n, n_tok,
-                                 cols, factor_of(job->w->factor)};
+        struct blas_call call = {g->panel,   g->xq, job->y + from, job->ldy,
+                                 (int32_t)n, n_tok, cols,          factor_of(job->w->factor)};
         quant_expand(c, job->w, from, n, g->panel);
         if (!blas_run(g->blas, &call)) return false;
     }
@@ -259,13 +256,13 @@ void cuda_gemm_each(struct kernels *k, const struct view *w, const float *x, int
     if (is_exact(c, w->dtype)) {
         p.n_tile = cuda_ceil(n_tok, EXACT_TOK);
         run_exact(c, w->dtype, &p, p.n_tile * (int32_t)n);
-    } else if (n_tok <= THIN_TOK || n_tok * n * p.ldq > c->gemm->xq_bytes) {
+    } else if (n_tok <= THIN_TOK || n_tok * n * p.ldq > c->gemm->xq_size) {
         p.n_tile = cuda_ceil(n_tok, THIN_TOK);
         run_thin(c, w->dtype, &p, p.n_tile * (int32_t)n);
     } else {
         prepare_rows(c, x, n_tok * n, (int32_t)cols, false);
         p.q_step = p.ldq;
-        p.ldq *= n;
+        p.ldq *= (int32_t)n;
         p.n_tile = cuda_ceil(n_tok, n_tok <= 16 ? 16 : WIDE_TOK);
         run_wide(c, w->dtype, &p, p.n_tile * (int32_t)n);
     }
@@ -354,7 +351,7 @@ void cuda_gemm_experts(struct kernels *k, const struct expert_gemm *e)
     c->n_op++;
     if (is_exact(c, w->dtype)) {
         run_exact(c, w->dtype, &p, find_tiles(c, e, EXACT_TOK, &p));
-    } else if (e->n <= 8 * w->shape[0] || e->n_x * p.ldq > c->gemm->xq_bytes) {
+    } else if (e->n <= 8 * w->shape[0] || (int64_t)e->n_x * p.ldq > c->gemm->xq_size) {
         run_thin(c, w->dtype, &p, find_tiles(c, e, THIN_TOK, &p));
     } else {
         prepare_rows(c, e->x, e->n_x, cols, false);
@@ -369,7 +366,7 @@ static bool has_true_sizes(void)
     bool ok = true;
 #define CHECK(t)                                                                                   \
     {                                                                                              \
-        const struct pack_size s = pack_sizes(t);                                                   \
+        const struct pack_size s = pack_sizes(t);                                                  \
         ok &= s.planes == form<t>::code::PLANES && s.scales == form<t>::scale::BYTES;              \
         ok &= s.unit == form<t>::UNIT;                                                             \
     }
@@ -381,14 +378,14 @@ static bool has_true_sizes(void)
 static err_t take_fast(struct cuda *c, struct cuda_gemm *g, struct err_text *why)
 {
     const struct kernels_limits *l = &c->lim;
-    g->xq_bytes = l->max_tok * row_of_xq(l->max_cols);
+    g->xq_size = (int64_t)l->max_tok * row_of_xq(l->max_cols);
     g->n_shared = 2 * c->n_sm;
     const struct {
         void **to;
         int64_t bytes;
     } all[] = {
-        {(void **)&g->xq, g->xq_bytes},
-        {(void **)&g->xr, g->xq_bytes},
+        {(void **)&g->xq, g->xq_size * 16},
+        {(void **)&g->xr, g->xq_size * 16},
         {(void **)&g->partial, (int64_t)g->n_shared * WIDE_ROWS * WIDE_TOK * 4},
         {(void **)&g->arrived, (int64_t)g->n_shared * 4},
         {&g->panel, l->max_tok < GEMM_LARGE ? 0 : GEMM_PANEL_BYTES},

@@ -11,8 +11,8 @@ enum {
 
 struct cuda_gemm {
     struct blas *blas;
-    uint8_t *xq, *xr;  // rows of x as bf16, and what those miss
-    int64_t xq_bytes;  // of each
+    uint4 *xq, *xr;    // rows of x as bf16, and what those miss
+    int64_t xq_size;   // of each, in 16 bytes
     void *panel;       // GEMM_PANEL_BYTES
     float *partial;    // sums of blocks that share rows
     unsigned *arrived; // (n_shared) how many of them have come

@@ -26,13 +26,13 @@ static enum dtype form_type(enum dtype t)
 struct pack_size pack_sizes(enum dtype form)
 {
     static const struct pack_size sizes[DT_COUNT] = {
-        [DT_Q4_0] = {0, 256, 512},     [DT_Q4_1] = {0, 512, 512},    [DT_Q5_0] = {512, 256, 512},
-        [DT_Q5_1] = {512, 512, 512},   [DT_Q8_0] = {0, 256, 1024},   [DT_Q2_K] = {0, 320, 256},
-        [DT_Q3_K] = {512, 288, 256},   [DT_Q4_K] = {0, 320, 512},    [DT_Q5_K] = {512, 320, 512},
-        [DT_Q6_K] = {1024, 288, 512},  [DT_IQ4_NL] = {0, 256, 512},  [DT_IQ4_XS] = {0, 160, 512},
-        [DT_TQ2_0] = {0, 32, 256},     [DT_IQ3_S] = {0, 320, 512},   [DT_MXFP4] = {0, 128, 512},
-        [DT_NVFP4] = {0, 256, 512},    [DT_INT4] = {0, 384, 512},    [DT_INT8] = {0, 768, 1024},
-        [DT_FP8] = {0, 512, 1024},     [DT_BF16] = {0, 0, 2048},     [DT_F16] = {0, 0, 2048},
+        [DT_Q4_0] = {0, 256, 512},    [DT_Q4_1] = {0, 512, 512},   [DT_Q5_0] = {512, 256, 512},
+        [DT_Q5_1] = {512, 512, 512},  [DT_Q8_0] = {0, 256, 1024},  [DT_Q2_K] = {0, 320, 256},
+        [DT_Q3_K] = {512, 288, 256},  [DT_Q4_K] = {0, 320, 512},   [DT_Q5_K] = {512, 320, 512},
+        [DT_Q6_K] = {1024, 288, 512}, [DT_IQ4_NL] = {0, 256, 512}, [DT_IQ4_XS] = {0, 160, 512},
+        [DT_TQ2_0] = {0, 32, 256},    [DT_IQ3_S] = {0, 320, 512},  [DT_MXFP4] = {0, 128, 512},
+        [DT_NVFP4] = {0, 256, 512},   [DT_INT4] = {0, 384, 512},   [DT_INT8] = {0, 768, 1024},
+        [DT_FP8] = {0, 512, 1024},    [DT_BF16] = {0, 0, 2048},    [DT_F16] = {0, 0, 2048},
         [DT_F32] = {0, 0, 4096},
     };
     return sizes[form];
@@ -49,8 +49,7 @@ void pack_levels(enum dtype t, int8_t out[16])
     static const int8_t iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                    1,    13,   25,  38,  53,  69,  89,  113};
     static const int8_t e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-    static const int8_t iq3_s[16] = {1,  3,  5,  7,  9,  11,  13,  15,
-                                     -1, -3, -5, -7, -9, -11, -13, -15};
+    static const int8_t iq3_s[16] = {1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15};
     static const int8_t iq3_xxs[16] = {4,  12,  20,  28,  36,  44,  52,  62,
                                        -4, -12, -20, -28, -36, -44, -52, -62};
     static const int8_t iq2[16] = {8, 25, 43, -8, -25, -43};
@@ -173,7 +172,7 @@ static uint8_t *byte_16(const struct spot *o, int b)
     return o->scales + 32 * o->g + 16 * o->h + b;
 }
 
-static void nibbles(const uint8_t *p, uint8_t *code) // 32 of 16 bytes
+static void nibbles(const uint8_t *restrict p, uint8_t *restrict code) // 32 of 16 bytes
 {
     for (int i = 0; i < 16; i++) {
         code[i] = p[i] & 15;
@@ -261,25 +260,57 @@ static void small_block(enum dtype t, struct spot *o, int b, const uint8_t *p)
 
 // -- types of blocks of 256 columns --
 
-static void pairs(const uint8_t *p, uint8_t *code) // 256 of 64 bytes
+// 256 of 64 bytes: two halves of 128, in each four fields of 32.
+static void pairs(const uint8_t *restrict p, uint8_t *restrict code)
 {
-    for (int j = 0; j < 8; j++)
+    for (int h = 0; h < 2; h++, p += 32, code += 128)
+        for (int i = 0; i < 32; i++) {
+            code[i] = p[i] & 3;
+            code[i + 32] = p[i] >> 2 & 3;
+            code[i + 64] = p[i] >> 4 & 3;
+            code[i + 96] = p[i] >> 6;
+        }
+}
+
+// Bit j of byte i is bit `to` of column i of each 32.
+static void add_bits(const uint8_t *restrict p, int to, uint8_t *restrict code)
+{
+    for (int j = 0; j < 8; j++, code += 32)
         for (int i = 0; i < 32; i++)
-            code[32 * j + i] = p[j / 4 * 32 + i] >> j % 4 * 2 & 3;
+            code[i] |= (uint8_t)((p[i] >> j & 1) << to);
+}
+
+static void k4_codes(const uint8_t *restrict q, uint8_t *restrict code)
+{
+    for (int j = 0; j < 4; j++, q += 32, code += 64)
+        for (int i = 0; i < 32; i++) {
+            code[i] = q[i] & 15;
+            code[i + 32] = q[i] >> 4;
+        }
 }
 
 static void k4_block(enum dtype t, struct spot *o, const uint8_t *p)
 {
-    const uint8_t *s = p + 4, *q = p + (t == DT_Q5_K ? 48 : 16);
+    const uint8_t *s = p + 4;
     memcpy(o->scales + 256 + 8 * o->g + 4 * o->h, p, 4);
     for (int j = 0; j < 8; j++) {
         uint8_t *at = o->scales + 32 * o->g + 8 * o->h + j;
         at[0] = j < 4 ? s[j] & 63 : (uint8_t)((s[j + 4] & 15) | s[j - 4] >> 6 << 4);
         at[16] = j < 4 ? s[j + 4] & 63 : (uint8_t)(s[j + 4] >> 4 | s[j] >> 6 << 4);
+    }
+    k4_codes(p + (t == DT_Q5_K ? 48 : 16), o->code);
+    if (t == DT_Q5_K) add_bits(p + 16, 4, o->code);
+}
+
+static void q6_codes(const uint8_t *restrict p, uint8_t *restrict code)
+{
+    for (int h = 0; h < 2; h++, code += 128) {
+        const uint8_t *lo = p + 64 * h, *hi = p + 128 + 32 * h;
         for (int i = 0; i < 32; i++) {
-            uint8_t v = q[32 * (j / 2) + i] >> 4 * (j % 2) & 15;
-            if (t == DT_Q5_K) v |= (uint8_t)((p[16 + i] >> j & 1) << 4);
-            o->code[32 * j + i] = v;
+            code[i] = (uint8_t)((lo[i] & 15) | (hi[i] & 3) << 4);
+            code[i + 32] = (uint8_t)((lo[i + 32] & 15) | (hi[i] >> 2 & 3) << 4);
+            code[i + 64] = (uint8_t)(lo[i] >> 4 | (hi[i] >> 4 & 3) << 4);
+            code[i + 96] = (uint8_t)(lo[i + 32] >> 4 | hi[i] >> 6 << 4);
         }
     }
 }
@@ -288,12 +319,7 @@ static void q6_block(struct spot *o, const uint8_t *p)
 {
     memcpy(o->scales + 256 + 4 * o->g + 2 * o->h, p + 208, 2);
     memcpy(byte_16(o, 0), p + 192, 16);
-    for (int j = 0; j < 8; j++) {
-        const uint8_t *lo = p + 64 * (j / 4) + 32 * (j % 2), *hi = p + 128 + 32 * (j / 4);
-        for (int i = 0; i < 32; i++)
-            o->code[32 * j + i] =
-                (uint8_t)((lo[i] >> j % 4 / 2 * 4 & 15) | (hi[i] >> j % 4 * 2 & 3) << 4);
-    }
+    q6_codes(p, o->code);
 }
 
 static void q3_block(struct spot *o, const uint8_t *p)
@@ -305,9 +331,7 @@ static void q3_block(struct spot *o, const uint8_t *p)
         *byte_16(o, j) = (uint8_t)((lo | hi << 4) - 32);
     }
     pairs(p + 32, o->code);
-    for (int j = 0; j < 8; j++)
-        for (int i = 0; i < 32; i++)
-            o->code[32 * j + i] |= (uint8_t)((p[i] >> j & 1) << 2);
+    add_bits(p, 2, o->code);
 }
 
 static void large_block(enum dtype t, struct spot *o, const uint8_t *p)
@@ -391,14 +415,16 @@ static void float_chunk(uint32_t size, const uint8_t *p, int64_t cols, const str
 {
     uint8_t row[4 * CHUNK] = {0};
     memcpy(row, p, (size_t)cols * size);
-    for (int c = 0; c < (cols + UNIT - 1) / UNIT * UNIT; c++) {
-        const int u = c / UNIT, s = c % UNIT / 16, lane = 16 * (4 * o->g + c % 16 / 4), i = c % 4;
-        uint8_t *to = o->units + lane;
-        if (size == 4)
-            to += 4096 * u + 512 * (4 * o->h + s) + 4 * i;
-        else
-            to += 2048 * u + 512 * (2 * o->h + s / 2) + 8 * (s % 2) + 4 * (i % 2) + 2 * (i / 2);
-        memcpy(to, row + (uint32_t)c * size, size);
+    for (int c = 0; c < (cols + UNIT - 1) / UNIT * UNIT; c += 4) { // a group
+        const int u = c / UNIT, s = c % UNIT / 16, lane = 16 * (4 * o->g + c % 16 / 4);
+        if (size == 4) {
+            memcpy(o->units + 4096 * u + 512 * (4 * o->h + s) + lane, row + 4 * c, 16);
+            continue;
+        }
+        uint64_t v; // columns 0, 1, 2, 3 become 0, 2, 1, 3
+        memcpy(&v, row + 2 * c, 8);
+        v = (v & 0xffff00000000ffff) | (v & 0xffff0000) << 16 | (v >> 16 & 0xffff0000);
+        memcpy(o->units + 2048 * u + 512 * (2 * o->h + s / 2) + lane + 8 * (s % 2), &v, 8);
     }
 }
 
@@ -408,9 +434,8 @@ static void put_chunk(enum dtype t, const uint8_t *const *rows, int n_row, int64
 {
     const struct dtype_info *d = dtype_info(t);
     const struct pack_size size = pack_sizes(form_type(t));
-    struct spot o = {.chunk = chunk,
-                     .scales = chunk + size.planes,
-                     .units = chunk + size.planes + size.scales};
+    struct spot o = {
+        .chunk = chunk, .scales = chunk + size.planes, .units = chunk + size.planes + size.scales};
     if (packed_info((int)t).kind == PACKED_FILE) {
         decoded_chunk(t, rows, n_row, &o);
         return;

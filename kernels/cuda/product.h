@@ -45,12 +45,13 @@ struct product_args {
 
     const float *x;
     int64_t ldx;
-    const uint8_t *xq, *xr; // wide: rows of bf16, and of what those miss
-    int64_t ldq;            // bytes
-    int32_t n_tok, n_tile;  // tiles of rows of x
-    bool is_aligned;        // x can be read 16 bytes at a time
+    const uint4 *xq, *xr;  // wide: rows of bf16, and of what those miss
+    int32_t ldq;           // in 16 bytes
+    int32_t n_tok, n_tile; // tiles of rows of x
+    bool is_aligned;       // x can be read 16 bytes at a time
 
-    int64_t w_step, x_step, q_step, y_step; // from weight to weight (bytes, floats, bytes, floats)
+    int64_t w_step, x_step, y_step; // from weight to weight (bytes, floats, floats)
+    int32_t q_step;                 // in xq
 
     const int32_t *row, *expert; // experts: (n_product)
     const float *factors;
@@ -75,7 +76,7 @@ struct product {
     const float *x;
     int64_t ldx;
     const int32_t *row; // rows of x, NULL: one after the other
-    int64_t q_at;       // else: where the first of them is in xq
+    int32_t q_at;       // else: where the first of them is in xq
     int32_t n;          // rows of x
 };
 
@@ -141,8 +142,8 @@ static __device__ __forceinline__ bool product_at(const struct product_args &p, 
 }
 
 // Columns col to col + 3 of row i of x; 0 where there is none.
-static __device__ __forceinline__ float4 product_x(const struct product_args &p,
-                                                   const float *row, int col)
+static __device__ __forceinline__ float4 product_x(const struct product_args &p, const float *row,
+                                                   int col)
 {
     float4 v = make_float4(0, 0, 0, 0);
     if (p.is_aligned) {

@@ -9,10 +9,9 @@ struct exact_sums {
 };
 
 template <int t>
-static __device__ __forceinline__ void exact_chunk(const struct product_args &p,
-                                                   const struct product &o, int chunk, int n_unit,
-                                                   const struct form_chunk<t> &r,
-                                                   struct exact_sums *sums)
+static __device__ __forceinline__ void
+exact_chunk(const struct product_args &p, const struct product &o, int chunk, int n_unit,
+            const struct form_chunk<t> &r, struct exact_sums *sums)
 {
     const int col = chunk * CHUNK_COLS + (threadIdx.x & 3) * 4;
 #pragma unroll

@@ -40,10 +40,9 @@ static __device__ __forceinline__ void thin_group(const struct product_args &p,
 }
 
 template <int t>
-static __device__ __forceinline__ void thin_chunk(const struct product_args &p, const float *x,
-                                                  bool is_fine, int chunk,
-                                                  const struct form_chunk<t> &r,
-                                                  struct thin_sums *o)
+static __device__ __forceinline__ void
+thin_chunk(const struct product_args &p, const float *x, bool is_fine, int chunk,
+           const struct form_chunk<t> &r, struct thin_sums *o)
 {
     const int col = chunk * CHUNK_COLS + (threadIdx.x & 3) * 4;
     const int n_unit = product_units(p, chunk);

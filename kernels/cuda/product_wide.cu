@@ -25,17 +25,17 @@ static __device__ __forceinline__ void wide_unpack(const struct product_args &p,
 
 // 32 columns of 8 rows of x: those at q, and if they are asked for what those miss at r.
 template <int t>
-static __device__ __forceinline__ void wide_add(const struct wide_block<t> &w, const uint8_t *q,
-                                                const uint8_t *r, float acc[4])
+static __device__ __forceinline__ void wide_add(const struct wide_block<t> &w, const uint4 *q,
+                                                const uint4 *r, float acc[4])
 {
     typedef form<t> f;
     constexpr bool has_x = f::scale::HAS_ZERO || f::scale::HAS_LEAST;
     constexpr bool has_scale = f::KIND < FORM_BF16;
     const uint32_t ones[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
     float c[4] = {0, 0, 0, 0}, x[4] = {0, 0, 0, 0};
-    const uint4 v = __ldg((const uint4 *)q);
+    const uint4 v = __ldg(q);
     uint4 vr = make_uint4(0, 0, 0, 0);
-    if (r) vr = __ldg((const uint4 *)r);
+    if (r) vr = __ldg(r);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const uint32_t b[2] = {i ? v.z : v.x, i ? v.w : v.y};
@@ -57,17 +57,16 @@ static __device__ __forceinline__ void wide_add(const struct wide_block<t> &w, c
     }
 }
 
-// Where each of a lane's rows of x begins; rows that are not there are those of row 0, and what
-// comes of them is not stored.
+// Where each of a lane's rows of x begins, in 16 bytes; rows that are not there are those of row 0,
+// and what comes of them is not stored.
 template <int n_8> struct wide_rows {
-    int64_t at[n_8];
+    int32_t at[n_8];
 };
 
 template <int t, int n_8>
-static __device__ __forceinline__ void wide_chunk(const struct product_args &p,
-                                                  const struct product &o, int chunk,
-                                                  const struct form_chunk<t> &r,
-                                                  const struct wide_rows<n_8> &x, float acc[n_8][4])
+static __device__ __forceinline__ void
+wide_chunk(const struct product_args &p, const struct product &o, int chunk,
+           const struct form_chunk<t> &r, const struct wide_rows<n_8> &x, float acc[n_8][4])
 {
     const int n_unit = product_units(p, chunk);
 #pragma unroll
@@ -77,7 +76,7 @@ static __device__ __forceinline__ void wide_chunk(const struct product_args &p,
         for (int pair = 0; pair < 2; pair++) {
             struct wide_block<t> w;
             wide_unpack<t>(p, r, u, pair, &w);
-            const int64_t at = (chunk * UNITS + u) * 128 + pair * 64 + (threadIdx.x & 3) * 16;
+            const int at = (chunk * UNITS + u) * 8 + pair * 4 + (int)(threadIdx.x & 3);
 #pragma unroll
             for (int i = 0; i < n_8; i++) {
                 if (i * 8 >= o.n) break;
@@ -117,7 +116,7 @@ static __device__ __forceinline__ void wide_reduce(const struct product_args &p,
 }
 
 template <int t, int n_8>
-static __global__ void __launch_bounds__(32 * PRODUCT_WARPS)
+static __global__ void __launch_bounds__(32 * PRODUCT_WARPS, 1)
     wide(const __grid_constant__ struct product_args p)
 {
     struct product o;

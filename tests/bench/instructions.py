@@ -26,7 +26,7 @@ def count(model, prompt, tokens):
     """Instructions of all steps; those of the first pass, which warms up, are in it every time."""
     r = subprocess.run(
         ["valgrind", "--tool=callgrind", "--toggle-collect=stage_run", "--callgrind-out-file=/dev/null", kit.PROGRAM,
-         "bench", model, "--isa", "avx2", "--threads", "1", "--batch", "1", "--prompt", str(prompt), "--tokens",
+         "bench", model, "--device", "avx2", "--no-limits", "--threads", "1", "--batch", "1", "--prompt", str(prompt), "--tokens",
          str(tokens)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     found = re.search(r"Collected : (\d+)", r.stdout)
     if r.returncode or not found:

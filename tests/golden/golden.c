@@ -13,7 +13,7 @@
 //                       each DIR, and the best token, counted over all of them
 //   --stages N             computed in N stages
 //   --split tensor|experts --members N   each of them by N members
-//   --threads N, --device NAME
+//   --threads N, --device NAME; --alone: not compared with itself
 //   --table FILE        adds a line "architecture container quant ok" for each DIR
 //   --verbose           where the residual stream parts from the golden one
 //
@@ -37,7 +37,7 @@ enum { GREEDY_MAX = 256, CTX = 512, STEP = 256 };
 struct settings {
     struct lane_options lane;
     const char *table;
-    bool is_verbose;
+    bool is_verbose, is_alone;
 };
 
 // What one directory's line says.
@@ -414,8 +414,9 @@ static void run_prompt(struct check *c)
         if (whole && o.n_member == 1) check_mtp(c, &l);
         if (whole && c->set->is_verbose) tell_hidden(c, &l.seen);
         if (whole) check_vectors(c, &l);
+        lane_unwatch(&l);
         check_greedy(c, &l);
-        check_invariance(c, got);
+        if (!c->set->is_alone) check_invariance(c, got);
         if (c->set->lane.precision == PRECISION_FAST) check_fast(c, got);
     }
     lane_close(&l);
@@ -578,7 +579,7 @@ static bool tell_sum(const struct report *sum)
 static int usage(void)
 {
     fprintf(stderr, "usage: golden [--precision exact|fast] [--stages N] "
-                    "[--split tensor|experts --members N] [--threads N] [--device NAME] "
+                    "[--split tensor|experts --members N] [--threads N] [--device NAME] [--alone] "
                     "[--table FILE] [--verbose] DIR... | --real JSON FILE.gguf\n");
     return 2;
 }
@@ -618,6 +619,8 @@ int main(int argc, char **argv)
             argv[n_dir++] = argv[i];
         else if (!strcmp(argv[i], "--verbose"))
             s.is_verbose = true;
+        else if (!strcmp(argv[i], "--alone"))
+            s.is_alone = true;
         else if (i + 1 == argc || !take_option(&s, &real, argv[i], argv[i + 1]))
             return usage();
         else

@@ -265,10 +265,18 @@ static inline bool lane_open(struct lane *l, const struct model *m, const struct
         }
         const struct stage_watch watch = {l, lane_see_hidden, lane_see_experts}, nobody = {0};
         for (int32_t k = 0; k < l->n_member[i]; k++)
-            stage_watch(l->stages[i][k], o->watch ? k ? &nobody : &watch : NULL);
+            if (stage_watch(l->stages[i][k], o->watch ? k ? &nobody : &watch : NULL)) abort();
     }
     stage_tap(l->stages[l->n_stage - 1][0], lane_tap, l);
     return true;
+}
+
+// Steps that are watched are not recorded by devices.
+static inline void lane_unwatch(struct lane *l)
+{
+    for (uint32_t i = 0; i < l->n_stage; i++)
+        for (int32_t k = 0; k < l->n_member[i]; k++)
+            stage_watch(l->stages[i][k], NULL);
 }
 
 // Page numbers go backwards and the slots' are interleaved, so that no test passes because pages

@@ -68,7 +68,7 @@ NOT_YET = {}
 BUT = {
     12: "that keys are compared in constant time is in the code, not in a test",
     19: "images, audio and files are refused by name (400): text only",
-    26: "and on a real cluster (tests/cluster/test_openai.py), while there is room for both",
+    26: "and on a real cluster (tests/cluster/test_clients.py), while there is room for both",
     42: "models do not sleep yet; what is tested is one that is still loading",
     52: "images and documents are refused by name (400): text only",
 }

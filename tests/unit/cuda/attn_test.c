@@ -8,7 +8,7 @@
 
 #include "tests/unit/cuda/rig.h"
 
-enum { N_SEQ = 3, MAX_TOK = 192, MAX_LEN = 160, MAX_PAGES = 16 };
+enum { N_SEQ = 3, MAX_TOK = 96, MAX_LEN = 96, MAX_PAGES = 16 };
 
 struct attn_case {
     enum dtype kv;
@@ -38,10 +38,10 @@ static const struct attn_case cases[] = {
 };
 
 // Tokens of each sequence in each step. Steps of one token of each are recorded.
-static const int mixed[][N_SEQ] = {{124, 17, 0}, {1, 1, 12}, {1, 1, 1}, {3, 1, 0},
-                                   {1, 1, 1},    {1, 1, 1},  {1, 1, 1}, {18, 17, 4}};
-static const int whole[][N_SEQ] = {{150, 0, 0}, {0, 40, 20}};
-static const int lengths[N_SEQ] = {150, 40, 20};
+static const int mixed[][N_SEQ] = {{70, 17, 0}, {1, 1, 12}, {1, 1, 1}, {3, 1, 0},
+                                   {1, 1, 1},    {1, 1, 1},  {1, 1, 1}, {12, 5, 4}};
+static const int whole[][N_SEQ] = {{90, 0, 0}, {0, 28, 20}};
+static const int lengths[N_SEQ] = {90, 28, 20};
 
 struct data {
     const struct attn_case *c;
@@ -54,7 +54,7 @@ static const struct kernels_limits limits = {.n_threads = 1,
                                              .max_rows = 64,
                                              .max_head = 32,
                                              .max_head_dim = 576,
-                                             .max_ctx = 4096};
+                                             .max_ctx = 512};
 
 struct stand { // one backend's memory and lists
     struct kernels *k;
@@ -170,8 +170,8 @@ static void step(struct stand *s, const struct data *d, const int n_tok[N_SEQ], 
 }
 
 // All steps of a plan; the outputs of all sequences one after another, which the caller frees.
-static float *outputs(bool cuda, enum precision p, const struct data *d,
-                      const int (*plan)[N_SEQ], int n_step, bool told)
+static float *outputs(bool cuda, enum precision p, const struct data *d, const int (*plan)[N_SEQ],
+                      int n_step, bool told)
 {
     const int width = d->c->n_head * d->c->hd_v;
     struct kernels *k = rig_open(cuda, &limits, p);
@@ -198,28 +198,34 @@ static void check_case(const struct attn_case *c)
     struct data d = {c, rig_floats(all * c->n_head * c->hd), rig_floats(all * c->n_kv * c->hd),
                      rig_floats(all * c->n_kv * c->hd_v), rig_floats(c->n_head)};
     enum { N_MIXED = sizeof mixed / sizeof *mixed, N_WHOLE = sizeof whole / sizeof *whole };
-    // The order in which a block's threads run must not matter.
-    const int i = (int)(c - cases);
-    float *truth = outputs(false, PRECISION_EXACT, &d, whole, N_WHOLE, false);
-    simt_set_order((enum simt_order)(i % 3), 3);
-    float *exact = outputs(true, PRECISION_EXACT, &d, mixed, N_MIXED, true);
-    simt_set_order((enum simt_order)((i + 1) % 3), 5);
-    float *again = outputs(true, PRECISION_EXACT, &d, whole, N_WHOLE, false);
-    simt_set_order((enum simt_order)((i + 2) % 3), 7);
-    float *fast = outputs(true, PRECISION_FAST, &d, mixed, N_MIXED, true);
     char what[96];
     const int len =
         snprintf(what, sizeof what, "%s hd %d %d page %d window %d chunk %d ",
                  dtype_info(c->kv)->name, c->hd, c->hd_v, c->page_tok, c->window, c->chunk);
-    snprintf(what + len, sizeof what - (size_t)len, "exact");
-    rig_expect(what, rig_error(truth, exact, n), 5e-6);
-    snprintf(what + len, sizeof what - (size_t)len, "chunks");
-    rig_expect(what, memcmp(exact, again, (size_t)n * 4) ? 1 : 0, 0);
+    // The order in which a block's threads run must not matter.
+    const int i = (int)(c - cases);
+    float *truth = outputs(false, PRECISION_EXACT, &d, whole, N_WHOLE, false);
+    simt_set_order((enum simt_order)(i % 3), 7);
+    float *got = outputs(true, PRECISION_FAST, &d, mixed, N_MIXED, true);
     snprintf(what + len, sizeof what - (size_t)len, "fast");
-    rig_expect(what, rig_error(truth, fast, n), c->kv == DT_F16 ? 3e-3 : 5e-6);
-    float *mine[] = {d.q, d.k, d.v, d.sinks, truth, exact, again, fast};
-    for (size_t i = 0; i < sizeof mine / sizeof *mine; i++)
-        free(mine[i]);
+    rig_expect(what, rig_error(truth, got, n), c->kv == DT_F16 ? 3e-3 : 5e-6);
+    if (c->n_head * c->hd < 2000) { // the others would take long
+        simt_set_order((enum simt_order)((i + 1) % 3), 5);
+        float *exact = outputs(true, PRECISION_EXACT, &d, mixed, N_MIXED, true);
+        snprintf(what + len, sizeof what - (size_t)len, "exact");
+        rig_expect(what, rig_error(truth, exact, n), 5e-6);
+        if (i % 4 == 0) {
+            free(got);
+            simt_set_order((enum simt_order)((i + 2) % 3), 3);
+            got = outputs(true, PRECISION_EXACT, &d, whole, N_WHOLE, false);
+            snprintf(what + len, sizeof what - (size_t)len, "chunks");
+            rig_expect(what, memcmp(exact, got, (size_t)n * 4) ? 1 : 0, 0);
+        }
+        free(exact);
+    }
+    float *mine[] = {d.q, d.k, d.v, d.sinks, truth, got};
+    for (size_t j = 0; j < sizeof mine / sizeof *mine; j++)
+        free(mine[j]);
 }
 
 static void test_attention(void **state)

@@ -9,6 +9,7 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "tests/unit/kernels/blocks.h"
 #include "tests/unit/cuda/rig.h"
+#include "kernels/cuda/host.h"
 
 enum { ROWS = 69, TOK = 130, N = 5, S_ROWS = 42 };
 static const int toks[] = {1, 2, 7, 16, 33, TOK};
@@ -114,12 +115,12 @@ static void check_values(const struct weight_test *o, int n_tok, const float *y)
     const int cols = cols_of(o->t);
     double worst[3] = {0};
     char what[96];
-    for (int i = 0; i < n_tok; i += n_tok > 20 ? 9 : 1)
+    for (int i = 0; i<n_tok; i += n_tok> 20 ? 9 : 1)
         for (int r = 0; r < ROWS; r++)
             for (int j = 0; j < 3; j++) {
-                const double e = product_error(o->values + r * cols, o->x + i * cols, cols,
-                                               j == 1 ? -0.75 : 1, j ? (double)o->bias[r] : 0,
-                                               y[i * LDY + j * ROWS + r]);
+                const double e =
+                    product_error(o->values + r * cols, o->x + i * cols, cols, j == 1 ? -0.75 : 1,
+                                  j ? (double)o->bias[r] : 0, y[i * LDY + j * ROWS + r]);
                 worst[j] = e > worst[j] || isnan(e) ? e : worst[j];
             }
     for (int j = 0; j < 3; j++) {
@@ -154,7 +155,8 @@ static void check_embed(const struct weight_test *o)
     const int cols = cols_of(o->t);
     int32_t ids[ROWS];
     char what[96];
-    float *out = rig_take(o->k, (uint64_t)(ROWS * cols) * sizeof *out), *got = rig_floats(ROWS * cols);
+    float *out = rig_take(o->k, (uint64_t)(ROWS * cols) * sizeof *out),
+          *got = rig_floats(ROWS * cols);
     for (int i = 0; i < ROWS; i++)
         ids[i] = i * 31 % ROWS;
     o->k->ops->embed(o->k, &o->w, ids, ROWS, out);
@@ -200,9 +202,9 @@ static void test_weights(void **state)
     (void)state;
     rig_failed = 0;
     for (int p = PRECISION_FAST; p <= PRECISION_EXACT; p++) {
-        struct kernels *cpu = rig_open("cpu", &limits, PRECISION_EXACT);
-        struct kernels *k = rig_open("cuda", &limits, (enum precision)p);
-        if (!k) skip();
+        simt_set_order(p == PRECISION_FAST ? SIMT_SHUFFLED : SIMT_DESCENDING, 7);
+        struct kernels *cpu = rig_open(false, &limits, PRECISION_EXACT);
+        struct kernels *k = rig_open(true, &limits, (enum precision)p);
         for (int i = 0; i < N_TYPE; i++)
             check_weight(cpu, k, types[i], (enum precision)p);
         k->ops->close(k);
@@ -273,10 +275,9 @@ static void check_experts(const struct stack_test *o, int n, bool plain)
     for (int i = 0; i < n; i++)
         for (int r = 0; r < S_ROWS; r++) {
             const float f = plain || factors[expert[i]] == 0 ? 1 : factors[expert[i]];
-            const double e =
-                product_error(o->values + (expert[i] * S_ROWS + r) * cols, o->x + row[i] * cols,
-                              cols, (double)f, plain ? 0 : (double)bias[expert[i] * S_ROWS + r],
-                              y[i * S_ROWS + r]);
+            const double e = product_error(
+                o->values + (expert[i] * S_ROWS + r) * cols, o->x + row[i] * cols, cols, (double)f,
+                plain ? 0 : (double)bias[expert[i] * S_ROWS + r], y[i * S_ROWS + r]);
             worst = e > worst || isnan(e) ? e : worst;
         }
     char what[96];
@@ -321,9 +322,9 @@ static void test_stacks(void **state)
     static const enum dtype some[] = {DT_Q4_K, DT_MXFP4, DT_BF16, DT_FP8};
     rig_failed = 0;
     for (int p = PRECISION_FAST; p <= PRECISION_EXACT; p++) {
-        struct kernels *cpu = rig_open("cpu", &limits, PRECISION_EXACT);
-        struct kernels *k = rig_open("cuda", &limits, (enum precision)p);
-        if (!k) skip();
+        simt_set_order(p == PRECISION_FAST ? SIMT_ASCENDING : SIMT_SHUFFLED, 9);
+        struct kernels *cpu = rig_open(false, &limits, PRECISION_EXACT);
+        struct kernels *k = rig_open(true, &limits, (enum precision)p);
         for (size_t i = 0; i < sizeof some / sizeof *some; i++)
             check_stack(cpu, k, some[i], (enum precision)p);
         k->ops->close(k);
@@ -341,8 +342,7 @@ static void test_sizes(void **state)
     (void)state;
     struct kernels_limits l = limits;
     l.max_cols = 1024;
-    struct kernels *k = rig_open("cuda", &l, PRECISION_EXACT);
-    if (!k) skip();
+    struct kernels *k = rig_open(true, &l, PRECISION_EXACT);
     for (int t = 0; t < DT_COUNT; t++) {
         const uint64_t packed = k->ops->weight_bytes(k, (enum dtype)t, 64, 1024);
         assert_int_equal(packed > 0, dtype_is_weight((enum dtype)t));

@@ -1,5 +1,5 @@
-// rig: two backends, the one of the CPU and the kernels of the device run on the host, and arrays in
-// the memory of either. A test does the same on both and compares.
+// rig: two backends, the one of the CPU and the kernels of the device run on the host, and arrays
+// in the memory of either. A test does the same on both and compares.
 #pragma once
 #include "kernels/cuda/host.h"
 #include "kernels/cuda/module.h"

@@ -97,6 +97,10 @@ static const struct attn_case attn_cases[] = {
     {DT_F32, 600, 6, 2, 28, 21, 16, 77, 0, 0, true, true},
     {DT_F16, 600, 2, 1, 2, 2, 16, 0, 50, 0, true, false},
     {DT_F16, 300, 32, 1, 72, 64, 16, 0, 0, 0, true, false},
+    {DT_Q8_0, 300, 6, 2, 64, 64, 16, 0, 0, 0, false, false},
+    {DT_Q8_0, 600, 5, 1, 100, 100, 32, 33, 0, 5.0f, false, true},
+    {DT_Q8_0, 300, 4, 2, 36, 21, 64, 0, 160, 0, false, false},
+    {DT_Q8_0, 520, 8, 1, 96, 70, 16, 0, 0, 0, true, true},
 };
 enum { N_ATTN = sizeof attn_cases / sizeof *attn_cases };
 
@@ -112,16 +116,22 @@ static bool attn_sees(const struct attn_case *c, int at, int i)
            (!c->chunk || i / c->chunk == at / c->chunk);
 }
 
-static double kv_value(enum dtype t, float f)
+// Element j of a vector of n, as it is kept.
+static double kv_value(enum dtype t, const float *x, int n, int j)
 {
-    return (double)(t == DT_F16 ? dtype_f16_to_f32(dtype_f32_to_f16(f)) : f);
+    if (t == DT_F16) return (double)dtype_f16_to_f32(dtype_f32_to_f16(x[j]));
+    if (t != DT_Q8_0) return (double)x[j];
+    float max = 0;
+    for (int i = j / 32 * 32; i < n && i < j / 32 * 32 + 32; i++)
+        max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+    return (double)(max * (1.0f / 127)) * (double)nearbyintf(x[j] * (127.0f / max));
 }
 
 static double attn_value(const struct attn_case *c, const struct attn_data *d, int i, int kvh,
                          int j)
 {
-    return c->v_in_k ? kv_value(c->kv, d->k[(i * c->n_kv + kvh) * c->hd + j])
-                     : kv_value(c->kv, d->v[(i * c->n_kv + kvh) * c->hd_v + j]);
+    return c->v_in_k ? kv_value(c->kv, d->k + (i * c->n_kv + kvh) * c->hd, c->hd, j)
+                     : kv_value(c->kv, d->v + (i * c->n_kv + kvh) * c->hd_v, c->hd_v, j);
 }
 
 static double attn_error(const struct attn_case *c, const struct attn_data *d, int tok, int head)
@@ -133,7 +143,7 @@ static double attn_error(const struct attn_case *c, const struct attn_data *d, i
         if (!attn_sees(c, tok, i)) continue;
         for (int j = 0; j < hd; j++)
             s[i] += (double)d->q[(tok * c->n_head + head) * hd + j] *
-                    kv_value(c->kv, d->k[(i * c->n_kv + kvh) * hd + j]);
+                    kv_value(c->kv, d->k + (i * c->n_kv + kvh) * hd, hd, j);
         s[i] /= sqrt(hd);
         if (c->softcap != 0) s[i] = (double)c->softcap * tanh(s[i] / (double)c->softcap);
         max = s[i] > max ? s[i] : max;
@@ -224,8 +234,26 @@ static void attn_in_chunks(struct kernels *k, const struct attn_case *c, const s
     free(value);
 }
 
+// Whether the backend keeps keys and values in the case's type. The CPU keeps them in all.
+static bool attn_takes(const struct attn_case *c)
+{
+    struct kernels *k = open_ops(1);
+    const struct kv_view kv = {.page_tok = c->page_tok,
+                               .n_head_kv = c->n_kv,
+                               .head_dim = c->hd,
+                               .head_dim_v = c->hd_v,
+                               .v_in_k = c->v_in_k,
+                               .dtype = c->kv};
+    const bool takes =
+        c->kv != DT_Q8_0 || !strncmp(k->ops->name, "cpu", 3) || k->ops->kv_page_bytes(k, &kv);
+    if (!takes) printf("%s: no keys and values in %s\n", k->ops->name, dtype_info(c->kv)->name);
+    k->ops->close(k);
+    return takes;
+}
+
 static void check_attention(const struct attn_case *c)
 {
+    if (!attn_takes(c)) return;
     const int n = c->n_tok * c->n_head * c->hd_v, chunks[] = {1, 7, A_TAIL, c->n_tok};
     rng_seed((uint64_t)c->hd);
     struct attn_data d = {.q = floats(c->n_tok * c->n_head * c->hd),

@@ -1,55 +1,33 @@
-"""The official openai client against two workers and a real model: streamed and not."""
+"""The official openai client: chat, completions, Responses, calls, structured answers, embeddings, async."""
 import asyncio
 import json
-import subprocess
-import sys
+import os
 
-from cluster import FIXTURES, ROOT, SMOLLM2, Cluster, need, run, skip
+import openai
+from pydantic import BaseModel, Field
 
-need(SMOLLM2, FIXTURES / "real")
-VENV = ROOT / "build" / "venv"
+from checks import ASK, KEY, MODEL, TOOL, URL, check_arguments, check_vectors, run
 
-
-def venv_python():
-    python = VENV / "bin" / "python"
-    if subprocess.run([python, "-c", "import openai"], capture_output=True, check=False).returncode if python.exists() else True:
-        made = subprocess.run([sys.executable, "-m", "venv", VENV], check=False).returncode == 0
-        if not made or subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "openai"],
-                                      check=False).returncode:
-            skip("the openai package cannot be installed")
-    return python
-
-
-try:
-    import openai
-except ImportError:
-    import os
-    if os.environ.get("TRIREME_IN_VENV"):
-        skip("the openai package does not import")
-    os.environ["TRIREME_IN_VENV"] = "1"
-    python = venv_python()
-    os.execv(python, [str(python), *sys.argv])
-
-CHAT = [c for c in json.load(open(FIXTURES / "real" / "SmolLM2-135M-Instruct.Q4_1.json"))["cases"] if c["kind"] == "chat"]
-cluster = None
+GOLDEN = os.path.join(os.environ["TRIREME_FIXTURES"], "real", "SmolLM2-135M-Instruct.Q4_1.json")
+CHAT = [c for c in json.load(open(GOLDEN))["cases"] if c["kind"] == "chat"]
 
 
 def client(cls=openai.OpenAI):
-    return cls(base_url=f"http://127.0.0.1:{cluster.port}/v1", api_key="none", max_retries=0)
+    return cls(base_url=URL, api_key=KEY, max_retries=0)
 
 
 def messages(case):
     return case.get("messages") or [{"role": "user", "content": case["prompt"]}]
 
 
-def test_models():
+def models_are_listed():
     models = client().models.list().data
     assert len(models) >= 1 and client().models.retrieve(models[0].id).id == models[0].id
 
 
-def test_chat_and_its_stream_are_equal():
+def chat_and_its_stream_are_equal():
     for case in CHAT:
-        args = {"model": client().models.list().data[0].id, "messages": messages(case), "temperature": 0, "max_tokens": 40}
+        args = {"model": MODEL, "messages": messages(case), "temperature": 0, "max_tokens": 40}
         whole = client().chat.completions.create(**args)
         assert whole.usage.prompt_tokens == len(case["prompt_ids"]), (whole.usage, len(case["prompt_ids"]))
         text, finish, usage = "", None, None
@@ -64,8 +42,8 @@ def test_chat_and_its_stream_are_equal():
         assert case["greedy_text"].startswith(text[: max(0, 2 * n)]) or n < 4, (text, case["greedy_text"])
 
 
-def test_logprobs_n_seed_stop():
-    args = {"model": client().models.list().data[0].id, "messages": [{"role": "user", "content": "Name a colour."}]}
+def logprobs_n_seed_stop():
+    args = {"model": MODEL, "messages": [{"role": "user", "content": "Name a colour."}]}
     r = client().chat.completions.create(logprobs=True, top_logprobs=3, max_tokens=5, temperature=0, **args)
     for t in r.choices[0].logprobs.content:
         assert len(t.top_logprobs) == 3 and t.top_logprobs[0].logprob >= t.top_logprobs[2].logprob
@@ -80,23 +58,22 @@ def test_logprobs_n_seed_stop():
     assert cut.message.content == whole[: whole.index(stop)] and cut.finish_reason == "stop"
 
 
-def test_completions_and_errors():
+def completions_and_errors():
     c = client()
-    model = c.models.list().data[0].id
-    r = c.completions.create(model=model, prompt="The capital of France is", max_tokens=8, temperature=0, echo=True)
+    r = c.completions.create(model=MODEL, prompt="The capital of France is", max_tokens=8, temperature=0, echo=True)
     assert r.choices[0].text.startswith("The capital of France is")
     for bad, kind in ((({"model": "no-such-model"}), openai.NotFoundError), ({"temperature": 7}, openai.BadRequestError),
                       ({"max_tokens": 10**7}, openai.BadRequestError)):
         try:
-            c.chat.completions.create(**{"model": model, "messages": [{"role": "user", "content": "x"}], **bad})
+            c.chat.completions.create(**{"model": MODEL, "messages": [{"role": "user", "content": "x"}], **bad})
             raise AssertionError(f"{bad} was accepted")
         except kind as e:
             assert e.body["message"]
 
 
-def test_async_streams():
+def async_streams():
     async def one(a, i):
-        stream = await a.chat.completions.create(model=model, temperature=0, max_tokens=16, stream=True,
+        stream = await a.chat.completions.create(model=MODEL, temperature=0, max_tokens=16, stream=True,
                                                  messages=[{"role": "user", "content": f"Count to {i}."}])
         return "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
 
@@ -106,33 +83,18 @@ def test_async_streams():
             alone = [await one(a, i) for i in range(16)]
             assert together == alone
 
-    model = client().models.list().data[0].id
     asyncio.run(all_of_them())
 
 
-TOOL = {"type": "function",
-        "function": {"name": "get_weather", "strict": True,
-                     "parameters": {"type": "object", "additionalProperties": False, "required": ["city", "days"],
-                                    "properties": {"city": {"type": "string", "maxLength": 20},
-                                                   "days": {"type": "integer", "minimum": 1, "maximum": 9}}}}}
-ASK = [{"role": "user", "content": "What will the weather be in Oslo?"}]
-
-
-def check_call(name, arguments):
-    args = json.loads(arguments)
-    assert name == "get_weather" and sorted(args) == ["city", "days"], arguments
-    assert isinstance(args["city"], str) and len(args["city"]) <= 20 and 1 <= args["days"] <= 9, arguments
-
-
-def test_forced_calls_are_valid_and_stream_as_they_are():
-    model = client().models.list().data[0].id
+def forced_calls_are_valid_and_stream_as_they_are():
     for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
-        args = {"model": model, "messages": ASK, "tools": [TOOL], "tool_choice": choice, "temperature": 0, "max_tokens": 200,
+        args = {"model": MODEL, "messages": ASK, "tools": [TOOL], "tool_choice": choice, "temperature": 0, "max_tokens": 200,
                 "parallel_tool_calls": False}
         whole = client().chat.completions.create(**args).choices[0]
         assert whole.finish_reason == "tool_calls" and len(whole.message.tool_calls) == 1, whole
         call = whole.message.tool_calls[0].function
-        check_call(call.name, call.arguments)
+        assert call.name == "get_weather"
+        check_arguments(call.arguments)
         with client().chat.completions.stream(**args) as s:
             for _ in s:
                 pass
@@ -141,22 +103,20 @@ def test_forced_calls_are_valid_and_stream_as_they_are():
         assert streamed.finish_reason == "tool_calls"
 
 
-def test_a_call_and_its_result_go_on():
-    model = client().models.list().data[0].id
-    first = client().chat.completions.create(model=model, messages=ASK, tools=[TOOL], tool_choice="required", max_tokens=200,
+def a_call_and_its_result_go_on():
+    first = client().chat.completions.create(model=MODEL, messages=ASK, tools=[TOOL], tool_choice="required", max_tokens=200,
                                              temperature=0).choices[0].message
     result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "Sunny, 20 degrees."}
-    r = client().chat.completions.create(model=model, messages=[*ASK, first, result], tools=[TOOL], tool_choice="none",
+    r = client().chat.completions.create(model=MODEL, messages=[*ASK, first, result], tools=[TOOL], tool_choice="none",
                                          max_tokens=16, temperature=0)
     assert r.choices[0].message.content and not r.choices[0].message.tool_calls
 
 
-def test_structured_answers():
+def structured_answers():
     schema = {"type": "object", "additionalProperties": False, "required": ["name", "age", "likes"],
               "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 99},
                              "likes": {"type": "array", "items": {"enum": ["rowing", "reading"]}, "minItems": 1, "maxItems": 2}}}
-    model = client().models.list().data[0].id
-    ask = {"model": model, "messages": [{"role": "user", "content": "Describe Ann as JSON."}], "max_tokens": 200}
+    ask = {"model": MODEL, "messages": [{"role": "user", "content": "Describe Ann as JSON."}], "max_tokens": 200}
     for seed in range(4):
         r = client().chat.completions.create(seed=seed, temperature=1.0, response_format={
             "type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}, **ask)
@@ -167,10 +127,10 @@ def test_structured_answers():
     assert r.choices[0].message.content in ("yes", "no")
 
 
-def test_small_requests_leave_a_long_session_alone():
+def small_requests_leave_a_long_session_alone():
     """opencode asks for titles beside its main session: that must neither wait for them nor lose its prefix."""
     talk = [{"role": "user", "content": "Remember these numbers: " + " ".join(str(i * 7) for i in range(120))}]
-    args = {"model": client().models.list().data[0].id, "temperature": 0}
+    args = {"model": MODEL, "temperature": 0}
     first = client().chat.completions.create(messages=talk, max_tokens=4, **args)
     talk += [{"role": "assistant", "content": first.choices[0].message.content}, {"role": "user", "content": "Go on."}]
 
@@ -191,24 +151,61 @@ def test_small_requests_leave_a_long_session_alone():
         assert cached > first.usage.prompt_tokens * 0.8, (cached, first.usage)
 
 
-def test_responses():
+def responses_and_their_events():
     c = client()
-    model = c.models.list().data[0].id
-    r = c.responses.create(model=model, input="Say hello.", max_output_tokens=24, temperature=0)
-    events = list(c.responses.create(model=model, input="Say hello.", max_output_tokens=24, temperature=0, stream=True))
+    r = c.responses.create(model=MODEL, input="Say hello.", max_output_tokens=24, temperature=0)
+    events = list(c.responses.create(model=MODEL, input="Say hello.", max_output_tokens=24, temperature=0, stream=True))
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == r.output_text
     assert [e.sequence_number for e in events] == list(range(len(events)))
     tool = {"type": "function", **TOOL["function"]}
-    r = c.responses.create(model=model, input=ASK[0]["content"], tools=[tool], tool_choice="required", max_output_tokens=200)
+    r = c.responses.create(model=MODEL, input=ASK[0]["content"], tools=[tool], tool_choice="required", max_output_tokens=200)
     call = next(i for i in r.output if i.type == "function_call")
-    check_call(call.name, call.arguments)
-    r = c.responses.create(model=model, max_output_tokens=16, tools=[tool], tool_choice="none", input=[
+    assert call.name == "get_weather"
+    check_arguments(call.arguments)
+    r = c.responses.create(model=MODEL, max_output_tokens=16, tools=[tool], tool_choice="none", input=[
         {"role": "user", "content": ASK[0]["content"]}, call.model_dump(exclude_none=True),
         {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}])
     assert r.output_text
 
 
-with Cluster(SMOLLM2, workers=["a", "b"]) as cluster:
-    run([test_models, test_chat_and_its_stream_are_equal, test_logprobs_n_seed_stop, test_completions_and_errors,
-         test_async_streams, test_forced_calls_are_valid_and_stream_as_they_are, test_a_call_and_its_result_go_on,
-         test_structured_answers, test_small_requests_leave_a_long_session_alone, test_responses])
+class Trip(BaseModel):
+    city: str = Field(max_length=20)
+    days: int = Field(ge=1, le=9)
+
+
+def parsed_answers():
+    ask = [{"role": "user", "content": "Plan a trip to Oslo."}]
+    parsed = client().chat.completions.parse(model=MODEL, messages=ask, response_format=Trip, max_tokens=200)
+    assert isinstance(parsed.choices[0].message.parsed, Trip), parsed
+    tool = openai.pydantic_function_tool(Trip)
+    called = client().chat.completions.parse(model=MODEL, messages=ask, tools=[tool], tool_choice="required", max_tokens=200,
+                                             parallel_tool_calls=False)
+    assert isinstance(called.choices[0].message.tool_calls[0].function.parsed_arguments, Trip), called
+    answer = client().responses.parse(model=MODEL, input=ask, text_format=Trip, max_output_tokens=200)
+    assert isinstance(answer.output_parsed, Trip), answer
+
+
+def embeddings():
+    texts = ["The cat sat on the mat.", "The cat sat on the mat.", "Shares fell on Wall Street.", "A kitten sat on the rug."]
+    for pooling in ("last", "mean"):
+        r = client().embeddings.create(model=MODEL, input=texts, extra_body={"pooling": pooling})  # base64 on the wire
+        v = [d.embedding for d in r.data]
+        check_vectors(*v[:3])
+        plain = client().embeddings.create(model=MODEL, input=texts[2:], encoding_format="float",
+                                           extra_body={"pooling": pooling}).data
+        assert max(abs(a - b) for a, b in zip(plain[0].embedding, v[2])) < 1e-7
+        near, far = (sum(a * b for a, b in zip(v[0], x)) for x in (v[3], v[2]))
+        assert near > far + 0.03, (pooling, near, far)
+    short = client().embeddings.create(model=MODEL, input=texts[:1], dimensions=64, extra_body={"pooling": "mean"})
+    check_vectors(short.data[0].embedding, short.data[0].embedding, v[2][:64], 64)
+    try:
+        client().embeddings.create(model=MODEL, input="word " * 20000)
+        raise AssertionError("accepted")
+    except openai.BadRequestError as e:
+        assert e.code == "context_length_exceeded"
+
+
+run([models_are_listed, chat_and_its_stream_are_equal, logprobs_n_seed_stop, completions_and_errors,
+     async_streams, forced_calls_are_valid_and_stream_as_they_are, a_call_and_its_result_go_on,
+     structured_answers, small_requests_leave_a_long_session_alone, responses_and_their_events, parsed_answers,
+     embeddings])

@@ -1,0 +1,46 @@
+"""pydantic-ai: an agent whose answer is an object, over all three dialects; text as a stream."""
+import asyncio
+
+from pydantic import BaseModel, Field
+from pydantic_ai import Agent
+from pydantic_ai.models.anthropic import AnthropicModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.anthropic import AnthropicProvider
+from pydantic_ai.providers.openai import OpenAIProvider
+
+from checks import KEY, MODEL, ROOT, URL, run
+
+
+class Trip(BaseModel):
+    city: str = Field(max_length=20)
+    days: int = Field(ge=1, le=9)
+
+
+there = OpenAIProvider(base_url=URL, api_key=KEY)
+chat = OpenAIChatModel(MODEL, provider=there)
+responses = OpenAIResponsesModel(MODEL, provider=there)
+messages = AnthropicModel(MODEL, provider=AnthropicProvider(base_url=ROOT, api_key=KEY))
+
+
+def answers_are_objects():
+    for model in (chat, responses, messages):
+        agent = Agent(model, output_type=Trip, retries=0, model_settings={"max_tokens": 200})
+        trip = agent.run_sync("Plan a trip to Oslo.").output
+        assert isinstance(trip, Trip) and 1 <= trip.days <= 9, (model, trip)
+
+
+def text_streams():
+    async def one(model):
+        agent = Agent(model, model_settings={"max_tokens": 12, "temperature": 0})
+        async with agent.run_stream("Say hello.") as r:
+            text = "".join([t async for t in r.stream_text(delta=True, debounce_by=None)])
+        assert text == (await agent.run("Say hello.")).output != "", (model, text)
+
+    async def all_of_them():
+        for model in (chat, responses, messages):
+            await one(model)
+
+    asyncio.run(all_of_them())
+
+
+run([answers_are_objects, text_streams])
