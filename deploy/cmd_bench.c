@@ -330,7 +330,7 @@ int cmd_bench(int argc, char **argv)
          0, 0},
         {"kv", OPT_CHOICE, &a.kv_choice, "auto|f16|f32|q8", "type of keys and values (auto)", 0, 0},
         {"device", OPT_STR, &a.b.device, "NAME",
-         "cpu (the best), reference, avx2, neon, cuda, cuda:1", 0, 0},
+         "cpu (the best), reference, avx2, vnni, neon, dotprod, cuda, cuda:1", 0, 0},
         {"predict", OPT_FLAG, &a.predict, NULL, "what the planner predicts beside what is measured",
          0, 0},
         {"profile", OPT_FLAG, &a.b.profile, NULL, "where the time of a step goes", 0, 0},

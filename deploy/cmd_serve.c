@@ -321,7 +321,7 @@ int cmd_serve(int argc, char **argv)
         {"devices", OPT_STR, &s.devices, "LIST", "trusted network devices of their data road (lo)",
          0, 0},
         {"device", OPT_STR, &s.device, "NAME",
-         "of local workers: cpu, reference, avx2, neon, cuda, cuda:1 (cpu)", 0, 0},
+         "of local workers: cpu, reference, avx2, vnni, neon, dotprod, cuda, cuda:1 (cpu)", 0, 0},
         {"device-memory", OPT_STR, &s.share_text, "FRACTION",
          "of the device's memory, for each local worker (divided)", 0, 0},
         {"no-prefix-cache", OPT_FLAG, &c->no_prefix_cache, NULL, "compute shared prompts again", 0,

@@ -86,7 +86,7 @@ int cmd_worker(int argc, char **argv)
         {"threads", OPT_U32, &threads, "N", "compute threads (all cores)", 1, 1024},
         {"mem", OPT_SIZE, &c.mem_max_bytes, "BYTES", "memory it may use (what is free)", 0, 0},
         {"device", OPT_STR, &c.device, "NAME",
-         "cpu (the best), reference, avx2, neon, cuda, cuda:1", 0, 0},
+         "cpu (the best), reference, avx2, vnni, neon, dotprod, cuda, cuda:1", 0, 0},
         {"device-memory", OPT_STR, &device_memory, "FRACTION",
          "of the device's memory, for workers that share one (what is free)", 0, 0},
         {"transports", OPT_STR, &c.transports, "LIST", "UCX transports of the data road", 0, 0},

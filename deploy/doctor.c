@@ -86,6 +86,19 @@ static void look_at_kernels(const struct probe *p, struct doctor *d)
         doctor_add(d, "kernels", DOCTOR_OK, NULL, "%s (this CPU: %.150s)", isa, p->isa);
 }
 
+// Whether the GPUs that the driver tells of can be computed with.
+static void look_at_module(const char *name, int32_t n_gpu, struct doctor *d)
+{
+    struct err_text why = {0};
+    int32_t n = 0;
+    if (kernels_count_cuda(&n, &why) == OK && n > 0)
+        doctor_add(d, "gpu", DOCTOR_OK, NULL, "%d (%.90s): --device cuda computes with it", n, name);
+    else
+        doctor_add(d, "gpu", DOCTOR_WARN,
+                   "build with nvcc 13 or take the module that belongs to this program",
+                   "%d (%.60s) stay idle: %.120s", n_gpu, name, why.s);
+}
+
 static void look_at_gpus(struct doctor *d)
 {
     struct gpus *g = calloc(1, sizeof *g);
@@ -97,9 +110,7 @@ static void look_at_gpus(struct doctor *d)
     else if (g->n == 0)
         doctor_add(d, "gpu", DOCTOR_OK, NULL, "%s; the CPU serves", g->none);
     else
-        doctor_add(d, "gpu", DOCTOR_WARN, NULL,
-                   "%d (%.90s): this build computes with the CPU, the GPU stays idle", g->n,
-                   g->at[0].name);
+        look_at_module(g->at[0].name, g->n, d);
     free(g);
 }
 

@@ -6,6 +6,7 @@
 #include "topology/file.h"
 #include "topology/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,6 +73,73 @@ static void look_at_kernels(const struct model *m, struct doctor *d)
     }
 }
 
+// What of the model a device refuses, by name; empty: nothing.
+static void list_refused(struct kernels *k, const struct model *m, char *out, size_t size)
+{
+    const struct model_shape *s = &m->shape;
+    const bool is_latent = s->mla.kv_rank > 0;
+    const struct kv_view kv = {
+        .page_tok = 16,
+        .n_head_kv = is_latent ? 1 : s->n_head_kv,
+        .head_dim = is_latent ? s->mla.kv_rank + s->mla.rope_dim : s->head_dim,
+        .head_dim_v = is_latent ? s->mla.kv_rank : s->head_dim,
+        .v_in_k = is_latent,
+        .dtype = DT_F16,
+    };
+    bool is_refused[DT_COUNT] = {false};
+    size_t at = 0;
+    out[0] = 0;
+    for (int32_t i = 0; i < m->n_weight; i++) {
+        const struct model_weight *w = &m->weights[i];
+        if (!w->is_matrix || is_refused[w->dtype]) continue;
+        is_refused[w->dtype] = !k->ops->weight_bytes(k, w->dtype, w->rows, w->cols);
+        if (is_refused[w->dtype] && at + 24 < size)
+            at += (size_t)snprintf(out + at, size - at, "%s%s", at ? ", " : "",
+                                   dtype_info(w->dtype)->name);
+    }
+    if (!k->ops->kv_page_bytes(k, &kv))
+        snprintf(out + at, size - at, "%skeys of %d elements", at ? ", " : "", kv.head_dim);
+}
+
+// The same kernels for every type of weight of a device: each decodes in registers.
+static void look_at_device(const char *name, const struct model *m, struct doctor *d)
+{
+    const struct kernels_limits least = {.n_threads = 1,
+                                         .max_tok = 1,
+                                         .max_cols = 256,
+                                         .max_rows = 256,
+                                         .max_head = 1,
+                                         .max_head_dim = 64,
+                                         .max_ctx = 64};
+    struct err_text why = {0};
+    struct kernels *k;
+    char refused[160];
+    if (kernels_open(name, &least, &k, &why) != OK) {
+        doctor_add(d, "weights", DOCTOR_WARN, NULL, "%s: %.200s", name, why.s);
+        return;
+    }
+    list_refused(k, m, refused, sizeof refused);
+    if (refused[0])
+        doctor_add(d, "weights", DOCTOR_BAD, "let the CPU compute this model", "%s has no kernel for %s",
+                   name, refused);
+    else
+        doctor_add(d, "weights", DOCTOR_OK, NULL, "%s (%s): a kernel for every matrix, and its keys",
+                   name, k->ops->name);
+    k->ops->close(k);
+}
+
+static void look_at_devices(const struct model *m, struct doctor *d)
+{
+    enum { DEVICES_MAX = 8 };
+    int32_t n = 0;
+    if (kernels_count_cuda(&n, NULL) != OK) return; // said of the machine
+    for (int32_t i = 0; i < n && i < DEVICES_MAX; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "cuda:%d", i);
+        look_at_device(name, m, d);
+    }
+}
+
 void doctor_model(const struct doctor_ask *ask, uint64_t available, struct doctor *d)
 {
     struct err_text why = {0};
@@ -85,5 +153,6 @@ void doctor_model(const struct doctor_ask *ask, uint64_t available, struct docto
                m->shape.name, m->shape.arch, m->quant, m->shape.n_layer, gib(m->file_bytes));
     look_at_memory(ask, m, available, d);
     if (ask->kernels) look_at_kernels(m, d);
+    if (ask->kernels) look_at_devices(m, d);
     model_close(m);
 }

@@ -371,8 +371,8 @@ struct kernels_ops {
     uint64_t (*wait_ns)(struct kernels *k);
 };
 
-// Opens the best CPU backend of this machine. `isa` NULL chooses; "reference", "avx2", "neon" force
-// one. ERR_UNSUPPORTED if this machine lacks it, ERR_MEMORY.
+// Opens the best CPU backend of this machine. `isa` NULL chooses; "reference", "avx2", "vnni",
+// "neon", "dotprod" force one. ERR_UNSUPPORTED if this machine lacks it, ERR_MEMORY.
 err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, struct kernels **out,
                        struct err_text *why);
 
@@ -381,7 +381,8 @@ err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, str
 // no module, no driver or no such device; the sentence says which.
 err_t kernels_open_cuda(int32_t device, const struct kernels_limits *limits, struct kernels **out,
                         struct err_text *why);
-// By name: NULL or "cpu" the best of this machine, "reference", "avx2", "neon", "cuda", "cuda:1".
+// By name: NULL or "cpu" the best of this machine, "reference", "avx2", "vnni", "neon",
+// "dotprod", "cuda", "cuda:1".
 err_t kernels_open(const char *device, const struct kernels_limits *limits, struct kernels **out,
                    struct err_text *why);
 

@@ -3,6 +3,8 @@
 # build/) and with ASan + UBSan and fuzzers (clang, in build/san), and runs everything with ctest.
 #   tests/run.sh          everything
 #   tests/run.sh --quick  no sanitizer build, no fuzzing
+#   tests/run.sh --all    and what takes long: the CUDA module by nvcc (where there is one), every
+#                         fixture on the CUDA kernels
 set -eu
 cd "$(dirname "$0")/.."
 quick=${1:-}
@@ -13,7 +15,12 @@ echo "== lint"
 tests/lint/lint.sh
 
 echo "== build"
-cmake -S . -B build -G Ninja -DTRIREME_TESTS=ON >/dev/null
+cuda=OFF
+if [ "$quick" = --all ]; then
+    cuda=AUTO
+    export TRIREME_TEST_ALL=1
+fi
+cmake -S . -B build -G Ninja -DTRIREME_TESTS=ON -DTRIREME_CUDA=$cuda >/dev/null
 cmake --build build -j "$jobs"
 status=0
 if [ "$quick" != --quick ]; then

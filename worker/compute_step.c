@@ -216,8 +216,9 @@ static err_t report(struct compute *c, struct step_result *r, int64_t took_us, s
 
 static err_t say_run_failed(struct compute *c, const struct step *st, err_t e, struct err_text *why)
 {
-    struct err_text group = {0};
-    if (c->group && c->group->ops->status(c->group, &group)) return err_say(why, e, "%s", group.s);
+    struct err_text said = {0};
+    if (c->group && c->group->ops->status(c->group, &said)) return err_say(why, e, "%s", said.s);
+    if (stage_status(c->held.stage, &said)) return err_say(why, e, "%s", said.s);
     return err_say(why, e, "step %llu: %s", (unsigned long long)st->number,
                    e == ERR_MEMORY ? "no memory for its result" : err_name(e));
 }

@@ -82,6 +82,13 @@ static err_t look_around(struct worker *w, const struct worker_config *c, struct
     if (e) return e;
     w->n_threads = c->n_threads > 0 ? c->n_threads : w->probe.n_usable;
     if (w->n_threads < 1) w->n_threads = 1;
+    // Threads that take turns on a processor wait for each other at the end of each operation.
+    if (w->n_threads > w->probe.n_usable && w->probe.n_usable > 0) {
+        log_warn("%d compute threads are asked for, %d are used: there are no more processors for "
+                 "this process",
+                 w->n_threads, w->probe.n_usable);
+        w->n_threads = w->probe.n_usable;
+    }
     e = budget_read(c->device, c->device_memory, &w->budget, why);
     if (e) return e;
     const struct budget *b = &w->budget;

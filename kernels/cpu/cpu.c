@@ -5,6 +5,9 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 static void cpu_close(struct kernels *k)
@@ -63,28 +66,39 @@ static const struct {
     struct kernels_ops ops;
 } isas[] = {
 #if defined(__x86_64__)
+    {"vnni", &leaf_vnni, CPU_OPS("vnni")},
     {"avx2", &leaf_avx2, CPU_OPS("avx2")},
 #endif
 #if defined(__aarch64__)
+    {"dotprod", &leaf_dotprod, CPU_OPS("dotprod")},
     {"neon", &leaf_neon, CPU_OPS("neon")},
 #endif
     {"reference", &leaf_reference, CPU_OPS("reference")},
 };
 enum { N_ISA = sizeof isas / sizeof *isas };
 
+#if defined(__x86_64__)
 static bool machine_can(const char *isa)
 {
-#if defined(__x86_64__)
-    if (!strcmp(isa, "avx2")) {
-        // The builtin also asks whether the system saves the registers; it does not know F16C.
-        unsigned a, b, c, d;
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-    }
+    // The builtin also asks whether the system saves the registers; it does not know F16C.
+    unsigned a, b, c, d;
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                          __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    if (!strcmp(isa, "vnni"))
+        return has_avx2 && __builtin_cpu_supports("avx512vnni") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+    return has_avx2 || strcmp(isa, "avx2");
+}
+#else
+static bool machine_can(const char *isa)
+{
+#if defined(__aarch64__)
+    if (!strcmp(isa, "dotprod")) return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 #endif
     (void)isa;
     return true; // NEON is part of every AArch64
 }
+#endif
 
 static int find_isa(const char *isa)
 {

@@ -144,8 +144,8 @@ struct leaf_isa {
 
 extern const struct leaf_isa leaf_reference;
 #if defined(__x86_64__)
-extern const struct leaf_isa leaf_avx2;
+extern const struct leaf_isa leaf_avx2, leaf_vnni;
 #endif
 #if defined(__aarch64__)
-extern const struct leaf_isa leaf_neon;
+extern const struct leaf_isa leaf_neon, leaf_dotprod;
 #endif

@@ -163,60 +163,6 @@ VEC __m256i q32_bcast(const int8_t *x, int j)
     __builtin_memcpy(&v, x + 4 * j, 4);
     return _mm256_set1_epi32(v);
 }
-// 16-bit sums of pairs, not yet widened. The largest |x| is 127.
-VEC __m256i q32_pairs(const q32 *w, const int8_t *x, int j)
-{
-    return _mm256_maddubs_epi16(w[j], q32_bcast(x, j));
-}
-VEC v8i dot_u4(const q32 w[8], const int8_t *x)
-{
-    // 8 * 2 * 15 * 127 = 30480 fits 16 bits: widen once
-    __m256i s = q32_pairs(w, x, 0), t = q32_pairs(w, x, 1);
-    s = _mm256_add_epi16(s, q32_pairs(w, x, 2));
-    t = _mm256_add_epi16(t, q32_pairs(w, x, 3));
-    s = _mm256_add_epi16(s, q32_pairs(w, x, 4));
-    t = _mm256_add_epi16(t, q32_pairs(w, x, 5));
-    s = _mm256_add_epi16(s, q32_pairs(w, x, 6));
-    t = _mm256_add_epi16(t, q32_pairs(w, x, 7));
-    return _mm256_madd_epi16(_mm256_add_epi16(s, t), _mm256_set1_epi16(1));
-}
-VEC v8i dot_u5(const q32 w[8], const int8_t *x)
-{
-    // 4 * 2 * 31 * 127 = 31496 fits 16 bits
-    __m256i s = q32_pairs(w, x, 0), t = q32_pairs(w, x, 1), one = _mm256_set1_epi16(1);
-    s = _mm256_add_epi16(s, q32_pairs(w, x, 2));
-    t = _mm256_add_epi16(t, q32_pairs(w, x, 3));
-    s = _mm256_add_epi16(s, q32_pairs(w, x, 4));
-    t = _mm256_add_epi16(t, q32_pairs(w, x, 5));
-    s = _mm256_add_epi16(s, q32_pairs(w, x, 6));
-    t = _mm256_add_epi16(t, q32_pairs(w, x, 7));
-    return _mm256_add_epi32(_mm256_madd_epi16(s, one), _mm256_madd_epi16(t, one));
-}
-VEC __m256i dot_s8_part(const q32 *w, const int8_t *x, int j)
-{
-    // |w| <= 128: 2 * 128 * 127 = 32512 fits 16 bits, a second pair does not
-    __m256i s = _mm256_sign_epi8(q32_bcast(x, j), w[j]);
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w[j]), s), _mm256_set1_epi16(1));
-}
-VEC v8i dot_s8(const q32 w[8], const int8_t *x)
-{
-    __m256i s = _mm256_add_epi32(dot_s8_part(w, x, 0), dot_s8_part(w, x, 1));
-    s = _mm256_add_epi32(s, _mm256_add_epi32(dot_s8_part(w, x, 2), dot_s8_part(w, x, 3)));
-    __m256i t = _mm256_add_epi32(dot_s8_part(w, x, 4), dot_s8_part(w, x, 5));
-    t = _mm256_add_epi32(t, _mm256_add_epi32(dot_s8_part(w, x, 6), dot_s8_part(w, x, 7)));
-    return _mm256_add_epi32(s, t);
-}
-VEC void dot_halves(const q32 w[8], const int8_t *x, v8i out[2])
-{
-    // 4 * 2 * 24 * 127 = 24384 fits 16 bits
-    const __m256i one = _mm256_set1_epi16(1);
-    __m256i s = _mm256_add_epi16(q32_pairs(w, x, 0), q32_pairs(w, x, 1));
-    __m256i t = _mm256_add_epi16(q32_pairs(w, x, 4), q32_pairs(w, x, 5));
-    s = _mm256_add_epi16(s, _mm256_add_epi16(q32_pairs(w, x, 2), q32_pairs(w, x, 3)));
-    t = _mm256_add_epi16(t, _mm256_add_epi16(q32_pairs(w, x, 6), q32_pairs(w, x, 7)));
-    out[0] = _mm256_madd_epi16(s, one);
-    out[1] = _mm256_madd_epi16(t, one);
-}
 VEC k6s k6_of(__m128i sc)
 {
     k6s k;
@@ -245,179 +191,17 @@ VEC v8 k6_scale_of(k6s k, int half)
     __m256i s = half ? k.odd : k.even;
     return _mm256_cvtepi32_ps(_mm256_srai_epi32(s, 16));
 }
-VEC v8i dot_k6(const q32 w[8], k6s k, const int8_t *x, int32_t neg_sums)
-{
-    // 2 * 2 * 63 * 127 = 32004 fits 16 bits; the widening multiplies by the scale
-    __m256i a = _mm256_add_epi16(q32_pairs(w, x, 0), q32_pairs(w, x, 1));
-    __m256i b = _mm256_add_epi16(q32_pairs(w, x, 2), q32_pairs(w, x, 3));
-    __m256i c = _mm256_add_epi16(q32_pairs(w, x, 4), q32_pairs(w, x, 5));
-    __m256i d = _mm256_add_epi16(q32_pairs(w, x, 6), q32_pairs(w, x, 7));
-    __m256i s = _mm256_slli_epi32(_mm256_madd_epi16(k.pair, _mm256_set1_epi32(neg_sums)), 5);
-    a = _mm256_add_epi32(_mm256_madd_epi16(a, k.even), _mm256_madd_epi16(b, k.even));
-    c = _mm256_add_epi32(_mm256_madd_epi16(c, k.odd), _mm256_madd_epi16(d, k.odd));
-    return _mm256_add_epi32(s, _mm256_add_epi32(a, c));
-}
-
 VEC v8i k6_sums(k6s k, int32_t n)
 {
     return _mm256_madd_epi16(k.pair, _mm256_set1_epi32(n));
 }
-VEC v8i dot_k3(const q32 w[8], k6s k, const int8_t *x)
-{
-    // 4 * 2 * 7 * 127 = 7112 fits 16 bits; the widening multiplies by the scale
-    __m256i s = _mm256_add_epi16(q32_pairs(w, x, 0), q32_pairs(w, x, 1));
-    __m256i t = _mm256_add_epi16(q32_pairs(w, x, 4), q32_pairs(w, x, 5));
-    s = _mm256_add_epi16(s, _mm256_add_epi16(q32_pairs(w, x, 2), q32_pairs(w, x, 3)));
-    t = _mm256_add_epi16(t, _mm256_add_epi16(q32_pairs(w, x, 6), q32_pairs(w, x, 7)));
-    return _mm256_add_epi32(_mm256_madd_epi16(s, k.even), _mm256_madd_epi16(t, k.odd));
-}
-VEC __m256i dot_k8_part(const q32 *w, const int8_t *x, int j)
-{
-    // |w| <= 62: 2 * 2 * 62 * 127 = 31496 fits 16 bits
-    __m256i s = _mm256_sign_epi8(q32_bcast(x, j), w[j]);
-    __m256i t = _mm256_sign_epi8(q32_bcast(x, j + 1), w[j + 1]);
-    return _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w[j]), s),
-                            _mm256_maddubs_epi16(_mm256_abs_epi8(w[j + 1]), t));
-}
-VEC v8i dot_k8(const q32 w[8], k6s k, const int8_t *x)
-{
-    __m256i s = _mm256_madd_epi16(dot_k8_part(w, x, 0), k.even);
-    __m256i t = _mm256_madd_epi16(dot_k8_part(w, x, 4), k.odd);
-    s = _mm256_add_epi32(s, _mm256_madd_epi16(dot_k8_part(w, x, 2), k.even));
-    t = _mm256_add_epi32(t, _mm256_madd_epi16(dot_k8_part(w, x, 6), k.odd));
-    return _mm256_add_epi32(s, t);
-}
 
-// -- two panels against four rows: out[2t + p] is panel p and row t; x (4, 32) --
-#define VEC_QUAD 1 // has dot_quad_u4, _u5, _s8, _halves, _k3, _k6
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#include "kernels/cpu/vec_dot_vnni.h"
+#else
+#include "kernels/cpu/vec_dot_avx2.h"
+#endif
 
-// Keeps eight sums in registers: gcc would make trees of the terms of all steps and spill them.
-VEC void quad_keep(__m256i s[8])
-{
-    __asm__("" : "+x"(s[0]), "+x"(s[1]), "+x"(s[2]), "+x"(s[3]));
-    __asm__("" : "+x"(s[4]), "+x"(s[5]), "+x"(s[6]), "+x"(s[7]));
-}
-// 16-bit sums of columns 4 * from to 4 * to - 1.
-VEC void quad_sum16(__m256i s[8], const q32 *a, const q32 *b, const int8_t *x, int from, int to)
-{
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        s[i] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (int j = from; j < to; j++) {
-        const __m256i wa = q32_load(&a[j]), wb = q32_load(&b[j]);
-#pragma GCC unroll 4
-        for (int t = 0; t < 4; t++) {
-            __m256i v = q32_bcast(x + 32 * t, j);
-            s[2 * t] = _mm256_add_epi16(s[2 * t], _mm256_maddubs_epi16(wa, v));
-            s[2 * t + 1] = _mm256_add_epi16(s[2 * t + 1], _mm256_maddubs_epi16(wb, v));
-        }
-        quad_keep(s);
-    }
-}
-VEC void dot_quad_u4(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
-{
-    __m256i s[8];
-    quad_sum16(s, a, b, x, 0, 8);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
-}
-VEC void dot_quad_u5(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
-{
-    __m256i s[8];
-    quad_sum16(s, a, b, x, 0, 4);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
-    quad_sum16(s, a, b, x, 4, 8);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(s[i], _mm256_set1_epi16(1)));
-}
-VEC void dot_quad_s8(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
-{
-    __m256i s[8];
-    const __m256i one = _mm256_set1_epi16(1);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        s[i] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
-        const __m256i wa = q32_load(&a[j]), wb = q32_load(&b[j]);
-        const __m256i ua = _mm256_abs_epi8(wa), ub = _mm256_abs_epi8(wb);
-#pragma GCC unroll 4
-        for (int t = 0; t < 4; t++) {
-            __m256i v = q32_bcast(x + 32 * t, j);
-            __m256i p = _mm256_maddubs_epi16(ua, _mm256_sign_epi8(v, wa));
-            __m256i q = _mm256_maddubs_epi16(ub, _mm256_sign_epi8(v, wb));
-            s[2 * t] = _mm256_add_epi32(s[2 * t], _mm256_madd_epi16(p, one));
-            s[2 * t + 1] = _mm256_add_epi32(s[2 * t + 1], _mm256_madd_epi16(q, one));
-        }
-        quad_keep(s);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = s[i];
-}
-VEC void dot_quad_halves(const q32 *a, const q32 *b, const int8_t *x, v8i out[2][8])
-{
-    __m256i s[8];
-    quad_sum16(s, a, b, x, 0, 4);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[0][i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
-    quad_sum16(s, a, b, x, 4, 8);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[1][i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
-}
-VEC void dot_quad_k3(const q32 *a, const q32 *b, const k6s *ka, const k6s *kb, const int8_t *x,
-                     v8i out[8])
-{
-    __m256i s[8];
-    quad_sum16(s, a, b, x, 0, 4);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_madd_epi16(s[i], i % 2 ? kb->even : ka->even);
-    quad_sum16(s, a, b, x, 4, 8);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(s[i], i % 2 ? kb->odd : ka->odd));
-}
-// neg_sums: of the four rows, as dot_k6 takes them.
-VEC void dot_quad_k6(const q32 *a, const q32 *b, const k6s *ka, const k6s *kb, const int8_t *x,
-                     const uint8_t *neg_sums, v8i out[8])
-{
-    __m256i s[8];
-    const __m256i ca = _mm256_slli_epi16(ka->pair, 5), cb = _mm256_slli_epi16(kb->pair, 5);
-#pragma GCC unroll 4
-    for (int t = 0; t < 4; t++) {
-        __m256i n = q32_bcast((const int8_t *)neg_sums, t);
-        s[2 * t] = _mm256_madd_epi16(ca, n);
-        s[2 * t + 1] = _mm256_madd_epi16(cb, n);
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 8; j += 2) {
-        const __m256i sa = j < 4 ? ka->even : ka->odd, sb = j < 4 ? kb->even : kb->odd;
-        const q32 wa[2] = {q32_load(&a[j]), q32_load(&a[j + 1])};
-        const q32 wb[2] = {q32_load(&b[j]), q32_load(&b[j + 1])};
-#pragma GCC unroll 4
-        for (int t = 0; t < 4; t++) {
-            __m256i v = q32_bcast(x + 32 * t, j), w = q32_bcast(x + 32 * t, j + 1);
-            __m256i p = _mm256_add_epi16(_mm256_maddubs_epi16(wa[0], v),
-                                         _mm256_maddubs_epi16(wa[1], w));
-            __m256i q = _mm256_add_epi16(_mm256_maddubs_epi16(wb[0], v),
-                                         _mm256_maddubs_epi16(wb[1], w));
-            s[2 * t] = _mm256_add_epi32(s[2 * t], _mm256_madd_epi16(p, sa));
-            s[2 * t + 1] = _mm256_add_epi32(s[2 * t + 1], _mm256_madd_epi16(q, sb));
-        }
-        quad_keep(s);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = s[i];
-}
 VEC uint32_t v8_abs_bits_max(v8 a, v8 b, v8 c, v8 d)
 {
     const __m256i m = _mm256_set1_epi32(0x7fffffff);
@@ -446,22 +230,6 @@ VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int32_t sums[2])
     sums[1] = _mm256_extract_epi32(s, 4);
 }
 
-// Multiply-adds in eight chains, as many as hide the latency: maddubs + madd + add.
-VEC int32_t vec_spin_int8(int64_t n)
-{
-    __m256i a[8], x = _mm256_set1_epi8(3), one = _mm256_set1_epi16(1);
-    for (int i = 0; i < 8; i++)
-        a[i] = _mm256_set1_epi8((char)i);
-    for (int64_t k = 0; k < n; k += 256)
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            __m256i p = _mm256_madd_epi16(_mm256_maddubs_epi16(a[i], x), one);
-            a[i] = _mm256_add_epi32(a[i], p);
-        }
-    for (int i = 1; i < 8; i++)
-        a[0] = _mm256_xor_si256(a[0], a[i]);
-    return _mm256_extract_epi32(a[0], 0);
-}
 VEC __m256i vec_read_64(const char *p)
 {
     return _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)p),

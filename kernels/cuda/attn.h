@@ -59,7 +59,7 @@ struct attn_block {
     struct cuda_run run;
     int32_t head_kv, head_at, n_head; // KV head, first query head that reads it, how many do
     int32_t row_from, n_row;          // 0: nothing to do
-    int32_t lo, hi;                   // positions that the rows see in this split
+    int32_t lo, hi;                   // positions that the rows see in this split; none: both 0
     int64_t part;                     // number of its first row in `part`
 };
 
@@ -153,6 +153,7 @@ static __device__ __forceinline__ struct attn_block attn_block_of(const struct a
     const int64_t from = base + (int64_t)split * per, to = from + per;
     b.lo = from < lo ? lo : from > hi ? hi : (int32_t)from;
     b.hi = to < hi ? (int32_t)to : hi;
+    if (b.lo >= b.hi) b.lo = b.hi = 0;
     return b;
 }
 
@@ -220,6 +221,12 @@ static __device__ __forceinline__ void attn_put_sums(const struct attn_dev *a,
     if (a->n_split == 1) return;
     o->to[-ATTN_PART_HEAD] = m;
     o->to[1 - ATTN_PART_HEAD] = l;
+}
+
+// Whether a row with maximum m has no output that anybody reads: it saw nothing of its split.
+static __device__ __forceinline__ bool attn_is_nothing(const struct attn_dev *a, float m)
+{
+    return a->n_split > 1 && !(m > -INFINITY);
 }
 
 static __device__ __forceinline__ void attn_put(const struct attn_out *o, int32_t d, float x)

@@ -220,7 +220,8 @@ mma_walk(const struct attn_dev *a, const struct attn_block *b, const __half *q, 
 #pragma unroll
     for (int d = 0; d < HD / 8; d++)
         o[d][0] = o[d][1] = o[d][2] = o[d][3] = 0.0f;
-    mma_fetch(a, b, from, shape::TOK, HD, shape::LD, stages, v_at ? stages + v_at : NULL);
+    if (b->hi)
+        mma_fetch(a, b, from, shape::TOK, HD, shape::LD, stages, v_at ? stages + v_at : NULL);
     for (int32_t seg = from, i = 0; seg < b->hi; seg += shape::TOK, i ^= 1) {
         __half *k = stages + i * shape::STAGE, *next = stages + (i ^ 1) * shape::STAGE;
         if (seg + shape::TOK < b->hi)
@@ -254,6 +255,7 @@ static __device__ __forceinline__ void mma_put(const struct attn_dev *a, const s
         if (row >= b->n_row) continue;
         const struct attn_out out = attn_out_of(a, b, row, rows->m[i], rows->l[i]);
         if (lane % 4 == 0 && col == 0) attn_put_sums(a, &out, rows->m[i], rows->l[i]);
+        if (attn_is_nothing(a, rows->m[i])) continue;
 #pragma unroll
         for (int d = 0; d < N; d++) {
             const int32_t at = col + 8 * d + lane % 4 * 2;
@@ -320,6 +322,7 @@ static __global__ void __launch_bounds__(32 * mma_shape<HD>::FEW_WARPS)
         }
         const struct attn_out out = attn_out_of(&a, &b, row, top, sum);
         if (threadIdx.x == 0) attn_put_sums(&a, &out, top, sum);
+        if (attn_is_nothing(&a, top)) continue;
         for (int32_t d = (int32_t)threadIdx.x; d < a.head_dim_v; d += 32 * WARPS) {
             float x = 0.0f;
 #pragma unroll
@@ -361,7 +364,7 @@ static __global__ void __launch_bounds__(32 * ROWS * COLS, 1) attn_latent_kernel
         o[d][0] = o[d][1] = o[d][2] = o[d][3] = 0.0f;
     mma_load_q(&a, &b, shared, 16 * ROWS, LATENT_HD, LATENT_LD);
     const int32_t from = b.lo / LATENT_TOK * LATENT_TOK;
-    mma_fetch(&a, &b, from, LATENT_TOK, LATENT_HD, LATENT_LD, stages, NULL);
+    if (b.hi) mma_fetch(&a, &b, from, LATENT_TOK, LATENT_HD, LATENT_LD, stages, NULL);
     for (int32_t seg = from, i = 0; seg < b.hi; seg += LATENT_TOK, i ^= 1) {
         const __half *k = stages + i * LATENT_STAGE;
         if (seg + LATENT_TOK < b.hi)

@@ -144,6 +144,7 @@ static __global__ void __launch_bounds__(PLAIN_THREADS) plain_kernel(struct attn
         if (r >= b.n_row) continue;
         const struct attn_out out = attn_out_of(&a, &b, r, sh.m[r], sh.l[r]);
         if (threadIdx.x == 0) attn_put_sums(&a, &out, sh.m[r], sh.l[r]);
+        if (attn_is_nothing(&a, sh.m[r])) continue;
 #pragma unroll
         for (int c = 0; c < COLS; c++) {
             const int32_t d = (int32_t)threadIdx.x + PLAIN_THREADS * c;

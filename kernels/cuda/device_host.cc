@@ -20,7 +20,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-enum { PAGE = 4096, WORK_MAX = 1 << 13 /* operations kept */ };
+enum { PAGE = 4096, WORK_MAX = 1 << 13 /* operations kept */, CLOSE_EVERY = 8 };
 static const uint64_t arena_bytes = 1ull << 38; // of addresses
 
 struct extent {
@@ -33,9 +33,11 @@ static struct {
     struct extent *extents; // ascending
     int n, cap;
     int n_running;
+    unsigned n_flush;
+    bool is_open;
     struct device *devices;
     bool is_easy;
-} arena = {PTHREAD_MUTEX_INITIALIZER, NULL, NULL, 0, 0, 0, NULL, false};
+} arena = {PTHREAD_MUTEX_INITIALIZER, NULL, NULL, 0, 0, 0, 0, false, NULL, false};
 
 enum work_kind { WORK_CALL, WORK_COPY, WORK_ZERO, WORK_PUT, WORK_GET, WORK_GRAPH };
 struct alignas(16) work {
@@ -85,15 +87,19 @@ static bool in_arena(const void *p)
     return arena.device && c >= arena.device && c < arena.device + arena_bytes;
 }
 
-// While work is done; several devices may do it at once.
+// While work is done; several devices may do it at once. Closing costs much and finds the same
+// faults again and again: it is done one time in CLOSE_EVERY.
 static void arena_unlock(bool open)
 {
     pthread_mutex_lock(&arena.lock);
-    const bool change = open ? !arena.n_running++ : !--arena.n_running;
+    arena.n_running += open ? 1 : -1;
+    const bool is_last = !arena.n_running && !(++arena.n_flush % CLOSE_EVERY);
+    const bool change = open ? !arena.is_open : is_last;
     // The pages between the extents stay closed.
     for (int i = 0; change && i < arena.n; i++)
         mprotect(arena.device + arena.extents[i].from, arena.extents[i].bytes,
                  open ? PROT_READ | PROT_WRITE : PROT_NONE);
+    if (change) arena.is_open = open;
     pthread_mutex_unlock(&arena.lock);
 }
 
@@ -122,7 +128,7 @@ err_t device_take(struct device *d, uint64_t bytes, const char *what, void **out
                 (size_t)(arena.n - i) * sizeof *arena.extents);
         arena.extents[i] = {at, need};
         arena.n++;
-        if (arena.n_running) mprotect(arena.device + at, need, PROT_READ | PROT_WRITE);
+        if (arena.is_open) mprotect(arena.device + at, need, PROT_READ | PROT_WRITE);
     }
     pthread_mutex_unlock(&arena.lock);
     if (!ok)

@@ -24,7 +24,10 @@ void cuda_quant_weight_pack(struct kernels *k, const void *src, int64_t row_from
     const int64_t some = 64 * (1 + (4 << 20) / (4 * tile));
     const int64_t most = some < n_row ? some : n_row;
     uint8_t *packed = (uint8_t *)malloc((size_t)((most + TILE_ROWS - 1) / TILE_ROWS * tile));
-    if (!packed) BUG("no memory to pack weights in");
+    if (!packed) {
+        cuda_fail(cuda_of(k), ERR_MEMORY, "no memory to pack weights in");
+        return;
+    }
     for (int64_t r = 0; r < n_row; r += most) {
         const int64_t n = n_row - r < most ? n_row - r : most;
         const int64_t bytes = (n + TILE_ROWS - 1) / TILE_ROWS * tile;

@@ -39,6 +39,28 @@ def need(*paths):
             skip(f"{p} is not there")
 
 
+def tiny_moe(scratch):
+    """A tiny mixture of experts, with a tokenizer made up here: each byte a token, in byte-level spelling."""
+    fixture = FIXTURES / "arch" / "qwen3_moe"
+    need(fixture)
+    folder = scratch / "moe"
+    folder.mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        shutil.copy(fixture / name, folder / name)
+    n_vocab = json.load(open(fixture / "config.json"))["vocab_size"]
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    spelling = [chr(b) if b in plain else chr(next(others)) for b in range(256)]
+    vocab = {spelling[i] if i < 256 else f"{spelling[65]}{i}": i for i in range(n_vocab)}
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}))
+    return folder
+
+
 class Worker:
     """One worker process; `extra` are further options, `prefix` a command that starts it elsewhere."""
 

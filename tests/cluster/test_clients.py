@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The clients that people use, from PyPI, against two workers and a real model: every script of clients/ is one client.
-test_clients.py [SUBSTRING]. A client that cannot be installed here (no network, no Python that is new enough) is said to be
+test_clients.py [SUBSTRING,..]. A client that cannot be installed here (no network, no Python that is new enough) is said to be
 SKIPPED. opencode, Claude Code and Codex are no Python packages: their wire is the openai and anthropic clients' here, and
 their particulars are cases of tests/http."""
 import os
@@ -17,7 +17,7 @@ VENVS = ROOT / "build" / "clients"
 INSTALL_S = 240  # for all of them together
 # Folder of a virtual environment, the oldest Python it can have, what it holds, and the scripts that run there.
 GROUPS = [
-    ("main", "3.10", ["openai", "anthropic", "litellm", "langchain-openai", "instructor", "pydantic-ai-slim[openai,anthropic]"],
+    ("main", "3.10", ["openai", "anthropic", "litellm", "langchain-openai", "instructor", "pydantic-ai-slim[openai]"],
      ["openai", "anthropic", "litellm", "langchain", "instructor", "pydantic_ai"]),
     ("vibe", "3.12", ["mistral-vibe"], ["vibe"]),
     ("openhands", "3.12", ["openhands-sdk"], ["openhands"]),
@@ -27,8 +27,7 @@ GROUPS = [
 def call(*command, until):
     """The last line of what it says, or None if all is well."""
     try:
-        env = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
-        r = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, env=env,
+        r = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False,
                            timeout=max(1, until - time.monotonic()))
     except subprocess.TimeoutExpired:
         return "it takes too long"
@@ -49,6 +48,15 @@ def uv(until):
     return None if why else program
 
 
+def interpreter(oldest):
+    """One that is new enough and runs, or None."""
+    for name in (sys.executable, "python3.14", "python3.13", "python3.12"):
+        test = f"import sys; sys.exit(sys.version_info < ({oldest.replace('.', ', ')}))"
+        if call(name, "-c", test, until=time.monotonic() + 20) is None:
+            return name
+    return None
+
+
 def python_of(group, installer, until):
     """The Python of a group's environment, made if need be; None, and why in a line, where that cannot be."""
     name, oldest, packages, _ = group
@@ -58,8 +66,9 @@ def python_of(group, installer, until):
         return python
     if not installer:
         return None
-    begin = time.monotonic()
-    why = call(installer, "venv", "-q", "--clear", "--python", f">={oldest}", venv, until=until) or \
+    begin, base = time.monotonic(), interpreter(oldest)
+    why = None if base else f"no Python {oldest} or newer is here"
+    why = why or call(base, "-m", "venv", "--clear", venv, until=until) or \
         call(installer, "pip", "install", "-q", "--python", python, *packages, until=until)
     if why:
         print(f"SKIPPED: {' '.join(packages)}: {why}", flush=True)
@@ -86,7 +95,7 @@ def run_client(python, name, cluster, model):
 
 def main():
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    groups = [(*g[:3], [n for n in g[3] if wanted in n]) for g in GROUPS]
+    groups = [(*g[:3], [n for n in g[3] if any(w in n for w in wanted.split(","))]) for g in GROUPS]
     groups = [g for g in groups if g[3]]
     VENVS.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + INSTALL_S

@@ -5,39 +5,16 @@ shared memory and over UCX TCP; stages that are groups of workers (tensor, exper
 all at once mixed with other prompts, with and without a prefix hit."""
 import json
 import pathlib
-import shutil
 import sys
 import tempfile
 
-from cluster import FIXTURES, GEMMA3, SMOLLM2, Cluster, Stream, need, run
+from cluster import FIXTURES, GEMMA3, SMOLLM2, Cluster, Stream, need, run, tiny_moe
 
 WHICH = sys.argv[1] if len(sys.argv) > 1 else "smollm2"
 SCRATCH = tempfile.TemporaryDirectory(prefix="trireme-splits-")
 
 
-def tiny_moe():
-    """The fixture, with a tokenizer made up here: each byte a token, in byte-level spelling."""
-    fixture = FIXTURES / "arch" / "qwen3_moe"
-    need(fixture)
-    folder = pathlib.Path(SCRATCH.name) / "moe"
-    folder.mkdir()
-    for name in ("config.json", "generation_config.json", "model.safetensors"):
-        shutil.copy(fixture / name, folder / name)
-    n_vocab = json.load(open(fixture / "config.json"))["vocab_size"]
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = iter(range(256, 512))
-    spelling = [chr(b) if b in plain else chr(next(others)) for b in range(256)]
-    vocab = {spelling[i] if i < 256 else f"{spelling[65]}{i}": i for i in range(n_vocab)}
-    (folder / "tokenizer.json").write_text(json.dumps({
-        "version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
-                  "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}))
-    return folder
-
-
-MODEL = {"smollm2": SMOLLM2, "gemma3": GEMMA3}[WHICH] if WHICH != "moe" else tiny_moe()
+MODEL = {"smollm2": SMOLLM2, "gemma3": GEMMA3}[WHICH] if WHICH != "moe" else tiny_moe(pathlib.Path(SCRATCH.name))
 N_TOKENS = 16
 need(MODEL)
 

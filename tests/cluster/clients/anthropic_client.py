@@ -7,8 +7,9 @@ from checks import KEY, MODEL, PARAMETERS, QUESTION, ROOT, ASK, check_arguments,
 
 c = anthropic.Anthropic(base_url=ROOT, api_key=KEY, max_retries=0)
 TOOLS = [{"name": "get_weather", "description": "The weather of some days.", "input_schema": PARAMETERS}]
-SAY = {"model": MODEL, "max_tokens": 24, "temperature": 0, "messages": [{"role": "user", "content": "Say hello."}]}
-FORCED = {"model": MODEL, "max_tokens": 200, "temperature": 0, "messages": ASK, "tools": TOOLS,
+GREEDY = {"extra_body": {"temperature": 0}}
+SAY = {**GREEDY, "model": MODEL, "max_tokens": 24, "messages": [{"role": "user", "content": "Say hello."}]}
+FORCED = {**GREEDY, "model": MODEL, "max_tokens": 200, "messages": ASK, "tools": TOOLS,
           "tool_choice": {"type": "any", "disable_parallel_tool_use": True}}
 
 
@@ -50,7 +51,7 @@ def counts_are_those_of_the_answers():
 
 
 def errors_are_its_own():
-    for bad, kind in (({"model": "no-such-model"}, anthropic.NotFoundError), ({"temperature": 7}, anthropic.BadRequestError),
+    for bad, kind in (({"model": "no-such-model"}, anthropic.NotFoundError), ({"extra_body": {"temperature": 7}}, anthropic.BadRequestError),
                       ({"max_tokens": 10**7}, anthropic.BadRequestError)):
         try:
             c.messages.create(**{**SAY, **bad})
@@ -61,7 +62,7 @@ def errors_are_its_own():
 
 def async_streams():
     async def one(a, i):
-        async with a.messages.stream(model=MODEL, max_tokens=8, temperature=0,
+        async with a.messages.stream(model=MODEL, max_tokens=8, **GREEDY,
                                      messages=[{"role": "user", "content": f"Count to {i}."}]) as s:
             return "".join([t async for t in s.text_stream])
 

@@ -43,7 +43,11 @@ static struct kernels *rig_open(bool cuda, const struct kernels_limits *limits,
     struct err_text why;
     struct kernels *k;
     l.precision = precision;
-    if (cuda ? kernels_cuda_module.open(0, &l, &k, &why) : kernels_open_cpu(NULL, &l, &k, &why)) {
+    // The module in a file, of a real device perhaps, where the environment names one.
+    const err_t e = !cuda                    ? kernels_open_cpu(NULL, &l, &k, &why)
+                    : getenv("TRIREME_CUDA") ? kernels_open_cuda(0, &l, &k, &why)
+                                             : kernels_cuda_module.open(0, &l, &k, &why);
+    if (e) {
         printf("%s\n", why.s);
         exit(2);
     }

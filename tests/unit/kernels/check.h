@@ -127,7 +127,7 @@ static int check_all(const char *const *names, int n, void (*checks)(void))
 // [-b] [-t THREADS] [ISA...]; -b: brief, for emulators. The digest is the same.
 static inline int check_main(int argc, char **argv, void (*checks)(void))
 {
-    static const char *const all[] = {"reference", "avx2", "neon"};
+    static const char *const all[] = {"reference", "avx2", "vnni", "neon", "dotprod"};
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (!strcmp(argv[i], "-b"))
@@ -136,5 +136,5 @@ static inline int check_main(int argc, char **argv, void (*checks)(void))
             most_threads = atoi(argv[++i]);
     }
     return argc > i ? check_all((const char *const *)argv + i, argc - i, checks)
-                    : check_all(all, 3, checks);
+                    : check_all(all, (int)(sizeof all / sizeof *all), checks);
 }

@@ -12,16 +12,16 @@
 #include <stdatomic.h>
 #include <time.h>
 
-// Every operation on the best instruction set here, and that the reference gives the same bits.
+// Every operation on the instruction sets of this machine, which give the same bits.
 static void test_operations(void **state)
 {
     (void)state;
 #if defined(__aarch64__)
-    static const char *const names[] = {"reference", "neon"};
+    static const char *const names[] = {"reference", "neon", "dotprod"};
 #else
-    static const char *const names[] = {"reference", "avx2"};
+    static const char *const names[] = {"reference", "avx2", "vnni"};
 #endif
-    assert_int_equal(check_all(names, 2, check_isa), 0);
+    assert_int_equal(check_all(names, 3, check_isa), 0);
 }
 
 // -- the blocks of an independent implementation --

@@ -7,16 +7,16 @@
 #define OPS_CHECK_NO_MAIN
 #include "tests/unit/kernels/ops_check.c"
 
-// Every operation on the best instruction set here, and that the reference gives the same bits.
+// Every operation on the instruction sets of this machine, which give the same bits.
 static void test_operations(void **state)
 {
     (void)state;
 #if defined(__aarch64__)
-    static const char *const names[] = {"reference", "neon"};
+    static const char *const names[] = {"reference", "neon", "dotprod"};
 #else
-    static const char *const names[] = {"reference", "avx2"};
+    static const char *const names[] = {"reference", "avx2", "vnni"};
 #endif
-    assert_int_equal(check_all(names, 2, check_ops), 0);
+    assert_int_equal(check_all(names, 3, check_ops), 0);
 }
 
 int main(void)

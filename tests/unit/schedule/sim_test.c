@@ -179,6 +179,10 @@ static void submit(struct world *w)
     if (is_pooled) j->pooling = (enum pooling)(POOLING_LAST + sim_rand(g, 3));
     j->tenant = sim_rand(g, 4) == 0;
     struct request *r = job_request(j);
+    if (sim_seed & 1) { // who goes first changes nothing of what is said
+        r->priority = (int32_t)sim_rand(g, 3) - 1;
+        r->session = sim_rand(g, 4);
+    }
     if (sim_rand(g, 25) == 0) j->poison_pos = n_prompt + sim_rand(g, max_tokens + 3);
     if (sim_rand(g, 2)) {
         r->end_ids = end_ids;

@@ -1,0 +1,12 @@
+// AVX2 with the dot products of 8-bit integers (AVX512-VNNI on vectors of 256 bits: Ice Lake, Zen 4
+// on). The build compiles this file alone with them.
+#include "kernels/cpu/leaf.h"
+#include "kernels/cpu/vec_avx2.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/leaf_gemm.h"
+#include "kernels/cpu/leaf_attn.h"
+#include "kernels/cpu/leaf_elem.h"
+#include "kernels/cpu/leaf_delta.h"
+#include "kernels/cpu/leaf_table.h"
+
+LEAF_TABLE(vnni);
