@@ -11,38 +11,27 @@ enum { CHUNK = 512 }; // rows of a prefill step, as the server's
 // for each row of it (measured: /proc/PID/task/*/schedstat, workers that are processes).
 static const double CONTROL_US = 120, CONTROL_ROW_US = 30;
 
-// Steps on their way that find rows of their own: as many workers compute at a time.
-static uint32_t n_step_of(const struct bench_predict_ask *ask)
+err_t bench_predict_device(uint32_t n_threads, struct cluster_device *out, struct err_text *why)
 {
-    return ask->batch < ask->n_worker ? ask->batch : ask->n_worker;
-}
-
-err_t bench_predict_device(const struct bench_predict_ask *ask, struct cluster_device *out,
-                           struct err_text *why)
-{
-    const uint32_t busy = n_step_of(ask) * ask->n_threads;
-    const uint32_t n_threads = busy < ask->n_core ? busy : ask->n_core;
-    const double part = (double)ask->n_threads / n_threads;
     char isa[32];
     struct probe p;
     struct measure m;
     struct rates r;
     err_t e = probe_read(&p, why);
     if (!e) e = measure_isa(NULL, isa, why);
-    const struct measure_ask of = {.dir = here_dir(), .isa = isa, .n_threads = (int32_t)n_threads};
-    if (!e) e = measure_machine(&p, &of, &m, why);
-    if (!e) e = rate_machine(&p, &of, &r, why);
+    const struct measure_ask ask = {.dir = here_dir(), .isa = isa, .n_threads = (int32_t)n_threads};
+    if (!e) e = measure_machine(&p, &ask, &m, why);
+    if (!e) e = rate_machine(&p, &ask, &r, why);
     if (e) return e;
-    if (part < 1) rates_scale(&r, part);
     *out = (struct cluster_device){
         .host = "here",
         .kind = CLUSTER_CPU,
-        .threads = (int32_t)ask->n_threads,
+        .threads = (int32_t)n_threads,
         .mem_bytes = p.mem_total_bytes,
         .mem_free_bytes = p.mem_available_bytes,
-        .read_bytes_per_s = m.peaks.read_bytes_per_s * part,
-        .int8_ops_per_s = m.peaks.int8_ops_per_s * part,
-        .f32_flops_per_s = m.peaks.f32_flops_per_s * part,
+        .read_bytes_per_s = m.peaks.read_bytes_per_s,
+        .int8_ops_per_s = m.peaks.int8_ops_per_s,
+        .f32_flops_per_s = m.peaks.f32_flops_per_s,
         .rates = r,
     };
     return OK;
@@ -95,7 +84,7 @@ err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
     struct plan *p = calloc(1, sizeof *p);
     // The scheduler deals the running requests out to as many steps as there are stages.
     const uint32_t n = ask->n_worker, rows = ceil_div(ask->batch, n);
-    const uint32_t n_step = n_step_of(ask);
+    const uint32_t n_step = ask->batch < n ? ask->batch : n;
     const uint32_t len = ask->n_prompt + ask->n_decode;
     struct plan_ask pa = {.goal = PLAN_THROUGHPUT,
                           .n_stage_min = (int32_t)n,

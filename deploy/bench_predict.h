@@ -16,10 +16,8 @@ struct bench_predict {
     double prompt_tok_s; // of one prompt
 };
 
-// One of the workers, as it computes while the others do, who read from the same memory: its part
-// of what all their threads reach together. Measured, or as kept from before.
-err_t bench_predict_device(const struct bench_predict_ask *ask, struct cluster_device *out,
-                           struct err_text *why);
+// This machine's device as it computes with so many threads; measured, or as kept from before.
+err_t bench_predict_device(uint32_t n_threads, struct cluster_device *out, struct err_text *why);
 err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
                     const struct bench_predict_ask *ask, struct bench_predict *out,
                     struct err_text *why);

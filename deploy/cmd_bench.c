@@ -179,7 +179,7 @@ static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint3
     struct cluster_device d;
     struct bench_predict p, real;
     if (ask.n_threads < 1) ask.n_threads = 1;
-    err_t err = bench_predict_device(&ask, &d, why);
+    err_t err = bench_predict_device(ask.n_threads, &d, why);
     if (!err) err = bench_predict(m, &d, &ask, &p, why);
     if (!err && workers == 1) err = measure(a, batch, &real, why);
     if (!err) print_predicted(a, &ask, &p, workers == 1 ? &real : NULL, first);

@@ -2,9 +2,8 @@
 # All tests: installs what they need, lints, builds with warnings as errors (gcc, optimised, in
 # build/) and with ASan + UBSan and fuzzers (clang, in build/san), and runs everything with ctest.
 #   tests/run.sh          everything
-#   tests/run.sh --quick  no sanitizer build, no fuzzing
-#   tests/run.sh --all    and what takes long: the CUDA module by nvcc (where there is one), every
-#                         fixture on the CUDA kernels
+#   tests/run.sh --quick  no sanitizer build, no fuzzing, no nvcc
+#   tests/run.sh --all    and every fixture on the CUDA kernels
 set -eu
 cd "$(dirname "$0")/.."
 quick=${1:-}
@@ -15,11 +14,9 @@ echo "== lint"
 tests/lint/lint.sh
 
 echo "== build"
-cuda=OFF
-if [ "$quick" = --all ]; then
-    cuda=AUTO
-    export TRIREME_TEST_ALL=1
-fi
+cuda=AUTO # where there is an nvcc
+[ "$quick" != --quick ] || cuda=OFF
+[ "$quick" != --all ] || export TRIREME_TEST_ALL=1
 cmake -S . -B build -G Ninja -DTRIREME_TESTS=ON -DTRIREME_CUDA=$cuda >/dev/null
 cmake --build build -j "$jobs"
 status=0

@@ -6,9 +6,9 @@
 #include <string.h>
 
 // Within a layer the others are mostly as far as we are, and a sleep would cost more than the wait:
-// of an experts group's owner there is one in each layer, for as long as the lead's attention takes.
-// After COMPUTE_SPIN_US whoever else wants the core gets it first: there may be more threads than
-// cores.
+// of an experts group's owner there is one in each layer, for as long as the lead's attention
+// takes. After COMPUTE_SPIN_US whoever else wants the core gets it first: there may be more threads
+// than cores.
 enum { EXCHANGE_SPIN_US = 5000, USAGE_US = 2000000 };
 
 static bool is_alone(const struct msg_plan *p)

@@ -1,5 +1,5 @@
-// rate: the speed of this machine's own operations (proto/base/rates.h), measured by running them on
-// made-up data for about two seconds.
+// rate: the speed of this machine's own operations (proto/base/rates.h), measured by running them
+// on made-up data for about two seconds.
 #pragma once
 #include "proto/base/rates.h"
 #include "worker/measure.h"

@@ -57,7 +57,8 @@ static float scaled(float v, double length)
 // RFC 4648, with padding. Three bytes become four letters.
 static void put_base64(struct buf *out, const uint8_t *p, size_t len)
 {
-    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (size_t i = 0; i < len; i += 3) {
         const uint32_t b1 = i + 1 < len ? p[i + 1] : 0, b2 = i + 2 < len ? p[i + 2] : 0;
         const uint32_t v = (uint32_t)p[i] << 16 | b1 << 8 | b2;

@@ -633,10 +633,10 @@ void place_shape(struct place_want *want, uint32_t n)
         want->n_member = n > want->n_stage ? n / want->n_stage : 1;
 }
 
-// Tokens before a row where the stages are balanced. Far back attention outweighs the output matrix,
-// and the last stage can have more layers; near the beginning it is the other way round. A slot's
-// share of the pages is what a request may grow to when all slots run; most end at half of that,
-// and are half way there.
+// Tokens before a row where the stages are balanced. Far back attention outweighs the output
+// matrix, and the last stage can have more layers; near the beginning it is the other way round. A
+// slot's share of the pages is what a request may grow to when all slots run; most end at half of
+// that, and are half way there.
 static int64_t usual_depth(const struct place_want *w)
 {
     const uint64_t share = w->kv_tokens / w->n_slot;

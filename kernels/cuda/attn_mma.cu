@@ -96,7 +96,7 @@ static __device__ __forceinline__ struct mma_rows
 mma_rows_of(const struct attn_dev *a, const struct attn_block *b, int32_t row_from)
 {
     struct mma_rows rows;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 2; i++) {
         const int32_t row = row_from + (int32_t)threadIdx.x % 32 / 4 + 8 * i;
         rows.lo[i] = rows.hi[i] = 0;
@@ -117,11 +117,11 @@ static __device__ __forceinline__ void mma_softmax(const struct attn_dev *a, str
                                                    int32_t key, float s[N][4], float shrink[2])
 {
     const float scale = a->scale * MMA_LOG2E;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 2; i++) {
         const bool whole = rows->lo[i] <= key && rows->hi[i] >= key + 8 * N - 6;
         float top = rows->m[i], sum = 0.0f;
-#pragma unroll
+        SIMT_UNROLL
         for (int j = 0; j < 2 * N; j++) {
             const int32_t at = key + j / 2 * 8 + j % 2;
             float x = s[j / 2][2 * i + j % 2];
@@ -133,7 +133,7 @@ static __device__ __forceinline__ void mma_softmax(const struct attn_dev *a, str
         top = fmaxf(top, __shfl_xor_sync(SIMT_FULL, top, 1));
         top = fmaxf(top, __shfl_xor_sync(SIMT_FULL, top, 2));
         const float base = top > -INFINITY ? top : 0.0f;
-#pragma unroll
+        SIMT_UNROLL
         for (int j = 0; j < 2 * N; j++) {
             const float p = exp2f(s[j / 2][2 * i + j % 2] - base);
             s[j / 2][2 * i + j % 2] = p;
@@ -148,7 +148,7 @@ static __device__ __forceinline__ void mma_softmax(const struct attn_dev *a, str
 // The whole sums of the lane's rows; maxima as the other kernels have them.
 static __device__ __forceinline__ void mma_rows_end(struct mma_rows *rows)
 {
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 2; i++) {
         rows->l[i] += __shfl_xor_sync(SIMT_FULL, rows->l[i], 1);
         rows->l[i] += __shfl_xor_sync(SIMT_FULL, rows->l[i], 2);
@@ -163,19 +163,19 @@ static __device__ __forceinline__ void mma_weigh(float o[N][4], const float p[KE
                                                  const float shrink[2], const __half *v, int32_t ld,
                                                  int32_t cols)
 {
-#pragma unroll
+    SIMT_UNROLL
     for (int d = 0; d < N; d++) {
         o[d][0] *= shrink[0];
         o[d][1] *= shrink[0];
         o[d][2] *= shrink[1];
         o[d][3] *= shrink[1];
     }
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < KEYS / 16; i++) {
         const float *x = p[2 * i], *y = p[2 * i + 1];
         const uint32_t left[4] = {mma_pack(x[0], x[1]), mma_pack(x[2], x[3]), mma_pack(y[0], y[1]),
                                   mma_pack(y[2], y[3])};
-#pragma unroll
+        SIMT_UNROLL
         for (int d = 0; d < N; d += 2) {
             if (8 * d >= cols) continue;
             uint32_t right[4];
@@ -191,14 +191,14 @@ template <int HD, int KEYS>
 static __device__ __forceinline__ void mma_products(float s[KEYS / 8][4], const __half *q,
                                                     const __half *k, int32_t ld)
 {
-#pragma unroll
+    SIMT_UNROLL
     for (int j = 0; j < KEYS / 8; j++)
         s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0.0f;
-#pragma unroll
+    SIMT_UNROLL
     for (int d = 0; d < HD; d += 16) {
         uint32_t left[4];
         mma_load_left(left, q + d, ld);
-#pragma unroll
+        SIMT_UNROLL
         for (int j = 0; j < KEYS / 8; j += 2) {
             uint32_t right[4];
             mma_load_keys(right, k + 8 * j * ld + d, ld);
@@ -217,7 +217,7 @@ mma_walk(const struct attn_dev *a, const struct attn_block *b, const __half *q, 
     typedef struct mma_shape<HD> shape;
     const int32_t from = b->lo / shape::TOK * shape::TOK;
     const int32_t v_at = a->v_in_k ? 0 : shape::TOK * shape::LD;
-#pragma unroll
+    SIMT_UNROLL
     for (int d = 0; d < HD / 8; d++)
         o[d][0] = o[d][1] = o[d][2] = o[d][3] = 0.0f;
     if (b->hi)
@@ -249,14 +249,14 @@ static __device__ __forceinline__ void mma_put(const struct attn_dev *a, const s
                                                int32_t col, const float o[N][4])
 {
     const int32_t lane = (int32_t)threadIdx.x % 32;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 2; i++) {
         const int32_t row = row_from + lane / 4 + 8 * i;
         if (row >= b->n_row) continue;
         const struct attn_out out = attn_out_of(a, b, row, rows->m[i], rows->l[i]);
         if (lane % 4 == 0 && col == 0) attn_put_sums(a, &out, rows->m[i], rows->l[i]);
         if (attn_is_nothing(a, rows->m[i])) continue;
-#pragma unroll
+        SIMT_UNROLL
         for (int d = 0; d < N; d++) {
             const int32_t at = col + 8 * d + lane % 4 * 2;
             if (at < a->head_dim_v) attn_put(&out, at, o[d][2 * i]);
@@ -299,12 +299,12 @@ static __global__ void __launch_bounds__(32 * mma_shape<HD>::FEW_WARPS)
     mma_walk<HD, 16>(&a, &b, shared, stages, 16 * warp, &rows, o);
     // Each warp's maxima, sums and outputs, where its keys were.
     float *m = (float *)stages, *l = m + WARPS * 16, *outs = l + WARPS * 16;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 2; i++) {
         const int32_t at = warp * 16 + lane / 4 + 8 * i;
         if (lane % 4 == 0) m[at] = rows.m[i];
         if (lane % 4 == 0) l[at] = rows.l[i];
-#pragma unroll
+        SIMT_UNROLL
         for (int d = 0; d < HD / 8; d++) {
             outs[at * LD + 8 * d + lane % 4 * 2] = o[d][2 * i];
             outs[at * LD + 8 * d + lane % 4 * 2 + 1] = o[d][2 * i + 1];
@@ -315,7 +315,7 @@ static __global__ void __launch_bounds__(32 * mma_shape<HD>::FEW_WARPS)
         float top = m[row], sum = 0.0f, weight[WARPS];
         for (int w = 1; w < WARPS; w++)
             top = fmaxf(top, m[w * 16 + row]);
-#pragma unroll
+        SIMT_UNROLL
         for (int w = 0; w < WARPS; w++) {
             weight[w] = attn_weight(m[w * 16 + row], top);
             sum = fmaf(l[w * 16 + row], weight[w], sum);
@@ -325,7 +325,7 @@ static __global__ void __launch_bounds__(32 * mma_shape<HD>::FEW_WARPS)
         if (attn_is_nothing(&a, top)) continue;
         for (int32_t d = (int32_t)threadIdx.x; d < a.head_dim_v; d += 32 * WARPS) {
             float x = 0.0f;
-#pragma unroll
+            SIMT_UNROLL
             for (int w = 0; w < WARPS; w++)
                 x = fmaf(outs[(w * 16 + row) * LD + d], weight[w], x);
             attn_put(&out, d, x);
@@ -359,7 +359,7 @@ static __global__ void __launch_bounds__(32 * ROWS * COLS, 1) attn_latent_kernel
     const __half *q = shared + row_from * LATENT_LD;
     struct mma_rows rows = mma_rows_of(&a, &b, row_from);
     float o[N][4];
-#pragma unroll
+    SIMT_UNROLL
     for (int d = 0; d < N; d++)
         o[d][0] = o[d][1] = o[d][2] = o[d][3] = 0.0f;
     mma_load_q(&a, &b, shared, 16 * ROWS, LATENT_HD, LATENT_LD);
@@ -375,7 +375,7 @@ static __global__ void __launch_bounds__(32 * ROWS * COLS, 1) attn_latent_kernel
         cp_async_wait<1>();
         __syncthreads();
         float s[OWN / 8][4], p[LATENT_TOK / 8][4], shrink[2];
-#pragma unroll
+        SIMT_UNROLL
         for (int j = 0; j < OWN / 8; j++)
             s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0.0f;
         // 8 keys by 32 dimensions at a time.
@@ -383,7 +383,7 @@ static __global__ void __launch_bounds__(32 * ROWS * COLS, 1) attn_latent_kernel
             uint32_t left[2][4], right[4];
             mma_load_left(left[0], q + d, LATENT_LD);
             mma_load_left(left[1], q + d + 16, LATENT_LD);
-#pragma unroll
+            SIMT_UNROLL
             for (int j = 0; j < OWN / 8; j++) {
                 const int32_t key = part * OWN + 8 * j + lane % 8;
                 ldmatrix_x4(right, k + key * LATENT_LD + d + lane / 8 * 8);
@@ -391,19 +391,18 @@ static __global__ void __launch_bounds__(32 * ROWS * COLS, 1) attn_latent_kernel
                 mma_m16n8k16_f16(s[j], left[1], right + 2);
             }
         }
-#pragma unroll
+        SIMT_UNROLL
         for (int j = 0; j < OWN / 8; j++)
-#pragma unroll
-            for (int h = 0; h < 4; h++)
-                scores[(lane / 4 + h / 2 * 8) * LATENT_LD_S + part * OWN + 8 * j + lane % 4 * 2 +
-                       h % 2] = s[j][h];
+            SIMT_UNROLL
+        for (int h = 0; h < 4; h++)
+            scores[(lane / 4 + h / 2 * 8) * LATENT_LD_S + part * OWN + 8 * j + lane % 4 * 2 +
+                   h % 2] = s[j][h];
         __syncthreads();
-#pragma unroll
+        SIMT_UNROLL
         for (int j = 0; j < LATENT_TOK / 8; j++)
-#pragma unroll
-            for (int h = 0; h < 4; h++)
-                p[j][h] =
-                    scores[(lane / 4 + h / 2 * 8) * LATENT_LD_S + 8 * j + lane % 4 * 2 + h % 2];
+            SIMT_UNROLL
+        for (int h = 0; h < 4; h++)
+            p[j][h] = scores[(lane / 4 + h / 2 * 8) * LATENT_LD_S + 8 * j + lane % 4 * 2 + h % 2];
         mma_softmax<LATENT_TOK / 8>(&a, &rows, seg + lane % 4 * 2, p, shrink);
         mma_weigh<LATENT_TOK, N>(o, p, shrink, k + col, LATENT_LD, a.head_dim_v - col);
         __syncthreads();

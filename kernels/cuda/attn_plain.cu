@@ -87,19 +87,19 @@ plain_weigh(const struct attn_dev *a, const struct attn_block *b, const struct p
 {
     const int32_t from = b->lo > seg ? b->lo - seg : 0;
     const int32_t to = b->hi < seg + ATTN_PLAIN_TOK ? b->hi - seg : ATTN_PLAIN_TOK;
-#pragma unroll
+    SIMT_UNROLL
     for (int r = 0; r < ATTN_PLAIN_ROWS; r++)
-#pragma unroll
-        for (int c = 0; c < COLS; c++)
-            o[r][c] *= sh->shrink[r];
+        SIMT_UNROLL
+    for (int c = 0; c < COLS; c++)
+        o[r][c] *= sh->shrink[r];
     for (int32_t i = from; i < to; i++) {
         const T *v = (const T *)(attn_page(a, b, seg + i) + a->v_at);
         v += ((seg + i) & (a->page_tok - 1)) * a->v_ld;
-#pragma unroll
+        SIMT_UNROLL
         for (int c = 0; c < COLS; c++) {
             const int32_t d = (int32_t)threadIdx.x + PLAIN_THREADS * c;
             const float x = d < a->head_dim_v ? plain_load(v + d) : 0.0f;
-#pragma unroll
+            SIMT_UNROLL
             for (int r = 0; r < ATTN_PLAIN_ROWS; r++)
                 o[r][c] = fmaf(sh->p[i][r], x, o[r][c]);
         }
@@ -122,11 +122,11 @@ static __global__ void __launch_bounds__(PLAIN_THREADS) plain_kernel(struct attn
         m[r] = -INFINITY;
         l[r] = 0.0f;
     }
-#pragma unroll
+    SIMT_UNROLL
     for (int r = 0; r < ATTN_PLAIN_ROWS; r++)
-#pragma unroll
-        for (int c = 0; c < COLS; c++)
-            o[r][c] = 0.0f;
+        SIMT_UNROLL
+    for (int c = 0; c < COLS; c++)
+        o[r][c] = 0.0f;
     for (int32_t seg = b.lo / ATTN_PLAIN_TOK * ATTN_PLAIN_TOK; seg < b.hi; seg += ATTN_PLAIN_TOK) {
         float s[PLAIN_WARP_ROWS];
         plain_products<T>(&a, &b, &sh, seg, s);
@@ -139,13 +139,13 @@ static __global__ void __launch_bounds__(PLAIN_THREADS) plain_kernel(struct attn
         sh.l[warp * PLAIN_WARP_ROWS + r] = l[r];
     }
     __syncthreads();
-#pragma unroll
+    SIMT_UNROLL
     for (int r = 0; r < ATTN_PLAIN_ROWS; r++) {
         if (r >= b.n_row) continue;
         const struct attn_out out = attn_out_of(&a, &b, r, sh.m[r], sh.l[r]);
         if (threadIdx.x == 0) attn_put_sums(&a, &out, sh.m[r], sh.l[r]);
         if (attn_is_nothing(&a, sh.m[r])) continue;
-#pragma unroll
+        SIMT_UNROLL
         for (int c = 0; c < COLS; c++) {
             const int32_t d = (int32_t)threadIdx.x + PLAIN_THREADS * c;
             if (d < a.head_dim_v) attn_put(&out, d, o[r][c]);

@@ -18,7 +18,7 @@ static __device__ __forceinline__ void conv_past(const struct conv_dev *a,
                                                  const struct cuda_run *run, const float *state,
                                                  int32_t channel, int32_t t, float past[TAPS])
 {
-#pragma unroll
+    SIMT_UNROLL
     for (int j = 0; j < TAPS - 1; j++) {
         const int32_t at = t - (TAPS - 1) + j;
         past[j] = at < 0 ? state[(at + TAPS - 1) * (int64_t)a->n_channel + channel]
@@ -36,7 +36,7 @@ static __global__ void __launch_bounds__(CONV_THREADS) conv_kernel(struct conv_d
     if (c >= a.n_channel || from >= to) return;
     float *state = a.state + run.slot * a.state_ld;
     float w[TAPS], x[TAPS];
-#pragma unroll
+    SIMT_UNROLL
     for (int j = 0; j < TAPS; j++)
         w[j] = a.w[(int64_t)c * TAPS + j];
     const float bias = a.bias ? a.bias[c] : 0.0f;
@@ -45,16 +45,16 @@ static __global__ void __launch_bounds__(CONV_THREADS) conv_kernel(struct conv_d
         const int64_t at = (int64_t)(run.tok_from + t) * a.n_channel + c;
         float s = bias;
         x[TAPS - 1] = a.x[at];
-#pragma unroll
+        SIMT_UNROLL
         for (int j = 0; j < TAPS; j++)
             s = fmaf(w[j], x[j], s);
         a.out[at] = s / (1.0f + expf(-s));
-#pragma unroll
+        SIMT_UNROLL
         for (int j = 0; j < TAPS - 1; j++)
             x[j] = x[j + 1];
     }
     if (gridDim.y > 1) return;
-#pragma unroll
+    SIMT_UNROLL
     for (int j = 0; j < TAPS - 1; j++)
         state[(int64_t)j * a.n_channel + c] = x[j];
 }
@@ -69,7 +69,7 @@ static __global__ void __launch_bounds__(CONV_THREADS) conv_state_kernel(struct 
     if (c >= a.n_channel || run.n_tok == 0) return;
     float *state = a.state + run.slot * a.state_ld, x[TAPS];
     conv_past<TAPS>(&a, &run, state, c, run.n_tok, x);
-#pragma unroll
+    SIMT_UNROLL
     for (int j = 0; j < TAPS - 1; j++)
         state[(int64_t)j * a.n_channel + c] = x[j];
 }

@@ -1,5 +1,5 @@
-// cuda_step: what goes from the host to the device and back around the operations: pinned memory for
-// copies, the lists of a step, and steps that are recorded as graphs.
+// cuda_step: what goes from the host to the device and back around the operations: pinned memory
+// for copies, the lists of a step, and steps that are recorded as graphs.
 //
 // The lists of a step lie packed in one buffer of the device: ids, positions, runs list by list,
 // then the page tables. Where each begins follows from the numbers of rows and runs, which the
@@ -12,7 +12,7 @@
 static const uint64_t SLOT_BYTES = 4 << 20; // of each way to the device, and of the way back
 enum {
     N_SLOT = 4,
-    N_IMAGE = 4,          // steps on their way at once
+    N_IMAGE = 4, // steps on their way at once
     N_GRAPH = 128,
     LOOSE_BYTES = 4 << 20, // lists that came without a step
     LINE = 64,
@@ -29,7 +29,7 @@ struct places { // places in the image, in bytes
     uint64_t pos, runs[KERNELS_LISTS_MAX], pages;
 };
 struct recorded {
-    uint64_t key; // 0: free
+    uint64_t key;  // 0: free
     uint64_t used; // when
     bool is_split; // somebody waited within: it cannot be repeated
     bool is_seen;  // done once
@@ -361,8 +361,7 @@ struct cuda_list cuda_list_of(struct cuda *c, const struct attn_run *runs, int32
               (int32_t *)(void *)(p + head), 0);
     cuda_step_put(&c->base, to, p, bytes);
     free(p);
-    return {(const struct cuda_run *)(const void *)to,
-            (const int32_t *)(const void *)(to + head)};
+    return {(const struct cuda_run *)(const void *)to, (const int32_t *)(const void *)(to + head)};
 }
 
 // -- copies --

@@ -89,7 +89,7 @@ static __device__ __forceinline__ float delta_step(float s[DIM / 16][4], const f
 {
     const int32_t part = (int32_t)threadIdx.x % 32 / 8;
     float u = 0.0f, o = 0.0f;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < DIM / 16; i++) {
         const float4 x = k[4 * i + part], y = q[4 * i + part];
         u = fmaf(x.w, s[i][3], fmaf(x.z, s[i][2], fmaf(x.y, s[i][1], fmaf(x.x, s[i][0], u))));
@@ -100,7 +100,7 @@ static __device__ __forceinline__ float delta_step(float s[DIM / 16][4], const f
     if (DIM > 128) __syncwarp(); // the keys are read again: there are no registers for them
     const float decay = tok->decay, e = tok->beta * (v - tok->k_len * decay * u);
     const float add = tok->k_len * e;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < DIM / 16; i++) {
         const float4 x = k[4 * i + part];
         s[i][0] = fmaf(x.x, add, decay * s[i][0]);
@@ -126,7 +126,7 @@ static __global__ void __launch_bounds__(DELTA_THREADS, DIM > 128 ? 1 : 3)
     float *state = a.state + run.slot * a.state_ld + (int64_t)head * a.dim_k * a.dim_v + col;
     if (run.n_tok == 0) return;
     float s[DIM / 16][4];
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < DIM / 4; i++) {
         const int32_t row = 16 * (i / 4) + 4 * part + i % 4;
         s[i / 4][i % 4] = is && row < a.dim_k ? state[(int64_t)row * a.dim_v] : 0.0f;
@@ -143,7 +143,7 @@ static __global__ void __launch_bounds__(DELTA_THREADS, DIM > 128 ? 1 : 3)
             v = next;
         }
     }
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < DIM / 4; i++) {
         const int32_t row = 16 * (i / 4) + 4 * part + i % 4;
         if (is && row < a.dim_k) state[(int64_t)row * a.dim_v] = s[i / 4][i % 4];

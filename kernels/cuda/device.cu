@@ -90,8 +90,8 @@ err_t device_open(int32_t index, struct device **out, struct err_text *why)
     err_t err = device_count(&n, why);
     if (err) return err;
     if (index < 0 || index >= n)
-        return err_say(why, ERR_UNSUPPORTED, "cuda: there is no device %d, there are %d", (int)index,
-                       (int)n);
+        return err_say(why, ERR_UNSUPPORTED, "cuda: there is no device %d, there are %d",
+                       (int)index, (int)n);
     struct device *d = (struct device *)calloc(1, sizeof *d);
     if (!d) return err_say(why, ERR_MEMORY, "cuda: no memory");
     d->index = index;
@@ -165,7 +165,8 @@ void device_pinned_give(struct device *d, void *data)
 
 void device_put(struct device *d, void *dst, const void *pinned, uint64_t bytes)
 {
-    keep(d, cudaMemcpyAsync(dst, pinned, bytes, cudaMemcpyHostToDevice, d->stream), "copy to device");
+    keep(d, cudaMemcpyAsync(dst, pinned, bytes, cudaMemcpyHostToDevice, d->stream),
+         "copy to device");
 }
 void device_get(struct device *d, void *pinned, const void *src, uint64_t bytes)
 {
@@ -183,8 +184,9 @@ void device_copy(struct device *d, void *dst, uint64_t dst_pitch, const void *sr
         keep(d, cudaMemcpyAsync(dst, src, row_bytes * n_row, cudaMemcpyDeviceToDevice, d->stream),
              "copy");
     else
-        keep(d, cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch, row_bytes, n_row,
-                                  cudaMemcpyDeviceToDevice, d->stream),
+        keep(d,
+             cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch, row_bytes, n_row,
+                               cudaMemcpyDeviceToDevice, d->stream),
              "copy of rows");
 }
 

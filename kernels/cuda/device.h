@@ -21,8 +21,8 @@ struct device_info {
     char name[256];
     int32_t sm; // compute capability: 86, 90, 121
     int32_t n_processor;
-    uint64_t memory, memory_free; // bytes; of an integrated device those of the machine
-    bool is_integrated;           // memory is the machine's own
+    uint64_t memory, memory_free;          // bytes; of an integrated device those of the machine
+    bool is_integrated;                    // memory is the machine's own
     uint64_t l2_bytes, shared_block_bytes; // of a block, when it asks for more than 48 KiB
 };
 

@@ -42,7 +42,7 @@ static struct {
 enum work_kind { WORK_CALL, WORK_COPY, WORK_ZERO, WORK_PUT, WORK_GET, WORK_GRAPH };
 struct alignas(16) work {
     enum work_kind kind;
-    uint32_t bytes; // with what follows
+    uint32_t bytes;        // with what follows
     struct simt_call call; // args: behind this struct
     void *dst;
     const void *src;
@@ -75,7 +75,8 @@ struct device {
 static bool arena_open()
 {
     if (arena.device) return true;
-    void *p = mmap(NULL, arena_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p =
+        mmap(NULL, arena_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return false;
     arena.device = (char *)p;
     return true;

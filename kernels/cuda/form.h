@@ -97,7 +97,7 @@ template <int n> static __device__ __forceinline__ void form_load(uint32_t *to, 
         to[0] = v.x;
         to[n - 1] = v.y;
     }
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i + 4 <= n; i += 4)
         form_load16(to + i, from + 4 * i);
 }
@@ -116,16 +116,16 @@ template <int bytes>
 static __device__ __forceinline__ void form_units(uint32_t *q, const uint8_t *units, int lane,
                                                   int n_unit)
 {
-#pragma unroll
+    SIMT_UNROLL
     for (int u = 0; u < UNITS; u++)
-#pragma unroll
-        for (int i = 0; i < bytes / 512; i++) {
-            uint32_t *to = q + bytes / 128 * u + 4 * i;
-            if (u < n_unit)
-                form_load16(to, units + bytes * u + 512 * i + 16 * lane);
-            else
-                to[0] = to[1] = to[2] = to[3] = 0;
-        }
+        SIMT_UNROLL
+    for (int i = 0; i < bytes / 512; i++) {
+        uint32_t *to = q + bytes / 128 * u + 4 * i;
+        if (u < n_unit)
+            form_load16(to, units + bytes * u + 512 * i + 16 * lane);
+        else
+            to[0] = to[1] = to[2] = to[3] = 0;
+    }
 }
 
 // -- codes: words of a lane, bytes of its planes and of a unit; codes of a group --
@@ -538,7 +538,7 @@ static __device__ __forceinline__ void form_values(const struct form_chunk<t> &r
     if constexpr (f::KIND >= FORM_BF16) {
         constexpr int n = f::KIND == FORM_F32 ? 4 : 2;
         const uint32_t *w = r.q + (8 * u + 4 * h + s) * n;
-#pragma unroll
+        SIMT_UNROLL
         for (int i = 0; i < 4; i++)
             v[i] = f::KIND == FORM_F32 ? __uint_as_float(w[i % n])
                    : f::KIND == FORM_F16
@@ -548,7 +548,7 @@ static __device__ __forceinline__ void form_values(const struct form_chunk<t> &r
         const uint32_t q = form_codes<t>(r, l, u, s, h);
         const int b = form_block<t>(u, s);
         const float d = S::d(r.s, h, b);
-#pragma unroll
+        SIMT_UNROLL
         for (int i = 0; i < 4; i++) {
             const uint32_t c = form_byte(q, i);
             v[i] = f::KIND == FORM_LESS ? (float)((int)c - f::LESS)
@@ -629,10 +629,10 @@ static __device__ __forceinline__ void form_operand(const struct form_chunk<t> &
                                                     uint32_t a[4], uint32_t rest[4])
 {
     typedef form<t> f;
-#pragma unroll
+    SIMT_UNROLL
     for (int h = 0; h < 2; h++) {
         if constexpr (f::KIND >= FORM_BF16) {
-#pragma unroll
+            SIMT_UNROLL
             for (int i = 0; i < 2; i++) {
                 const uint32_t w = f::code::word(r.q, u, s, h, i);
                 const float x = form_half(w, 0), y = form_half(w, 1);

@@ -68,6 +68,7 @@ static struct product_args args_of(const struct view *w, const float *x, int64_t
     p.x = x;
     p.ldx = ldx;
     p.is_aligned = (uintptr_t)x % 16 == 0 && ldx % 4 == 0 && cols % 4 == 0;
+    BUG_ON(dtype_info(w->dtype)->is_quantised && !p.is_aligned); // rows of whole blocks
     p.ldq = row_of_xq(cols);
     p.n_split = 1;
     return p;

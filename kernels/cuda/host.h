@@ -11,8 +11,9 @@ extern "C" {
 enum simt_order { SIMT_ASCENDING, SIMT_DESCENDING, SIMT_SHUFFLED };
 void simt_set_order(enum simt_order order, uint64_t seed);
 
-// Easy: operations are done at once, with host memory as well as with the device's, and the device's
-// can be touched at any time. For checks that know no other memory. Set before a device is opened.
+// Easy: operations are done at once, with host memory as well as with the device's, and the
+// device's can be touched at any time. For checks that know no other memory. Set before a device is
+// opened.
 void device_host_set_easy(bool easy);
 
 // Shared memory that a block may have, 99 KiB unless set. Set before a device is opened.

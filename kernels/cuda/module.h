@@ -1,13 +1,14 @@
-// module: what libtrireme-cuda.so shows: one symbol, kernels_cuda_module. kernels/module.c opens it.
+// module: what libtrireme-cuda.so shows: one symbol, kernels_cuda_module. kernels/module.c opens
+// it.
 #pragma once
 #include "kernels/cuda/device.h"
 
 enum { KERNELS_MODULE_VERSION = 1 }; // changes with this header and with kernels.h
 
 struct kernels_module {
-    int32_t version; // KERNELS_MODULE_VERSION
+    int32_t version;                              // KERNELS_MODULE_VERSION
     uint32_t ops_bytes, limits_bytes, step_bytes; // sizeof of the structs of kernels.h
-    const char *name;                                 // "cuda", "cuda on host"
+    const char *name;                             // "cuda", "cuda on host"
     err_t (*count)(int32_t *n_device, struct err_text *why);
     err_t (*about)(int32_t device, struct device_info *out, struct err_text *why);
     err_t (*open)(int32_t device, const struct kernels_limits *limits, struct kernels **out,

@@ -167,7 +167,8 @@ static __global__ void __launch_bounds__(RANK_MAX) moe_rank(const struct route_s
 }
 
 // Many: a warp for each expert counts its own, then puts them behind those of lower experts.
-static __global__ void __launch_bounds__(32) moe_count(const struct route_sort a, int n, int *counts)
+static __global__ void __launch_bounds__(32)
+    moe_count(const struct route_sort a, int n, int *counts)
 {
     const int expert = (int)blockIdx.x, lane = (int)threadIdx.x;
     int mine = 0;

@@ -1,5 +1,5 @@
-// norm: RMS normalisation (Zhang and Sennrich 2019). Short rows (heads) take a warp each, long ones a
-// block. The order of a row's sum depends on its length alone.
+// norm: RMS normalisation (Zhang and Sennrich 2019). Short rows (heads) take a warp each, long ones
+// a block. The order of a row's sum depends on its length alone.
 #include "kernels/cuda/cuda.h"
 
 enum { NORM_WARPS = 4, NORM_WARP_DIM = 512, NORM_BLOCK = 256 };

@@ -141,12 +141,14 @@ static __device__ __forceinline__ bool product_at(const struct product_args &p, 
     return true;
 }
 
-// Columns col to col + 3 of row i of x; 0 where there is none.
+// Columns col to col + 3 of a row of x; 0 where there is none. Where weights are floats there may
+// be any number of columns.
+template <int t>
 static __device__ __forceinline__ float4 product_x(const struct product_args &p, const float *row,
                                                    int col)
 {
     float4 v = make_float4(0, 0, 0, 0);
-    if (p.is_aligned) {
+    if (form<t>::KIND < FORM_BF16 || p.is_aligned) {
         if (col < p.cols) v = __ldg((const float4 *)(row + col));
         return v;
     }
@@ -187,7 +189,7 @@ static __device__ __forceinline__ void product_scales(const struct form_chunk<t>
                                                       struct product_scale<t> *o)
 {
     typedef typename form<t>::scale S;
-#pragma unroll
+    SIMT_UNROLL
     for (int h = 0; h < 2; h++) {
         o->d[h] = S::d(r.s, h, b);
         o->m[h] = S::HAS_ZERO ? -o->d[h] * S::zero(r.s, h, b) : S::least(r.s, h, b);
@@ -198,7 +200,7 @@ template <int t>
 static __device__ __forceinline__ void product_add(float acc[4], const struct product_scale<t> &s,
                                                    const float c[4], const float x[4])
 {
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 4; i++) {
         acc[i] = fmaf(s.d[i / 2], c[i], acc[i]);
         if (form<t>::scale::HAS_ZERO || form<t>::scale::HAS_LEAST)

@@ -14,19 +14,19 @@ exact_chunk(const struct product_args &p, const struct product &o, int chunk, in
             const struct form_chunk<t> &r, struct exact_sums *sums)
 {
     const int col = chunk * CHUNK_COLS + (threadIdx.x & 3) * 4;
-#pragma unroll
+    SIMT_UNROLL
     for (int u = 0; u < UNITS; u++) {
         if (u >= n_unit) break;
-#pragma unroll
+        SIMT_UNROLL
         for (int s = 0; s < 4; s++) {
             float w[2][4];
             form_values<t>(r, p.levels, u, s, 0, w[0]);
             form_values<t>(r, p.levels, u, s, 1, w[1]);
-#pragma unroll
+            SIMT_UNROLL
             for (int i = 0; i < EXACT_TOK; i++) {
                 if (i >= o.n) break;
-                const float4 x = product_x(p, product_row(o, i), col + u * UNIT_COLS + s * 16);
-#pragma unroll
+                const float4 x = product_x<t>(p, product_row(o, i), col + u * UNIT_COLS + s * 16);
+                SIMT_UNROLL
                 for (int h = 0; h < 2; h++) {
                     float a = sums->row[h][i];
                     a = fmaf(w[h][0], x.x, a);
@@ -50,7 +50,7 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS)
     const int n_warp = (int)blockDim.x / 32;
     const uint8_t *tile = o.w + o.block * p.tile_bytes;
     struct exact_sums sums;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 2 * EXACT_TOK; i++)
         sums.row[i % 2][i / 2] = 0;
     for (int chunk = warp; chunk < p.n_chunk; chunk += n_warp) {
@@ -60,7 +60,7 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS)
         exact_chunk<t>(p, o, chunk, n_unit, r, &sums);
     }
     float *mine = part + (warp * 4 + lane % 4) * EXACT_TOK * TILE_ROWS + lane / 4;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < EXACT_TOK; i++)
         for (int h = 0; h < 2; h++)
             mine[i * TILE_ROWS + 8 * h] = sums.row[h][i];

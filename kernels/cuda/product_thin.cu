@@ -34,7 +34,7 @@ static __device__ __forceinline__ void thin_group(const struct product_args &p,
     struct product_scale<t> scale;
     product_scales<t>(r, form_block<t>(u, s), &scale);
     product_add<t>(o->acc, scale, o->c, o->x);
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 4; i++)
         o->c[i] = o->x[i] = 0;
 }
@@ -46,13 +46,13 @@ thin_chunk(const struct product_args &p, const float *x, bool is_fine, int chunk
 {
     const int col = chunk * CHUNK_COLS + (threadIdx.x & 3) * 4;
     const int n_unit = product_units(p, chunk);
-#pragma unroll
+    SIMT_UNROLL
     for (int u = 0; u < UNITS; u++) {
         if (u >= n_unit) break;
-#pragma unroll
+        SIMT_UNROLL
         for (int s = 0; s < 4; s++) {
             float4 v = make_float4(0, 0, 0, 0);
-            if (x) v = product_x(p, x, col + u * UNIT_COLS + s * 16);
+            if (x) v = product_x<t>(p, x, col + u * UNIT_COLS + s * 16);
             thin_group<t>(p, r, is_fine, u, s, v, o);
         }
     }
@@ -93,7 +93,7 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS)
         chunk = next;
     }
     float *mine = part + warp * THIN_TOK * TILE_ROWS + g;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 4; i++)
         mine[(lane % 4 * 2 + i % 2) * TILE_ROWS + i / 2 * 8] = sums.acc[i];
     __syncthreads();

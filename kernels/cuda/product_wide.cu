@@ -15,7 +15,7 @@ static __device__ __forceinline__ void wide_unpack(const struct product_args &p,
                                                    const struct form_chunk<t> &r, int u, int pair,
                                                    struct wide_block<t> *o)
 {
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 2; i++) {
         form_operand<t>(r, p.levels, u, 2 * pair + i, o->a[i], o->rest[i]);
         if (form<t>::KIND < FORM_BF16 && (i == 0 || form<t>::scale::COLS == 16))
@@ -36,7 +36,7 @@ static __device__ __forceinline__ void wide_add(const struct wide_block<t> &w, c
     const uint4 v = __ldg(q);
     uint4 vr = make_uint4(0, 0, 0, 0);
     if (r) vr = __ldg(r);
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < 2; i++) {
         const uint32_t b[2] = {i ? v.z : v.x, i ? v.w : v.y};
         float *to = has_scale ? c : acc;
@@ -51,7 +51,7 @@ static __device__ __forceinline__ void wide_add(const struct wide_block<t> &w, c
         }
         if (!has_scale || (f::scale::COLS == 32 && i == 0)) continue;
         product_add<t>(acc, w.scale[f::scale::COLS == 16 ? i : 0], c, x);
-#pragma unroll
+        SIMT_UNROLL
         for (int k = 0; k < 4; k++)
             c[k] = x[k] = 0;
     }
@@ -69,15 +69,15 @@ wide_chunk(const struct product_args &p, const struct product &o, int chunk,
            const struct form_chunk<t> &r, const struct wide_rows<n_8> &x, float acc[n_8][4])
 {
     const int n_unit = product_units(p, chunk);
-#pragma unroll
+    SIMT_UNROLL
     for (int u = 0; u < UNITS; u++) {
         if (u >= n_unit) break;
-#pragma unroll
+        SIMT_UNROLL
         for (int pair = 0; pair < 2; pair++) {
             struct wide_block<t> w;
             wide_unpack<t>(p, r, u, pair, &w);
             const int at = (chunk * UNITS + u) * 8 + pair * 4 + (int)(threadIdx.x & 3);
-#pragma unroll
+            SIMT_UNROLL
             for (int i = 0; i < n_8; i++) {
                 if (i * 8 >= o.n) break;
                 wide_add<t>(w, p.xq + x.at[i] + at, o.is_fine ? p.xr + x.at[i] + at : NULL, acc[i]);
@@ -96,7 +96,7 @@ static __device__ __forceinline__ void wide_reduce(const struct product_args &p,
     const int64_t size = WIDE_ROWS * 8 * n_8; // (token, row)
     float *all = p.partial + blockIdx.x * p.n_split * size;
     float *mine = all + blockIdx.y * size + warp * TILE_ROWS + lane / 4;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < n_8; i++)
         for (int k = 0; k < 4; k++)
             mine[(i * 8 + lane % 4 * 2 + k % 2) * WIDE_ROWS + k / 2 * 8] = acc[i][k];
@@ -125,7 +125,7 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS, 1)
     const int tile = o.block * PRODUCT_WARPS + warp;
     float acc[n_8][4];
     struct wide_rows<n_8> x;
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < n_8; i++) {
         const int tok = 8 * i + g < o.n ? 8 * i + g : 0;
         x.at[i] = o.q_at + (o.row ? __ldg(o.row + tok) : tok) * p.ldq;
@@ -142,7 +142,7 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS, 1)
         wide_reduce<n_8>(p, o, acc);
         return;
     }
-#pragma unroll
+    SIMT_UNROLL
     for (int i = 0; i < n_8; i++)
         for (int k = 0; k < 4; k++)
             product_store(o, i * 8 + lane % 4 * 2 + k % 2, tile * TILE_ROWS + g + k / 2 * 8,

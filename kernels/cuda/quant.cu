@@ -57,16 +57,13 @@ static __device__ __forceinline__ void embed_chunk(const uint8_t *at, struct for
 {
     struct form_chunk<t> r;
     form_chunk_load<t>(&r, at, lane, (left + UNIT_COLS - 1) / UNIT_COLS);
-#pragma unroll
+#pragma unroll 1 // few rows: short code rather than fast
     for (int u = 0; u < UNITS; u++)
-#pragma unroll
+#pragma unroll 1
         for (int s = 0; s < 4; s++) {
             const int col = u * UNIT_COLS + s * 16 + lane % 4 * 4;
             float v[4];
-            if (h)
-                form_values<t>(r, levels, u, s, 1, v);
-            else
-                form_values<t>(r, levels, u, s, 0, v);
+            form_values<t>(r, levels, u, s, h, v);
             for (int i = 0; i < 4; i++)
                 if (col + i < left) out[col + i] = factor == 1.0f ? v[i] : v[i] * factor;
         }
@@ -125,18 +122,18 @@ static __global__ void __launch_bounds__(256)
     struct form_chunk<t> r;
     form_chunk_load<t>(&r, w + tile * tile_bytes + (int64_t)chunk * form<t>::CHUNK, lane,
                        left < CHUNK_COLS ? (left + UNIT_COLS - 1) / UNIT_COLS : UNITS);
-#pragma unroll
+#pragma unroll 1 // from local memory: what is written weighs more
     for (int u = 0; u < UNITS; u++)
-#pragma unroll
-        for (int k = 0; k < 8; k++) {
-            const int h = k % 2, s = k / 2, row = tile * TILE_ROWS + 8 * h + lane / 4;
-            const int col = u * UNIT_COLS + s * 16 + lane % 4 * 4;
-            float v[4];
-            form_values<t>(r, levels, u, s, h, v);
-            if (row < rows && col < left) // cols is a multiple of 4
-                *(uint2 *)(out + (int64_t)row * cols + chunk * CHUNK_COLS + col) =
-                    make_uint2(form_bf16x2(v[0], v[1]), form_bf16x2(v[2], v[3]));
-        }
+        SIMT_UNROLL
+    for (int k = 0; k < 8; k++) {
+        const int h = k % 2, s = k / 2, row = tile * TILE_ROWS + 8 * h + lane / 4;
+        const int col = u * UNIT_COLS + s * 16 + lane % 4 * 4;
+        float v[4];
+        form_values<t>(r, levels, u, s, h, v);
+        if (row < rows && col < left) // cols is a multiple of 4
+            *(uint2 *)(out + (int64_t)row * cols + chunk * CHUNK_COLS + col) =
+                make_uint2(form_bf16x2(v[0], v[1]), form_bf16x2(v[2], v[3]));
+    }
 }
 
 void quant_expand(struct cuda *c, const struct view *w, int64_t row_from, int64_t n_row, void *out)

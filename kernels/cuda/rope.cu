@@ -17,7 +17,8 @@ static __global__ void rope_angles(const struct rope_freq freq, const int32_t *p
     const int tok = at / n, j = at % n;
     double s, c;
     sincos((double)pos[tok] * freq.f[j], &s, &c);
-    cos_sin[(int64_t)tok * pairs + from + j] = make_float2((float)(c * factor), (float)(s * factor));
+    cos_sin[(int64_t)tok * pairs + from + j] =
+        make_float2((float)(c * factor), (float)(s * factor));
 }
 
 void cuda_rope_table(struct kernels *k, const struct rope *r, const int32_t *pos, int32_t n_tok,

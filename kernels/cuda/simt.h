@@ -53,6 +53,14 @@ static __device__ __forceinline__ uint8_t simt_float_to_f8(float x) // nearest, 
 #include "kernels/cuda/simt_host.h"
 #endif
 
+// Before a loop of few steps whose arrays are to be registers. Nothing on the host, where clang
+// would take minutes, with the sanitizers, for what is not faster there.
+#ifdef __CUDACC__
+#define SIMT_UNROLL _Pragma("unroll")
+#else
+#define SIMT_UNROLL
+#endif
+
 // LAUNCH(kernel, grid, block, bytes of dynamic shared memory, stream, arguments...); a kernel with
 // commas of its own in parentheses: LAUNCH((gemm<float, 4>), ...).
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                           \

@@ -1,6 +1,6 @@
-// simt_host: runs the threads of a block as fibers of one OS thread. A fiber that comes to a barrier
-// or a collective gives way to the next; a thread that never waits leaves its stack to the next
-// one, so kernels without barriers need a single stack.
+// simt_host: runs the threads of a block as fibers of one OS thread. A fiber that comes to a
+// barrier or a collective gives way to the next; a thread that never waits leaves its stack to the
+// next one, so kernels without barriers need a single stack.
 #include "kernels/cuda/simt.h"
 
 #include <pthread.h>
@@ -199,7 +199,7 @@ static void resume(struct fiber *f)
 // -- what kernels call --
 
 __attribute__((format(printf, 4, 5))) static void blame(const struct fiber *f, const char *file,
-                                                       int line, const char *fmt, ...)
+                                                        int line, const char *fmt, ...)
 {
     if (run.failed) return;
     run.failed = true;
@@ -333,9 +333,10 @@ static bool pass_barrier(unsigned n)
         at = f;
     }
     if (lost)
-        blame(lost, lost->file, lost->line,
-              "waits for lanes that do not come (%s)",
-              at ? "others are at a barrier" : done ? "others have ended" : "others are elsewhere");
+        blame(lost, lost->file, lost->line, "waits for lanes that do not come (%s)",
+              at     ? "others are at a barrier"
+              : done ? "others have ended"
+                     : "others are elsewhere");
     else if (at && done)
         blame(at, at->file, at->line, "waits at a barrier, thread %u has ended", done->is.number);
     if (run.failed || !at) return false;
@@ -415,7 +416,8 @@ bool simt_run(const struct simt_call *call, struct simt_why *why)
     simt_grid_dim = call->grid;
     simt_shared = run.shared;
 #ifdef SIMT_ASAN
-    if (ok) __asan_poison_memory_region(run.shared + call->shared, sizeof run.shared - call->shared);
+    if (ok)
+        __asan_poison_memory_region(run.shared + call->shared, sizeof run.shared - call->shared);
 #endif
     const dim3 g = call->grid;
     const uint64_t n_block = ok ? (uint64_t)g.x * g.y * g.z : 0;

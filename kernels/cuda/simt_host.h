@@ -24,9 +24,7 @@ struct uint3 {
 };
 struct dim3 {
     unsigned x, y, z;
-    constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c)
-    {
-    }
+    constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
 #define SIMT_VECTOR2(type, name)                                                                   \
     struct alignas(2 * sizeof(type)) name {                                                        \
@@ -134,9 +132,7 @@ void simt_collective(uint32_t mask, simt_solve *solve, const void *in, void *out
 // Ends the block: says where and what. Does not return.
 [[noreturn]] void simt_fail(const char *file, int line, const char *what);
 
-static inline void simt_nothing(struct simt_lane *, uint32_t)
-{
-}
+static inline void simt_nothing(struct simt_lane *, uint32_t) {}
 static inline void __syncwarp(uint32_t mask = 0xffffffffu, SIMT_SITE)
 {
     simt_collective(mask, simt_nothing, NULL, NULL, file, line);
@@ -161,7 +157,8 @@ template <class T> static void simt_shuffle_solve(struct simt_lane lanes[32], ui
         if (in->kind == SIMT_UP) from = i - in->arg < low ? i : i - in->arg;
         if (in->kind == SIMT_DOWN) from = i + in->arg >= low + w ? i : i + in->arg;
         if (in->kind == SIMT_XOR) from = (i ^ in->arg) >= low + w ? i : i ^ in->arg;
-        if (!(mask >> from & 1)) simt_fail(in->file, in->line, "shuffle from a lane that is absent");
+        if (!(mask >> from & 1))
+            simt_fail(in->file, in->line, "shuffle from a lane that is absent");
         *(T *)lanes[i].out = ((const simt_shuffle_in<T> *)lanes[from].in)->value;
     }
 }
@@ -187,7 +184,8 @@ static inline T __shfl_down_sync(uint32_t mask, T v, int by, int w = 32, SIMT_SI
 {
     return simt_shuffle_of(mask, v, SIMT_DOWN, by, w, file, line);
 }
-template <class T> static inline T __shfl_xor_sync(uint32_t mask, T v, int by, int w = 32, SIMT_SITE)
+template <class T>
+static inline T __shfl_xor_sync(uint32_t mask, T v, int by, int w = 32, SIMT_SITE)
 {
     return simt_shuffle_of(mask, v, SIMT_XOR, by, w, file, line);
 }
@@ -213,12 +211,8 @@ static inline int __all_sync(uint32_t mask, int vote, SIMT_SITE)
 {
     return __ballot_sync(mask, vote, file, line) == mask;
 }
-static inline void __threadfence(void)
-{
-}
-static inline void __threadfence_block(void)
-{
-}
+static inline void __threadfence(void) {}
+static inline void __threadfence_block(void) {}
 
 // -- memory --
 template <class T> static inline T __ldg(const T *p)
@@ -416,7 +410,8 @@ struct alignas(4) __nv_bfloat162 {
 
 static inline float __half2float(__half h)
 {
-    const unsigned e = h.bits >> 10 & 31, m = h.bits & 1023, sign = (unsigned)(h.bits & 0x8000) << 16;
+    const unsigned e = h.bits >> 10 & 31, m = h.bits & 1023,
+                   sign = (unsigned)(h.bits & 0x8000) << 16;
     if (e == 0) { // zero or subnormal: m * 2^-24
         float f = (float)m * 5.9604644775390625e-8f;
         return simt_bits<float>(simt_bits<unsigned>(f) | sign);
@@ -575,7 +570,7 @@ static inline uint8_t simt_float_to_f8(float f) // nearest, ties to even, satura
     const unsigned u = simt_bits<unsigned>(f), sign = u >> 24 & 128, a = u & 0x7fffffff;
     if (a > 0x7f800000) return (uint8_t)(sign | 0x7f);
     if (a >= 0x43e80000) return (uint8_t)(sign | 0x7e); // 464 and more, and what would be NaN
-    if (a < 0x3c800000) { // below 2^-6: steps of 2^-9
+    if (a < 0x3c800000) {                               // below 2^-6: steps of 2^-9
         float r = simt_bits<float>(a) + 16384.0f;
         return (uint8_t)(sign | (simt_bits<unsigned>(r) - 0x46800000));
     }

@@ -3,12 +3,12 @@
 // on the host, with the same fragments in the same lanes. All 32 lanes call together.
 //
 // With g = lane / 4 and t = lane % 4, two values of 16 bits in a register (low half first):
-//     A (16 x 16, row major)  a[0] (g, 2t)  a[1] (g + 8, 2t)  a[2] (g, 2t + 8)  a[3] (g + 8, 2t + 8)
-//     B (16 x 8)              b[0] (2t, g)  b[1] (2t + 8, g); the pair goes down a column
-//     D (16 x 8)              d[0], d[1] (g, 2t), (g, 2t + 1)  d[2], d[3] (g + 8, ...)
+//     A (16 x 16, row major)  a[0] (g, 2t)  a[1] (g + 8, 2t)  a[2] (g, 2t + 8)  a[3] (g + 8, 2t +
+//     8) B (16 x 8)              b[0] (2t, g)  b[1] (2t + 8, g); the pair goes down a column D (16
+//     x 8)              d[0], d[1] (g, 2t), (g, 2t + 1)  d[2], d[3] (g + 8, ...)
 // and four values of 8 bits:
-//     A (16 x 32)             a[0] (g, 4t)  a[1] (g + 8, 4t)  a[2] (g, 4t + 16)  a[3] (g + 8, 4t + 16)
-//     B (32 x 8)              b[0] (4t, g)  b[1] (4t + 16, g)
+//     A (16 x 32)             a[0] (g, 4t)  a[1] (g + 8, 4t)  a[2] (g, 4t + 16)  a[3] (g + 8, 4t +
+//     16) B (32 x 8)              b[0] (4t, g)  b[1] (4t + 16, g)
 #pragma once
 #include "kernels/cuda/simt.h"
 

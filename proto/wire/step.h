@@ -22,7 +22,7 @@ enum {
     STEP_SNAPSHOTS_MAX = 1 << 14,
     STEP_BIAS_MAX = 1024,
     STEP_LOGPROBS_MAX = 20,
-    STEP_MASKS_MAX = 384 << 10, // bytes of the masks of all rows; one has IDSET_BYTES_MAX at most
+    STEP_MASKS_MAX = 384 << 10,   // bytes of the masks of all rows; one has IDSET_BYTES_MAX at most
     STEP_VECTORS_MAX = 128 << 10, // numbers of the vectors of all rows (ROW_POOL)
 };
 

@@ -1,6 +1,7 @@
 // What the files of wire share; nobody else includes it. wire.c has the envelope, the tables of
-// kinds and what a worker says of itself; wire_rates.c its measured speed; wire_plan.c what a plan is made of; wire_survey.c the
-// measuring of links; wire_file.c the copying of files; wire_step.c the work.
+// kinds and what a worker says of itself; wire_rates.c its measured speed; wire_plan.c what a plan
+// is made of; wire_survey.c the measuring of links; wire_file.c the copying of files; wire_step.c
+// the work.
 #pragma once
 #include "proto/wire/control.pb-c.h"
 #include "proto/wire/wire.h"
@@ -26,7 +27,8 @@ enum wire_text { WIRE_ONE_LINE, WIRE_LINES };
 bool wire_text_ok(const char *s, size_t max, enum wire_text rule);
 // Measured rates of a device; NULL, or no types: not measured.
 err_t wire_rates_in(struct wire_in *in, const Trireme__Rates *r, struct rates *out);
-bool wire_rates_out(struct arena *a, const struct rates *r, Trireme__Rates **out); // false: no memory
+bool wire_rates_out(struct arena *a, const struct rates *r,
+                    Trireme__Rates **out); // false: no memory
 err_t wire_hash_in(struct wire_in *in, const char *what, ProtobufCBinaryData b, uint8_t out[32]);
 
 static inline bool wire_speed_ok(double v)

@@ -15,11 +15,10 @@ golden() {
     "$build/tests/golden" --device cuda --threads 1 "$@" || bad=1
 }
 if [ "${TRIREME_TEST_ALL:-0}" = 0 ]; then
-    golden "$fixtures"/arch/gpt_oss/ "$fixtures"/quant/llama-gptq-int4/
-    golden --precision fast "$fixtures"/gguf/llama-Q4_K_M/
+    golden "$fixtures"/arch/gpt_oss/ "$fixtures"/arch/qwen3_next/ "$fixtures"/arch/deepseek_v3/ \
+        "$fixtures"/quant/llama-gptq-int4/
 else
     golden "$fixtures"/arch/*/ "$fixtures"/quant/*/ "$fixtures"/gguf/*/
-    golden --precision fast "$fixtures"/quant/*/ "$fixtures"/gguf/*/
     golden --stages 2 --split tensor --members 2 "$fixtures"/arch/*/
 fi
 exit $bad

@@ -79,8 +79,8 @@ def async_streams():
 
     async def all_of_them():
         async with client(openai.AsyncOpenAI) as a:
-            together = await asyncio.gather(*[one(a, i) for i in range(16)])
-            alone = [await one(a, i) for i in range(16)]
+            together = await asyncio.gather(*[one(a, i) for i in range(8)])
+            alone = [await one(a, i) for i in range(8)]
             assert together == alone
 
     asyncio.run(all_of_them())

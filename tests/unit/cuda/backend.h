@@ -1,5 +1,5 @@
-// backend: opens the CUDA backend that runs on the host for the check programs of the CPU kernels. A
-// name says in which order the threads of a block run; the bits may not depend on it.
+// backend: opens the CUDA backend that runs on the host for the check programs of the CPU kernels.
+// A name says in which order the threads of a block run; the bits may not depend on it.
 #pragma once
 #include "kernels/cuda/host.h"
 #include "kernels/cuda/module.h"

@@ -94,8 +94,8 @@ template <enum kind kind> static void check_products()
     for (int i = 0; i < 128; i++) {
         want[i] = 1;
         for (int k = 0; k < 16; k++)
-            want[i] += (float)(((i / 8 * 16 + k) * 37 + 11) % 23 - 11) /
-                       4 * ((float)(((k * 8 + i % 8) * 29 + 5) % 19 - 9) / 2);
+            want[i] += (float)(((i / 8 * 16 + k) * 37 + 11) % 23 - 11) / 4 *
+                       ((float)(((k * 8 + i % 8) * 29 + 5) % 19 - 9) / 2);
     }
     uint16_t *da = take<uint16_t>(256), *db = take<uint16_t>(128);
     float *dd = take<float>(128);
@@ -162,7 +162,8 @@ static void test_conversions(void **state)
     (void)state;
     for (uint32_t i = 0; i < 65536; i++) {
         const float f = __half2float(__half{(uint16_t)i}), want = dtype_f16_to_f32((uint16_t)i);
-        assert_true(simt_bits<uint32_t>(f) == simt_bits<uint32_t>(want) || (f != f && want != want));
+        assert_true(simt_bits<uint32_t>(f) == simt_bits<uint32_t>(want) ||
+                    (f != f && want != want));
         if (f == f) assert_int_equal(__float2half(f).bits, i);
         const float b = __bfloat162float(__nv_bfloat16{(uint16_t)i});
         if (b == b) assert_int_equal(__float2bfloat16(b).bits, i);
@@ -195,9 +196,9 @@ static __global__ void talk(int *out)
 {
     const int lane = (int)threadIdx.x & 31;
     int v = lane * lane;
-    v += __shfl_sync(SIMT_FULL, v, 5);              // 25
-    v += __shfl_up_sync(SIMT_FULL, lane, 1);        // lane 0 keeps its own
-    v += __shfl_down_sync(SIMT_FULL, lane, 2, 8);   // within eights
+    v += __shfl_sync(SIMT_FULL, v, 5);            // 25
+    v += __shfl_up_sync(SIMT_FULL, lane, 1);      // lane 0 keeps its own
+    v += __shfl_down_sync(SIMT_FULL, lane, 2, 8); // within eights
     v += 1000 * __shfl_xor_sync(SIMT_FULL, lane, 3);
     const uint32_t odd = __ballot_sync(SIMT_FULL, lane & 1);
     if (odd == 0xaaaaaaaau && __any_sync(SIMT_FULL, lane == 9) && !__all_sync(SIMT_FULL, lane))
@@ -260,12 +261,11 @@ static void test_copies(void **state)
 static __global__ void fault(int which, int *out)
 {
     const int i = (int)threadIdx.x;
-    if (which == 0 && i < 40) __syncthreads();          // the others have ended
+    if (which == 0 && i < 40) __syncthreads(); // the others have ended
     if (which == 1 && i % 32 < 31) __shfl_sync(SIMT_FULL, i, 0);
     if (which == 2) i < 32 ? __syncthreads() : __syncwarp();
-    if (which == 2 && i >= 32)
-        __syncthreads();
-    if (which == 3) __shfl_sync(0xffffu, i, 0);         // half of the lanes are not in the mask
+    if (which == 2 && i >= 32) __syncthreads();
+    if (which == 3) __shfl_sync(0xffffu, i, 0);          // half of the lanes are not in the mask
     if (which == 4) __shfl_sync(1u << i % 32, i, i + 1); // from a lane that is absent
     out[i] = i;
 }

@@ -148,10 +148,10 @@ static void test_recorded_steps(void **state)
         uint64_t key;
         bool looks, again;
     } steps[] = {
-        {5, 5, false, false}, {5, 5, false, false}, {5, 5, false, true},  {3, 0, false, false},
-        {8, 8, false, false}, {8, 8, false, false}, {5, 5, false, true},  {8, 8, false, true},
-        {4, 5, false, false}, {4, 5, false, true},  {2, 2, true, false},  {2, 2, true, false},
-        {2, 2, true, false},  {5, 5, false, false}, {5, 5, false, true},  {8, 8, false, true},
+        {5, 5, false, false}, {5, 5, false, false}, {5, 5, false, true}, {3, 0, false, false},
+        {8, 8, false, false}, {8, 8, false, false}, {5, 5, false, true}, {8, 8, false, true},
+        {4, 5, false, false}, {4, 5, false, true},  {2, 2, true, false}, {2, 2, true, false},
+        {2, 2, true, false},  {5, 5, false, false}, {5, 5, false, true}, {8, 8, false, true},
     };
     static struct lists l; // the same addresses in each step
     for (int i = 0; i < (int)(sizeof steps / sizeof *steps); i++) {
@@ -202,7 +202,8 @@ static void test_memory(void **state)
     struct kernels *k, *other;
     struct err_text why = {""};
     assert_int_equal(kernels_cuda_module.open(0, &limits, &k, NULL), OK);
-    const uint64_t n = (9u << 20) / sizeof(uint32_t); // more than goes through pinned memory at once
+    const uint64_t n =
+        (9u << 20) / sizeof(uint32_t); // more than goes through pinned memory at once
     uint32_t *host = malloc(n * sizeof *host), *dev = take(k, n);
     assert_non_null(host);
     k->ops->get(k, host, dev, n * sizeof *host);

@@ -134,10 +134,10 @@ struct lane_slot {
     uint32_t *table;
     uint32_t local_from, n_local;
     uint32_t *locals;
-    bool starts;    // no row yet
+    bool starts; // no row yet
     enum pooling pooling;
     uint32_t n_passed; // tokens since the bind, when all of them count
-    uint64_t state; // of the recurrent layers
+    uint64_t state;    // of the recurrent layers
     int32_t drawn;
     uint64_t drawn_in;
     bool penalised;

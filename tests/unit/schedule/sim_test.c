@@ -200,7 +200,8 @@ static void submit(struct world *w)
     const struct sched_config *c = &w->lane.cfg;
     if (e == ERR_TOO_LARGE)
         SIM_CHECK(n_prompt + max_tokens > c->ctx ||
-                      (n_prompt + max_tokens - !is_pooled + c->page_tok - 1) / c->page_tok > c->n_page,
+                      (n_prompt + max_tokens - !is_pooled + c->page_tok - 1) / c->page_tok >
+                          c->n_page,
                   "refused: %s", why.s);
     else
         SIM_CHECK(e == ERR_BUSY && sched_stats_get(w->s).n_waiting + j->n_choice > c->queue_max,
@@ -343,14 +344,15 @@ static void test_worlds(void **state)
     uint64_t n = many ? strtoull(many, NULL, 10) : 2000;
     for (uint64_t seed = 1; seed <= n; seed++)
         run_world(seed);
-    printf("%llu worlds: %u tokens, %u vectors, %u preemptions, %u epochs, %u refused; prefix tokens %llu, "
+    printf("%llu worlds: %u tokens, %u vectors, %u preemptions, %u epochs, %u refused; prefix "
+           "tokens %llu, "
            "with windows %llu, with recurrent state %llu\n",
            (unsigned long long)n, n_tokens_seen, n_vectors_seen, n_preempted, n_epochs, n_refused,
            (unsigned long long)n_hits, (unsigned long long)n_hits_local,
            (unsigned long long)n_hits_recurrent);
     // The worlds must have been worth it.
-    assert_true(n < 100 || (n_vectors_seen > n && n_preempted > n / 4 && n_epochs > n / 2 && n_hits > n &&
-                            n_hits_local > n / 2 && n_hits_recurrent > n / 2));
+    assert_true(n < 100 || (n_vectors_seen > n && n_preempted > n / 4 && n_epochs > n / 2 &&
+                            n_hits > n && n_hits_local > n / 2 && n_hits_recurrent > n / 2));
 }
 
 int main(void)

@@ -66,8 +66,7 @@ static void test_rules(void **state)
     struct step_item it[3];
     float *large = calloc(STEP_VECTORS_MAX + 1, sizeof *large);
     assert_non_null(large);
-#define BIND(change)                                                                               \
-    REFUSED(good_step(), (memcpy(b, binds, sizeof b), m.step.binds = b, change))
+#define BIND(change) REFUSED(good_step(), (memcpy(b, binds, sizeof b), m.step.binds = b, change))
 #define ROW(change) REFUSED(good_step(), (memcpy(r, rows, sizeof r), m.step.rows = r, change))
 #define ITEM(change)                                                                               \
     REFUSED(good_result(), (memcpy(it, items, sizeof it), m.result.items = it, change))
@@ -93,7 +92,8 @@ static void test_most(void **state)
     struct trip t;
     assert_non_null(v);
     struct step_item it = {.slot = 1, .id = -1, .vector = v, .n_vector = STEP_VECTORS_MAX};
-    struct msg m = {.kind = MSG_RESULT, .result = {.epoch = 1, .number = 2, .items = &it, .n_item = 1}};
+    struct msg m = {.kind = MSG_RESULT,
+                    .result = {.epoch = 1, .number = 2, .items = &it, .n_item = 1}};
     trip_ok(&t, &m);
     assert_int_equal(t.out.result.items[0].n_vector, STEP_VECTORS_MAX);
     trip_fini(&t);
