@@ -108,7 +108,8 @@ err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
         if (us < p->bottleneck_us) us = p->bottleneck_us;
         us *= busy > 1 ? busy : 1;
         if (busy >= 1) us += (CONTROL_US + CONTROL_ROW_US * rows) / ask->n_core;
-        r.decode_tok_s = rows * 1e6 / us;
+        // Some steps have a row less than the largest, by which the time goes.
+        r.decode_tok_s = ask->batch * 1e6 / (us * n_step);
         pa.cost.depth = ask->n_prompt > CHUNK ? (ask->n_prompt - CHUNK) / 2 : 0;
         e = plan_make(m, c, &pa, p, why);
     }

@@ -17,7 +17,8 @@ int cmd_chat(int argc, char **argv);
 
 // Prints "error: sentence" and returns the exit code of err.
 int cmd_fail(err_t err, const struct err_text *why);
-// A share of something: a number over 0, 1 at most. text NULL: not given, out is left alone. ERR_CONFIG.
+// A share of something: a number over 0, 1 at most. text NULL: not given, out is left alone.
+// ERR_CONFIG.
 err_t cmd_fraction(const char *option, const char *text, double *out, struct err_text *why);
 // $XDG_STATE_HOME/trireme or ~/.local/state/trireme; `given` wins. Static buffer; never NULL.
 const char *cmd_state_dir(const char *given);

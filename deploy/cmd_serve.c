@@ -31,8 +31,8 @@ static void on_signal(int sig)
 struct serve {
     struct coordinator_config c;
     struct opt_strs aliases, hosts, origins;
-    const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *device, *share_text,
-        *transports, *devices;
+    const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *device,
+        *share_text, *transports, *devices;
     double device_memory;
     uint32_t n_worker, n_local, n_threads;
     uint32_t kv_choice, road_choice;

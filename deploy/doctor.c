@@ -92,7 +92,8 @@ static void look_at_module(const char *name, int32_t n_gpu, struct doctor *d)
     struct err_text why = {0};
     int32_t n = 0;
     if (kernels_count_cuda(&n, &why) == OK && n > 0)
-        doctor_add(d, "gpu", DOCTOR_OK, NULL, "%d (%.90s): --device cuda computes with it", n, name);
+        doctor_add(d, "gpu", DOCTOR_OK, NULL, "%d (%.90s): --device cuda computes with it", n,
+                   name);
     else
         doctor_add(d, "gpu", DOCTOR_WARN,
                    "build with nvcc 13 or take the module that belongs to this program",

@@ -120,11 +120,11 @@ static void look_at_device(const char *name, const struct model *m, struct docto
     }
     list_refused(k, m, refused, sizeof refused);
     if (refused[0])
-        doctor_add(d, "weights", DOCTOR_BAD, "let the CPU compute this model", "%s has no kernel for %s",
-                   name, refused);
+        doctor_add(d, "weights", DOCTOR_BAD, "let the CPU compute this model",
+                   "%s has no kernel for %s", name, refused);
     else
-        doctor_add(d, "weights", DOCTOR_OK, NULL, "%s (%s): a kernel for every matrix, and its keys",
-                   name, k->ops->name);
+        doctor_add(d, "weights", DOCTOR_OK, NULL,
+                   "%s (%s): a kernel for every matrix, and its keys", name, k->ops->name);
     k->ops->close(k);
 }
 

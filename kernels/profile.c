@@ -7,7 +7,8 @@
 // The operations that are timed; what follows is made of this list.
 #define PROFILE_OPS(X)                                                                             \
     X(embed)                                                                                       \
-    X(rms_norm) X(gemm) X(gemm_each) X(gather) X(gather_experts) X(rope_table) X(rope) X(kv_store) \
+    X(rms_norm)                                                                                    \
+    X(gemm) X(gemm_each) X(gather) X(gather_experts) X(rope_table) X(rope) X(kv_store)             \
         X(attention) X(conv) X(delta) X(route) X(route_sort) X(gemm_experts) X(spread) X(combine)  \
             X(glu) X(gate) X(gate_rows) X(scale_rows) X(add) X(scale) X(softcap) X(argmax)         \
                 X(finite) X(logsumexp) X(copy) X(zero) X(put) X(get)

@@ -13,6 +13,6 @@ struct budget {
     uint64_t most_bytes; // `share` of all
 };
 
-// device: kernels_open's. share: of a device's memory, that several workers divide; 0: all of it. The
-// host's is looked up; a device's is asked for (kernels_about), which takes longer.
+// device: kernels_open's. share: of a device's memory, that several workers divide; 0: all of it.
+// The host's is looked up; a device's is asked for (kernels_about), which takes longer.
 err_t budget_read(const char *device, double share, struct budget *out, struct err_text *why);

@@ -73,8 +73,8 @@ void head_bind(struct head *h, const struct step_bind *b);
 // Of members but the lead, their columns of logits mean something only. logits (n, n_vocab) of n <=
 // h->block rows of h (n, dim), which have been normed.
 void head_logits(struct head *h, const float *x, int32_t n, float *logits);
-// Whether all of a step's logits can be computed before anything of the host's is asked: each row is
-// one token that draws. Then head_ahead does it, and head_run the rest.
+// Whether all of a step's logits can be computed before anything of the host's is asked: each row
+// is one token that draws. Then head_ahead does it, and head_run the rest.
 bool head_is_ahead(const struct head *h, const struct step *st);
 void head_ahead(struct head *h, const float *x, uint32_t n_row);
 // x (n_tok, dim) after the last layer; every dense member calls it. ERR_MEMORY if the arena is

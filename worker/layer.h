@@ -32,10 +32,10 @@ struct mla_work {
     float *att;    // (n_tok, n_head, kv_rank)
 };
 struct delta_work {
-    float *qkv, *mixed;  // (n_tok, 2 k + v) before and after the convolution
-    float *z;            // (n_tok, v)
-    float *a, *b;        // (n_tok, n_head_v)
-    float *out;          // (n_tok, v)
+    float *qkv, *mixed; // (n_tok, 2 k + v) before and after the convolution
+    float *z;           // (n_tok, v)
+    float *a, *b;       // (n_tok, n_head_v)
+    float *out;         // (n_tok, v)
 };
 struct ffn_work {
     float *gate, *up; // (n_tok, middle), of this member
@@ -94,7 +94,7 @@ struct pass {
     struct group *group; // NULL: alone
     // Member i computes columns [cut[i], cut[i + 1]); [0, all) where this member computes them all.
     int64_t cut[PASS_CUTS][SHARE_MEMBERS_MAX + 1];
-    err_t err;       // other members sent what cannot be; of this step
+    err_t err; // other members sent what cannot be; of this step
     // (layers, n_expert) how often each was chosen; the backend's, in groups the host's.
     uint32_t *usage;
     float *road; // (layer_road_floats) the host's: what members hand each other; NULL: not needed

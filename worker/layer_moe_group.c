@@ -94,8 +94,7 @@ static bool count_rows(const struct pass *p, const struct part *w, int32_t n)
         const int32_t e = b->block_ids[i];
         if (i % m->n_used == 0) last = -1;
         if (e == -1) continue;
-        if (e <= last || e >= m->n_expert || w->place[e] < 0 || ++sum > p->moe.most)
-            return false;
+        if (e <= last || e >= m->n_expert || w->place[e] < 0 || ++sum > p->moe.most) return false;
         last = e;
         b->count[e + 1]++;
     }

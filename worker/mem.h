@@ -1,5 +1,6 @@
-// mem: large blocks for weights, pages and work space; zeroed. What kernels read and write is memory
-// of their backend, which may be a device's: no code of ours touches it but through the operations.
+// mem: large blocks for weights, pages and work space; zeroed. What kernels read and write is
+// memory of their backend, which may be a device's: no code of ours touches it but through the
+// operations.
 #pragma once
 #include "kernels/kernels.h"
 

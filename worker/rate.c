@@ -198,7 +198,7 @@ static double other_seconds(struct bench *b, int32_t rows, bool apart)
 static void one_choice(struct bench *b)
 {
     int32_t id;
-    b->is_finite = sample_is_finite(b->logits, VOCAB);
+    b->k->ops->finite(b->k, b->logits, 1, VOCAB, &b->is_finite);
     b->k->ops->argmax(b->k, b->logits, 1, VOCAB, &id);
 }
 

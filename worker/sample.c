@@ -257,25 +257,6 @@ void sample_top(const float *logits, int32_t n_vocab, uint32_t n, struct token_p
     }
 }
 
-bool sample_is_finite(const float *logits, int32_t n_vocab)
-{
-    // Two floats at a time: adding one to an exponent of all ones carries into the sign bit.
-    const uint64_t exponents = 0x7f8000007f800000, one = 0x0080000000800000;
-    uint64_t seen = 0;
-    int32_t i = 0;
-    for (; i + 2 <= n_vocab; i += 2) {
-        uint64_t two;
-        memcpy(&two, logits + i, 8);
-        seen |= (two & exponents) + one;
-    }
-    if (i < n_vocab) {
-        uint32_t last;
-        memcpy(&last, logits + i, 4);
-        seen |= (last & (uint32_t)exponents) + (uint32_t)one;
-    }
-    return !(seen & 0x8000000080000000);
-}
-
 static uint64_t mix(uint64_t h, uint64_t word)
 {
     h = (h ^ word) * 0x9E3779B97F4A7C15;

@@ -26,7 +26,6 @@ int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling 
 int32_t sample_best(const float *logits, int32_t n_vocab);
 // The n most likely ids, most likely first, lower id first among equals; their logits in logprob.
 void sample_top(const float *logits, int32_t n_vocab, uint32_t n, struct token_prob *out);
-bool sample_is_finite(const float *logits, int32_t n_vocab);
 // 64 bits that depend on every bit of the row: equal rows, equal digests; of unequal rows about one
 // pair in 2^64. Not 0.
 uint64_t sample_digest(const float *logits, int32_t n_vocab);

@@ -16,7 +16,7 @@ struct stage {
         struct attn_run *runs[PASS_SIGHTS]; // (max_rows)
         uint32_t *slots;                    // (max_rows)
         int32_t n_run;
-    } halves[2];                            // of a step that is run in halves
+    } halves[2]; // of a step that is run in halves
     struct stage_watch watch;
     // Everything below, and the buffers of kv, head and pass: the backend's and the host's.
     struct mem work, host;

@@ -89,8 +89,7 @@ struct pass_limits stage_pass_limits(const struct stage *s)
                                 .share = &s->config.share,
                                 .layer_from = (int32_t)s->config.layer_from,
                                 .layer_to = (int32_t)s->config.layer_to,
-                                .head_floats =
-                                    s->config.share.split == SPLIT_TENSOR ? logits : 0};
+                                .head_floats = s->config.share.split == SPLIT_TENSOR ? logits : 0};
 }
 
 static void carve_pass(struct stage *s, struct mem_plan *plan)
@@ -113,8 +112,8 @@ static void carve_pass(struct stage *s, struct mem_plan *plan)
         for (int i = 0; i < PASS_SIGHTS; i++)
             s->halves[h].runs[i] = mem_carve(host, p->max_rows, sizeof *s->halves[h].runs[i]);
     }
-    pass->usage = mem_carve(s->config.share.n_member > 1 ? host : c, stage_n_usage(s),
-                            sizeof *pass->usage);
+    pass->usage =
+        mem_carve(s->config.share.n_member > 1 ? host : c, stage_n_usage(s), sizeof *pass->usage);
     if (stage_is_dense(&s->config)) {
         pass->q_scale = mem_carve(c, n, sizeof(float));
         s->q_scale = mem_mirror(plan, pass->q_scale, n, sizeof(float));

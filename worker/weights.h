@@ -57,11 +57,10 @@ static inline const struct view *part_matrix(const struct part *p, enum slot s)
 err_t weights_bytes(const struct stage_config *c, struct kernels *k, uint64_t *out,
                     struct err_text *why);
 // Loads the stage's parts with c->n_threads threads. Parts that `reuse` (may be NULL) has are moved
-// out of it; the caller makes sure it was packed by the same kind of backend on the same device from
-// the same model; that one may be closed afterwards.
-// Meanwhile the blocks of `beside` (a list with NULL at its end, or NULL) are touched: a reader
-// waits for the disk now and then. On error the moved parts are gone. ERR_MODEL, ERR_MEMORY,
-// ERR_SYSTEM, ERR_CANCELLED.
+// out of it; the caller makes sure it was packed by the same kind of backend on the same device
+// from the same model; that one may be closed afterwards. Meanwhile the blocks of `beside` (a list
+// with NULL at its end, or NULL) are touched: a reader waits for the disk now and then. On error
+// the moved parts are gone. ERR_MODEL, ERR_MEMORY, ERR_SYSTEM, ERR_CANCELLED.
 err_t weights_load(const struct stage_config *c, struct kernels *k, struct weights *reuse,
                    const struct mem *const *beside, struct weights *out, struct err_text *why);
 void weights_free(struct weights *w);

@@ -266,7 +266,7 @@ static __device__ __forceinline__ void mma_put(const struct attn_dev *a, const s
 }
 
 template <int HD>
-static __global__ void __launch_bounds__(32 * mma_shape<HD>::MANY_WARPS)
+static __global__ void __launch_bounds__(32 * mma_shape<HD>::MANY_WARPS, HD > 128 ? 1 : 2)
     attn_many_kernel(struct attn_dev a)
 {
     typedef struct mma_shape<HD> shape;

@@ -67,7 +67,7 @@ static __device__ __forceinline__ void thin_load(const struct product_args &p, c
 }
 
 template <int t>
-static __global__ void __launch_bounds__(32 * PRODUCT_WARPS)
+static __global__ void __launch_bounds__(32 * PRODUCT_WARPS, 2)
     thin(const __grid_constant__ struct product_args p)
 {
     SIMT_DYNAMIC_SHARED(float, part); // (warp, token, row)

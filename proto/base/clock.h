@@ -1,5 +1,5 @@
-// clock: CLOCK_MONOTONIC in microseconds (and, for durations of operations, nanoseconds). Pure state machines take `now_us` as an argument instead
-// of calling this; only the loops call it.
+// clock: CLOCK_MONOTONIC in microseconds (and, for durations of operations, nanoseconds). Pure
+// state machines take `now_us` as an argument instead of calling this; only the loops call it.
 #pragma once
 #include <stdint.h>
 #include <time.h>

@@ -17,8 +17,8 @@ trap 'rm -rf "$work"; rmdir "$keep" 2>/dev/null || echo "kept: $keep"' EXIT
 mkdir "$work/corpus"
 if [ -d "$seeds" ]; then cp -r "$seeds/." "$work/corpus/"; fi
 status=0
-"$program" -max_total_time="${FUZZ_SECONDS:-10}" -seed="${FUZZ_SEED:-1}" -timeout=5 -rss_limit_mb=512 -print_final_stats=1 \
-    -artifact_prefix="$keep/" -verbosity=1 "$work/corpus" >"$work/log" 2>&1 || status=$?
+"$program" -seed="${FUZZ_SEED:-1}" -max_total_time="${FUZZ_SECONDS:-10}" -timeout=5 \
+    -rss_limit_mb=512 -print_final_stats=1 -artifact_prefix="$keep/" -verbosity=1 "$work/corpus" >"$work/log" 2>&1 || status=$?
 if [ $status -ne 0 ]; then tail -n 60 "$work/log"; fi
 n=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/log")
 echo "$(basename "$program"): ${n:-0} inputs in ${FUZZ_SECONDS:-10} s, exit $status"

@@ -197,7 +197,10 @@ static void step_request(struct mock *m, struct running *x, int64_t now)
     if (now < x->next_us || r->sampling.seed == MOCK_NEVER) return;
     if (!r->first_token_us) {
         prefill(x, now);
-        if (r->first_token_us && r->pooling) give_vector(m, x);
+        return;
+    }
+    if (r->pooling) {
+        give_vector(m, x);
         return;
     }
     if (r->sampling.seed == MOCK_SLOW) x->next_us = now + SLOW_US;

@@ -41,6 +41,7 @@ static struct sched_config any_config(struct world *w)
     struct sched_config c = {.epoch = ++w->epoch, .ctx = CTX, .dim = 1};
     c.n_stage = 1 + sim_rand(g, 4);
     c.in_flight = 1 + sim_rand(g, c.n_stage + 2);
+    c.piece_tok = sim_rand(g, 2) ? 1 + sim_rand(g, 64) : 0;
     c.n_slot = 1 + sim_rand(g, 7);
     c.page_tok = 1 + sim_rand(g, 8);
     c.n_page = CTX / c.page_tok / 2 + sim_rand(g, 2 * CTX / c.page_tok);

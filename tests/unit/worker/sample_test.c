@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "tests/unit/worker/exact_kernels.h"
 #include "worker/penalty.h"
 #include "worker/sample.h"
 
@@ -214,15 +215,24 @@ static void extreme_settings_stay_in_range(void **state)
     assert_int_equal(sample_draw((float[]){-7}, 1, &s, 0, cands), 0);
 }
 
+static bool is_finite(struct kernels *k, const float *x, int n)
+{
+    bool finite[2] = {false, false};
+    k->ops->finite(k, x, 1, n, finite);
+    assert_false(finite[1]);
+    return finite[0];
+}
+
 static void digests_and_finiteness_see_every_element(void **state)
 {
     (void)state;
+    struct kernels *k = open_kernels();
     for (int n = 1; n < 40; n++) {
         float x[40];
         for (int i = 0; i < n; i++)
             x[i] = (float)i * 0.25f - 3;
         const uint64_t digest = sample_digest(x, n);
-        assert_true(sample_is_finite(x, n));
+        assert_true(is_finite(k, x, n));
         assert_true(sample_digest(x, n) == digest);
         for (int i = 0; i < n; i++) {
             const float kept = x[i];
@@ -231,13 +241,31 @@ static void digests_and_finiteness_see_every_element(void **state)
             const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
             for (int b = 0; b < 4; b++) {
                 x[i] = bad[b];
-                assert_false(sample_is_finite(x, n));
+                assert_false(is_finite(k, x, n));
             }
             x[i] = kept;
         }
         x[0] = 3.4e38f; // the largest exponent that is a number
-        assert_true(sample_is_finite(x, n));
+        assert_true(is_finite(k, x, n));
     }
+    k->ops->close(k);
+}
+
+static void the_best_is_the_lowest_of_the_largest(void **state)
+{
+    (void)state;
+    for (int n = 1; n < 70; n++)
+        for (int at = 0; at < n; at++) {
+            float x[70];
+            for (int i = 0; i < n; i++)
+                x[i] = i % 3 ? NAN : -5;
+            x[at] = 2;
+            for (int i = at + 1; i < n; i += 2)
+                x[i] = 2;
+            assert_int_equal(sample_best(x, n), at);
+        }
+    assert_int_equal(sample_best((float[]){NAN, NAN}, 2), 0);
+    assert_int_equal(sample_best((float[]){-INFINITY, -3e38f, -INFINITY}, 3), 1);
 }
 
 static void penalties_follow_the_counts(void **state)
@@ -283,6 +311,7 @@ int main(void)
         cmocka_unit_test(selection_equals_a_full_sort),
         cmocka_unit_test(extreme_settings_stay_in_range),
         cmocka_unit_test(digests_and_finiteness_see_every_element),
+        cmocka_unit_test(the_best_is_the_lowest_of_the_largest),
         cmocka_unit_test(penalties_follow_the_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
