@@ -5,6 +5,8 @@
 #include "topology/cost.h"
 #include "topology/file.h"
 #include "topology/model.h"
+#include "worker/budget.h"
+#include "worker/stage.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,62 +75,49 @@ static void look_at_kernels(const struct model *m, struct doctor *d)
     }
 }
 
-// What of the model a device refuses, by name; empty: nothing.
-static void list_refused(struct kernels *k, const struct model *m, char *out, size_t size)
+// Whether a device has a kernel for everything of the model, by asking it for the sizes of all.
+static void look_at_device(const char *name, const struct doctor_ask *ask, const struct model *m,
+                           struct doctor *d)
 {
-    const struct model_shape *s = &m->shape;
-    const bool is_latent = s->mla.kv_rank > 0;
-    const struct kv_view kv = {
-        .page_tok = 16,
-        .n_head_kv = is_latent ? 1 : s->n_head_kv,
-        .head_dim = is_latent ? s->mla.kv_rank + s->mla.rope_dim : s->head_dim,
-        .head_dim_v = is_latent ? s->mla.kv_rank : s->head_dim,
-        .v_in_k = is_latent,
-        .dtype = DT_F16,
+    enum { PAGE_TOK = 64 };
+    const uint32_t own = m->shape.ctx_train < CTX_USUAL ? (uint32_t)m->shape.ctx_train : CTX_USUAL;
+    const uint32_t ctx = ask->ctx ? ask->ctx : own;
+    const struct stage_config c = {
+        .model = m,
+        .layer_to = (uint32_t)m->shape.n_layer,
+        .embed = true,
+        .head = true,
+        .settings = {.ctx = ctx,
+                     .page_tok = PAGE_TOK,
+                     .n_page = SEQUENCES * ((ctx + PAGE_TOK - 1) / PAGE_TOK),
+                     .n_slot = SEQUENCES,
+                     .max_tok = 256,
+                     .max_rows = SEQUENCES,
+                     .in_flight = 1,
+                     .kv_dtype = DT_F16,
+                     .precision = PRECISION_FAST},
+        .n_threads = 1,
+        .device = name,
     };
-    bool is_refused[DT_COUNT] = {false};
-    size_t at = 0;
-    out[0] = 0;
-    for (int32_t i = 0; i < m->n_weight; i++) {
-        const struct model_weight *w = &m->weights[i];
-        if (!w->is_matrix || is_refused[w->dtype]) continue;
-        is_refused[w->dtype] = !k->ops->weight_bytes(k, w->dtype, w->rows, w->cols);
-        if (is_refused[w->dtype] && at + 24 < size)
-            at += (size_t)snprintf(out + at, size - at, "%s%s", at ? ", " : "",
-                                   dtype_info(w->dtype)->name);
-    }
-    if (!k->ops->kv_page_bytes(k, &kv))
-        snprintf(out + at, size - at, "%skeys of %d elements", at ? ", " : "", kv.head_dim);
-}
-
-// The same kernels for every type of weight of a device: each decodes in registers.
-static void look_at_device(const char *name, const struct model *m, struct doctor *d)
-{
-    const struct kernels_limits least = {.n_threads = 1,
-                                         .max_tok = 1,
-                                         .max_cols = 256,
-                                         .max_rows = 256,
-                                         .max_head = 1,
-                                         .max_head_dim = 64,
-                                         .max_ctx = 64};
     struct err_text why = {0};
-    struct kernels *k;
-    char refused[160];
-    if (kernels_open(name, &least, &k, &why) != OK) {
-        doctor_add(d, "weights", DOCTOR_WARN, NULL, "%s: %.200s", name, why.s);
+    struct stage_sizes sizes;
+    struct budget budget;
+    err_t e = stage_sizes(&c, &sizes, &why);
+    if (!e) e = budget_read(name, 0, &budget, &why);
+    if (e) {
+        doctor_add(d, "weights", DOCTOR_BAD, "let the CPU compute this model", "%s: %.200s", name,
+                   why.s);
         return;
     }
-    list_refused(k, m, refused, sizeof refused);
-    if (refused[0])
-        doctor_add(d, "weights", DOCTOR_BAD, "let the CPU compute this model",
-                   "%s has no kernel for %s", name, refused);
-    else
-        doctor_add(d, "weights", DOCTOR_OK, NULL,
-                   "%s (%s): a kernel for every matrix, and its keys", name, k->ops->name);
-    k->ops->close(k);
+    const uint64_t need = sizes.weight_bytes + sizes.kv_bytes + sizes.work_bytes;
+    const bool fits = need <= budget.free_bytes;
+    doctor_add(d, "weights", fits ? DOCTOR_OK : DOCTOR_WARN,
+               fits ? NULL : "trireme plan tells how it is divided over workers",
+               "%s (%.60s): a kernel for everything; needs %.2f of %.2f GiB", name, budget.name,
+               gib(need), gib(budget.free_bytes));
 }
 
-static void look_at_devices(const struct model *m, struct doctor *d)
+static void look_at_devices(const struct doctor_ask *ask, const struct model *m, struct doctor *d)
 {
     enum { DEVICES_MAX = 8 };
     int32_t n = 0;
@@ -136,7 +125,7 @@ static void look_at_devices(const struct model *m, struct doctor *d)
     for (int32_t i = 0; i < n && i < DEVICES_MAX; i++) {
         char name[16];
         snprintf(name, sizeof name, "cuda:%d", i);
-        look_at_device(name, m, d);
+        look_at_device(name, ask, m, d);
     }
 }
 
@@ -153,6 +142,6 @@ void doctor_model(const struct doctor_ask *ask, uint64_t available, struct docto
                m->shape.name, m->shape.arch, m->quant, m->shape.n_layer, gib(m->file_bytes));
     look_at_memory(ask, m, available, d);
     if (ask->kernels) look_at_kernels(m, d);
-    if (ask->kernels) look_at_devices(m, d);
+    if (ask->kernels) look_at_devices(ask, m, d);
     model_close(m);
 }

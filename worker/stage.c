@@ -443,6 +443,7 @@ bool stage_usage(struct stage *s, uint32_t *count)
     const struct kernels_ops *op = s->kernels->ops;
     const size_t n = (size_t)stage_n_usage(s), bytes = n * sizeof *count;
     bool is_used = false;
+    if (n == 0) return false;
     if (s->config.share.n_member > 1)
         memcpy(count, s->pass.usage, bytes);
     else

@@ -80,7 +80,8 @@ def python_of(group, installer, until):
 
 def run_client(python, name, cluster, model):
     begin = time.monotonic()
-    env = {**os.environ, "TRIREME_FIXTURES": str(FIXTURES.resolve()), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(cluster.dir)}
+    env = {**os.environ, "TRIREME_FIXTURES": str(FIXTURES.resolve()), "HOME": str(cluster.dir),
+           "PYTHONPYCACHEPREFIX": str(VENVS / "pyc")}
     command = [python, HERE / f"{name}_client.py", f"http://127.0.0.1:{cluster.port}", model]
     try:
         r = subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, check=False, timeout=200)

@@ -52,7 +52,7 @@ static struct engine engine = {.ops = &ops};
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     static const int32_t no_ends[1];
-    struct model *m;
+    static struct model *m; // kept until the end
     struct tokenizer *t;
     struct err_text why;
     (void)argc, (void)argv;
@@ -270,8 +270,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                       .one_call = data[2] & 2};
     arena_init(&mem, 0);
     if (data[2] & 4) json_read(tools, sizeof tools - 1, &mem, &ask.tools, NULL, NULL);
-    if (tokenizer_encode(model.tokenizer, text, size - 4, 0, NULL, 0, 1 << 15,
-                         &ids) == OK) {
+    if (tokenizer_encode(model.tokenizer, text, size - 4, 0, NULL, 0, 1 << 15, &ids) == OK) {
         struct buf whole = {0}, stream = {0};
         struct said one = {0}, many = {0};
         const struct json *j;

@@ -20,7 +20,7 @@ status=0
 "$program" -seed="${FUZZ_SEED:-1}" -max_total_time="${FUZZ_SECONDS:-10}" -timeout=5 \
     -rss_limit_mb=512 -print_final_stats=1 -artifact_prefix="$keep/" -verbosity=1 "$work/corpus" >"$work/log" 2>&1 || status=$?
 if [ $status -ne 0 ]; then tail -n 60 "$work/log"; fi
-n=$(sed -n 's/^stat::number_of_executed_units: *//p' "$work/log")
+n=$(sed -n "s/^stat::number_of_executed_units: *//p" "$work/log" | tail -n 1)
 echo "$(basename "$program"): ${n:-0} inputs in ${FUZZ_SECONDS:-10} s, exit $status"
 if [ "${n:-0}" -eq 0 ]; then status=1; fi
 exit $status

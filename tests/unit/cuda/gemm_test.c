@@ -12,7 +12,7 @@
 #include "kernels/cuda/host.h"
 
 enum { ROWS = 69, TOK = 130, N = 5, S_ROWS = 42 };
-static const int toks[] = {1, 2, 7, 16, 33, TOK};
+static const int toks[] = {1, 2, 16, 7, TOK, 33}; // under a sanitizer each second one
 
 static const struct kernels_limits limits = {.n_threads = 1,
                                              .max_tok = TOK,
@@ -134,10 +134,10 @@ static void check_gemm(const struct weight_test *o)
 {
     float *y = rig_floats(TOK * LDY), *first = rig_floats(TOK * LDY);
     char what[96];
-    for (int i = (int)(sizeof toks / sizeof *toks) - 1; i >= 0; i--) {
+    run_jobs(o, TOK, first);
+    for (int i = 0; i < (int)(sizeof toks / sizeof *toks); i += always_brief ? 2 : 1) {
         run_jobs(o, toks[i], y);
         check_values(o, toks[i], y);
-        if (toks[i] == TOK) memcpy(first, y, TOK * LDY * sizeof *y);
         if (o->p != PRECISION_EXACT) continue;
         double differ = 0; // the gap at the end of a row is nobody's
         for (int r = 0; r < toks[i]; r++)

@@ -98,9 +98,9 @@ static const struct attn_case attn_cases[] = {
     {DT_F16, 600, 2, 1, 2, 2, 16, 0, 50, 0, true, false},
     {DT_F16, 300, 32, 1, 72, 64, 16, 0, 0, 0, true, false},
     {DT_Q8_0, 300, 6, 2, 64, 64, 16, 0, 0, 0, false, false},
-    {DT_Q8_0, 600, 5, 1, 100, 100, 32, 33, 0, 5.0f, false, true},
+    {DT_Q8_0, 300, 5, 1, 100, 100, 32, 33, 0, 5.0f, false, true},
     {DT_Q8_0, 300, 4, 2, 36, 21, 64, 0, 160, 0, false, false},
-    {DT_Q8_0, 520, 8, 1, 96, 70, 16, 0, 0, 0, true, true},
+    {DT_Q8_0, 300, 8, 1, 96, 70, 16, 0, 0, 0, true, true},
 };
 enum { N_ATTN = sizeof attn_cases / sizeof *attn_cases };
 
