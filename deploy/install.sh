@@ -7,7 +7,7 @@ build="gcc cmake ninja-build pkg-config libc6-dev
     libjansson-dev libpcre2-dev libutf8proc-dev libhwloc-dev libcyaml-dev libyaml-dev libcurl4-gnutls-dev
     python3 python3-pip ca-certificates"
 test="g++ clang clang-format libclang-rt-14-dev libcmocka-dev python3-venv iproute2 nftables
-    qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross procps curl"
+    qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross procps curl valgrind"
 
 wanted=""
 for set in "$@"; do

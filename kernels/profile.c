@@ -5,13 +5,13 @@
 #include <stdlib.h>
 
 // The operations that are timed; what follows is made of this list.
-#define PROFILE_OPS(X)                                                                             \
-    X(embed)                                                                                       \
-    X(rms_norm)                                                                                    \
-    X(gemm) X(gemm_each) X(gather) X(gather_experts) X(rope_table) X(rope) X(kv_store)             \
-        X(attention) X(conv) X(delta) X(route) X(route_sort) X(gemm_experts) X(spread) X(combine)  \
-            X(glu) X(gate) X(gate_rows) X(scale_rows) X(add) X(scale) X(softcap) X(argmax)         \
-                X(finite) X(logsumexp) X(copy) X(zero) X(put) X(get)
+// clang-format off
+#define PROFILE_OPS(X) \
+    X(embed) X(rms_norm) X(gemm) X(gemm_each) X(gather) X(gather_experts) X(rope_table) X(rope) \
+    X(kv_store) X(attention) X(conv) X(delta) X(route) X(route_sort) X(gemm_experts) X(spread) \
+    X(combine) X(glu) X(gate) X(gate_rows) X(scale_rows) X(add) X(scale) X(softcap) X(argmax) \
+    X(finite) X(logsumexp) X(copy) X(zero) X(put) X(get)
+// clang-format on
 #define AS_NUMBER(op) PROFILE_##op,
 #define AS_NAME(op) #op,
 enum { PROFILE_OPS(AS_NUMBER) PROFILE_N };
@@ -33,8 +33,9 @@ static struct profile *profile_of(struct kernels *k)
 static void note(struct profile *p, int op, uint64_t from)
 {
     if (!p->inner->is_host) p->inner->ops->get(p->inner, NULL, NULL, 0);
-    p->counts.ops[op].n++;
-    p->counts.ops[op].ns += (uint64_t)clock_now_ns() - from;
+    // Loading puts from several threads.
+    __atomic_fetch_add(&p->counts.ops[op].n, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&p->counts.ops[op].ns, (uint64_t)clock_now_ns() - from, __ATOMIC_RELAXED);
 }
 
 #define TIMED(op, params, ...)                                                                     \

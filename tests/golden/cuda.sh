@@ -15,7 +15,7 @@ golden() {
     "$build/tests/golden" --device cuda --threads 1 "$@" || bad=1
 }
 if [ "${TRIREME_TEST_ALL:-0}" = 0 ]; then
-    golden "$fixtures"/arch/gpt_oss/ "$fixtures"/arch/qwen3_next/ "$fixtures"/arch/deepseek_v3/ \
+    golden --alone "$fixtures"/arch/gpt_oss/ "$fixtures"/arch/qwen3_next/ "$fixtures"/arch/deepseek_v3/ \
         "$fixtures"/quant/llama-gptq-int4/
 else
     golden "$fixtures"/arch/*/ "$fixtures"/quant/*/ "$fixtures"/gguf/*/
