@@ -8,6 +8,7 @@
 #endif
 extern "C" {
 #include "kernels/kernels.h"
+#include "proto/base/log.h"
 }
 #ifdef __GNUC__
 #pragma GCC diagnostic pop

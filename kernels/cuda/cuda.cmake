@@ -46,4 +46,5 @@ if(TRIREME_CUDA_BUILD)
     find_library(CUBLASLT cublasLt HINTS ${CMAKE_CUDA_COMPILER}/../../lib64
                  PATHS /usr/local/cuda/lib64 REQUIRED)
     target_link_libraries(kernels_cuda PRIVATE kernels base ${CUBLASLT})
+    target_link_options(kernels_cuda PRIVATE "LINKER:-z,defs") # nothing is left for the program
 endif()
