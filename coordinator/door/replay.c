@@ -168,43 +168,6 @@ static bool text_member(const struct json *j, const char *key, struct replay_tex
     return m->kind == J_STR;
 }
 
-// Callers read arguments and write them again, so that 1.0 may become 1.
-static bool same_json(const struct json *a, const struct json *b, int depth)
-{
-    const bool numbers = (a->kind == J_INT || a->kind == J_REAL) &&
-                         (b->kind == J_INT || b->kind == J_REAL) && a->kind != b->kind;
-    if (numbers) return json_number(a, 0) == json_number(b, 1);
-    if (a->kind != b->kind || depth > JSON_DEPTH_MAX) return false;
-    bool same = true;
-    switch (a->kind) {
-    case J_NULL:
-        return true;
-    case J_BOOL:
-        return a->b == b->b;
-    case J_INT:
-        return a->i == b->i;
-    case J_REAL:
-        return a->d == b->d;
-    case J_STR:
-        return same_text((struct replay_text){a->str.s, a->str.len},
-                         (struct replay_text){b->str.s, b->str.len});
-    case J_ARR:
-        same = a->arr.n == b->arr.n;
-        for (size_t i = 0; same && i < a->arr.n; i++)
-            same = same_json(&a->arr.items[i], &b->arr.items[i], depth + 1);
-        return same;
-    case J_OBJ:
-        same = a->obj.n == b->obj.n;
-        for (size_t i = 0; same && i < a->obj.n; i++) {
-            const struct json_member *m = &a->obj.members[i], *n = &b->obj.members[i];
-            same = m->key_len == n->key_len && !memcmp(m->key, n->key, m->key_len) &&
-                   same_json(&m->value, &n->value, depth + 1);
-        }
-        return same;
-    }
-    return false;
-}
-
 // `sent`: an object, or the text that is none (also as reply_put_object wraps it).
 static bool same_arguments(struct replay_text ours, const struct json *sent)
 {
@@ -217,7 +180,8 @@ static bool same_arguments(struct replay_text ours, const struct json *sent)
     arena_init(&a, 64 * (ours.len + 1024));
     const bool is_object =
         json_read(ours.s, ours.len, &a, &parsed, NULL, NULL) == OK && parsed->kind == J_OBJ;
-    bool same = is_object && same_json(parsed, sent, 0);
+    // Callers read arguments and write them again, so that 1.0 may become 1.
+    bool same = is_object && json_same(parsed, sent);
     if (!is_object && wrapped && wrapped->kind == J_STR && sent->obj.n == 1)
         same = same_text(ours, (struct replay_text){wrapped->str.s, wrapped->str.len});
     arena_fini(&a);

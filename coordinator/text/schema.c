@@ -238,7 +238,7 @@ static uint32_t one_of_values(struct schema *s, const struct json *j, uint32_t n
     size_t kept = 0;
     for (size_t i = 0; i < n && nfa_ok(s->a); i++) {
         const struct json *v = all ? &all->arr.items[i] : only;
-        if (!is_of_type(v, types) || (all && only && !schema_equal(v, only))) continue;
+        if (!is_of_type(v, types) || (all && only && !json_same(v, only))) continue;
         words[kept++] = schema_word(s->a, v);
     }
     return nfa_ok(s->a) ? nfa_words(s->a, words, kept, next) : 0;

@@ -77,4 +77,3 @@ const struct json *schema_without(struct schema *s, const struct json *j, const 
 const struct json *schema_merge(struct schema *s, const struct json *a, const struct json *b);
 // What "#/..." names; NULL: failed.
 const struct json *schema_resolve(struct schema *s, const struct json *ref);
-bool schema_equal(const struct json *a, const struct json *b);

@@ -41,40 +41,6 @@ bool schema_says_something(const struct json *j, const char *but)
     return false;
 }
 
-enum { EQUAL_MAX = 256 }; // members of objects that are compared
-
-bool schema_equal(const struct json *a, const struct json *b)
-{
-    const bool numbers =
-        (a->kind == J_INT || a->kind == J_REAL) && (b->kind == J_INT || b->kind == J_REAL);
-    if (numbers && a->kind != b->kind) return json_number(a, 0) == json_number(b, 0);
-    if (a->kind != b->kind) return false;
-    switch (a->kind) {
-    case J_NULL:
-        return true;
-    case J_BOOL:
-        return a->b == b->b;
-    case J_INT:
-        return a->i == b->i;
-    case J_REAL:
-        return a->d == b->d;
-    case J_STR:
-        return a->str.len == b->str.len && memcmp(a->str.s, b->str.s, a->str.len) == 0;
-    case J_ARR:
-        for (size_t i = 0; a->arr.n == b->arr.n && i < a->arr.n; i++)
-            if (!schema_equal(&a->arr.items[i], &b->arr.items[i])) return false;
-        return a->arr.n == b->arr.n;
-    case J_OBJ:
-        if (a->obj.n > EQUAL_MAX) return false; // not worth the time
-        for (size_t i = 0; a->obj.n == b->obj.n && i < a->obj.n; i++) {
-            const struct json *other = json_get(b, a->obj.members[i].key);
-            if (!other || !schema_equal(&a->obj.members[i].value, other)) return false;
-        }
-        return a->obj.n == b->obj.n;
-    }
-    return false;
-}
-
 // -- building --
 
 static struct json *object_of(struct schema *s, size_t most)
@@ -207,7 +173,7 @@ static bool merge_properties(struct schema *s, const struct json *a, const struc
         const struct json_member *m = &pa->obj.members[i];
         const struct json *other = json_get(pb, m->key), *both = &m->value;
         if (!other && b_closed) continue;
-        if (other && !schema_equal(other, both)) both = schema_merge(s, both, other);
+        if (other && !json_same(other, both)) both = schema_merge(s, both, other);
         if (!both) return false;
         put(all, m->key, both);
     }
@@ -246,7 +212,7 @@ static const struct json *common(struct schema *s, const struct json *a, const s
     for (size_t i = 0; l && i < a->arr.n; i++)
         for (size_t k = 0; k < b->arr.n; k++) {
             const struct json *x = &a->arr.items[i], *y = &b->arr.items[k];
-            if (schema_equal(x, y) || (json_is(x, "integer") && json_is(y, "number"))) {
+            if (json_same(x, y) || (json_is(x, "integer") && json_is(y, "number"))) {
                 l->arr.items[l->arr.n++] = *x;
                 break;
             }
@@ -287,7 +253,7 @@ static const struct json *merge_value(struct schema *s, const char *key, const s
     static const char *const smaller[] = {"maximum",  "exclusiveMaximum", "maxLength",
                                           "maxItems", "maxProperties",    NULL};
     static const char *const inside[] = {"items", "additionalProperties", "propertyNames", NULL};
-    if (!schema_has_meaning(key) || schema_equal(a, b)) return a;
+    if (!schema_has_meaning(key) || json_same(a, b)) return a;
     if (is_one_of(key, larger)) return json_number(a, 0) > json_number(b, 0) ? a : b;
     if (is_one_of(key, smaller)) return json_number(a, 0) < json_number(b, 0) ? a : b;
     if (strcmp(key, "type") == 0 ||

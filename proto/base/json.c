@@ -166,6 +166,45 @@ double json_number(const struct json *j, double otherwise)
     return otherwise;
 }
 
+static const struct json *member_like(const struct json *o, size_t at, const struct json_member *m)
+{
+    enum { SEARCH_MAX = 256 };
+    const struct json_member *n = &o->obj.members[at];
+    if (n->key_len == m->key_len && memcmp(n->key, m->key, m->key_len) == 0) return &n->value;
+    return o->obj.n <= SEARCH_MAX ? json_get(o, m->key) : NULL;
+}
+
+bool json_same(const struct json *a, const struct json *b)
+{
+    const bool numbers =
+        (a->kind == J_INT || a->kind == J_REAL) && (b->kind == J_INT || b->kind == J_REAL);
+    if (numbers && a->kind != b->kind) return json_number(a, 0) == json_number(b, 0);
+    if (a->kind != b->kind) return false;
+    switch (a->kind) {
+    case J_NULL:
+        return true;
+    case J_BOOL:
+        return a->b == b->b;
+    case J_INT:
+        return a->i == b->i;
+    case J_REAL:
+        return a->d == b->d;
+    case J_STR:
+        return a->str.len == b->str.len && memcmp(a->str.s, b->str.s, a->str.len) == 0;
+    case J_ARR:
+        for (size_t i = 0; a->arr.n == b->arr.n && i < a->arr.n; i++)
+            if (!json_same(&a->arr.items[i], &b->arr.items[i])) return false;
+        return a->arr.n == b->arr.n;
+    case J_OBJ:
+        for (size_t i = 0; a->obj.n == b->obj.n && i < a->obj.n; i++) {
+            const struct json *other = member_like(b, i, &a->obj.members[i]);
+            if (!other || !json_same(&a->obj.members[i].value, other)) return false;
+        }
+        return a->obj.n == b->obj.n;
+    }
+    return false;
+}
+
 const char *json_kind_name(enum json_kind k)
 {
     static const char *const names[] = {"null",   "boolean", "integer", "number",

@@ -50,6 +50,9 @@ const struct json *json_get(const struct json *j, const char *key);
 bool json_is(const struct json *j, const char *s);
 // Number as double for J_INT and J_REAL; `otherwise` for the rest and NULL.
 double json_number(const struct json *j, double otherwise);
+// The same value: 1 and 1.0 are, and members may come in another order (of objects of at most 256
+// members; larger ones must agree in it).
+bool json_same(const struct json *a, const struct json *b);
 const char *json_kind_name(enum json_kind k);
 // Compact JSON text of a tree, appended to b (used for tojson and for replaying arguments).
 struct buf;

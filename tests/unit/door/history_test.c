@@ -416,7 +416,7 @@ static void the_book(void **state)
         {2, "call_aa", "{\"x\":1,\"y\":[true,null,\"z\"]}", false},
         {1, "call_ab", "{\"x\":1,\"y\":[true,null,\"z\"]}", false},
         {1, "call_aa", "{\"x\":2,\"y\":[true,null,\"z\"]}", false},
-        {1, "call_aa", "{\"y\":[true,null,\"z\"],\"x\":1}", false},
+        {1, "call_aa", "{\"y\":[true,null,\"z\"],\"x\":1}", true},
         {1, "call_aa", "{\"x\":1,\"y\":[true,null]}", false},
         {1, "call_aa", "\"{}\"", false},
         {1, "call_aa", "null", false},
