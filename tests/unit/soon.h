@@ -2,20 +2,11 @@
 // not of the wall: others may be running; with room for slow machines and for sanitizers. What is
 // fast and by how much is for tests/bench.
 #pragma once
+#include "tests/unit/sanitized.h"
 #include <stdint.h>
 #include <time.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-enum { SOON_ROOM = 20 };
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-enum { SOON_ROOM = 20 };
-#else
-enum { SOON_ROOM = 4 };
-#endif
-#else
-enum { SOON_ROOM = 4 };
-#endif
+enum { SOON_ROOM = SANITIZED ? 20 : 4 };
 
 static inline int64_t soon_now_us(void)
 {

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "tests/unit/sanitized.h"
 #include "worker/rate.h"
 
 #include <stdio.h>
@@ -15,6 +16,7 @@
 static void rates_are_measured_once(void **state)
 {
     (void)state;
+    if (SANITIZED) skip(); // a minute, to learn how fast the sanitizer is
     char dir[] = "/tmp/trireme-rate-XXXXXX", isa[32], file[512], key[MEASURE_KEY_BYTES];
     struct probe p = {0};
     struct rates first, again;
