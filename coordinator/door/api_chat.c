@@ -5,6 +5,7 @@
 #include "coordinator/door/messages.h"
 #include "coordinator/door/repair.h"
 #include "coordinator/door/tree.h"
+#include "proto/base/fnv.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -186,7 +187,7 @@ static err_t keep_turn(const struct prepare *p, const struct template_output *te
     out->replay = p->tools && is_whole ? p->in->replay : NULL;
     out->tenant = p->in->tenant;
     out->before = from;
-    if (out->replay) out->before_hash = replay_hash(REPLAY_HASH, all, from);
+    if (out->replay) out->before_hash = fnv_add(FNV_BEGIN, all, from);
     out->tail = arena_copy_str(&out->arena, all + text->text.len - out->tail_len, out->tail_len);
     out->format = p->in->model->format;
     // A template that knows no calls lets the model write them in the commonest way.

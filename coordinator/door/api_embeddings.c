@@ -54,21 +54,6 @@ static float scaled(float v, double length)
     return length > 0 ? (float)((double)v / length) : 0;
 }
 
-// RFC 4648, with padding. Three bytes become four letters.
-static void put_base64(struct buf *out, const uint8_t *p, size_t len)
-{
-    static const char letters[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for (size_t i = 0; i < len; i += 3) {
-        const uint32_t b1 = i + 1 < len ? p[i + 1] : 0, b2 = i + 2 < len ? p[i + 2] : 0;
-        const uint32_t v = (uint32_t)p[i] << 16 | b1 << 8 | b2;
-        const char four[4] = {letters[v >> 18], letters[v >> 12 & 63],
-                              i + 1 < len ? letters[v >> 6 & 63] : '=',
-                              i + 2 < len ? letters[v & 63] : '='};
-        buf_add(out, four, sizeof four);
-    }
-}
-
 // 192 numbers are 768 bytes, which base64 has no remainder of.
 enum { PART = 192 };
 
@@ -85,7 +70,7 @@ static void put_floats(struct buf *out, const float *v, uint32_t n, double lengt
             for (int b = 0; b < 4; b++)
                 bytes[4 * k + (uint32_t)b] = (uint8_t)(bits >> (8 * b));
         }
-        put_base64(out, bytes, end * 4);
+        buf_base64(out, bytes, end * 4);
     }
     buf_char(out, '"');
 }

@@ -1,6 +1,7 @@
 #include "coordinator/door/history.h"
 #include "coordinator/door/api.h"
 #include "coordinator/door/tree.h"
+#include "proto/base/fnv.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,7 @@ static bool is_short_id(const struct json *id)
 static struct json short_id(struct tree *t, const struct json *id)
 {
     static const char letters[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    uint64_t h = replay_hash(REPLAY_HASH, id->str.s, id->str.len);
+    uint64_t h = fnv_add(FNV_BEGIN, id->str.s, id->str.len);
     char s[SHORT_ID];
     h ^= h >> 32; // the high bits know of all letters
     for (size_t i = 0; i < SHORT_ID; i++, h /= 62)
@@ -272,7 +273,7 @@ static bool find_place(const struct prepare *p, const struct template_output *te
     const char *s = text->text.data;
     size_t last;
     if (t->before < *done || t->before > x->next) return false;
-    *hash = replay_hash(*hash, s + *done, t->before - *done);
+    *hash = fnv_add(*hash, s + *done, t->before - *done);
     *done = t->before;
     if (*hash != t->before_hash) return false;
     const struct engine_model *m = p->in->model;
@@ -324,7 +325,7 @@ static size_t find_places(const struct prepare *p, const struct history *h,
     struct arena a;
     char stem[PREPARE_ID_MAX];
     size_t n_kept = 0, done = 0;
-    uint64_t hash = REPLAY_HASH;
+    uint64_t hash = FNV_BEGIN;
     prepare_id("", stem);
     arena_init(&a, PREPARE_TREE_BYTES);
     marked_in.messages = mark_next(h, in->messages, stem, &a);

@@ -5,6 +5,7 @@
 #include "coordinator/door/rules.h"
 #include "coordinator/text/grammar.h"
 #include "proto/base/log.h"
+#include "proto/base/fnv.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,11 +28,9 @@ void prepare_id(const char *prefix, char out[PREPARE_ID_MAX])
 
 uint64_t prepare_session(const char *name)
 {
-    // FNV-1a (Fowler, Noll, Vo). Two names of one number share a lane, nothing more.
-    uint64_t h = 0xcbf29ce484222325u;
+    // Two names of one number share a lane, nothing more.
     if (!name || !*name) return 0;
-    for (; *name; name++)
-        h = (h ^ (uint8_t)*name) * 0x100000001b3u;
+    const uint64_t h = fnv_add(FNV_BEGIN, name, strlen(name));
     return h ? h : 1;
 }
 

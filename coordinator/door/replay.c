@@ -1,4 +1,5 @@
 #include "coordinator/door/replay.h"
+#include "proto/base/fnv.h"
 #include "proto/base/list.h"
 
 #include <pthread.h>
@@ -23,13 +24,6 @@ struct replay {
     struct list buckets[BUCKETS];
     struct replay_stats stats;
 };
-
-uint64_t replay_hash(uint64_t hash, const char *s, size_t len)
-{
-    for (size_t i = 0; i < len; i++)
-        hash = (hash ^ (uint8_t)s[i]) * 0x100000001b3u;
-    return hash;
-}
 
 static bool is_space(char c)
 {
@@ -56,7 +50,7 @@ static struct replay_text bare_id(struct replay_text id)
 static uint64_t key_of(uint64_t tenant, struct replay_text id)
 {
     const struct replay_text bare = bare_id(id);
-    return replay_hash(REPLAY_HASH ^ tenant, bare.s, bare.len);
+    return fnv_add(FNV_BEGIN ^ tenant, bare.s, bare.len);
 }
 
 struct replay *replay_new(size_t max_bytes)

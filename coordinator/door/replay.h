@@ -34,8 +34,9 @@ struct replay_turn {
     uint32_t n_call;
     const int32_t *ids; // as drawn, without the end token
     uint32_t n_id;
-    // Where it stood: behind `before` bytes of the rendered conversation, which have this number,
-    // and then what the template wrote behind the last byte that was the caller's.
+    // Where it stood: behind `before` bytes of the rendered conversation, which have this number
+    // (fnv.h: who makes two texts of one number gets his own prompts wrong, and nobody else's), and
+    // then what the template wrote behind the last byte that was the caller's.
     uint64_t before, before_hash;
     struct replay_text tail;
 };
@@ -60,10 +61,6 @@ const struct replay_turn *replay_find(struct replay *r, uint64_t tenant, const s
 void replay_count(struct replay *r, uint32_t n_exact, uint32_t n_rendered);
 struct replay_stats replay_stats_get(struct replay *r);
 
-// FNV-1a (Fowler, Noll, Vo), going on from `hash`. Who makes two texts of one number and length
-// gets his own prompts wrong, and nobody else's.
-static const uint64_t REPLAY_HASH = 0xcbf29ce484222325u;
-uint64_t replay_hash(uint64_t hash, const char *s, size_t len);
 // Without white space at the ends.
 struct replay_text replay_trim(struct replay_text t);
 

@@ -122,3 +122,17 @@ void buf_json_num(struct buf *b, double v)
     if (strtod(s, NULL) != v) snprintf(s, sizeof s, "%.17g", v);
     buf_str(b, s);
 }
+
+void buf_base64(struct buf *b, const uint8_t *p, size_t len)
+{
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (size_t i = 0; i < len; i += 3) { // three bytes become four letters
+        const uint32_t b1 = i + 1 < len ? p[i + 1] : 0, b2 = i + 2 < len ? p[i + 2] : 0;
+        const uint32_t v = (uint32_t)p[i] << 16 | b1 << 8 | b2;
+        const char four[4] = {letters[v >> 18], letters[v >> 12 & 63],
+                              i + 1 < len ? letters[v >> 6 & 63] : '=',
+                              i + 2 < len ? letters[v & 63] : '='};
+        buf_add(b, four, sizeof four);
+    }
+}

@@ -27,5 +27,6 @@ void buf_drop(struct buf *b, size_t n);
 // JSON string literal with quotes: escapes " \ and control bytes, keeps UTF-8 raw; bytes that are
 // not UTF-8 become U+FFFD, so the output is always valid JSON.
 void buf_json_str(struct buf *b, const char *s, size_t len);
+void buf_base64(struct buf *b, const uint8_t *p, size_t len); // RFC 4648, with padding
 // JSON number for a double: shortest of %.9g / %.17g that reads back; null for NaN and infinities.
 void buf_json_num(struct buf *b, double v);

@@ -133,15 +133,20 @@ static void same(struct rig *a, struct rig *b, const char *what)
     }
 }
 
+static void open_both(struct rig *gpu, struct rig *cpu)
+{
+    struct kernels *k;
+    assert_int_equal(kernels_cuda_module.open(0, &limits, &k, NULL), OK);
+    open_rig(gpu, k);
+    assert_int_equal(kernels_open_cpu("reference", &limits, &k, NULL), OK);
+    open_rig(cpu, k);
+}
+
 static void test_recorded_steps(void **state)
 {
     (void)state;
     struct rig gpu, cpu;
-    struct kernels *k;
-    assert_int_equal(kernels_cuda_module.open(0, &limits, &k, NULL), OK);
-    open_rig(&gpu, k);
-    assert_int_equal(kernels_open_cpu("reference", &limits, &k, NULL), OK);
-    open_rig(&cpu, k);
+    open_both(&gpu, &cpu);
     // Numbers of rows, and whether the step is one that was recorded before.
     static const struct {
         int32_t n_tok;
@@ -174,11 +179,7 @@ static void test_long_lists(void **state)
 {
     (void)state;
     struct rig gpu, cpu;
-    struct kernels *k;
-    assert_int_equal(kernels_cuda_module.open(0, &limits, &k, NULL), OK);
-    open_rig(&gpu, k);
-    assert_int_equal(kernels_open_cpu("reference", &limits, &k, NULL), OK);
-    open_rig(&cpu, k);
+    open_both(&gpu, &cpu);
     static struct lists l;
     int32_t *pages = calloc(1 << 16, sizeof *pages);
     assert_non_null(pages);
