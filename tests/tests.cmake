@@ -12,9 +12,10 @@ foreach(room base wire link kernels topology worker schedule text fleet door coo
         target_link_libraries(${name} PRIVATE ${room} PkgConfig::CMOCKA)
         add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
         set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS unit)
-        # Rooms whose tests watch deadlines do not share the cores with others.
+        # Rooms whose tests watch deadlines: one of them at a time, with at most one that only
+        # computes on the other core.
         if(room MATCHES "^(link|worker|coordinator)$")
-            set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
+            set_tests_properties(${name} PROPERTIES RESOURCE_LOCK deadlines)
         endif()
     endforeach()
 endforeach()
@@ -69,8 +70,8 @@ foreach(src ${found})
     target_link_libraries(${stem} PRIVATE kernels text)
 endforeach()
 
-# Real processes and real models: scripts that exit 77 (and say why) where they cannot run. Those
-# that only compute share the machine with others; those with servers and deadlines have it alone.
+# Real processes and real models: scripts that exit 77 (and say why) where they cannot run. Of those
+# with servers and deadlines one runs at a time, with at most one that only computes beside it.
 function(compute_test name seconds)
     add_test(NAME ${name} COMMAND ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     set_tests_properties(${name} PROPERTIES TIMEOUT ${seconds} SKIP_RETURN_CODE 77 LABELS system
@@ -78,7 +79,7 @@ function(compute_test name seconds)
 endfunction()
 function(script_test name)
     compute_test(${name} ${ARGN})
-    set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
+    set_tests_properties(${name} PROPERTIES RESOURCE_LOCK deadlines)
 endfunction()
 if(NOT TRIREME_SANITIZE)
     compute_test(kernels_neon 600 tests/unit/kernels/neon.sh)

@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
 """The front door under load: door_load.py DOOR_MOCK [STREAMS [ROUNDS]]. A mock engine speaks as fast as it is asked, so what
 is measured is the door: HTTP, tokens to text, event streams. STREAMS (256) at once, ROUNDS (4) times, all of them checked to the
-last byte; prints the server's CPU time per streamed token and per request (which has the reading of a short chat in it)."""
+last byte; prints the server's CPU time per streamed token and per request (which has the reading of a short chat in it). Then, where
+wrk is installed, requests per second of short chats over connections that are kept open."""
 import asyncio
 import json
 import os
+import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../http"))
@@ -48,6 +53,26 @@ def measure(door, streams, rounds, max_tokens):
     return time.monotonic() - begin, cpu_s(door.process.pid) - cpu, events
 
 
+WRK = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = '%s'
+""" % json.dumps({"messages": kit.USER, "max_tokens": 1, "ignore_eos": True})
+
+
+def requests_per_s(port, connections):
+    """Short chats, one after the other on each of the connections: a line of figures."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(WRK)
+        script.flush()
+        text = subprocess.run(["wrk", "-t1", f"-c{connections}", "-d5", "--latency", "-s", script.name,
+                               f"http://127.0.0.1:{port}/v1/chat/completions"],
+                              capture_output=True, text=True, check=True).stdout
+    assert "Non-2xx" not in text and "Socket errors" not in text, text
+    p50, p99, rate = (re.search(rf"{name}:? +(\S+)", text)[1] for name in ("50%", "99%", "Requests/sec"))
+    return f"{connections} connections: {float(rate):.0f} requests/s, p50 {p50}, p99 {p99}"
+
+
 def main():
     kit.program = sys.argv[1]
     streams, rounds = (int(a) for a in (sys.argv[2:] + ["256", "4"][len(sys.argv[2:]):]))
@@ -60,6 +85,14 @@ def main():
         each = (long - short) / (n * (TOKENS - 1))
         print(f"{streams} streams at once, {n} requests of {TOKENS} tokens, no error: {n * TOKENS / seconds:.0f} tokens/s, "
               f"{events} events; CPU {each * 1e6:.1f} us per streamed token, {(short / n - each) * 1e6:.0f} us per request")
+    finally:
+        door.close()
+    if not shutil.which("wrk"):
+        return print("wrk is not installed: requests per second are not measured")
+    door = kit.Door("--max-connections", "80", "--max-per-address", "80")
+    try:
+        for connections in (1, 4, 64):
+            print(requests_per_s(door.port, connections))
     finally:
         door.close()
 

@@ -140,6 +140,10 @@ int main(int argc, char **argv)
     o.mock.aliases = o.aliases;
     for (int i = 1; i + 1 < argc; i += 2)
         take_option(&o, argv[i], argv[i + 1]);
+    if (!o.mock.vocab) {
+        fprintf(stderr, "--vocab FILE is needed\n");
+        return 2;
+    }
     o.door.strict_roles = o.strict != 0;
     o.door.origins = o.origins[0] ? o.origins : NULL;
     log_set_who("door_mock");

@@ -44,7 +44,7 @@ static void on_timer(uv_timer_t *t);
 static void keep_stepping(struct mock *m)
 {
     if (m->config.step_us) {
-        uint64_t ms = m->config.step_us / 1000;
+        const uint64_t ms = (m->config.step_us + 999) / 1000; // the loop's clock ticks in them
         if (!uv_is_active((uv_handle_t *)&m->timer)) uv_timer_start(&m->timer, on_timer, ms, ms);
     } else if (!uv_is_active((uv_handle_t *)&m->idle)) {
         uv_idle_start(&m->idle, on_idle);
