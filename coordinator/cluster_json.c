@@ -190,7 +190,8 @@ static void write_device(const struct msg_device *d, struct buf *b)
     whole(b, "n_core", d->n_core), buf_char(b, ',');
     whole(b, "n_numa", d->n_numa), buf_char(b, ',');
     whole(b, "l2_bytes", d->l2_bytes), buf_char(b, ',');
-    whole(b, "l3_bytes", d->l3_bytes), buf_char(b, '}');
+    whole(b, "l3_bytes", d->l3_bytes), buf_char(b, ',');
+    num(b, "host_read_bytes_per_s", d->host_read_bytes_per_s), buf_char(b, '}');
 }
 
 static void write_worker(const struct cluster_json *c, const struct fleet_worker *w, struct buf *b)

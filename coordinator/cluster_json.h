@@ -21,7 +21,8 @@
 //   "workers": [{"name", "number", "host", "pid", "build", "lane": name, "state":
 //                "standby|failed|loading|prepared|linking|serving|draining", "has_model", "device":
 //                {"name", "kind", "isa", "threads", "read_bytes_per_s", "int8_ops_per_s",
-//                "f32_flops_per_s"}, "mem": {"total_bytes", "usable_bytes", "used_bytes",
+//                "f32_flops_per_s", "unified", "n_core", "n_numa", "l2_bytes", "l3_bytes",
+//                "host_read_bytes_per_s"}, "mem": {"total_bytes", "usable_bytes", "used_bytes",
 //                "free_bytes"}, "heartbeat_age_ms", "connected_s", "trip_ms": round trip or null,
 //                "fetched_bytes", "fetch_bytes": of the model, from us; 0: not fetching,
 //                "slow_factor": its time over the planned one, by the others of its lane, while

@@ -29,8 +29,8 @@ struct coordinator_config {
     uint32_t max_tok;   // tokens of one step; 0: 256
     uint32_t n_slot;    // sequences at once; 0: 32
     uint32_t queue_max; // choices waiting; 0: 256
-    uint32_t precision; // enum precision of kernels.h
-    uint32_t kv_dtype;  // F16, F32 or Q8_0; 0: F16 (F32 when exact)
+    uint32_t precision; // as in plan_settings
+    uint32_t kv_dtype;  // F16, BF16, F32, Q8_0, F8_E4M3; 0: F16 (F32 when exact)
     uint32_t road;      // enum road; 0: local if all stages share the process, else UCX
     bool no_prefix_cache, no_chain;
     uint32_t grace_ms;  // how long running requests wait for a placement to come back; 0: 10 s

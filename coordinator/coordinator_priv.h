@@ -20,9 +20,10 @@ struct flow_lane {
     struct coordinator *owner;
     uint32_t number;
     struct sched *sched;
-    bool is_serving;   // between on_serve and on_suspend
-    bool has_canary;   // canary.c's request is under way
-    int64_t result_us; // last result, or when serving began; 0: never
+    bool is_serving;          // between on_serve and on_suspend
+    bool has_canary;          // canary.c's request is under way
+    struct place_speed speed; // predicted, of the placement that serves
+    int64_t result_us;        // last result, or when serving began; 0: never
 };
 
 // What the coordinator keeps of a request; lives in the request's arena.

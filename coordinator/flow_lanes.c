@@ -24,7 +24,18 @@ static struct steer_lane figures(const struct flow_lane *l, const struct request
                                .n_waiting = s.n_waiting,
                                .n_page_room = s.n_page - s.n_page_used + s.n_page_cached,
                                .n_page = sched_pages(l->sched, r),
-                               .n_known = sched_known(l->sched, r)};
+                               .n_known = sched_known(l->sched, r),
+                               .step_us = l->speed.step_us,
+                               .row_us = l->speed.row_us,
+                               .prompt_us = l->speed.prompt_us};
+}
+
+static struct steer_ask ask_of(const struct request *r)
+{
+    return (struct steer_ask){.session = r->session,
+                              .n_choice = r->n_live,
+                              .n_prompt = r->n_prompt,
+                              .n_output = r->max_tokens};
 }
 
 // Lanes in `refused` count as closed.
@@ -36,7 +47,8 @@ static struct flow_lane *choose_open(struct coordinator *c, const struct request
         lanes[i] = figures(&c->lanes[i], r);
         if (refused >> i & 1) lanes[i].is_open = false;
     }
-    const uint32_t at = steer_choose(&c->steer, lanes, FLEET_LANES_MAX, r->session, r->n_live);
+    const struct steer_ask ask = ask_of(r);
+    const uint32_t at = steer_choose(&c->steer, lanes, FLEET_LANES_MAX, &ask);
     return at == STEER_NONE ? NULL : &c->lanes[at];
 }
 
@@ -164,6 +176,7 @@ static void on_serve(void *arg, uint32_t lane, const struct place *p, uint64_t e
         return;
     }
     l->is_serving = true;
+    l->speed = p->speed;
     l->result_us = clock_now_us();
     rehome(c);
     flow_go_on(c);

@@ -1,13 +1,18 @@
 // steer: which lane a request takes. Pure: figures of the lanes in, a lane out; beside that only a
 // small table of where each conversation went last.
 //
-//   1. near lanes with room: the one whose prefix cache knows most of the prompt; of equals the one
-//      the conversation was in last; of equals the least loaded, then the first
+//   1. near lanes with room: the one whose prefix cache knows most of the prompt, if that is half
+//   of it
+//      or more: the conversation goes on there; else the one that it was in last; else the one that
+//      is expected to be done first, by its predicted speed, what runs there and what it knows of
+//      the prompt; else the first
 //   2. far lanes with room, likewise: they take what the near ones cannot take at once
-//   3. all are full: it waits in the near lane with the shortest queue for its size; far ones only
-//      if there are no others
+//   3. all are full: it waits in the near lane that is expected to be done first; far ones only if
+//   there
+//      are no others
 //
-// Room: a free slot for every choice and all who wait already, pages for the prompt.
+// Room: a free slot for every choice and all who wait already, pages for the prompt. Where a lane's
+// speed is not known, shares of the slots in use are compared instead.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -22,6 +27,16 @@ struct steer_lane {
     uint32_t n_page_room; // that can be taken now
     uint32_t n_page;      // that the request takes here
     uint32_t n_known;     // tokens of its prompt in the prefix cache
+    // Predicted: a step that draws a token for each of n requests takes step_us + n * row_us, a
+    // token of a prompt prompt_us. 0: not known.
+    double step_us, row_us, prompt_us;
+};
+
+// A request that is to be dealt.
+struct steer_ask {
+    uint64_t session; // 0: it belongs to none
+    uint32_t n_choice, n_prompt;
+    uint32_t n_output; // tokens of each choice at most
 };
 
 struct steer {
@@ -35,7 +50,9 @@ struct steer {
 bool steer_has_room(const struct steer_lane *l, uint32_t n_choice);
 // Even one that waits there alone could not begin now.
 bool steer_is_full(const struct steer_lane *l, uint32_t n_choice);
-// Index of a lane, or STEER_NONE: none is open. session 0: the request belongs to none.
+// Microseconds until the request would be done there; 0: the lane's speed is not known.
+double steer_finish_us(const struct steer_lane *l, const struct steer_ask *ask);
+// Index of a lane, or STEER_NONE: none is open.
 uint32_t steer_choose(const struct steer *s, const struct steer_lane *lanes, uint32_t n,
-                      uint64_t session, uint32_t n_choice);
+                      const struct steer_ask *ask);
 void steer_remember(struct steer *s, uint64_t session, uint32_t lane);

@@ -56,14 +56,22 @@ err_t bench_open(struct bench *b, const char *path, struct err_text *why)
                      .max_rows = b->n_slot,
                      .in_flight = 1,
                      .kv_dtype = b->kv_dtype,
-                     .precision = b->precision},
+                     .precision =
+                         b->deterministic && b->precision == 0 ? PLAN_DETERMINISTIC : b->precision},
         .n_threads = (int32_t)b->n_threads,
         .device = b->device,
         .profile = b->profile,
+        .eager = b->eager,
     };
-    if (!b->no_limits) err = kernels_measure_peaks((int32_t)b->n_threads, PEAK_MS, &b->peaks);
+    if (!b->no_limits)
+        err = kernels_measure_peaks_of(b->device, (int32_t)b->n_threads, PEAK_MS, &b->peaks, why);
+    const int64_t from = clock_now_us();
     if (!err) err = stage_open(&c, NULL, &b->stage, why);
     if (err) return err;
+    struct kernels_bytes taken;
+    b->load_s = (double)(clock_now_us() - from) * 1e-6;
+    stage_taken(b->stage, &taken);
+    b->taken_bytes = taken.own;
     b->x = calloc((size_t)b->max_tok * (size_t)b->model->shape.dim, sizeof *b->x);
     if (!b->x) return err_say(why, ERR_MEMORY, "out of memory");
     count_work(b);
@@ -177,6 +185,7 @@ err_t bench_run(struct bench *b, const struct bench_ask *ask, struct bench_row *
         err = prefill(b, s, prompt, 0, depth, why);
     }
     if (b->profile) stage_profile(b->stage, &out->prompt); // begins here
+    const uint64_t busy0 = stage_busy_ns(b->stage);
     int64_t t0 = clock_now_us();
     for (uint32_t s = 0; !err && s < batch; s++) {
         make_prompt(b, s, prompt, end);
@@ -184,23 +193,29 @@ err_t bench_run(struct bench *b, const struct bench_ask *ask, struct bench_row *
         err = prefill(b, s, prompt, depth, end, why);
     }
     int64_t t1 = clock_now_us();
+    const uint64_t busy1 = stage_busy_ns(b->stage);
     if (b->profile) stage_profile(b->stage, &out->prompt);
     for (uint32_t i = 0; !err && i < ask->n_decode; i++)
         err = decode(b, batch, end + i, ids, why);
     int64_t t2 = clock_now_us();
+    const uint64_t busy2 = stage_busy_ns(b->stage);
     if (b->profile) stage_profile(b->stage, &out->decode);
     free(prompt);
     if (err) return err;
     double prompt_s = (double)(t1 - t0) * 1e-6, decode_s = (double)(t2 - t1) * 1e-6;
     double n_tok = (double)batch * ask->n_prompt;
     double ops = 2 * (n_tok * (double)b->matrix_elems + batch * (double)b->head_elems);
-    double peak = b->precision ? b->peaks.f32_flops_per_s : b->peaks.int8_ops_per_s;
+    double peak = b->precision                    ? b->peaks.f32_flops_per_s
+                  : b->peaks.half_flops_per_s > 0 ? b->peaks.half_flops_per_s
+                                                  : b->peaks.int8_ops_per_s;
     out->batch = batch;
     out->prompt_tok_s = n_tok / prompt_s;
     out->decode_tok_s = (double)batch * ask->n_decode / decode_s;
     out->prompt_share = share(ops / prompt_s, peak);
     out->decode_share =
         share((double)b->decode_bytes * ask->n_decode / decode_s, b->peaks.read_bytes_per_s);
+    out->prompt_busy = share((double)(busy1 - busy0) * 1e-9, prompt_s);
+    out->decode_busy = share((double)(busy2 - busy1) * 1e-9, decode_s);
     out->prompt_us = (uint64_t)(t1 - t0);
     out->decode_us = (uint64_t)(t2 - t1);
     return OK;

@@ -11,10 +11,14 @@ struct bench {
     struct kernels_peaks peaks; // zeros: not measured, and no shares then
     bool no_limits;             // do not measure them
     bool profile;               // fill bench_row's profiles
+    bool eager;                 // stage_config's
+    double load_s;              // of bench_open: reading, packing, touching pages
+    uint64_t taken_bytes;       // of the backend's memory, by all that the stage has
     struct arena arena;
     float *x; // (max_tok, dim)
     uint32_t n_threads, max_tok, n_slot, ctx;
     uint32_t precision, kv_dtype;
+    bool deterministic; // of fast
     const char *device;
     uint64_t step;         // number of the last step
     uint64_t matrix_elems; // multiply-adds of one token through all layers
@@ -26,8 +30,11 @@ struct bench {
 struct bench_row {
     uint32_t batch;
     double prompt_tok_s, decode_tok_s;
-    double prompt_share; // of the measured int8 peak (f32 peak when exact), 0..1
+    // Of the measured peak, 0..1: int8, a device's 16-bit floats, f32 when exact.
+    double prompt_share;
     double decode_share; // of the measured read bandwidth, 0..1
+    // Parts of the time in which a device was at work on a step; 0: it is the CPU.
+    double prompt_busy, decode_busy;
     uint64_t prompt_us, decode_us;
     struct kernels_profile prompt, decode; // if bench.profile
 };

@@ -1,12 +1,11 @@
 // bench_predict: what the cost model says of this machine, to be held against what is measured on
-// it.
+// it: worker processes that are the stages of a lane, or the members of one group.
 #pragma once
 #include "topology/cost.h"
 
 struct bench_predict_ask {
-    uint32_t n_worker;  // stages, one process each, all on this machine
-    uint32_t n_threads; // of each
-    uint32_t n_core;    // that they share
+    enum share_split split;       // SPLIT_NONE: stages
+    uint32_t n_worker, n_threads; // of each
     uint32_t batch, n_prompt, n_decode;
     uint32_t kv_elem_bits;
 };
@@ -16,8 +15,10 @@ struct bench_predict {
     double prompt_tok_s; // of one prompt
 };
 
-// This machine's device as it computes with so many threads; measured, or as kept from before.
-err_t bench_predict_device(uint32_t n_threads, struct cluster_device *out, struct err_text *why);
+// This machine's device as it computes with so many threads while the rest of the machine rests;
+// measured now (`refresh`), or as kept from before.
+err_t bench_predict_device(uint32_t n_threads, bool refresh, struct cluster_device *out,
+                           struct err_text *why);
 err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
                     const struct bench_predict_ask *ask, struct bench_predict *out,
                     struct err_text *why);

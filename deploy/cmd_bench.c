@@ -16,19 +16,21 @@ enum { BATCHES_MAX = 16, OPS_PEAK_MS = 300, WARM_PROMPT = 32, WARM_TOKENS = 4 };
 
 struct bench_args {
     struct bench b;
-    const char *path, *batches, *perplexity;
+    const char *path, *batches, *workers, *perplexity;
     uint32_t depth, n_prompt, n_decode, window, windows, kv_choice;
-    bool json, predict, ops;
+    uint32_t split; // enum share_split, of predictions
+    bool json, predict, kept_rates, ops;
 };
 
-static int parse_batches(const char *list, uint32_t *out, uint32_t *n)
+// Numbers from 1 to `most`, commas between them.
+static int parse_list(const char *option, const char *list, long most, uint32_t *out, uint32_t *n)
 {
     for (const char *p = list; *p;) {
         char *end;
         long v = strtol(p, &end, 10);
-        if (end == p || v < 1 || v > STEP_ROWS_MAX || *n == BATCHES_MAX || (*end && *end != ',')) {
-            fprintf(stderr, "error: --batch takes up to %d sizes from 1 to %d, like 1,4,16\n",
-                    BATCHES_MAX, STEP_ROWS_MAX);
+        if (end == p || v < 1 || v > most || *n == BATCHES_MAX || (*end && *end != ',')) {
+            fprintf(stderr, "error: %s takes up to %d numbers from 1 to %ld, like 1,4,16\n", option,
+                    BATCHES_MAX, most);
             return 2;
         }
         out[(*n)++] = (uint32_t)v;
@@ -40,33 +42,46 @@ static int parse_batches(const char *list, uint32_t *out, uint32_t *n)
 static void print_head(const struct bench_args *a)
 {
     const struct bench *b = &a->b;
+    const struct stage_sizes s = stage_sizes_get(b->stage);
+    const uint64_t planned = s.weight_bytes + s.kv_bytes + s.work_bytes;
     if (a->json) {
         printf("{\"model\":\"%s\",\"threads\":%u,\"precision\":\"%s\",\"read_bytes_per_s\":%.0f,"
-               "\"int8_ops_per_s\":%.0f,\"f32_flops_per_s\":%.0f,\"prompt\":%u,\"decode\":%u,"
-               "\"rows\":[",
+               "\"int8_ops_per_s\":%.0f,\"f32_flops_per_s\":%.0f,\"half_flops_per_s\":%.0f,"
+               "\"load_s\":%.3f,\"weight_bytes\":%llu,\"planned_bytes\":%llu,"
+               "\"taken_bytes\":%llu,\"prompt\":%u,\"decode\":%u,\"rows\":[",
                b->model->shape.arch, b->n_threads, b->precision ? "exact" : "fast",
                b->peaks.read_bytes_per_s, b->peaks.int8_ops_per_s, b->peaks.f32_flops_per_s,
-               a->n_prompt, a->n_decode);
+               b->peaks.half_flops_per_s, b->load_s, (unsigned long long)s.weight_bytes,
+               (unsigned long long)planned, (unsigned long long)b->taken_bytes, a->n_prompt,
+               a->n_decode);
         return;
     }
     printf("%s (%s), %u threads, %s; measured: read %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n",
            b->model->shape.name, b->model->shape.arch, b->n_threads,
            b->precision ? "exact" : "fast", b->peaks.read_bytes_per_s * 1e-9,
            b->peaks.int8_ops_per_s * 1e-9, b->peaks.f32_flops_per_s * 1e-9);
+    printf("loaded in %.2f s; memory: %.1f MiB planned, %.1f taken\n", b->load_s,
+           (double)planned / (1 << 20), (double)b->taken_bytes / (1 << 20));
     printf("%6s %14s %16s %14s %18s\n", "batch", "prompt tok/s",
-           b->precision ? "of f32 peak" : "of int8 peak", "decode tok/s", "of read bandwidth");
+           b->precision                    ? "of f32 peak"
+           : b->peaks.half_flops_per_s > 0 ? "of 16-bit peak"
+                                           : "of int8 peak",
+           "decode tok/s", "of read bandwidth");
 }
 
 static void print_row(const struct bench_args *a, const struct bench_row *r, bool first)
 {
     if (a->json)
         printf("%s{\"batch\":%u,\"prompt_tok_s\":%.2f,\"prompt_share\":%.4f,\"decode_tok_s\":%.2f,"
-               "\"decode_share\":%.4f}",
+               "\"decode_share\":%.4f,\"prompt_busy\":%.4f,\"decode_busy\":%.4f}",
                first ? "" : ",", r->batch, r->prompt_tok_s, r->prompt_share, r->decode_tok_s,
-               r->decode_share);
+               r->decode_share, r->prompt_busy, r->decode_busy);
     else
         printf("%6u %14.1f %15.1f%% %14.1f %17.1f%%\n", r->batch, r->prompt_tok_s,
                r->prompt_share * 100, r->decode_tok_s, r->decode_share * 100);
+    if (!a->json && r->decode_busy > 0)
+        printf("%6s device at work: prompt %.1f %%, decode %.1f %%\n", "", r->prompt_busy * 100,
+               r->decode_busy * 100);
     fflush(stdout);
 }
 
@@ -112,7 +127,7 @@ static err_t speed(struct bench_args *a, const uint32_t *batches, uint32_t n, st
 
 // ---- predictions
 
-enum { WORKERS_PREDICTED = 3, RUNS = 3 };
+enum { RUNS = 3 };
 
 static int by_value(const void *a, const void *b)
 {
@@ -167,11 +182,11 @@ static void print_predicted(const struct bench_args *a, const struct bench_predi
 }
 
 static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint32_t workers,
-                         uint32_t batch, bool first, struct err_text *why)
+                         uint32_t batch, bool *is_first, struct err_text *why)
 {
-    struct bench_predict_ask ask = {.n_worker = workers,
+    struct bench_predict_ask ask = {.split = (enum share_split)a->split,
+                                    .n_worker = workers,
                                     .n_threads = a->b.n_threads / workers,
-                                    .n_core = a->b.n_threads,
                                     .batch = batch,
                                     .n_prompt = a->n_prompt,
                                     .n_decode = a->n_decode,
@@ -179,31 +194,53 @@ static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint3
     struct cluster_device d;
     struct bench_predict p, real;
     if (ask.n_threads < 1) ask.n_threads = 1;
-    err_t err = bench_predict_device(ask.n_threads, &d, why);
+    const bool is_measured = workers == 1 && !a->json;
+    err_t err = bench_predict_device(ask.n_threads, false, &d, why);
     if (!err) err = bench_predict(m, &d, &ask, &p, why);
-    if (!err && workers == 1) err = measure(a, batch, &real, why);
-    if (!err) print_predicted(a, &ask, &p, workers == 1 ? &real : NULL, first);
+    if (!err && is_measured) err = measure(a, batch, &real, why);
+    if (!err) print_predicted(a, &ask, &p, is_measured ? &real : NULL, *is_first);
+    *is_first = false;
     return err;
 }
 
-// One worker against what this process measures; for more workers the prediction alone
-// (tests/bench/predict.py measures those as processes).
+// Speeds that were kept may be of another hour, or of other kernels.
+static err_t measure_again(const struct bench_args *a, const uint32_t *workers, uint32_t n,
+                           struct err_text *why)
+{
+    uint32_t done = 0;
+    err_t err = OK;
+    for (uint32_t i = 0; !err && i < n; i++) {
+        struct cluster_device d;
+        const uint32_t n_threads = a->b.n_threads / workers[i] ? a->b.n_threads / workers[i] : 1;
+        if (n_threads != done) err = bench_predict_device(n_threads, true, &d, why);
+        done = n_threads;
+    }
+    return err;
+}
+
+// One worker against what this process measures (not with --json); for more workers the prediction
+// alone: tests/bench/predict.py measures those as processes.
 static err_t predict(struct bench_args *a, const uint32_t *batches, uint32_t n,
                      struct err_text *why)
 {
+    uint32_t workers[BATCHES_MAX], n_worker = 0;
+    bool is_first = true;
+    if (parse_list("--workers", a->workers, CLUSTER_DEVICES_MAX, workers, &n_worker))
+        return err_say(why, ERR_INVALID, "no list of numbers of workers");
     struct cost_model *m = malloc(sizeof *m);
     if (!m) return err_say(why, ERR_MEMORY, "out of memory");
     cost_of_model(a->b.model, m);
-    err_t err = warm_up(a, why);
+    err_t err = a->kept_rates ? OK : measure_again(a, workers, n_worker, why);
+    if (!err && !a->json) err = warm_up(a, why);
     if (a->json)
         printf("{\"model\":\"%s\",\"prompt\":%u,\"decode\":%u,\"rows\":[", m->name, a->n_prompt,
                a->n_decode);
     else
         printf("%7s %7s %5s %9s %9s %7s %9s %9s\n", "workers", "threads", "batch", "decode",
                "measured", "", "prompt", "measured");
-    for (uint32_t w = 1; !err && w <= WORKERS_PREDICTED; w++)
+    for (uint32_t w = 0; !err && w < n_worker; w++)
         for (uint32_t i = 0; !err && i < n; i++)
-            err = predict_row(a, m, w, batches[i], w == 1 && i == 0, why);
+            err = predict_row(a, m, workers[w], batches[i], &is_first, why);
     if (a->json) printf("]}\n");
     free(m);
     return err;
@@ -269,8 +306,9 @@ static err_t ops(const struct bench_args *a, struct err_text *why)
     struct kernels_peaks peaks;
     struct rates r;
     err_t err = rate_measure(a->b.device, (int32_t)a->b.n_threads, &r, why);
-    if (!err && kernels_measure_peaks((int32_t)a->b.n_threads, OPS_PEAK_MS, &peaks))
-        err = err_say(why, ERR_MEMORY, "cannot measure this machine's bandwidth and peaks");
+    if (!err)
+        err = kernels_measure_peaks_of(a->b.device, (int32_t)a->b.n_threads, OPS_PEAK_MS, &peaks,
+                                       why);
     if (err) return err;
     if (a->json)
         print_ops_json(&r, &peaks);
@@ -298,7 +336,8 @@ static err_t with_model(struct bench_args *a, const char *model, const uint32_t 
                         uint32_t n_batch, struct err_text *why)
 {
     struct bench *b = &a->b;
-    const uint32_t kv_dtypes[] = {b->precision ? DT_F32 : DT_F16, DT_F16, DT_F32, DT_Q8_0};
+    const uint32_t kv_dtypes[] = {
+        b->precision ? DT_F32 : DT_F16, DT_F16, DT_BF16, DT_F8_E4M3, DT_Q8_0, DT_F32};
     b->kv_dtype = kv_dtypes[a->kv_choice];
     b->max_tok = 512;
     b->n_slot = 1;
@@ -316,9 +355,10 @@ static err_t with_model(struct bench_args *a, const char *model, const uint32_t 
 
 int cmd_bench(int argc, char **argv)
 {
-    struct bench_args a = {.batches = "1,4,16", .n_prompt = 512, .n_decode = 64, .window = 512};
+    struct bench_args a = {
+        .batches = "1,4,16", .workers = "1,2,3", .n_prompt = 512, .n_decode = 64, .window = 512};
     const char *args[1] = {NULL};
-    uint32_t batches[BATCHES_MAX], n_batch = 0;
+    uint32_t batches[BATCHES_MAX], n_batch = 0, eager = 0;
     const struct opt opts[] = {
         {"json", OPT_FLAG, &a.json, NULL, "print JSON", 0, 0},
         {"threads", OPT_U32, &a.b.n_threads, "N", "compute threads (all cores)", 1, 1024},
@@ -328,12 +368,23 @@ int cmd_bench(int argc, char **argv)
         {"tokens", OPT_U32, &a.n_decode, "N", "decoded tokens (64)", 1, 1 << 20},
         {"precision", OPT_CHOICE, &a.b.precision, "fast|exact", "8-bit or float activations (fast)",
          0, 0},
-        {"kv", OPT_CHOICE, &a.kv_choice, "auto|f16|f32|q8", "type of keys and values (auto)", 0, 0},
+        {"deterministic", OPT_FLAG, &a.b.deterministic, NULL,
+         "the same bits in any batch on GPUs too", 0, 0},
+        {"kv", OPT_CHOICE, &a.kv_choice, "auto|f16|bf16|fp8|q8|f32",
+         "type of keys and values (auto)", 0, 0},
         {"device", OPT_STR, &a.b.device, "NAME",
-         "cpu (the best), reference, avx2, vnni, neon, dotprod, cuda, cuda:1", 0, 0},
+         "cpu (the best), reference, avx2, vnni, neon, dotprod, i8mm, cuda, cuda:1", 0, 0},
         {"predict", OPT_FLAG, &a.predict, NULL, "what the planner predicts beside what is measured",
          0, 0},
+        {"workers", OPT_STR, &a.workers, "LIST", "of predictions: numbers of workers (1,2,3)", 0,
+         0},
+        {"split", OPT_CHOICE, &a.split, "layers|tensor|experts",
+         "of predictions: how they share the model (layers)", 0, 0},
+        {"kept-rates", OPT_FLAG, &a.kept_rates, NULL,
+         "of predictions: by operations measured before", 0, 0},
         {"profile", OPT_FLAG, &a.b.profile, NULL, "where the time of a step goes", 0, 0},
+        {"graphs", OPT_CHOICE, &eager, "on|off",
+         "repeat recorded decode steps on a device, or start each operation (on)", 0, 0},
         {"no-limits", OPT_FLAG, &a.b.no_limits, NULL, "leave this machine's limits unmeasured", 0,
          0},
         {"ops", OPT_FLAG, &a.ops, NULL, "operations one by one beside their limits, without MODEL",
@@ -352,9 +403,12 @@ int cmd_bench(int argc, char **argv)
         fprintf(stderr, "error: bench takes a MODEL, or --ops\n");
         code = 2;
     }
-    if (code < 0 && (code = parse_batches(a.batches, batches, &n_batch)) == 0) code = -1;
+    if (code < 0 &&
+        (code = parse_list("--batch", a.batches, STEP_ROWS_MAX, batches, &n_batch)) == 0)
+        code = -1;
     if (code >= 0) return code;
     struct err_text why = {0};
+    a.b.eager = eager;
     if (!a.b.n_threads) a.b.n_threads = (uint32_t)probe_usable();
     err_t err = a.ops ? ops(&a, &why) : with_model(&a, args[0], batches, n_batch, &why);
     return err ? cmd_fail(err, &why) : 0;

@@ -35,12 +35,16 @@ struct serve {
         *share_text, *transports, *devices;
     double device_memory;
     uint32_t n_worker, n_local, n_threads;
-    uint32_t kv_choice, road_choice;
+    bool deterministic;
+    uint32_t kv_choice, road_choice, group_choice;
     bool has_workers_option, verbose, profile;
     char *key_text, *cert_text, *key_pem_text;
     size_t key_bytes;
     const char *keys[65];
 };
+
+#define GROUP_WORDS "auto|nccl|peers|port"
+static const char *const group_words[] = {"auto", "nccl", "peers", "port"};
 
 // A worker of this process: its own thread, joined to the coordinator by a local link.
 enum { LOCAL_MAX = 16 };
@@ -85,6 +89,7 @@ static err_t local_start(struct local_worker *l, const struct serve *s, struct l
         .n_threads = (int32_t)s->n_threads,
         .device = s->device,
         .device_memory = s->device_memory,
+        .group = s->group_choice,
         .profile = s->profile,
         .transports = s->transports,
         .devices = s->devices,
@@ -194,8 +199,9 @@ static err_t prepare(struct serve *s, struct err_text *why)
     c->door.hosts = s->hosts.at;
     c->door.origins = s->origins.n ? s->origins.at : NULL;
     c->state_dir = cmd_state_dir(c->state_dir);
-    const uint32_t kv_dtypes[] = {0, DT_F16, DT_F32, DT_Q8_0};
+    const uint32_t kv_dtypes[] = {0, DT_F16, DT_BF16, DT_F8_E4M3, DT_Q8_0, DT_F32};
     c->kv_dtype = kv_dtypes[s->kv_choice];
+    if (s->deterministic && c->precision == 0) c->precision = PLAN_DETERMINISTIC;
     c->road = s->road_choice == 0 ? 0 : s->road_choice == 1 ? ROAD_LOCAL : ROAD_UCX;
     err_t err = OK;
     if (s->api_key_file) err = read_keys(s, why);
@@ -238,6 +244,7 @@ static err_t run(struct serve *s, struct coordinator *co, struct err_text *why)
         .device_memory = s->device_memory,
         .transports = s->transports,
         .devices = s->devices,
+        .group = s->group_choice ? group_words[s->group_choice] : NULL,
     };
     err_t err = s->n_worker ? crew_start(&cc, &crew, why) : OK;
     if (!err) {
@@ -313,7 +320,12 @@ int cmd_serve(int argc, char **argv)
          8192},
         {"precision", OPT_CHOICE, &c->precision, "fast|exact", "8-bit or float activations (fast)",
          0, 0},
-        {"kv", OPT_CHOICE, &s.kv_choice, "auto|f16|f32|q8", "type of keys and values (auto)", 0, 0},
+        {"deterministic", OPT_FLAG, &s.deterministic, NULL,
+         "the same bits in any batch on GPUs too, where fast takes other ways", 0, 0},
+        {"kv", OPT_CHOICE, &s.kv_choice, "auto|f16|bf16|fp8|q8|f32",
+         "type of keys and values (auto)", 0, 0},
+        {"group", OPT_CHOICE, &s.group_choice, GROUP_WORDS,
+         "how devices that share a stage reach each other (auto)", 0, 0},
         {"road", OPT_CHOICE, &s.road_choice, "auto|local|ucx", "data road between stages (auto)", 0,
          0},
         {"transports", OPT_STR, &s.transports, "LIST",
@@ -321,7 +333,8 @@ int cmd_serve(int argc, char **argv)
         {"devices", OPT_STR, &s.devices, "LIST", "trusted network devices of their data road (lo)",
          0, 0},
         {"device", OPT_STR, &s.device, "NAME",
-         "of local workers: cpu, reference, avx2, vnni, neon, dotprod, cuda, cuda:1 (cpu)", 0, 0},
+         "of local workers: cpu, reference, avx2, vnni, neon, dotprod, i8mm, cuda, cuda:1 (cpu)", 0,
+         0},
         {"device-memory", OPT_STR, &s.share_text, "FRACTION",
          "of the device's memory, for each local worker (divided)", 0, 0},
         {"no-prefix-cache", OPT_FLAG, &c->no_prefix_cache, NULL, "compute shared prompts again", 0,

@@ -4,6 +4,7 @@
 #include "deploy/opts.h"
 #include "deploy/simulate.h"
 #include "proto/base/buf.h"
+#include "topology/crowd.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -189,6 +190,7 @@ int cmd_simulate(int argc, char **argv)
     struct model *m = NULL;
     err_t e = a.cluster_file ? cluster_load(a.cluster_file, &c, &why) : here_cluster(&c, &why);
     if (!e) e = model_open(a.model, &m, &why);
+    if (!e) crowd_apply(c, 0); // all lanes of a host compute at once
     if (!e) e = run(&a, m, c, &why);
     if (m) model_close(m);
     free(c);

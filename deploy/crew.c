@@ -78,6 +78,10 @@ static void member_exec(struct crew *c, struct member *m, const char *token)
         argv[n++] = "--devices";
         argv[n++] = c->devices;
     }
+    if (c->c.group) {
+        argv[n++] = "--group";
+        argv[n++] = c->c.group;
+    }
     argv[n] = NULL;
     // A server that is killed takes its workers with it; Ctrl-C reaches the server alone, which
     // lets its streams finish before it ends them.

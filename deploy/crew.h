@@ -18,6 +18,7 @@ struct crew_config {
     const char *device;      // of each; NULL: the CPU
     double device_memory;    // share of its memory for each; 0: all that is free
     const char *transports, *devices; // of the data road, NULL: default
+    const char *group;                // of `trireme worker`, NULL: default
 };
 
 err_t crew_start(const struct crew_config *c, struct crew **out, struct err_text *why);

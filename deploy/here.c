@@ -64,6 +64,8 @@ static void fill_cpu(const struct here *h, const char *host, struct cluster_devi
         .read_bytes_per_s = h->measure.peaks.read_bytes_per_s,
         .int8_ops_per_s = h->measure.peaks.int8_ops_per_s,
         .f32_flops_per_s = h->measure.peaks.f32_flops_per_s,
+        .host_cores = h->probe.n_core,
+        .host_read_bytes_per_s = h->measure.peaks.read_bytes_per_s,
         .rates = h->rates,
     };
     snprintf(d->name, sizeof d->name, "%.27s-cpu", host);

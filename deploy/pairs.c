@@ -97,6 +97,8 @@ static void take_worker(const struct json *w, struct cluster_device *d)
         .read_bytes_per_s = num(device, "read_bytes_per_s"),
         .int8_ops_per_s = num(device, "int8_ops_per_s"),
         .f32_flops_per_s = num(device, "f32_flops_per_s"),
+        .host_cores = is_cuda ? 0 : num(device, "n_core"),
+        .host_read_bytes_per_s = is_cuda ? 0 : num(device, "host_read_bytes_per_s"),
     };
     name_device(d->name, w);
     clean(d->host, sizeof d->host, str(w, "host"));

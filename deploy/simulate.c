@@ -1,5 +1,6 @@
 #include "deploy/simulate.h"
 
+#include "coordinator/fleet/place.h"
 #include "coordinator/schedule/sched.h"
 #include "coordinator/steer.h"
 
@@ -30,6 +31,7 @@ struct timing {
     uint32_t in_flight;                            // steps at once
     uint32_t piece_tok;                            // of a prompt, at least
     int64_t control_ns;                            // from the coordinator to a stage, or back
+    struct place_speed speed;                      // what requests are dealt by
     struct memo *memos;
 };
 
@@ -112,6 +114,38 @@ static const struct memo *time_of(struct timing *t, const struct cost_model *m,
         memo->hop_ns[i] = i + 1 < t->plan->n_stage ? cost_hop_ns(m, &t->next[i], shape) : 0;
     }
     return memo;
+}
+
+static double pass_us(const struct timing *t, const struct memo *m, double *longest_us)
+{
+    double sum_us = 0;
+    *longest_us = 0;
+    for (int32_t i = 0; i < t->plan->n_stage; i++) {
+        const double us = (double)m->stage_ns[i] / 1e3;
+        sum_us += us + (double)m->hop_ns[i] / 1e3;
+        if (us > *longest_us) *longest_us = us;
+    }
+    return sum_us;
+}
+
+// As coordinator/fleet/place predicts it.
+static struct place_speed speed_of(struct timing *t, const struct simulate_ask *a)
+{
+    const int32_t n = t->plan->n_stage, n_slot = (int32_t)a->n_slot, rows = (n_slot + n - 1) / n;
+    struct cost_step s = {
+        .rows = 1, .n_seq = 1, .logit_rows = 1, .depth = a->ctx / 4, .kv_elem_bits = 16};
+    double longest_us;
+    const double one_us = pass_us(t, time_of(t, a->model, &s), &longest_us);
+    s.rows = s.n_seq = s.logit_rows = rows;
+    double all_us = pass_us(t, time_of(t, a->model, &s), &longest_us);
+    if (all_us < n * longest_us) all_us = n * longest_us;
+    s.rows = (int32_t)a->max_tok;
+    s.n_seq = s.logit_rows = 1;
+    pass_us(t, time_of(t, a->model, &s), &longest_us);
+    const double row_us = n_slot > 1 && all_us > one_us ? (all_us - one_us) / (n_slot - 1) : 0;
+    return (struct place_speed){.step_us = one_us > row_us ? one_us - row_us : 1e-3,
+                                .row_us = row_us,
+                                .prompt_us = longest_us / s.rows};
 }
 
 // Rows of all kinds as one step of the cost model: the mean depth of its tokens.
@@ -407,9 +441,14 @@ static uint32_t choose_lane(struct world *w, const struct request *r)
             .n_page_room = s.n_page - s.n_page_used,
             .n_page = sched_pages(l->sched, r),
             .n_known = w->n_lane <= ASK_ALL_LANES || i == home ? sched_known(l->sched, r) : 0,
+            .step_us = l->timing->speed.step_us,
+            .row_us = l->timing->speed.row_us,
+            .prompt_us = l->timing->speed.prompt_us,
         };
     }
-    return steer_choose(&w->steer, w->figures, w->n_lane, r->session, 1);
+    const struct steer_ask ask = {
+        .session = r->session, .n_choice = 1, .n_prompt = r->n_prompt, .n_output = r->max_tokens};
+    return steer_choose(&w->steer, w->figures, w->n_lane, &ask);
 }
 
 static void arrive(struct world *w, uint32_t number)
@@ -484,8 +523,10 @@ static err_t open_world(struct world *w)
     if (!w->timings || !w->lanes || !w->figures || !w->jobs || !w->heap || !w->out->lanes)
         return err_say(w->why, ERR_MEMORY, "no memory for the simulation");
     err_t e = OK;
-    for (uint32_t i = 0; i < a->n_lane && !e; i++)
+    for (uint32_t i = 0; i < a->n_lane && !e; i++) {
         e = timing_open(&w->timings[i], a, &a->lanes[i]);
+        if (!e) w->timings[i].speed = speed_of(&w->timings[i], a);
+    }
     for (uint32_t i = 0; i < w->n_lane && !e; i++)
         e = open_lane(w, i);
     return e;

@@ -13,6 +13,7 @@ static const struct {
 } commands[] = {
     {"serve", cmd_serve, "start a coordinator (and its local workers) and serve MODEL over HTTP"},
     {"worker", cmd_worker, "join a coordinator and compute part of its model"},
+    {"store", cmd_store, "list the copies of models that workers have fetched, or remove some"},
     {"token", cmd_token, "make a join token for a worker"},
     {"drain", cmd_drain, "let a worker or lane finish what it does, and leave"},
     {"status", cmd_status, "show lanes, stages, workers, links and requests of a running cluster"},

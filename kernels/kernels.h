@@ -62,6 +62,16 @@ struct kernels_limits {
     int32_t max_head_dim;
     int32_t max_ctx;         // tokens a query may look back
     int32_t max_expert_rows; // products in one gemm_experts call; 0: it is not used
+    // PRECISION_FAST: the order of every sum depends on its element alone here too, on devices as
+    // it does on the CPU anyway, which costs the fastest ways to do much at once.
+    bool deterministic;
+    bool eager; // do every step's operations one by one, record none
+};
+
+// Bytes of a backend's own memory, and of host memory where that is another one (what copies go
+// through).
+struct kernels_bytes {
+    uint64_t own, host;
 };
 
 // Types of weights: dtype_is_weight. Columns are a multiple of the type's block.
@@ -113,7 +123,9 @@ struct kv_view {
     // The values are the first head_dim_v elements of the keys and are not stored twice (multi-head
     // latent attention: DeepSeek-AI 2024, arXiv 2405.04434).
     bool v_in_k;
-    enum dtype dtype; // DT_F32, DT_F16 or DT_Q8_0 (8 bits, a scale for every 32 elements)
+    // DT_F32, DT_F16, DT_BF16; DT_Q8_0: 8 bits, a scale for every 32 elements; DT_F8_E4M3: 8 bits,
+    // a scale for each token's keys and values of each head.
+    enum dtype dtype;
 };
 
 struct attn_args {
@@ -148,6 +160,32 @@ struct glu {
     float alpha, limit; // GLU_SWIGLU_OAI
 };
 
+// The residual stream and the norm of what comes next:
+//     y += more;  y = norm(y) post;  x += scale y;  out = norm(x) w
+// with norm as in rms_norm, and what is not there left out; each step rounds as if it were an
+// operation of its own.
+struct add_norm {
+    float *x;          // (n_row, dim)
+    float *y;          // (n_row, dim), spent; NULL: nothing is added
+    const float *more; // (n_row, dim) or NULL
+    const float *post; // (dim) or NULL: y is added as it is
+    float scale;       // of y
+    const float *w;    // (dim) or NULL: all 1
+    float *out;        // (n_row, dim), may be y; NULL: the sum is all that is wanted
+    int32_t dim;
+    float eps;
+};
+
+// A gated feed-forward part (Shazeer 2020): y = (act(x G^T) (x U^T)) D^T (+ biases).
+struct ffn {
+    const float *x; // (n_tok, cols)
+    int32_t cols;
+    struct gemm_job gate, up;      // of x; y (n_tok, middle) are work space, without gaps
+    const struct gemm_job *beside; // one more of x, or NULL
+    struct glu glu;
+    struct gemm_job down; // of the middle; w NULL: act(gate) up is the result, in gate.y
+};
+
 // How a router picks experts for one token. s = softmax(logits) or sigmoid(logits); experts are
 // chosen by s + correction, groups of experts first where there are groups; ties go to the lower
 // number. The weights are s of the chosen ones (without the correction).
@@ -163,6 +201,7 @@ struct route_args {
     float scale;       // weights are multiplied by it at last
     int32_t *ids;      // out (n_tok, n_used), ascending within a token
     float *weights;    // out (n_tok, n_used), of ids
+    const struct route_sort *sort; // done at once with what was chosen, or NULL
 };
 
 // Products of many rows with few experts: y[i] = x[row[i]] * w[expert[i]]^T (+ bias[expert[i]]).
@@ -176,6 +215,48 @@ struct expert_gemm {
     const int32_t *row;    // (n) rows of x
     const int32_t *expert; // (n) ascending
     float *y;              // (n, rows)
+};
+
+// The whole of a feed-forward part of experts, of n products (struct expert_gemm):
+//     y[i] = (act(x[row[i]] G^T) (x[row[i]] U^T)) D^T (+ biases), matrices of expert[i]
+// and, if `out` is given, what combine makes of it.
+struct expert_stack {
+    const struct view *w; // (n_expert, rows, cols), a packed stack
+    const float *factors; // as in expert_gemm
+    const float *bias;
+};
+struct expert_ffn {
+    struct expert_stack gate, up, down;
+    struct glu glu;
+    const float *x; // (n_x, cols)
+    int32_t n, n_x;
+    const int32_t *row, *expert; // (n) as in expert_gemm
+    const int32_t *seq;          // (n) 0, 1, 2, ...
+    float *middle[2];            // (n, middle) work space
+    float *y;                    // (n, dim); with `out` it is work space
+    const int32_t *at;           // the rest: as in combine; n = n_tok * n_used
+    const float *weights;
+    int32_t n_tok, n_used;
+    float *out; // or NULL
+};
+
+// What a host needs of a row of finite logits to draw an id: its largest values, and what the
+// others come to. Pointers are to host memory.
+enum { KERNELS_TOP_MAX = 1024, KERNELS_TOP_CHUNK = 1024, KERNELS_TOP_PICKS = 4096 };
+struct top_row {
+    int32_t row;          // of x
+    const uint32_t *mask; // (n / 32, rounded up) bits of those that count, or NULL: all do
+    const int32_t *picks; // (n_pick <= KERNELS_TOP_PICKS) of these the values, whether they count
+    int32_t n_pick;
+    float per_t;  // > 0
+    float *value; // out (n_top) the largest that count, lower index first among equals
+    int32_t *id;  // out (n_top) where they are
+    int32_t n;    // out: how many there are; fewer than n_top: no others count
+    float *pick;  // out (n_pick)
+    // out (n / KERNELS_TOP_CHUNK, rounded up) of each chunk of the row the sum in double, in any
+    // order, of weight_of((x - value[0]) per_t) (weight.h) over those that count and are not more
+    // than WEIGHT_NATS below.
+    double *mass;
 };
 
 // Causal convolution over time of each channel by itself, kernel (n_channel, n_tap), then SiLU; the
@@ -271,6 +352,14 @@ struct kernels_ops {
     void (*zero)(struct kernels *k, void *dst, uint64_t bytes);
     // First error since opening, OK: none. ERR_SYSTEM, ERR_MEMORY.
     err_t (*status)(struct kernels *k, struct err_text *why);
+    // What a backend of this kind and device takes for itself when it is opened with such limits,
+    // counted by the code that takes it.
+    void (*scratch_bytes)(struct kernels *k, const struct kernels_limits *l,
+                          struct kernels_bytes *out);
+    // What this process has taken by now and not given back, by `take` and for backends: of this
+    // one's device, all backends together; on the host, this backend's scratch and the mappings of
+    // the whole process (proto/base/map.h).
+    void (*taken_bytes)(struct kernels *k, struct kernels_bytes *out);
 
     // -- weights (load time; thread-safe) --
     // Bytes of the packed form of a (rows, cols) weight; 0 if the type or the sizes are refused. Of
@@ -298,9 +387,13 @@ struct kernels_ops {
     // Zhang and Sennrich 2019. Also used per head: n_row = n_tok * n_head, dim = head_dim.
     void (*rms_norm)(struct kernels *k, const float *x, const float *w, int64_t n_row, int32_t dim,
                      float eps, float *y);
+    // The same bits of out for the same x, whether something was added or not.
+    void (*add_norm)(struct kernels *k, const struct add_norm *a, int64_t n_row);
     // All jobs share x (n_tok, cols), which is quantised at most once. Outputs do not alias x.
     void (*gemm)(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
                  const struct gemm_job *jobs, int32_t n_job);
+    // gemm, glu, gemm; x and the middle are quantised at most once.
+    void (*ffn)(struct kernels *k, const struct ffn *f, int32_t n_tok);
     // y (n_tok, w.n, w.rows): product i of each token is x (n_tok, w.n, cols) [i] with weight i of
     // the packed stack w (n, rows, cols).
     void (*gemm_each)(struct kernels *k, const struct view *w, const float *x, int32_t n_tok,
@@ -333,6 +426,7 @@ struct kernels_ops {
     void (*route)(struct kernels *k, const struct route_args *a, int32_t n_tok);
     void (*route_sort)(struct kernels *k, const struct route_sort *a, int32_t n_tok);
     void (*gemm_experts)(struct kernels *k, const struct expert_gemm *g);
+    void (*expert_ffn)(struct kernels *k, const struct expert_ffn *f);
     // out[at[i][j]] = x[i] * weights[i][j], and weights[i][j] becomes 1; x (n_tok, dim), at and
     // weights (n_tok, n_used), out (.., dim).
     void (*spread)(struct kernels *k, const float *x, const int32_t *at, float *weights,
@@ -363,16 +457,24 @@ struct kernels_ops {
     // out[i] = log(sum(exp(x[i]))) of each row (n_row, n), summed in double in a fixed order. out
     // in host memory.
     void (*logsumexp)(struct kernels *k, const float *x, int32_t n_row, int64_t n, double *out);
+    // The n_top <= KERNELS_TOP_MAX largest of rows of x (.., n), and more. NULL: the memory is the
+    // host's, who can look by itself.
+    void (*top)(struct kernels *k, const float *x, int64_t n, int32_t n_top, struct top_row *rows,
+                int32_t n_row);
     // Moves (once per parallel region) while an operation runs: proof of progress for heartbeats.
     // Safe to read from any thread.
     uint64_t (*progress)(struct kernels *k);
     // How long the calling thread has waited at the end of operations for the others of the
     // backend's pool, since opening.
     uint64_t (*wait_ns)(struct kernels *k);
+    // How long the device was at work between `enter` and `leave`, of all steps since opening;
+    // waits for them. 0: the backend is the host's, whose threads are busy as long as the call
+    // takes.
+    uint64_t (*busy_ns)(struct kernels *k);
 };
 
 // Opens the best CPU backend of this machine. `isa` NULL chooses; "reference", "avx2", "vnni",
-// "neon", "dotprod" force one. ERR_UNSUPPORTED if this machine lacks it, ERR_MEMORY.
+// "neon", "dotprod", "i8mm" force one. ERR_UNSUPPORTED if this machine lacks it, ERR_MEMORY.
 err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, struct kernels **out,
                        struct err_text *why);
 
@@ -382,15 +484,17 @@ err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, str
 err_t kernels_open_cuda(int32_t device, const struct kernels_limits *limits, struct kernels **out,
                         struct err_text *why);
 // By name: NULL or "cpu" the best of this machine, "reference", "avx2", "vnni", "neon",
-// "dotprod", "cuda", "cuda:1".
+// "dotprod", "i8mm", "cuda", "cuda:1".
 err_t kernels_open(const char *device, const struct kernels_limits *limits, struct kernels **out,
                    struct err_text *why);
 
 // What a device of this name is. Of the CPU only `is_host` is told.
 struct kernels_about {
     bool is_host;
-    bool is_unified; // its memory is the machine's own
-    char name[64];   // "NVIDIA H100 80GB HBM3"
+    bool is_unified;  // its memory is the machine's own
+    bool is_emulated; // it is a part of this process, for tests: its speed means nothing
+    char name[64];    // "NVIDIA H100 80GB HBM3"
+    char driver[32];  // version of the driver
     uint64_t memory_bytes, memory_free_bytes;
     int32_t sm; // compute capability: 86, 90, 121
     int32_t n_processor;
@@ -403,6 +507,8 @@ err_t kernels_count_cuda(int32_t *out, struct err_text *why);
 // A backend whose step-path operations are timed one by one: on a device each one is waited for,
 // and nothing is recorded. Takes `inner` over, also when it fails. ERR_MEMORY.
 err_t kernels_profile_open(struct kernels *inner, struct kernels **out);
+// What a backend that times stands in front of; any other backend: itself.
+struct kernels *kernels_profile_inner(struct kernels *k);
 enum { KERNELS_PROFILE_OPS = 40 };
 struct kernels_profile {
     uint64_t n_step, wait_ns; // wait_ns: of kernels_ops, part of the operations' times
@@ -430,5 +536,11 @@ struct kernels_peaks {
     double read_bytes_per_s; // streaming reads of a buffer far larger than the caches
     double int8_ops_per_s;   // multiply and add count as 2: maddubs + madd + add, or the ISA's best
     double f32_flops_per_s;  // fused multiply-add counts as 2
+    // Of a device: products of matrices of 16-bit floats with sums of 32; 0: not told.
+    double half_flops_per_s;
 };
 err_t kernels_measure_peaks(int32_t n_threads, int32_t budget_ms, struct kernels_peaks *out);
+// The same of a device by name (kernels_open), whose memory it takes up to 1 GiB of meanwhile.
+// ERR_UNSUPPORTED, ERR_MEMORY, ERR_DEVICE; ERR_CONFIG.
+err_t kernels_measure_peaks_of(const char *device, int32_t n_threads, int32_t budget_ms,
+                               struct kernels_peaks *out, struct err_text *why);

@@ -1,6 +1,7 @@
 // module: backends by name, and the one that lies in a module of its own: opened when it is asked
 // for the first time, and kept, because what it gave out may outlive any one backend.
 #include "kernels/cuda/module.h"
+#include "kernels/group.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -120,6 +121,20 @@ err_t kernels_count_cuda(int32_t *out, struct err_text *why)
     return e ? e : m->count(out, why);
 }
 
+err_t kernels_measure_peaks_of(const char *device, int32_t n_threads, int32_t budget_ms,
+                               struct kernels_peaks *out, struct err_text *why)
+{
+    const struct kernels_module *m;
+    int32_t number;
+    if (!is_cuda(device, &number)) {
+        err_t e = kernels_measure_peaks(n_threads, budget_ms, out);
+        return e ? err_say(why, e, "cannot measure this machine: %s", err_name(e)) : OK;
+    }
+    err_t e = module_get(&m, why);
+    if (!e) e = check_device(m, number, why);
+    return e ? e : m->peaks(number, budget_ms, out, why);
+}
+
 err_t kernels_about(const char *device, struct kernels_about *out, struct err_text *why)
 {
     const struct kernels_module *m;
@@ -136,9 +151,51 @@ err_t kernels_about(const char *device, struct kernels_about *out, struct err_te
     *out = (struct kernels_about){.is_unified = info.is_integrated,
                                   .memory_bytes = info.memory,
                                   .memory_free_bytes = info.memory_free,
+                                  .is_emulated = info.is_emulated,
                                   .sm = info.sm,
                                   .n_processor = info.n_processor,
                                   .l2_bytes = info.l2_bytes};
     snprintf(out->name, sizeof out->name, "%.*s", (int)sizeof out->name - 1, info.name);
+    snprintf(out->driver, sizeof out->driver, "%s", info.driver);
     return OK;
+}
+
+// -- groups --
+
+err_t kernels_group_open(struct kernels *k, const struct kernels_group_config *c,
+                         struct kernels_group **out, struct err_text *why)
+{
+    const struct kernels_module *m;
+    if (k->is_host)
+        return err_say(why, ERR_UNSUPPORTED, "the memory of this backend is the host's own");
+    err_t e = module_get(&m, why);
+    return e ? e : m->group(kernels_profile_inner(k), c, out, why);
+}
+
+// Of one name in the list, "mlx5_0:1" or "eth0": whether it is an adapter, not an interface.
+static bool is_adapter(const char *name, size_t len)
+{
+    char path[128];
+    const size_t bare = strcspn(name, ":,");
+    snprintf(path, sizeof path, "/sys/class/infiniband/%.*s", (int)(bare < len ? bare : len), name);
+    return !access(path, F_OK);
+}
+
+void kernels_group_trust(const char *devices)
+{
+    char interfaces[1024] = "=", adapters[1024] = "=";
+    const char *const list = devices ? devices : "lo";
+    for (const char *at = list; *at;) {
+        const size_t len = strcspn(at, ",");
+        char *to = is_adapter(at, len) ? adapters : interfaces;
+        const size_t used = strlen(to);
+        snprintf(to + used, sizeof adapters - used, "%s%.*s", to[1] ? "," : "", (int)len, at);
+        at += len + (at[len] == ',');
+    }
+    // Adapters alone: what it says by sockets stays here.
+    setenv("NCCL_SOCKET_IFNAME", interfaces[1] ? interfaces : "=lo", 0);
+    if (adapters[1])
+        setenv("NCCL_IB_HCA", adapters, 0);
+    else
+        setenv("NCCL_IB_DISABLE", "1", 0);
 }

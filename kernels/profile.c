@@ -7,10 +7,10 @@
 // The operations that are timed; what follows is made of this list.
 // clang-format off
 #define PROFILE_OPS(X) \
-    X(embed) X(rms_norm) X(gemm) X(gemm_each) X(gather) X(gather_experts) X(rope_table) X(rope) \
-    X(kv_store) X(attention) X(conv) X(delta) X(route) X(route_sort) X(gemm_experts) X(spread) \
+    X(embed) X(rms_norm) X(add_norm) X(gemm) X(ffn) X(gemm_each) X(gather) X(gather_experts) X(rope_table) X(rope) \
+    X(kv_store) X(attention) X(conv) X(delta) X(route) X(route_sort) X(gemm_experts) X(expert_ffn) X(spread) \
     X(combine) X(glu) X(gate) X(gate_rows) X(scale_rows) X(add) X(scale) X(softcap) X(argmax) \
-    X(finite) X(logsumexp) X(copy) X(zero) X(put) X(get)
+    X(finite) X(logsumexp) X(top) X(copy) X(zero) X(put) X(get)
 // clang-format on
 #define AS_NUMBER(op) PROFILE_##op,
 #define AS_NAME(op) #op,
@@ -63,6 +63,9 @@ PASSED(uint64_t, kv_page_bytes, (struct kernels *k, const struct kv_view *kv), i
 PASSED(void, leave, (struct kernels *k), in)
 PASSED(uint64_t, progress, (struct kernels *k), in)
 PASSED(uint64_t, wait_ns, (struct kernels *k), in)
+PASSED(uint64_t, busy_ns, (struct kernels *k), in)
+PASSED(void, scratch_bytes, (struct kernels *k, const struct kernels_limits *l, struct kernels_bytes *out), in, l, out)
+PASSED(void, taken_bytes, (struct kernels *k, struct kernels_bytes *out), in, out)
 TIMED(copy, (struct kernels *k, float *dst, int64_t dst_ld, const float *src, int64_t src_ld, int64_t n_row, int64_t n), dst, dst_ld, src, src_ld, n_row, n)
 TIMED(zero, (struct kernels *k, void *dst, uint64_t bytes), dst, bytes)
 TIMED(put, (struct kernels *k, void *dst, const void *src, uint64_t bytes), dst, src, bytes)
@@ -70,6 +73,10 @@ TIMED(get, (struct kernels *k, void *dst, const void *src, uint64_t bytes), dst,
 TIMED(embed, (struct kernels *k, const struct view *table, const int32_t *ids, int32_t n_tok, float *out), table, ids, n_tok, out)
 TIMED(rms_norm, (struct kernels *k, const float *x, const float *w, int64_t n_row, int32_t dim, float eps, float *y), x, w, n_row, dim, eps, y)
 TIMED(gemm, (struct kernels *k, const float *x, int32_t n_tok, int32_t cols, const struct gemm_job *jobs, int32_t n_job), x, n_tok, cols, jobs, n_job)
+TIMED(add_norm, (struct kernels *k, const struct add_norm *a, int64_t n_row), a, n_row)
+TIMED(ffn, (struct kernels *k, const struct ffn *f, int32_t n_tok), f, n_tok)
+TIMED(expert_ffn, (struct kernels *k, const struct expert_ffn *f), f)
+TIMED(top, (struct kernels *k, const float *x, int64_t n, int32_t n_top, struct top_row *rows, int32_t n_row), x, n, n_top, rows, n_row)
 TIMED(gemm_each, (struct kernels *k, const struct view *w, const float *x, int32_t n_tok, float *y), w, x, n_tok, y)
 TIMED(gather, (struct kernels *k, const float *x, const int32_t *order, int32_t n_tok, int32_t cols, float *out), x, order, n_tok, cols, out)
 TIMED(gather_experts, (struct kernels *k, const float *x, const int32_t *row, const int32_t *order, const int32_t *expert, int32_t n, int32_t cols, float *out), x, row, order, expert, n, cols, out)
@@ -125,6 +132,9 @@ static const struct kernels_ops profile_ops = {.name = "profile",
                                                .leave = passed_leave,
                                                .progress = passed_progress,
                                                .wait_ns = passed_wait_ns,
+                                               .busy_ns = passed_busy_ns,
+                                               .scratch_bytes = passed_scratch_bytes,
+                                               .taken_bytes = passed_taken_bytes,
                                                PROFILE_OPS(AS_TIMED)};
 
 err_t kernels_profile_open(struct kernels *inner, struct kernels **out)
@@ -142,6 +152,11 @@ err_t kernels_profile_open(struct kernels *inner, struct kernels **out)
         p->counts.ops[i].name = names[i];
     *out = &p->base;
     return OK;
+}
+
+struct kernels *kernels_profile_inner(struct kernels *k)
+{
+    return k->ops == &profile_ops ? profile_of(k)->inner : k;
 }
 
 bool kernels_profile_take(struct kernels *k, struct kernels_profile *out)

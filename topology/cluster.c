@@ -32,6 +32,7 @@ struct file_device {
     bool unified;
     char *threads, *mem_bytes, *mem_free_bytes; // absent: NULL
     char *read_bytes_per_s, *int8_ops_per_s, *f32_flops_per_s;
+    char *host_cores, *host_read_bytes_per_s;
     struct cluster_rates *kernels;
 };
 
@@ -63,6 +64,9 @@ static const cyaml_schema_field_t device_fields[] = {
     CYAML_FIELD_STRING_PTR("read_bytes_per_s", PTR, struct file_device, read_bytes_per_s, 1, 40),
     CYAML_FIELD_STRING_PTR("int8_ops_per_s", MAY, struct file_device, int8_ops_per_s, 1, 40),
     CYAML_FIELD_STRING_PTR("f32_flops_per_s", PTR, struct file_device, f32_flops_per_s, 1, 40),
+    CYAML_FIELD_STRING_PTR("host_cores", MAY, struct file_device, host_cores, 1, 40),
+    CYAML_FIELD_STRING_PTR("host_read_bytes_per_s", MAY, struct file_device, host_read_bytes_per_s,
+                           1, 40),
     CYAML_FIELD_MAPPING_PTR("kernels", MAY, struct file_device, kernels, cluster_rates_fields),
     CYAML_FIELD_END,
 };
@@ -264,6 +268,10 @@ static err_t take_device(const struct file_device *f, struct cluster_device *d,
     if (!e) e = take_number(who, "int8_ops_per_s", f->int8_ops_per_s, 0, &d->int8_ops_per_s, why);
     if (!e)
         e = take_number(who, "f32_flops_per_s", f->f32_flops_per_s, 0, &d->f32_flops_per_s, why);
+    if (!e) e = take_number(who, "host_cores", f->host_cores, 0, &d->host_cores, why);
+    if (!e)
+        e = take_number(who, "host_read_bytes_per_s", f->host_read_bytes_per_s, 0,
+                        &d->host_read_bytes_per_s, why);
     if (!e) e = cluster_rates_take(who, f->kernels, &d->rates, why);
     if (e) return e;
     snprintf(d->name, sizeof d->name, "%s", f->name);
@@ -480,6 +488,9 @@ void cluster_write(const struct cluster *c, struct buf *out)
         field(out, "read_bytes_per_s", d->read_bytes_per_s);
         field(out, "int8_ops_per_s", d->int8_ops_per_s);
         field(out, "f32_flops_per_s", d->f32_flops_per_s);
+        if (d->host_cores > 0) field(out, "host_cores", d->host_cores);
+        if (d->host_read_bytes_per_s > 0)
+            field(out, "host_read_bytes_per_s", d->host_read_bytes_per_s);
         cluster_rates_write(&d->rates, out);
     }
     bool any = false;

@@ -22,6 +22,8 @@ struct cluster_device {
     double read_bytes_per_s; // weights streaming through the device
     double int8_ops_per_s;   // multiply and add counted as two; 0: quantised weights run at f32
     double f32_flops_per_s;
+    // Of a CPU device's host, all of it, which the host's CPU devices share (crowd.h); 0: unknown.
+    double host_cores, host_read_bytes_per_s;
     struct rates rates; // measured speed of its operations; n_type 0: none, the peaks count
 };
 

@@ -136,9 +136,10 @@ enum cost_kind {
 };
 
 struct cost_time {
-    int64_t ns;                     // the sum of kinds
-    int64_t kinds[COST_KINDS];      // of the group's slowest at each place
-    int64_t own[SHARE_MEMBERS_MAX]; // each member's own work
+    int64_t ns;                         // the sum of kinds
+    int64_t kinds[COST_KINDS];          // of the group's slowest at each place
+    int64_t own[SHARE_MEMBERS_MAX];     // each member's own work
+    int64_t experts[SHARE_MEMBERS_MAX]; // of it, in experts that are dealt out
 };
 
 // Who shares a stage. The devices are borrowed.

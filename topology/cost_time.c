@@ -265,6 +265,7 @@ void cost_time_layer(const struct cost_model *m, const struct cost_group *g,
         for (int u = 0; u < COST_USES; u++)
             sum += w[i].s[u];
         add->own[i] += whole_ns(sum);
+        add->experts[i] += whole_ns(w[i].s[COST_EXPERT]);
     }
     if (n > 1 && g->share.split == SPLIT_EXPERTS) {
         add_expert_group(m, g, s, l, w, add);
@@ -297,7 +298,7 @@ void cost_time_embed(const struct cost_model *m, const struct cost_group *g,
 void cost_time_head(const struct cost_model *m, const struct cost_group *g,
                     const struct cost_step *s, struct cost_time *add)
 {
-    if (!m->head.bytes) return;
+    if (!m->head.bytes || !s->logit_rows) return;
     struct share share = g->share;
     double most = 0;
     for (share.member = 0; share.member < share.n_member; share.member++) {
@@ -321,8 +322,10 @@ static void add_time(struct cost_time *t, const struct cost_time *more)
     t->ns += more->ns;
     for (int i = 0; i < COST_KINDS; i++)
         t->kinds[i] += more->kinds[i];
-    for (int i = 0; i < SHARE_MEMBERS_MAX; i++)
+    for (int i = 0; i < SHARE_MEMBERS_MAX; i++) {
         t->own[i] += more->own[i];
+        t->experts[i] += more->experts[i];
+    }
 }
 
 struct cost_time cost_time_of(const struct cost_model *m, const struct cost_group *g,

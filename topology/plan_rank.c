@@ -1,5 +1,7 @@
 #include "topology/plan_rank.h"
 
+#include "topology/crowd.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -276,6 +278,26 @@ static bool is_wanted(const struct plan_ask *ask, enum plan_kind kind)
     return !several && !only_one && ask->n_member <= 1;
 }
 
+// Devices of one host that compute at the same time: all in groups, lanes and full pipelines; of
+// one stream's stages one after the other.
+static void crowd_for(const struct plan_ask *ask, enum plan_kind kind, struct cluster *c)
+{
+    const bool in_turn = kind == PLAN_LAYERS && ask->goal != PLAN_THROUGHPUT;
+    crowd_apply(c, kind == PLAN_ALONE || in_turn ? 1 : 0);
+}
+
+static err_t try_crowded(const struct cost_model *m, const struct cluster *c,
+                         const struct plan_ask *ask, struct plan_option *o, struct err_text *why)
+{
+    struct cluster *crowded = malloc(sizeof *crowded);
+    if (!crowded) return err_say(why, ERR_MEMORY, "no memory for planning");
+    *crowded = *c;
+    crowd_for(ask, o->kind, crowded);
+    err_t e = try_kind(m, crowded, ask, o, why);
+    free(crowded);
+    return e;
+}
+
 err_t plan_rank(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,
                 struct plan_ranking **out, struct err_text *why)
 {
@@ -288,7 +310,7 @@ err_t plan_rank(const struct cost_model *m, const struct cluster *c, const struc
         struct plan_option *o = &r->options[r->n++];
         struct err_text text = {{0}};
         o->kind = (enum plan_kind)k;
-        e = try_kind(m, c, ask, o, &text);
+        e = try_crowded(m, c, ask, o, &text);
         snprintf(o->why, sizeof o->why, "%s", text.s);
         if (e && e != ERR_CAPACITY) {
             plan_rank_free(r);

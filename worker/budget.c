@@ -31,6 +31,7 @@ err_t budget_read(const char *device, double share, struct budget *out, struct e
     if (e) return e;
     b.is_host = about.is_host;
     b.is_unified = about.is_unified;
+    b.is_emulated = about.is_emulated;
     snprintf(b.name, sizeof b.name, "%s", about.name);
     b.total_bytes = b.is_host || b.is_unified ? host.mem_total_bytes : about.memory_bytes;
     if (b.is_host)

@@ -7,6 +7,7 @@
 
 struct budget {
     bool is_host, is_unified; // the CPU; a device in the host's memory
+    bool is_emulated;         // kernels_about's
     char name[64];            // of a device
     uint64_t total_bytes;
     uint64_t free_bytes; // now, less what is to stay free

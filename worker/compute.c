@@ -139,6 +139,20 @@ err_t compute_progress(struct compute *c, struct err_text *why)
     return !e && group ? port_progress(group, why) : e;
 }
 
+// A large frame goes in several turns of both sides: neither shall wait until the other has
+// computed a whole step. What is wrong with the port is said when something is waited for.
+void compute_tick(void *arg)
+{
+    enum { LOOK_US = 500 };
+    struct compute *c = arg;
+    if (!c->port) return;
+    const int64_t now = clock_now_us();
+    if (!port_is_sending(c->port) && now < c->looked_us + LOOK_US) return;
+    c->looked_us = now;
+    struct err_text why;
+    (void)port_progress(c->port, &why);
+}
+
 void compute_nap(struct compute *c, int64_t until_us, int64_t now_us)
 {
     struct port *ports[] = {c->port, compute_group_port(c)};

@@ -36,6 +36,7 @@ struct compute_config {
     const char *device, *transports, *devices; // outlive the epoch
     uint64_t mem_max_bytes;
     double device_memory; // of worker_config
+    uint32_t group;       // of worker_config
     bool profile;         // of worker_config
 };
 

@@ -88,16 +88,20 @@ static uint64_t frame_bytes_of(const struct plan_settings *s, const struct model
 }
 
 // What was promised, unless the machine has less by now. What is held counts: it is given up first.
-static uint64_t memory_now(const struct compute *c)
+// *shared: the host's memory is the same.
+static uint64_t memory_now(const struct compute *c, bool *shared)
 {
     struct budget now;
     uint64_t most = c->config.mem_max_bytes;
+    *shared = true;
     if (budget_read(c->config.device, c->config.device_memory, &now, NULL)) return most;
+    *shared = now.is_host || now.is_unified;
     uint64_t free_bytes = now.free_bytes;
     if (now.most_bytes < most) most = now.most_bytes;
     if (c->held.stage) {
         const struct stage_sizes held = stage_sizes_get(c->held.stage);
         free_bytes += held.weight_bytes + held.kv_bytes + held.work_bytes;
+        if (*shared) free_bytes += held.host_bytes;
     }
     return free_bytes < most ? free_bytes : most;
 }
@@ -111,9 +115,11 @@ static err_t check_memory(const struct compute *c, const struct stage_config *st
     const uint64_t frame = frame_bytes_of(s, stage->model);
     if (has_port(c)) sizes->work_bytes += 2 * n_frame_of(s) * frame;
     if (stage->embed && compute_is_dense(c)) sizes->work_bytes += frame;
-    sizes->work_bytes += compute_group_bytes(&c->config.plan, stage->model);
+    sizes->work_bytes += compute_group_bytes(c, stage->model);
+    bool shared;
+    const uint64_t most = memory_now(c, &shared);
+    if (shared) sizes->work_bytes += sizes->host_bytes;
     const uint64_t sum = sizes->weight_bytes + sizes->kv_bytes + sizes->work_bytes;
-    const uint64_t most = memory_now(c);
     if (sum <= most) return OK;
     return err_say(
         why, ERR_MEMORY,
@@ -172,6 +178,8 @@ static err_t open_stage(struct compute *c, struct stage_sizes *sizes, struct err
     stage.n_threads = c->config.n_threads;
     stage.device = c->config.device;
     stage.profile = c->config.profile;
+    stage.tick = compute_tick;
+    stage.tick_arg = c;
     stage.load = &c->load;
     err_t e = check_memory(c, &stage, sizes, why);
     if (e) return e; // what is held stays
@@ -244,8 +252,8 @@ err_t compute_prepare(struct compute *c, struct err_text *why)
         .load_ms = (uint32_t)((clock_now_us() - from) / 1000),
     };
     if (c->port) port_address(c->port, &m.prepared.address, &m.prepared.n_address);
-    if (c->group)
-        group_link_address(c->group, &m.prepared.group_address, &m.prepared.n_group_address);
+    e = compute_group_offer(c, &m.prepared.group_address, &m.prepared.n_group_address, why);
+    if (e) return e;
     log_info("epoch %llu: stage %u of %u, member %u of %u ready: layers %u to %u, weights %.1f "
              "MiB, KV %.1f MiB, work %.1f MiB, %u ms",
              (unsigned long long)p->epoch, p->stage, p->n_stage, p->member,
@@ -334,7 +342,7 @@ static err_t measure(struct compute *c, struct msg_linked *out, struct err_text 
 static const char *transport(struct compute *c)
 {
     if (c->n_target) return port_transport(c->port, c->targets[0]);
-    return c->group ? port_transport(compute_group_port(c), compute_is_lead(c)) : "none";
+    return c->group ? compute_group_transport(c) : "none";
 }
 
 err_t compute_link(struct compute *c, struct err_text *why)

@@ -23,8 +23,16 @@ struct compute {
 
     // of the compute thread
     struct compute_held held;
-    struct port *port;   // NULL while loading, and where no activations or ids come or go
-    struct group *group; // NULL while loading, and alone
+    struct port *port;    // NULL while loading, and where no activations or ids come or go
+    struct group *group;  // NULL while loading, and alone
+    struct compute_near { // the way from device to device, beside it (compute_group.c)
+        struct kernels_group *offered; // until all are connected; NULL: nothing to offer
+        struct group *group;           // NULL: what members hand each other goes over the port
+        struct kernels_group *inner;   // of `group`
+        char why[160];                 // why not
+        uint8_t address[WIRE_ADDRESS_MAX];
+        char transport[WIRE_LABEL_BYTES_MAX + 1];
+    } near;
     // Whom activations, or on the last stage ids, are sent to: their numbers at the port.
     uint32_t targets[WIRE_MEMBERS_MAX];
     uint32_t n_target;
@@ -40,6 +48,7 @@ struct compute {
         int64_t at_us;
         uint64_t busy_us, wait_us, exchange_us;
     } told;
+    int64_t looked_us;   // when compute_tick moved the port's bytes last
     uint64_t step_bytes; // weights that one token passes here
     struct arena arena;  // results of the step
 
@@ -85,6 +94,9 @@ struct compute_wait {
 // then sleeps until something happens). ERR_CANCELLED when asked to stop, ERR_TIMEOUT, ERR_LINK.
 err_t compute_progress(struct compute *c, struct err_text *why);
 err_t compute_rest(struct compute *c, const struct compute_wait *w, struct err_text *why);
+// Between the halves of a step's layers (stage_config.tick): what is on its way through the lane's
+// port goes on while this worker computes.
+void compute_tick(void *arg);
 // Sleeps until something happens, not long. until_us 0: no matter when.
 void compute_nap(struct compute *c, int64_t until_us, int64_t now_us);
 // When a wait of this step, from now on, has lasted too long for the others to be still computing.
@@ -98,8 +110,15 @@ err_t compute_post(struct compute *c, const struct msg *m, struct err_text *why)
 err_t compute_prepare(struct compute *c, struct err_text *why);
 err_t compute_link(struct compute *c, struct err_text *why);
 // The road between the members of a stage (compute_group.c). Alone: nothing is opened, OK.
-uint64_t compute_group_bytes(const struct msg_plan *p, const struct model *m);
+uint64_t compute_group_bytes(const struct compute *c, const struct model *m);
 err_t compute_group_open(struct compute *c, struct err_text *why);
+// When the stage is there: what the others are told of this member (the group's address).
+err_t compute_group_offer(struct compute *c, const uint8_t **data, uint32_t *len,
+                          struct err_text *why);
+// The group that the stage uses; NULL: alone.
+struct group *compute_group_now(const struct compute *c);
+// How its members reach each other.
+const char *compute_group_transport(struct compute *c);
 err_t compute_group_connect(struct compute *c, const struct msg_connect *m, struct err_text *why);
 struct port *compute_group_port(struct compute *c); // NULL: none
 void compute_group_close(struct compute *c);

@@ -51,13 +51,25 @@ static err_t send_to(struct compute *c, uint32_t peer, const struct frame *f, ui
     }
 }
 
+// A large frame is asked for by its receiver. If that one waits for it, it is on its way in no more
+// time than this; if not, it goes between the layers of the next step (compute_tick).
+static err_t see_off(struct compute *c, const struct frame *f, struct err_text *why)
+{
+    enum { ASK_US = 200, BYTES_PER_US = 1000 };
+    const int64_t until = clock_now_us() + ASK_US + (int64_t)(f->bytes / BYTES_PER_US);
+    err_t e = OK;
+    while (!e && c->n_target && port_is_sending(c->port) && clock_now_us() < until)
+        e = compute_progress(c, why);
+    return e;
+}
+
 static err_t send_frame(struct compute *c, const struct frame *f, uint32_t n_tok,
                         struct err_text *why)
 {
     err_t e = OK;
     for (uint32_t i = 0; !e && i < c->n_target; i++)
         e = send_to(c, c->targets[i], f, n_tok, why);
-    return e;
+    return e ? e : see_off(c, f, why);
 }
 
 // -- drawn ids: from the last stage to the members of the first --
@@ -217,7 +229,8 @@ static err_t report(struct compute *c, struct step_result *r, int64_t took_us, s
 static err_t say_run_failed(struct compute *c, const struct step *st, err_t e, struct err_text *why)
 {
     struct err_text said = {0};
-    if (c->group && c->group->ops->status(c->group, &said)) return err_say(why, e, "%s", said.s);
+    struct group *group = compute_group_now(c);
+    if (group && group->ops->status(group, &said)) return err_say(why, e, "%s", said.s);
     if (stage_status(c->held.stage, &said)) return err_say(why, e, "%s", said.s);
     return err_say(why, e, "step %llu: %s", (unsigned long long)st->number,
                    e == ERR_MEMORY ? "no memory for its result" : err_name(e));
@@ -232,7 +245,8 @@ static err_t run(struct compute *c, const struct step *st, float *x, struct err_
     err_t e = stage_run(c->held.stage, st, x, c->chained, &c->arena, &result);
     const int64_t took_us = clock_now_us() - from;
     atomic_fetch_add(&c->busy_us, (uint64_t)took_us);
-    if (c->group) atomic_store(&c->exchange_us, c->group->ops->wait_us(c->group));
+    struct group *group = compute_group_now(c);
+    if (group) atomic_store(&c->exchange_us, group->ops->wait_us(group));
     if (e) return say_run_failed(c, st, e, why);
     if (!compute_is_lead(c)) return OK;
     return compute_is_last(c) ? report(c, &result, took_us, why) : pass_on(c, st, x, why);

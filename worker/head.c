@@ -31,6 +31,7 @@ void head_carve(struct head *h, const struct model_shape *shape, const struct pl
     h->bias = mem_carve(host, (uint64_t)s->n_slot * STEP_BIAS_MAX, sizeof *h->bias);
     h->adjusted = mem_carve(host, n_vocab, sizeof(float));
     h->cands = mem_carve(host, n_vocab, sizeof *h->cands);
+    if (!plan->is_one) head_short_carve(&h->told, shape->n_vocab, host);
 }
 
 void head_reset(struct head *h)
@@ -134,41 +135,45 @@ static float logit_of(struct head *h, uint32_t i, int32_t id)
 }
 
 // Whatever bias and penalties do, logits stay numbers that can be subtracted from one another.
-static void keep_in_range(float *logits, int32_t n)
+float head_in_range(float logit)
 {
-    for (int32_t i = 0; i < n; i++) {
-        if (!(logits[i] >= -LOGIT_MAX)) logits[i] = -LOGIT_MAX;
-        if (logits[i] > LOGIT_MAX) logits[i] = LOGIT_MAX;
-    }
+    if (!(logit >= -LOGIT_MAX)) return -LOGIT_MAX;
+    return logit > LOGIT_MAX ? LOGIT_MAX : logit;
 }
 
-static bool is_adjusted(const struct head_slot *s, const struct step_row *r)
+bool head_is_adjusted(const struct head_slot *s, const struct step_row *r)
 {
     return s->counts || s->sampling.n_bias || r->mask;
 }
 
-// Whether the best of the logits is drawn as they are.
-static bool is_greedy(const struct head *h, const struct head_want *w)
+bool head_is_greedy(const struct head *h, const struct head_want *w)
 {
     const struct head_slot *s = &h->slots[w->row->slot];
-    return s->sampling.temperature == 0 && !is_adjusted(s, w->row);
+    return s->sampling.temperature == 0 && !head_is_adjusted(s, w->row);
 }
 
-static bool draws(const struct head_want *w)
+bool head_draws(const struct head_want *w)
 {
     return w->row->flags & ROW_SAMPLE && w->tok + 1 == w->row->n_tok;
+}
+
+void head_adjust(const struct head *h, const struct head_slot *s, const struct step_row *r,
+                 float *logits)
+{
+    for (uint32_t i = 0; i < s->sampling.n_bias; i++)
+        logits[s->sampling.bias[i].id] += s->sampling.bias[i].bias;
+    if (s->counts) penalty_apply(&h->penalty, r->slot, &s->sampling, logits);
 }
 
 static int32_t choose(struct head *h, const struct head_slot *s, const struct step_row *r,
                       const float *logits)
 {
     const int32_t n_vocab = h->shape->n_vocab;
-    if (is_adjusted(s, r)) {
+    if (head_is_adjusted(s, r)) {
         memcpy(h->adjusted, logits, (size_t)n_vocab * sizeof *logits);
-        for (uint32_t i = 0; i < s->sampling.n_bias; i++)
-            h->adjusted[s->sampling.bias[i].id] += s->sampling.bias[i].bias;
-        if (s->counts) penalty_apply(&h->penalty, r->slot, &s->sampling, h->adjusted);
-        keep_in_range(h->adjusted, n_vocab);
+        head_adjust(h, s, r, h->adjusted);
+        for (int32_t i = 0; i < n_vocab; i++)
+            h->adjusted[i] = head_in_range(h->adjusted[i]);
         if (r->mask) sample_mask(h->adjusted, n_vocab, r->mask, r->n_mask);
         logits = h->adjusted;
     }
@@ -184,16 +189,31 @@ static float logprob_of(float logit, double lse)
     return p < -(double)FLT_MAX ? -FLT_MAX : (float)p;
 }
 
+// The n most likely ids of row i of the block; logits: the row, NULL: it is with the backend.
+static void most_likely(const struct head *h, uint32_t i, const float *logits, uint32_t n,
+                        struct token_prob *out)
+{
+    const struct top_row *top = h->wants[i].top;
+    if (logits) sample_top(logits, h->shape->n_vocab, n, out);
+    for (uint32_t k = 0; k < n && !logits; k++)
+        out[k] = (struct token_prob){.id = top->id[k], .logprob = top->value[k]};
+}
+
 // logits: row i of the block, if the host has to see it; else NULL.
 static err_t sample(struct head *h, const struct step *st, uint32_t i, const float *logits,
                     struct arena *arena)
 {
+    struct drawn drawn = {0};
     const struct head_want *w = &h->wants[i];
     struct head_slot *s = &h->slots[w->row->slot];
     struct step_item *item = w->item;
     const int32_t n_vocab = h->shape->n_vocab;
-    if (is_greedy(h, w) || !h->finite[i])
+    const bool is_drawn = w->top && !logits && head_short_draw(h, i, &drawn);
+    if (w->top && !logits && !is_drawn) logits = row_of(h, i);
+    if (head_is_greedy(h, w) || !h->finite[i])
         item->id = h->best[i] >= 0 && h->best[i] < n_vocab ? h->best[i] : 0;
+    else if (is_drawn)
+        item->id = drawn.id;
     else
         item->id = item->nonfinite ? sample_best(logits, n_vocab) : choose(h, s, w->row, logits);
     if (s->sampling.digest) item->digest = sample_digest(logits, n_vocab);
@@ -202,12 +222,12 @@ static err_t sample(struct head *h, const struct step *st, uint32_t i, const flo
     if (s->sampling.n_logprobs < 0 || item->nonfinite) return OK;
 
     const double lse = h->lse[i];
-    item->logprob = logprob_of(logits[item->id], lse);
+    item->logprob = logprob_of(logits ? logits[item->id] : drawn.logit, lse);
     const uint32_t n = (uint32_t)s->sampling.n_logprobs,
                    n_top = n < (uint32_t)n_vocab ? n : (uint32_t)n_vocab;
     struct token_prob *top = arena_take_n(arena, n_top, sizeof *top);
     if (!top) return ERR_MEMORY;
-    sample_top(logits, n_vocab, n_top, top);
+    most_likely(h, i, logits, n_top, top);
     for (uint32_t k = 0; k < n_top; k++)
         top[k].logprob = logprob_of(top[k].logprob, lse);
     item->top = top;
@@ -286,20 +306,20 @@ void head_ahead(struct head *h, const float *x, uint32_t n_row)
 static bool is_seen(const struct head *h, const struct head_want *w)
 {
     const struct sampling *s = &h->slots[w->row->slot].sampling;
-    return draws(w) && (!is_greedy(h, w) || s->digest || s->n_logprobs >= 0);
+    return head_draws(w) && !w->top && (!head_is_greedy(h, w) || s->digest || s->n_logprobs >= 0);
 }
 
 static bool needs_best(const struct head *h, uint32_t i)
 {
     const struct head_want *w = &h->wants[i];
-    return draws(w) && (is_greedy(h, w) || !h->finite[i]);
+    return head_draws(w) && (head_is_greedy(h, w) || !h->finite[i]);
 }
 
 static bool needs_lse(const struct head *h, uint32_t i)
 {
     const struct head_want *w = &h->wants[i];
     return w->row->flags & ROW_SCORE ||
-           (draws(w) && h->slots[w->row->slot].sampling.n_logprobs >= 0);
+           (head_draws(w) && h->slots[w->row->slot].sampling.n_logprobs >= 0);
 }
 
 // Of the block's n rows of logits, what the backend can say. Rows of a kind that lie together are
@@ -331,13 +351,14 @@ static err_t flush(struct head *h, const struct step *st, uint32_t n, const floa
     if (!h->is_ahead) compute(h, x, n);
     if (!h->is_lead) return OK;
     reduce(h, n);
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0, asked = 0; i < n; i++) {
+        if (i == asked) asked += head_short_ask(h, i, n);
         const struct head_want *w = &h->wants[i];
         const float *logits = h->tap || is_seen(h, w) ? row_of(h, i) : NULL; // (n_vocab)
         if (h->tap) h->tap(h->tap_arg, w->index, w->tok, logits);
         w->item->nonfinite |= !h->finite[i];
         if (w->row->flags & ROW_SCORE) score(h, i);
-        if (draws(w)) {
+        if (head_draws(w)) {
             err_t e = sample(h, st, i, logits, arena);
             if (e) return e;
         }
@@ -390,6 +411,24 @@ static err_t pool(struct head *h, const struct step *st, const float *x, struct 
         x += (size_t)h->shape->dim * r->n_tok;
     }
     return OK;
+}
+
+int32_t head_wanted(const struct head *h, const struct step *st, int32_t *tokens)
+{
+    int32_t n = 0, at = 0;
+    for (uint32_t i = 0; i < st->n_row; i++) {
+        const struct step_row *r = &st->rows[i];
+        struct pooler_part part = pooler_part_of(&h->pooler, r);
+        if (r->flags & (ROW_SAMPLE | ROW_SCORE)) {
+            const uint32_t from = r->flags & ROW_SCORE ? 0 : r->n_tok - 1;
+            part.from = part.from < from && part.from < part.to ? part.from : from;
+            part.to = r->n_tok;
+        }
+        for (uint32_t j = part.from; j < part.to; j++)
+            tokens[n++] = at + (int32_t)j;
+        at += (int32_t)r->n_tok;
+    }
+    return n;
 }
 
 err_t head_run(struct head *h, const struct step *st, const float *x, struct arena *arena,

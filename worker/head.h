@@ -3,6 +3,7 @@
 #pragma once
 #include "kernels/kernels.h"
 #include "proto/base/arena.h"
+#include "worker/head_short.h"
 #include "worker/layer.h"
 #include "worker/penalty.h"
 #include "worker/pooler.h"
@@ -27,7 +28,8 @@ struct head_want {
     uint32_t tok;   // in the row
     uint32_t at;    // in the step
     struct step_item *item;
-    float *scores; // item's, to be written
+    float *scores;       // item's, to be written
+    struct top_row *top; // what the backend says of its row of logits, or NULL
 };
 
 struct head {
@@ -54,6 +56,7 @@ struct head {
     bool *finite;              // (block) of each row of logits
     int32_t *best;             // (block) its best id, where that is all it takes
     double *lse;               // (block) its logarithm of the sum, where it is wanted
+    struct head_short told;    // of rows that need not come to the host
     float *adjusted;           // (n_vocab) one row after bias, penalties and mask
     struct sample_cand *cands; // (n_vocab)
     stage_tap_fn *tap;
@@ -77,6 +80,20 @@ void head_logits(struct head *h, const float *x, int32_t n, float *logits);
 // is one token that draws. Then head_ahead does it, and head_run the rest.
 bool head_is_ahead(const struct head *h, const struct step *st);
 void head_ahead(struct head *h, const float *x, uint32_t n_row);
+// Tokens of the step, ascending, whose rows of x head_run will look at; returns how many. The
+// lead's.
+int32_t head_wanted(const struct head *h, const struct step *st, int32_t *tokens);
+// -- for head_short.c --
+// Whether bias, penalties or a mask change the logits.
+bool head_is_adjusted(const struct head_slot *s, const struct step_row *r);
+// Whether the best of the logits is drawn as they are.
+bool head_is_greedy(const struct head *h, const struct head_want *w);
+bool head_draws(const struct head_want *w);
+// Bias and penalties, in place; then each logit head_in_range.
+void head_adjust(const struct head *h, const struct head_slot *s, const struct step_row *r,
+                 float *logits);
+float head_in_range(float logit);
+
 // x (n_tok, dim) after the last layer; every dense member calls it. ERR_MEMORY if the arena is
 // exhausted.
 err_t head_run(struct head *h, const struct step *st, const float *x, struct arena *arena,

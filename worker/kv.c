@@ -32,7 +32,7 @@ err_t kv_check_settings(const struct plan_settings *s, struct err_text *why)
         {"max_tok", s->max_tok, 1, STEP_TOKENS_MAX},
         {"max_rows", s->max_rows, 1, STEP_ROWS_MAX},
         {"in_flight", s->in_flight, 1, WIRE_IN_FLIGHT_MAX},
-        {"precision", s->precision, PRECISION_FAST, PRECISION_EXACT},
+        {"precision", s->precision, PRECISION_FAST, PLAN_DETERMINISTIC},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         err_t e = in_range(rules[i].name, rules[i].value, rules[i].min, rules[i].max, why);
@@ -40,8 +40,13 @@ err_t kv_check_settings(const struct plan_settings *s, struct err_text *why)
     }
     if (s->page_tok & (s->page_tok - 1))
         return err_say(why, ERR_CONFIG, "setting page_tok is %u, not a power of two", s->page_tok);
-    if (s->kv_dtype != DT_F16 && s->kv_dtype != DT_F32 && s->kv_dtype != DT_Q8_0)
-        return err_say(why, ERR_CONFIG, "setting kv_dtype is %u, allowed are F16, F32 and Q8_0",
+    static const enum dtype types[] = {DT_F16, DT_BF16, DT_F32, DT_Q8_0, DT_F8_E4M3};
+    bool is_type = false;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        is_type = is_type || s->kv_dtype == (uint32_t)types[i];
+    if (!is_type)
+        return err_say(why, ERR_CONFIG,
+                       "setting kv_dtype is %u, allowed are F16, BF16, F32, Q8_0 and F8_E4M3",
                        s->kv_dtype);
     if ((uint64_t)(s->ctx / s->page_tok + 1) * s->n_slot * 4 > SLOT_TABLE_BYTES_MAX)
         return err_say(why, ERR_CONFIG, "page tables for %u slots of %u tokens are too large",
@@ -100,8 +105,9 @@ err_t kv_bytes(const struct kv_config *c, uint64_t *out, struct err_text *why)
     for (uint32_t i = 0; i < n_layer_of(c); i++) {
         const struct kv_view v = shape_of(c, layer_of(c, i));
         if (v.n_head_kv && !v.page_bytes)
-            return err_say(why, ERR_MODEL, "no kernel for keys and values of %d heads of %d",
-                           v.n_head_kv, v.head_dim);
+            return err_say(
+                why, ERR_MODEL, "%s has no kernel for keys and values in %s of %d heads of %d",
+                c->kernels->ops->name, dtype_info(v.dtype)->name, v.n_head_kv, v.head_dim);
         sum += layer_bytes(c, layer_of(c, i), &v);
     }
     *out = sum;

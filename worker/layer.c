@@ -13,12 +13,14 @@ static layer_fn *const ffns[] = {
 void layer_mix(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
 {
     mixers[kind->mixer](p, w, index, kind);
+    pass_tick(p);
 }
 
 void layer_run(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)
 {
     layer_mix(p, w, index, kind);
     ffns[kind->ffn](p, w, index, kind);
+    pass_tick(p);
     pass_show(p, w->id);
 }
 
@@ -116,21 +118,40 @@ void layer_project(struct kernels *k, float *ordered, const float *x, int32_t n_
     if (n_job) k->ops->gemm(k, x, n_tok, cols, jobs, n_job);
 }
 
-void layer_norm(struct pass *p, const struct part *w, enum slot norm)
+// post, next (dim) or NULL
+static void add(struct pass *p, const struct sum *sum, const float *post, const float *next,
+                float *out)
 {
-    const struct model_shape *s = p->shape;
-    p->k->ops->rms_norm(p->k, p->x, part_vector(w, norm), p->n_tok, s->dim, s->norm_eps, p->h);
+    const struct add_norm a = {
+        .x = p->x,
+        .y = sum->y,
+        .more = sum->more,
+        .post = post,
+        .scale = p->shape->residual_scale,
+        .w = next,
+        .out = out,
+        .dim = p->shape->dim,
+        .eps = p->shape->norm_eps,
+    };
+    p->k->ops->add_norm(p->k, &a, p->n_tok);
 }
 
-void layer_add(struct pass *p, const struct part *w, enum slot post_norm, float *y)
+void layer_norm(struct pass *p, const struct part *w, enum slot norm)
 {
-    const struct kernels_ops *op = p->k->ops;
-    const struct model_shape *s = p->shape;
-    const int64_t n = (int64_t)p->n_tok * s->dim;
-    const float *post = part_vector(w, post_norm); // (dim)
-    if (post) op->rms_norm(p->k, y, post, p->n_tok, s->dim, s->norm_eps, y);
-    if (s->residual_scale != 1) op->scale(p->k, y, s->residual_scale, n);
-    op->add(p->k, p->x, y, n);
+    // Not rms_norm, whose sums may have another order.
+    const struct sum nothing = {0};
+    add(p, &nothing, NULL, part_vector(w, norm), p->h);
+}
+
+void layer_add_mixed(struct pass *p, const struct part *w, const struct sum *sum)
+{
+    add(p, sum, part_vector(w, SLOT_ATTN_POST_NORM), part_vector(w, SLOT_FFN_NORM), p->h);
+}
+
+void layer_add_ffn(struct pass *p, const struct part *w, const struct sum *sum)
+{
+    const float *next = p->next ? part_vector(p->next, SLOT_ATTN_NORM) : NULL;
+    add(p, sum, part_vector(w, SLOT_FFN_POST_NORM), next, p->next ? p->h : NULL);
 }
 
 struct glu layer_glu(const struct model_shape *s)
@@ -148,14 +169,14 @@ struct glu layer_glu(const struct model_shape *s)
 
 float *layer_fetch(const struct pass *p, float *x, int64_t n)
 {
-    if (p->k->is_host) return x;
+    if (pass_is_near(p)) return x;
     p->k->ops->get(p->k, p->road, x, (uint64_t)n * sizeof *x);
     return p->road;
 }
 
 void layer_return(const struct pass *p, float *x, int64_t n)
 {
-    if (!p->k->is_host) p->k->ops->put(p->k, x, p->road, (uint64_t)n * sizeof *x);
+    if (!pass_is_near(p)) p->k->ops->put(p->k, x, p->road, (uint64_t)n * sizeof *x);
 }
 
 void layer_gather(struct pass *p, enum pass_cut cut, float *y)
@@ -164,6 +185,23 @@ void layer_gather(struct pass *p, enum pass_cut cut, float *y)
     float *road = layer_fetch(p, y, n);
     p->group->ops->gather(p->group, road, p->n_tok, all, p->cut[cut], -1);
     layer_return(p, y, n);
+}
+
+void layer_narrow(struct pass *p, float *y, int64_t cols)
+{
+    const struct kernels_ops *op = p->k->ops;
+    const int64_t dim = p->shape->dim;
+    if (!p->narrows) return;
+    for (int32_t i = 0, k; i < p->n_wanted; i += k) {
+        const int64_t from = p->wanted[i], by = from - i;
+        // Neighbours move together, but not so many that they would meet their own places.
+        for (k = 1; k < by && i + k < p->n_wanted && p->wanted[i + k] == from + k;)
+            k++;
+        if (by == 0) continue;
+        op->copy(p->k, y + i * cols, cols, y + from * cols, cols, k, cols);
+        op->copy(p->k, p->x + i * dim, dim, p->x + from * dim, dim, k, dim);
+    }
+    p->n_tok = p->n_wanted;
 }
 
 void layer_out(struct pass *p, const struct projection *out, const float *x, int32_t cols,

@@ -94,6 +94,8 @@ struct pass {
     struct group *group; // NULL: alone
     // Member i computes columns [cut[i], cut[i + 1]); [0, all) where this member computes them all.
     int64_t cut[PASS_CUTS][SHARE_MEMBERS_MAX + 1];
+    void (*tick)(void *arg); // of stage_config
+    void *tick_arg;
     err_t err; // other members sent what cannot be; of this step
     // (layers, n_expert) how often each was chosen; the backend's, in groups the host's.
     uint32_t *usage;
@@ -105,8 +107,13 @@ struct pass {
     float *cos_sin[PASS_SIGHTS]; // (n_tok, n_rot / 2, 2)
     float *q_scale;              // (n_tok), used if shape.q_beta
 
-    float *x;       // (n_tok, dim) residual stream
-    float *h;       // (n_tok, dim) what is between the residual stream and a matrix
+    float *x;                // (n_tok, dim) residual stream
+    float *h;                // (n_tok, dim) what is between the residual stream and a matrix
+    const struct part *next; // the layer that follows in this pass, or NULL
+    // (n_wanted) tokens, ascending, about which the head will ask; NULL: all, or there is no head
+    const int32_t *wanted;
+    int32_t n_wanted;
+    bool narrows;   // in the last layer: behind the mixer only these go on (layer_narrow)
     float *ordered; // (n_tok, cols) inputs in the order of a weight's columns; NULL: none has one
     struct attn_work attn;
     struct mla_work mla;
@@ -125,8 +132,9 @@ struct pass_limits {
     int64_t head_floats; // that a tensor group's members hand each other of the head, at once
 };
 
-// One half of a layer: adds to p->x (n_tok, dim) what it makes of it. `index` counts the stage's
-// own layers from 0.
+// One half of a layer: adds to p->x (n_tok, dim) what it makes of p->h, which is norm(x), and
+// leaves in p->h the norm that the other half wants; the second half that of p->next, if there is
+// one. `index` counts the stage's own layers from 0.
 typedef void layer_fn(struct pass *p, const struct part *w, int32_t index,
                       const struct model_layer *kind);
 
@@ -144,10 +152,10 @@ layer_fn layer_moe;
 // What the owner of experts does for each layer that has them, while the lead runs layer_moe.
 layer_fn layer_moe_serve;
 // The four steps of layer_moe, so that other rows' steps may come between them:
-//   route   h = norm(x); the products of h, sorted
+//   route   the products of h, sorted
 //   give    owners get their rows; this member's products and the shared expert. Needs the same h
 //   take    the others' products
-//   end     x += norm(sum of products)
+//   end     x += norm(sum of products), and h for p->next
 void layer_moe_route(struct pass *p, const struct part *w, int32_t index);
 void layer_moe_give(struct pass *p, const struct part *w);
 void layer_moe_take(struct pass *p);
@@ -158,7 +166,7 @@ void layer_moe_open(struct pass *p, const struct pass_limits *l);
 struct moe_work layer_moe_from(const struct pass *p, int32_t tok);
 // The first half of a layer.
 layer_fn layer_mix;
-// Mixer and feed-forward part of one layer.
+// Mixer and feed-forward part of one layer. Before the first one: layer_norm with SLOT_ATTN_NORM.
 void layer_run(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind);
 
 // Sizes or lays out (mem_carve) each kind's work space; layer_carve all that the model needs.
@@ -189,10 +197,20 @@ void layer_project(struct kernels *k, float *ordered, const float *x, int32_t n_
                    const struct projection *list, int32_t n);
 // h = norm(x)
 void layer_norm(struct pass *p, const struct part *w, enum slot norm);
-// x += residual_scale * norm(y); y (n_tok, dim) is spent. The norm is left out where the part has
-// none.
-void layer_add(struct pass *p, const struct part *w, enum slot post_norm, float *y);
+// The end of a half: x += residual_scale * norm(y + more), h = norm(x) for what follows. y and more
+// (n_tok, dim), y is spent, more may be NULL; the first norm is left out where the part has none.
+struct sum {
+    float *y;
+    const float *more;
+};
+void layer_add_mixed(struct pass *p, const struct part *w, const struct sum *sum);
+void layer_add_ffn(struct pass *p, const struct part *w, const struct sum *sum);
 struct glu layer_glu(const struct model_shape *s);
+// Between halves of layers: whoever runs the pass may have other things on its way.
+static inline void pass_tick(const struct pass *p)
+{
+    if (p->tick) p->tick(p->tick_arg);
+}
 // Shows the residual stream to whoever watches.
 void pass_show(const struct pass *p, int32_t layer);
 
@@ -214,16 +232,25 @@ static inline int64_t pass_all(const struct pass *p, enum pass_cut cut)
 {
     return p->cut[cut][pass_gathers(p) ? p->share->n_member : 1];
 }
-// What members hand each other lies on the host: where n floats of the backend's do so for now,
-// filled with them (fetch) or not; layer_return brings them back.
+// Whether what members hand each other is taken as it lies; else it has to go over the host.
+static inline bool pass_is_near(const struct pass *p)
+{
+    return p->k->is_host || (p->group && p->group->on_device);
+}
+// Where n floats of the backend's lie for the group, filled with them (fetch) or not; layer_return
+// brings them back.
 float *layer_fetch(const struct pass *p, float *x, int64_t n);
 void layer_return(const struct pass *p, float *x, int64_t n);
 static inline float *pass_road(const struct pass *p, float *x)
 {
-    return p->k->is_host ? x : p->road;
+    return pass_is_near(p) ? x : p->road;
 }
 // y (n_tok, all columns of the cut): this member has filled its columns; afterwards all are there.
 void layer_gather(struct pass *p, enum pass_cut cut, float *y);
+// Where a pass narrows: brings the wanted rows of y (n_tok, cols) and of the residual stream
+// together at the front; from here on n_tok counts them alone. Once in a mixer, when all keys are
+// stored.
+void layer_narrow(struct pass *p, float *y, int64_t cols);
 // y (n_tok, dim) = x (n_tok, cols) W^T + bias. is_cut: each member makes its rows of W.
 void layer_out(struct pass *p, const struct projection *out, const float *x, int32_t cols,
                bool is_cut);

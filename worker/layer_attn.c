@@ -132,7 +132,6 @@ void layer_attn(struct pass *p, const struct part *w, int32_t index, const struc
     const struct heads h = heads_of(p->share, s, kind);
     const int64_t q_dim = (int64_t)h.n_q * s->head_dim, all = (int64_t)s->n_head * s->head_dim;
 
-    layer_norm(p, w, SLOT_ATTN_NORM);
     if (h.n_q) attend(p, w, index, kind, &h);
     if (h.is_cut) {
         p->k->ops->copy(p->k, b->all + h.q.from * s->head_dim, all, b->att, q_dim, p->n_tok, q_dim);
@@ -142,6 +141,7 @@ void layer_attn(struct pass *p, const struct part *w, int32_t index, const struc
     // x += norm(att Wo)
     const struct projection out = {
         .w = part_weight(w, SLOT_ATTN_OUT), .bias = part_vector(w, SLOT_ATTN_OUT_BIAS), .y = p->h};
+    layer_narrow(p, b->all, all);
     layer_out(p, &out, b->all, (int32_t)all, h.is_cut);
-    layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
+    layer_add_mixed(p, w, &(struct sum){.y = p->h});
 }

@@ -68,8 +68,7 @@ void layer_delta(struct pass *p, const struct part *w, int32_t index,
     const struct delta_work *b = &p->delta;
     const int32_t v = d->n_head_v * d->dim_v, wide = 2 * d->n_head_k * d->dim_k + v;
 
-    // h = norm(x); qkv, z, a, b = h Wqkv, h Wz, h Wa, h Wb
-    layer_norm(p, w, SLOT_ATTN_NORM);
+    // qkv, z, a, b = h Wqkv, h Wz, h Wa, h Wb
     const struct projection in[] = {
         {.w = part_weight(w, SLOT_DELTA_QKV), .y = b->qkv, .rows = wide},
         {.w = part_weight(w, SLOT_DELTA_Z), .y = b->z, .rows = v},
@@ -87,6 +86,7 @@ void layer_delta(struct pass *p, const struct part *w, int32_t index,
 
     // x += norm(out Wo)
     const struct projection out = {.w = part_weight(w, SLOT_ATTN_OUT), .y = p->h};
+    layer_narrow(p, b->out, v);
     layer_out(p, &out, b->out, v, false);
-    layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
+    layer_add_mixed(p, w, &(struct sum){.y = p->h});
 }

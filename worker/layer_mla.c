@@ -84,8 +84,7 @@ void layer_mla(struct pass *p, const struct part *w, int32_t index, const struct
     const int sight = kind->is_local ? PASS_LOCAL : PASS_GLOBAL;
     const int32_t head_dim = s->mla.nope_dim + s->mla.rope_dim;
 
-    // h = norm(x); its keys; its queries, turned and brought into the space of the keys
-    layer_norm(p, w, SLOT_ATTN_NORM);
+    // the keys of h; its queries, turned and brought into the space of the keys
     keys(p, w, sight);
     queries(p, w);
     op->rope(k, &p->rope[sight], p->cos_sin[sight], p->n_tok, s->n_head, head_dim,
@@ -109,9 +108,10 @@ void layer_mla(struct pass *p, const struct part *w, int32_t index, const struct
     op->attention(k, &args);
 
     // x += norm((V_B att) Wo)
+    layer_narrow(p, b->att, (int64_t)s->n_head * s->mla.kv_rank);
     op->gemm_each(k, part_matrix(w, SLOT_MLA_V_B), b->att, p->n_tok, b->q);
     const struct projection out = {
         .w = part_weight(w, SLOT_ATTN_OUT), .bias = part_vector(w, SLOT_ATTN_OUT_BIAS), .y = p->h};
     layer_out(p, &out, b->q, s->n_head * s->mla.v_dim, false);
-    layer_add(p, w, SLOT_ATTN_POST_NORM, p->h);
+    layer_add_mixed(p, w, &(struct sum){.y = p->h});
 }

@@ -132,8 +132,8 @@ static void show_experts(struct pass *p, int32_t layer)
     p->watch->experts(p->watch->arg, layer, p->n_tok, ids, weights);
 }
 
-// ids, weights (n_tok, n_used) of h
-static void choose(struct pass *p, const struct part *w)
+// ids, weights (n_tok, n_used) of h, and sorted as `sort` says, unless it is NULL
+static void choose(struct pass *p, const struct part *w, const struct route_sort *sort)
 {
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
@@ -157,6 +157,7 @@ static void choose(struct pass *p, const struct part *w)
         .scale = m->scale,
         .ids = b->ids,
         .weights = b->weights,
+        .sort = sort,
     };
     p->k->ops->route(p->k, &route, p->n_tok);
     show_experts(p, w->id);
@@ -233,11 +234,12 @@ static void sort_among_members(struct pass *p, const struct part *w, int32_t ind
         usage[b->host.ids[i]]++;
 }
 
-static void sort_products(struct pass *p, const struct part *w, int32_t index)
+static void choose_sorted(struct pass *p, const struct part *w, int32_t index)
 {
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
     if (p->share->n_member > 1) {
+        choose(p, w, NULL);
         sort_among_members(p, w, index);
         return;
     }
@@ -250,7 +252,7 @@ static void sort_products(struct pass *p, const struct part *w, int32_t index)
         .expert = b->expert,
         .count = usage_of(p, w, index),
     };
-    p->k->ops->route_sort(p->k, &sort, p->n_tok);
+    choose(p, w, &sort);
     b->first[0] = 0;
     b->first[1] = p->n_tok * m->n_used;
 }
@@ -288,10 +290,57 @@ static void multiply(struct pass *p, const struct part *part, const struct moe_p
     p->k->ops->gemm_experts(p->k, &g);
 }
 
+static struct expert_stack stack_of(const struct part *part, enum slot slot, enum slot bias)
+{
+    const struct weight *w = part_weight(part, slot);
+    return (struct expert_stack){&w->view, w->factors, part_vector(part, bias)};
+}
+
+// Nobody else computes products, so their sum can be made at once.
+static bool is_alone(const struct pass *p)
+{
+    return p->share->n_member == 1;
+}
+
+static void compute_plain(struct pass *p, const struct part *w, const struct moe_products *a)
+{
+    const struct moe_work *b = &p->moe;
+    const struct expert_ffn f = {
+        .gate = stack_of(w, SLOT_MOE_GATE, SLOT_MOE_GATE_BIAS),
+        .up = stack_of(w, SLOT_MOE_UP, SLOT_MOE_UP_BIAS),
+        .down = stack_of(w, SLOT_MOE_DOWN, SLOT_MOE_DOWN_BIAS),
+        .glu = layer_glu(p->shape),
+        .x = a->x,
+        .n = a->n,
+        .n_x = a->n_x,
+        .row = a->row,
+        .expert = a->place,
+        .seq = b->seq,
+        .middle = {b->gate, b->up},
+        .y = a->y,
+        .at = b->at,
+        .weights = b->weights,
+        .n_tok = p->n_tok,
+        .n_used = p->shape->moe.n_used,
+        .out = is_alone(p) ? b->out : NULL,
+    };
+    p->k->ops->expert_ffn(p->k, &f);
+}
+
+static bool is_ordered(const struct part *w)
+{
+    return part_weight(w, SLOT_MOE_GATE)->order || part_weight(w, SLOT_MOE_UP)->order ||
+           part_weight(w, SLOT_MOE_DOWN)->order;
+}
+
 void moe_compute(struct pass *p, const struct part *w, const struct moe_products *a)
 {
     const struct moe_work *b = &p->moe;
     if (a->n == 0) return;
+    if (!is_ordered(w)) {
+        compute_plain(p, w, a);
+        return;
+    }
 
     // gate, up (n, m) = x Wg, x Wu
     struct product one = {SLOT_MOE_GATE, SLOT_MOE_GATE_BIAS, .x = a->x,
@@ -354,9 +403,7 @@ void layer_moe_route(struct pass *p, const struct part *w, int32_t index)
 {
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
-    layer_norm(p, w, SLOT_FFN_NORM);
-    choose(p, w);
-    sort_products(p, w, index);
+    choose_sorted(p, w, index);
     if (m->weigh_input) // llama4
         p->k->ops->spread(p->k, p->h, b->at, b->weights, p->n_tok, m->n_used, p->shape->dim, b->x);
 }
@@ -380,13 +427,13 @@ void layer_moe_take(struct pass *p)
 
 void layer_moe_end(struct pass *p, const struct part *w)
 {
-    const struct kernels_ops *op = p->k->ops;
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
-    const int32_t dim = p->shape->dim;
-    op->combine(p->k, b->y, b->at, b->weights, p->n_tok, m->n_used, dim, b->out);
-    if (m->shared_dim) op->add(p->k, b->out, b->shared_out, (int64_t)p->n_tok * dim);
-    layer_add(p, w, SLOT_FFN_POST_NORM, b->out);
+    if (!is_alone(p) || is_ordered(w)) // else it is there already
+        p->k->ops->combine(p->k, b->y, b->at, b->weights, p->n_tok, m->n_used, p->shape->dim,
+                           b->out);
+    const struct sum sum = {.y = b->out, .more = m->shared_dim ? b->shared_out : NULL};
+    layer_add_ffn(p, w, &sum);
 }
 
 void layer_moe(struct pass *p, const struct part *w, int32_t index, const struct model_layer *kind)

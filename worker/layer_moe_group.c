@@ -1,6 +1,7 @@
 // A block of rows goes from the lead to an owner: each row the inputs of its token (dim), then the
 // token's experts that this owner is to compute, -1 where another one does. Back comes a row for
-// each product, by expert and then by row: the order in which the lead has them.
+// each product, by expert and then by row: the order in which the lead has them. Between devices
+// the experts go over the host and the inputs from device to device.
 #include "worker/layer_moe.h"
 
 #include "proto/base/log.h"
@@ -41,9 +42,48 @@ static int32_t fill_block(struct pass *p, const float *x, int32_t member)
     return n;
 }
 
+// The same as fill_block, as a list: of each row its number among all inputs.
+static int32_t list_block(struct pass *p, int32_t *row, int32_t member)
+{
+    const struct moe_sorting *b = &p->moe.host;
+    const int32_t n_used = p->shape->moe.n_used;
+    int32_t n = 0;
+    for (int32_t t = 0; t < p->n_tok; t++) {
+        int32_t *ids = NULL;
+        for (int32_t j = 0; j < n_used; j++) {
+            const int32_t at = b->at[t * n_used + j];
+            if (b->member[at] != member) continue;
+            if (!ids || p->moe.x) {
+                ids = b->block_ids + (int64_t)n * n_used;
+                for (int32_t i = 0; i < n_used; i++)
+                    ids[i] = -1;
+                row[n++] = p->moe.x ? at : t;
+            }
+            ids[j] = b->expert[at];
+        }
+    }
+    return n;
+}
+
+static void send_near(struct pass *p)
+{
+    const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
+    struct group *g = p->group;
+    int32_t *row = (int32_t *)(void *)p->moe.host.block;
+    for (int32_t i = 1; i < p->share->n_member; i++) {
+        const int32_t n = list_block(p, row, i);
+        g->side->ops->send(g->side, i, p->moe.host.block_ids, n, n_used);
+        if (n) g->ops->send_rows(g, i, p->moe.x ? p->moe.x : p->h, row, n, dim);
+    }
+}
+
 void moe_send(struct pass *p)
 {
     const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
+    if (p->group->on_device) {
+        send_near(p);
+        return;
+    }
     const int64_t n_tok = p->n_tok;
     const float *x = p->moe.x ? layer_fetch(p, p->moe.x, n_tok * n_used * dim)
                               : layer_fetch(p, p->h, n_tok * dim);
@@ -67,6 +107,18 @@ void moe_receive(struct pass *p)
 }
 
 // -- the owner --
+
+// Rows come, with their experts on the host. Returns how many.
+static int64_t take_block(struct pass *p, int64_t most)
+{
+    const struct moe_sorting *b = &p->moe.host;
+    const int32_t dim = p->shape->dim, n_used = p->shape->moe.n_used;
+    struct group *g = p->group;
+    if (!g->on_device) return g->ops->recv(g, 0, b->block, -1, dim + n_used, most);
+    const int64_t n = g->side->ops->recv(g->side, 0, b->block_ids, -1, n_used, most);
+    if (n > 0) g->ops->recv(g, 0, p->moe.given, n, dim, n);
+    return n;
+}
 
 // Takes the rows' ids from behind them: given (n, dim) and block_ids (n, n_used) remain.
 static void part_block(struct pass *p, int32_t n)
@@ -131,9 +183,9 @@ void layer_moe_serve(struct pass *p, const struct part *w, int32_t index,
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
     const int32_t dim = p->shape->dim, most = p->n_tok * (m->weigh_input ? m->n_used : 1);
-    const int64_t n = p->group->ops->recv(p->group, 0, b->host.block, -1, dim + m->n_used, most);
+    const int64_t n = take_block(p, most);
     if (n <= 0 || p->err) return;
-    part_block(p, (int32_t)n);
+    if (!p->group->on_device) part_block(p, (int32_t)n);
     if (!count_rows(p, w, (int32_t)n)) {
         p->err = ERR_LINK_PROTOCOL;
         log_error("layer %d: the lead asks for experts that member %d does not hold", w->id,

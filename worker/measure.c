@@ -52,6 +52,13 @@ void measure_key(const struct probe *p, const struct measure_ask *ask, char out[
     add_text(&h, ask->isa);
     add_text(&h, TRIREME_VERSION);
     sha256_add(&h, facts, sizeof facts);
+    struct kernels_about a;
+    if (ask->device && kernels_about(ask->device, &a, NULL) == OK) {
+        const uint64_t more[] = {(uint64_t)a.sm, (uint64_t)a.n_processor, a.memory_bytes >> 30};
+        add_text(&h, a.name);
+        add_text(&h, a.driver);
+        sha256_add(&h, more, sizeof more);
+    }
     sha256_end(&h, hash);
     write_key(hash, out);
 }
@@ -131,9 +138,11 @@ static err_t kept_peaks(const char *dir, const char *key, struct measure *out)
         m.peaks.read_bytes_per_s = json_number(json_get(j, "read_bytes_per_s"), 0);
         m.peaks.int8_ops_per_s = json_number(json_get(j, "int8_ops_per_s"), 0);
         m.peaks.f32_flops_per_s = json_number(json_get(j, "f32_flops_per_s"), 0);
+        m.peaks.half_flops_per_s = json_number(json_get(j, "half_flops_per_s"), 0);
         m.unix_s = (int64_t)json_number(json_get(j, "unix_s"), 0);
         if (!is_figure(m.peaks.read_bytes_per_s) || !is_figure(m.peaks.int8_ops_per_s) ||
-            !is_figure(m.peaks.f32_flops_per_s))
+            !is_figure(m.peaks.f32_flops_per_s) ||
+            (m.peaks.half_flops_per_s != 0 && !is_figure(m.peaks.half_flops_per_s)))
             e = ERR_NOT_FOUND; // damaged: measured again, and written anew
     }
     if (!e) *out = m;
@@ -152,6 +161,8 @@ static void keep_peaks(const char *dir, const char *key, const struct measure *m
     buf_json_num(&text, m->peaks.int8_ops_per_s);
     buf_str(&text, ",\"f32_flops_per_s\":");
     buf_json_num(&text, m->peaks.f32_flops_per_s);
+    buf_str(&text, ",\"half_flops_per_s\":");
+    buf_json_num(&text, m->peaks.half_flops_per_s);
     buf_printf(&text, ",\"unix_s\":%lld}\n", (long long)m->unix_s);
     if (!buf_ok(&text))
         log_warn("measured figures are not kept: no memory");
@@ -181,8 +192,8 @@ void measure_unlock(int lock)
 static err_t measure_now(const struct measure_ask *ask, struct measure *out, struct err_text *why)
 {
     struct measure m = {.unix_s = (int64_t)time(NULL)};
-    err_t e = kernels_measure_peaks(ask->n_threads, PEAK_MS, &m.peaks);
-    if (e) return err_say(why, e, "cannot measure this machine: %s", err_name(e));
+    err_t e = kernels_measure_peaks_of(ask->device, ask->n_threads, PEAK_MS, &m.peaks, why);
+    if (e) return e;
     *out = m;
     return OK;
 }
@@ -208,7 +219,7 @@ static err_t measure_or_find(const struct probe *p, const struct measure_ask *as
 err_t measure_machine(const struct probe *p, const struct measure_ask *ask, struct measure *out,
                       struct err_text *why)
 {
-    const double part = probe_part(p, ask->n_threads);
+    const double part = ask->device ? 1 : probe_part(p, ask->n_threads);
     err_t e = measure_or_find(p, ask, out, why);
     if (e) return e;
     out->peaks.read_bytes_per_s *= part;

@@ -12,8 +12,9 @@ enum {
 };
 
 struct measure_ask {
-    const char *dir; // of kept figures, created if it is missing; NULL: nothing is kept
-    const char *isa; // the backend's name, as measure_isa gives it
+    const char *dir;    // of kept figures, created if it is missing; NULL: nothing is kept
+    const char *isa;    // the backend's name, as measure_isa gives it
+    const char *device; // kernels_open's, of a device that is not the CPU; NULL: the CPU
     int32_t n_threads;
     bool refresh; // measure whatever is kept
 };

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <sys/stat.h>
 
 enum { HEADERS_MAX = 1 << 30 }; // memory for one model's tables
@@ -129,6 +130,21 @@ void models_add_store(struct models *m, const char *dir)
         if (len < (int)sizeof path && add_path(m, path, &why)) log_warn("left out: %s", why.s);
     }
     closedir(d);
+}
+
+void models_drop_missing(struct models *m, const char *dir)
+{
+    const size_t len = strlen(dir);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < m->n; i++) {
+        const char *path = m->files[i].path;
+        const bool is_gone = !strncmp(path, dir, len) && path[len] == '/' && access(path, F_OK);
+        if (is_gone)
+            free(m->files[i].path);
+        else
+            m->files[n++] = m->files[i];
+    }
+    m->n = n;
 }
 
 void models_free(struct models *m)

@@ -21,5 +21,7 @@ err_t models_scan(const char *const *paths, struct models *out, struct err_text 
 // Adds the whole copies of a store's folder (store.h). What cannot be read is left out with a
 // warning.
 void models_add_store(struct models *m, const char *dir);
+// Forgets copies in the store's folder that are not there any more.
+void models_drop_missing(struct models *m, const char *dir);
 void models_free(struct models *m);
 const struct models_file *models_find(const struct models *m, const uint8_t hash[32]); // NULL

@@ -56,6 +56,16 @@ void penalty_add(struct penalty *p, uint32_t slot, int32_t id, bool is_generated
     t[at].n_generated += is_generated;
 }
 
+int32_t penalty_next(const struct penalty *p, uint32_t slot, uint32_t *at)
+{
+    const struct penalty_entry *t = table_of(p, slot);
+    while (*at < p->cap && p->n_used[slot]) {
+        const uint32_t key = t[(*at)++].key;
+        if (key) return (int32_t)key - 1;
+    }
+    return -1;
+}
+
 void penalty_apply(const struct penalty *p, uint32_t slot, const struct sampling *s, float *logits)
 {
     const struct penalty_entry *t = table_of(p, slot);

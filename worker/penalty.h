@@ -22,5 +22,7 @@ void penalty_close(struct penalty *p);
 void penalty_clear(struct penalty *p, uint32_t slot);
 // At most 2 * ctx different ids per slot between clears: history and rows are each bounded by ctx.
 void penalty_add(struct penalty *p, uint32_t slot, int32_t id, bool is_generated);
+// Ids that were counted, in no order, from *at = 0 on; -1: no more.
+int32_t penalty_next(const struct penalty *p, uint32_t slot, uint32_t *at);
 // Changes logits (n_vocab) by what the slot holds.
 void penalty_apply(const struct penalty *p, uint32_t slot, const struct sampling *s, float *logits);

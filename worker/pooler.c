@@ -29,11 +29,9 @@ err_t pooler_check_row(const struct pooler *p, const struct step_row *r,
                    r->slot, slot.n_seen);
 }
 
-struct pooler_part pooler_take(struct pooler *p, const struct step_row *r)
+struct pooler_part pooler_part_of(const struct pooler *p, const struct step_row *r)
 {
-    struct pooler_slot *s = &p->slots[r->slot];
-    s->n_seen = r->pos + r->n_tok;
-    switch (s->kind) {
+    switch (p->slots[r->slot].kind) {
     case POOLING_LAST:
         return (struct pooler_part){r->flags & ROW_POOL ? r->n_tok - 1 : r->n_tok, r->n_tok};
     case POOLING_MEAN:
@@ -43,6 +41,12 @@ struct pooler_part pooler_take(struct pooler *p, const struct step_row *r)
     default:
         return (struct pooler_part){0, 0};
     }
+}
+
+struct pooler_part pooler_take(struct pooler *p, const struct step_row *r)
+{
+    p->slots[r->slot].n_seen = r->pos + r->n_tok;
+    return pooler_part_of(p, r);
 }
 
 void pooler_add(struct pooler *p, uint32_t slot, const float *h, uint32_t n)

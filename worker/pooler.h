@@ -28,7 +28,9 @@ void pooler_bind(struct pooler *p, const struct step_bind *b);
 // slot that has none, or leaves tokens out that belong to it.
 err_t pooler_check_row(const struct pooler *p, const struct step_row *r,
                        const struct step_bind *bind, struct err_text *why);
-// The tokens of the row that are to be added; all of them have passed with that.
+// The tokens of the row that are to be added.
+struct pooler_part pooler_part_of(const struct pooler *p, const struct step_row *r);
+// The same; all of the row have passed with that.
 struct pooler_part pooler_take(struct pooler *p, const struct step_row *r);
 // h (n, dim)
 void pooler_add(struct pooler *p, uint32_t slot, const float *h, uint32_t n);

@@ -13,18 +13,15 @@
 #include <time.h>
 
 enum {
-    COLS = 1024,
-    ROWS = 2048,      // of one matrix
-    POOL_MIB = 64,    // matrices are streamed through as much memory as no cache holds
+    COLS = 1024,      // of what is not a product
     POINT_US = 12000, // for one figure
+    ALL_US = 3000000, // of a device for all; what is left then is taken to be as fast as its like
     PASSES_MAX = 64,  // of them
     HEADS = 16,
     KV_HEADS = 4,
     HEAD_DIM = 64,
     FFN = 3072,
-    DEPTH = 1024, // tokens that attention looks back on
-    CHUNK = 64,   // rows of a prompt
-    SEQS = 16,    // rows of sequences of their own
+    SEQS = 16, // rows of sequences of their own
     PAGE_TOK = 32,
     VOCAB = 1 << 16,
     TOK_MAX = 512,
@@ -37,15 +34,34 @@ static const enum dtype types[] = {
 };
 _Static_assert(sizeof types / sizeof *types <= RATES_TYPES_MAX, "one table");
 
+// Matrices are streamed through as much memory as no cache holds, and are so large that their
+// reading and not their beginning is what counts.
+struct sizes {
+    int32_t rows, cols; // of one matrix
+    int32_t many_rows;  // at TOK_MAX rows of input
+    int32_t pool_mib;
+    int32_t depth; // tokens that attention looks back on
+    int32_t chunk; // rows of a prompt
+};
+static const struct sizes of_cpu = {2048, 1024, 2048 / 8, 64, 1024, 64};
+static const struct sizes of_device = {8192, 4096, 8192, 512, 4096, 512};
+static const struct sizes of_emulated = {64, 256, 64, 1, 64, 4}; // for tests
+
 struct bench {
     struct kernels *k;
-    uint8_t *weights; // POOL_MIB
-    float *x, *y;     // (TOK_MAX, ROWS) each
+    struct sizes size;
+    int64_t end_us; // of a device
+    int32_t repeat; // calls in one step of a device
+    uint64_t key;   // of the last step
+    uint32_t slots[SEQS];
+    uint8_t *weights; // size.pool_mib
+    float *x, *y;     // (TOK_MAX, size.rows) each
     float *a, *b;     // (TOK_MAX, FFN)
     float *logits;    // (VOCAB)
     struct view matrix;
     int32_t n_matrix, rows, at; // matrices in the pool, rows of input, the next matrix
     struct kv_view kv;
+    int32_t n_page;
     int32_t *pages;
     struct attn_run runs[SEQS];
     int32_t n_run;
@@ -72,9 +88,53 @@ static double now(void)
 
 typedef void bench_fn(struct bench *b);
 
+// One step of a device, of the same call again and again; recorded, as a decoding step is, where
+// all runs have one token.
+static double step_of(struct bench *b, bench_fn *fn)
+{
+    const struct kernels_ops *o = b->k->ops;
+    struct kernels_step s = {.pos = b->pos,
+                             .runs = {b->runs},
+                             .slots = {b->slots},
+                             .n_run = {b->n_run},
+                             .n_list = 1,
+                             .page_tok = PAGE_TOK,
+                             .key = b->key};
+    for (int32_t i = 0; i < b->n_run; i++) {
+        s.n_tok += b->runs[i].n_tok;
+        if (b->runs[i].n_tok > 1) s.key = 0;
+    }
+    const uint64_t before = o->busy_ns(b->k);
+    if (!o->enter(b->k, &s))
+        for (int32_t i = 0; i < b->repeat; i++)
+            fn(b);
+    o->leave(b->k);
+    return (double)(o->busy_ns(b->k) - before) * 1e-9 / b->repeat;
+}
+
+static bool is_late(const struct bench *b)
+{
+    return b->end_us && clock_now_us() > b->end_us;
+}
+
+static double device_time_of(struct bench *b, bench_fn *fn)
+{
+    double t[PASSES_MAX];
+    int n = 0;
+    const int64_t begin = clock_now_us();
+    b->key++;
+    for (int i = 0; i < 2 && !is_late(b); i++)
+        step_of(b, fn); // as it comes, which loads what it needs, and recorded
+    while (n < 1 || (n < PASSES_MAX && !is_late(b) && clock_now_us() - begin < POINT_US))
+        t[n++] = step_of(b, fn);
+    qsort(t, (size_t)n, sizeof *t, by_value);
+    return t[n / 4];
+}
+
 // Seconds of a call, of the fastest quarter: what the machine does when nobody else is at it.
 static double time_of(struct bench *b, bench_fn *fn)
 {
+    if (!b->k->is_host) return device_time_of(b, fn);
     double t[PASSES_MAX];
     int n = 0;
     const int64_t begin = clock_now_us();
@@ -116,27 +176,33 @@ static bool set_matrix(struct bench *b, enum dtype t, int64_t rows, int64_t cols
                               .n_dim = 2,
                               .shape = {rows, cols},
                               .stride = {(int64_t)((bytes + 63) / 64 * 64)}};
-    b->n_matrix = (int32_t)(((uint64_t)POOL_MIB << 20) / (uint64_t)b->matrix.stride[0]);
+    b->n_matrix = (int32_t)(((uint64_t)b->size.pool_mib << 20) / (uint64_t)b->matrix.stride[0]);
     b->at = 0;
-    return true;
+    return b->n_matrix > 0;
 }
 
 static void measure_types(struct bench *b, struct rates *out)
 {
     set_matrix(b, DT_Q8_0, 64, 64);
+    b->runs[0] = (struct attn_run){.n_tok = 1, .pages = b->pages};
+    b->n_run = 1;
     b->rows = 1;
     b->n_matrix = 1;
     out->product_us = time_of(b, some_products) / 8 * 1e6;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         struct rates_type *r = &out->types[out->n_type];
-        if (!set_matrix(b, types[i], ROWS, COLS)) continue;
+        if (is_late(b) || !set_matrix(b, types[i], b->size.rows, b->size.cols)) continue;
         r->dtype = types[i];
         for (int p = 0; p < RATES_POINTS; p++) {
+            if (p && is_late(b)) {
+                r->mul_per_s[p] = r->mul_per_s[p - 1];
+                continue;
+            }
             b->rows = rates_rows[p];
-            if (b->rows == TOK_MAX) set_matrix(b, types[i], ROWS / 8, COLS); // long enough
+            if (b->rows == TOK_MAX) set_matrix(b, types[i], b->size.many_rows, b->size.cols);
             double s = b->rows > 16 ? time_of(b, one_product) : time_of(b, some_products) / 8;
             const double own = s - out->product_us * 1e-6;
-            const double work = (double)b->rows * (double)b->matrix.shape[0] * COLS;
+            const double work = (double)b->rows * (double)b->matrix.shape[0] * b->size.cols;
             r->mul_per_s[p] = work / (own > s / 4 ? own : s / 4);
         }
         out->n_type++;
@@ -159,9 +225,9 @@ static void one_attention(struct bench *b)
 
 static double attention_rate(struct bench *b, int32_t rows)
 {
-    b->runs[0] = (struct attn_run){.n_tok = rows, .pos_from = DEPTH, .pages = b->pages};
+    b->runs[0] = (struct attn_run){.n_tok = rows, .pos_from = b->size.depth, .pages = b->pages};
     b->n_run = 1;
-    const double seen = DEPTH + 0.5 * (rows + 1);
+    const double seen = b->size.depth + 0.5 * (rows + 1);
     return 4.0 * HEADS * HEAD_DIM * seen * rows / time_of(b, one_attention);
 }
 
@@ -180,7 +246,7 @@ static void other_work(struct bench *b)
     o->rms_norm(b->k, b->x, b->logits, n, COLS, 1e-5f, b->y);
     o->glu(b->k, &silu, b->a, b->b, (int64_t)n * FFN, b->a);
     o->add(b->k, b->x, b->y, (int64_t)n * COLS);
-    memset(b->x, 0, (size_t)n * COLS * sizeof *b->x); // keeps the numbers finite
+    o->zero(b->k, b->x, (uint64_t)n * COLS * sizeof *b->x); // keeps the numbers finite
 }
 
 // `rows` rows of one sequence, or each of one of its own.
@@ -207,10 +273,10 @@ static void measure_rest(struct bench *b, struct rates *out)
     // As cost_model.row_floats counts them.
     const double floats = 4 * COLS + (3 * HEADS + 2 * KV_HEADS) * HEAD_DIM + 2 * FFN;
     out->attn_one_flops_per_s = attention_rate(b, 1);
-    out->attn_many_flops_per_s = attention_rate(b, CHUNK);
+    out->attn_many_flops_per_s = attention_rate(b, b->size.chunk);
     const double one = other_seconds(b, 1, true), seqs = other_seconds(b, SEQS, true);
-    const double many = other_seconds(b, CHUNK, false);
-    const double row = fmax(many - one, 0) / (CHUNK - 1);
+    const double many = other_seconds(b, b->size.chunk, false);
+    const double row = fmax(many - one, 0) / (b->size.chunk - 1);
     out->layer_us = one * 1e6;
     out->float_ns = row * 1e9 / floats;
     out->seq_us = fmax((seqs - one) / (SEQS - 1) - row, 0) * 1e6;
@@ -219,77 +285,128 @@ static void measure_rest(struct bench *b, struct rates *out)
 
 // ---- opening
 
-static float *floats(int64_t n)
+// n elements in the backend's memory.
+static bool take(struct bench *b, uint64_t n, uint64_t size, void *out)
 {
-    float *p = aligned_alloc(64, ((size_t)n * sizeof *p + 63) / 64 * 64);
+    return b->k->ops->take(b->k, n * size, "measuring speeds", out, NULL) == OK;
+}
+
+static bool take_floats(struct bench *b, int64_t n, float **out)
+{
+    float *p = malloc((size_t)n * sizeof *p);
     for (int64_t i = 0; p && i < n; i++)
         p[i] = (float)(i % 251 - 125) / 500;
-    return p;
+    const bool ok = p && take(b, (uint64_t)n, sizeof *p, out);
+    if (ok) b->k->ops->put(b->k, *out, p, (uint64_t)n * sizeof *p);
+    free(p);
+    return ok;
+}
+
+// The content does not matter to the speed: such bytes are small numbers in every type.
+static bool take_bytes(struct bench *b, uint64_t n, void *out)
+{
+    enum { PIECE = 1 << 20 };
+    void *p = malloc(PIECE);
+    const bool ok = p && take(b, n, 1, out);
+    if (p) memset(p, 0x11, PIECE);
+    for (uint64_t at = 0; ok && at < n; at += PIECE)
+        b->k->ops->put(b->k, *(char **)out + at, p, n - at < PIECE ? n - at : PIECE);
+    free(p);
+    return ok;
+}
+
+static int32_t max_of(int32_t x, int32_t y)
+{
+    return x > y ? x : y;
+}
+
+// Elements of x and y: of rows of products, and of what other_work does.
+static int64_t n_float(const struct bench *b)
+{
+    return (int64_t)TOK_MAX * max_of(max_of(b->size.rows, b->size.cols), HEADS * HEAD_DIM);
 }
 
 static bool take_memory(struct bench *b)
 {
-    const int32_t n_page = (DEPTH + TOK_MAX) / PAGE_TOK + 1;
+    b->n_page = (b->size.depth + TOK_MAX) / PAGE_TOK + 1;
     b->kv = (struct kv_view){.page_tok = PAGE_TOK,
                              .n_head_kv = KV_HEADS,
                              .head_dim = HEAD_DIM,
                              .head_dim_v = HEAD_DIM,
                              .dtype = DT_F16};
     b->kv.page_bytes = (int64_t)b->k->ops->kv_page_bytes(b->k, &b->kv);
-    b->weights = aligned_alloc(4096, (size_t)POOL_MIB << 20);
-    b->x = floats(TOK_MAX * ROWS);
-    b->y = floats(TOK_MAX * ROWS);
-    b->a = floats(TOK_MAX * FFN);
-    b->b = floats(TOK_MAX * FFN);
-    b->logits = floats(VOCAB);
-    b->cos_sin = floats(TOK_MAX * HEAD_DIM);
-    b->kv.data = aligned_alloc(4096, ((size_t)(n_page * b->kv.page_bytes) + 4095) / 4096 * 4096);
-    b->pages = calloc((size_t)n_page, sizeof *b->pages);
+    b->pages = calloc((size_t)b->n_page, sizeof *b->pages);
     b->pos = calloc(TOK_MAX, sizeof *b->pos);
-    if (!b->weights || !b->x || !b->y || !b->a || !b->b || !b->logits || !b->cos_sin ||
-        !b->kv.data || !b->pages || !b->pos)
-        return false;
-    // The content does not matter to the speed: such bytes are small numbers in every type.
-    memset(b->weights, 0x11, (size_t)POOL_MIB << 20);
-    memset(b->kv.data, 0x11, (size_t)(n_page * b->kv.page_bytes));
-    for (int32_t i = 0; i < n_page; i++)
+    const bool ok =
+        b->pages && b->pos && take_floats(b, n_float(b), &b->x) &&
+        take_floats(b, n_float(b), &b->y) && take_floats(b, (int64_t)TOK_MAX * FFN, &b->a) &&
+        take_floats(b, (int64_t)TOK_MAX * FFN, &b->b) && take_floats(b, VOCAB, &b->logits) &&
+        take_floats(b, (int64_t)TOK_MAX * HEAD_DIM, &b->cos_sin) &&
+        take_bytes(b, (uint64_t)b->size.pool_mib << 20, &b->weights) &&
+        take_bytes(b, (uint64_t)(b->n_page * b->kv.page_bytes), &b->kv.data);
+    for (int32_t i = 0; ok && i < b->n_page; i++)
         b->pages[i] = i;
     b->rope = (struct rope){
         .kind = ROPE_NEOX, .n_rot = HEAD_DIM, .theta = 10000, .freq_scale = 1, .attn_factor = 1};
-    return true;
+    return ok;
 }
 
 static void give_memory(struct bench *b)
 {
-    void *all[] = {b->weights, b->x,       b->y,       b->a,     b->b,
-                   b->logits,  b->cos_sin, b->kv.data, b->pages, b->pos};
+    const struct {
+        void *data;
+        uint64_t bytes;
+    } all[] = {{b->x, (uint64_t)n_float(b) * 4},
+               {b->y, (uint64_t)n_float(b) * 4},
+               {b->a, (uint64_t)TOK_MAX * FFN * 4},
+               {b->b, (uint64_t)TOK_MAX * FFN * 4},
+               {b->logits, (uint64_t)VOCAB * 4},
+               {b->cos_sin, (uint64_t)TOK_MAX * HEAD_DIM * 4},
+               {b->weights, (uint64_t)b->size.pool_mib << 20},
+               {b->kv.data, (uint64_t)(b->n_page * b->kv.page_bytes)}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        free(all[i]);
+        if (all[i].data) b->k->ops->give(b->k, all[i].data, all[i].bytes);
+    free(b->pages);
+    free(b->pos);
 }
 
-err_t rate_measure(const char *isa, int32_t n_threads, struct rates *out, struct err_text *why)
+static struct sizes sizes_of(const struct kernels_about *a)
 {
+    struct sizes s = a->is_host ? of_cpu : a->is_emulated ? of_emulated : of_device;
+    const uint64_t cached = 8 * a->l2_bytes >> 20; // so much does not stay in a device's cache
+    if (!a->is_host && !a->is_emulated && cached > (uint64_t)s.pool_mib && cached < 4096)
+        s.pool_mib = (int32_t)cached;
+    return s;
+}
+
+err_t rate_measure(const char *device, int32_t n_threads, struct rates *out, struct err_text *why)
+{
+    struct kernels_about about;
+    err_t e = kernels_about(device, &about, why);
+    if (e) return e;
+    struct bench b = {.size = sizes_of(&about), .repeat = about.is_emulated ? 1 : 16};
     const struct kernels_limits l = {.n_threads = n_threads,
                                      .precision = PRECISION_FAST,
                                      .max_tok = TOK_MAX,
-                                     .max_cols = COLS,
+                                     .max_cols = max_of(COLS, b.size.cols),
                                      .max_rows = VOCAB,
                                      .max_head = HEADS,
                                      .max_head_dim = HEAD_DIM,
-                                     .max_ctx = DEPTH + TOK_MAX};
-    struct bench b = {0};
+                                     .max_ctx = b.size.depth + TOK_MAX};
     struct rates r = {0};
-    err_t e = kernels_open_cpu(isa, &l, &b.k, why);
+    e = kernels_open(device, &l, &b.k, why);
     if (e) return e;
     if (take_memory(&b)) {
-        measure_types(&b, &r);
+        if (!about.is_host) b.end_us = clock_now_us() + ALL_US;
         measure_rest(&b, &r);
-        *out = r;
+        measure_types(&b, &r);
+        e = b.k->ops->status(b.k, why);
     } else {
         e = err_say(why, ERR_MEMORY, "no memory to measure speeds in");
     }
     give_memory(&b);
     b.k->ops->close(b.k);
+    if (!e) *out = r;
     return e;
 }
 
@@ -365,9 +482,10 @@ static void keep_rates(const char *dir, const char *key, const struct rates *r)
     buf_fini(&text);
 }
 
-// The backend calls itself "cpu avx2".
-static const char *isa_of(const struct measure_ask *ask)
+// For kernels_open. The CPU's backend calls itself "cpu avx2".
+static const char *device_of(const struct measure_ask *ask)
 {
+    if (ask->device) return ask->device;
     static const char before[] = "cpu ";
     const size_t n = sizeof before - 1;
     return ask->isa && !strncmp(ask->isa, before, n) ? ask->isa + n : NULL;
@@ -377,13 +495,13 @@ static err_t measure_or_find(const struct probe *p, const struct measure_ask *as
                              struct rates *out, struct err_text *why)
 {
     char key[MEASURE_KEY_BYTES];
-    if (!ask->dir) return rate_measure(isa_of(ask), ask->n_threads, out, why);
+    if (!ask->dir) return rate_measure(device_of(ask), ask->n_threads, out, why);
     measure_key(p, ask, key);
     if (!ask->refresh && kept_rates(ask->dir, key, out)) return OK;
     const int lock = measure_lock(ask->dir);
     err_t e = OK;
     if (ask->refresh || !kept_rates(ask->dir, key, out)) {
-        e = rate_measure(isa_of(ask), ask->n_threads, out, why);
+        e = rate_measure(device_of(ask), ask->n_threads, out, why);
         if (!e) keep_rates(ask->dir, key, out);
     }
     measure_unlock(lock);
@@ -394,6 +512,6 @@ err_t rate_machine(const struct probe *p, const struct measure_ask *ask, struct 
                    struct err_text *why)
 {
     err_t e = measure_or_find(p, ask, out, why);
-    if (!e) rates_scale(out, probe_part(p, ask->n_threads));
+    if (!e && !ask->device) rates_scale(out, probe_part(p, ask->n_threads));
     return e;
 }

@@ -1,12 +1,13 @@
 #include "worker/sample.h"
+#include "kernels/weight.h"
 
 #include <math.h>
 #include <string.h>
 
 enum {
-    CUT_NATS = 40, // ids this far below the best have weight 0: less than 1 in 10^17 each
+    // Ids further below the best than WEIGHT_NATS have weight 0: less than 1 in 10^17 each.
     BINS_PER_NAT = 8,
-    BINS = CUT_NATS * BINS_PER_NAT + 1,
+    BINS = WEIGHT_NATS * BINS_PER_NAT + 1,
 };
 static const float TEMPERATURE_MIN = 1e-6f; // below it only the best are left anyway
 
@@ -39,27 +40,6 @@ static double uniform(uint64_t seed, uint32_t choice, uint32_t position)
     return (double)((uint64_t)r[0] << 21 | r[1] >> 11) * 0x1p-53;
 }
 
-// exp(x) for -CUT_NATS <= x <= 0, to a few units of the last place of a float. Our own, because the
-// C library's may differ from machine to machine. Cody and Waite 1980: x = n ln2 + r, |r| <= ln2/2.
-static float exp_of(float x)
-{
-    const double t = (double)x * 1.4426950408889634;
-    const int32_t n = (int32_t)(t - 0.5); // nearest, as t <= 0
-    const double r = (double)x - (double)n * 0.6931471805599453;
-    double p = 1.0 / 5040;
-    p = p * r + 1.0 / 720;
-    p = p * r + 1.0 / 120;
-    p = p * r + 1.0 / 24;
-    p = p * r + 1.0 / 6;
-    p = p * r + 0.5;
-    p = p * r + 1;
-    p = p * r + 1;
-    const uint64_t bits = (uint64_t)(1023 + n) << 52;
-    double scale;
-    memcpy(&scale, &bits, 8);
-    return (float)(p * scale);
-}
-
 static void take_away(float *logits, uint32_t from, uint32_t to)
 {
     for (; from < to; from++)
@@ -77,30 +57,45 @@ void sample_mask(float *logits, int32_t n_vocab, const uint8_t *set, size_t len)
     take_away(logits, at, (uint32_t)n_vocab);
 }
 
-static float per_temperature(const struct sampling *s)
+float sample_per_temperature(const struct sampling *s)
 {
     return 1 / (s->temperature > TEMPERATURE_MIN ? s->temperature : TEMPERATURE_MIN);
 }
 
+// Lanes of their own, so that they can be compared side by side. NaN never wins.
 static float largest(const float *x, int32_t n)
 {
-    float best = x[0];
-    for (int32_t i = 1; i < n; i++)
-        if (x[i] > best) best = x[i];
-    return best;
+    enum { LANES = 16 };
+    float best[LANES];
+    int32_t i = 0;
+    for (int k = 0; k < LANES; k++)
+        best[k] = -INFINITY;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++)
+            best[k] = x[i + k] > best[k] ? x[i + k] : best[k];
+    for (; i < n; i++)
+        best[0] = x[i] > best[0] ? x[i] : best[0];
+    for (int k = 1; k < LANES; k++)
+        best[0] = best[k] > best[0] ? best[k] : best[0];
+    return best[0];
 }
 
-// Every id within the cut, in the order of ids.
-static int32_t gather(const float *logits, int32_t n_vocab, const struct sampling *s,
-                      struct sample_cand *cands)
+bool sample_weigh(float logit, int32_t id, float best, float per_t, struct sample_cand *out)
 {
-    const float best = largest(logits, n_vocab), per_t = per_temperature(s);
+    const float d = (logit - best) * per_t;
+    if (d < -(float)WEIGHT_NATS) return false;
+    *out = (struct sample_cand){logit, weight_of(d), id};
+    return true;
+}
+
+// Every id that is at least `least` and within the cut, in the order of ids.
+static int32_t gather(const float *logits, int32_t n_vocab, const struct sampling *s, float best,
+                      float least, struct sample_cand *cands)
+{
+    const float per_t = sample_per_temperature(s);
     int32_t n = 0;
-    for (int32_t i = 0; i < n_vocab; i++) {
-        const float d = (logits[i] - best) * per_t;
-        if (d < -(float)CUT_NATS) continue;
-        cands[n++] = (struct sample_cand){logits[i], exp_of(d), i};
-    }
+    for (int32_t i = 0; i < n_vocab; i++)
+        if (logits[i] >= least) n += sample_weigh(logits[i], i, best, per_t, &cands[n]);
     return n;
 }
 
@@ -117,31 +112,48 @@ static bool ranks_before(const struct sample_cand *a, const struct sample_cand *
     return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
 }
 
-static void sift_down(struct sample_cand *c, int32_t at, int32_t n)
+static bool is_lower(const struct sample_cand *a, const struct sample_cand *b)
+{
+    return a->id < b->id;
+}
+
+typedef bool before_fn(const struct sample_cand *a, const struct sample_cand *b);
+
+static void sift_down(struct sample_cand *c, int32_t at, int32_t n, before_fn *before)
 {
     const struct sample_cand moved = c[at];
     for (;;) {
         int32_t child = 2 * at + 1;
         if (child >= n) break;
-        if (child + 1 < n && ranks_before(&c[child], &c[child + 1])) child++;
-        if (!ranks_before(&moved, &c[child])) break;
+        if (child + 1 < n && before(&c[child], &c[child + 1])) child++;
+        if (!before(&moved, &c[child])) break;
         c[at] = c[child];
         at = child;
     }
     c[at] = moved;
 }
 
-// Most likely first. Heap sort: in place, no worst case, and no allocation as in qsort.
-static void sort(struct sample_cand *c, int32_t n)
+// Heap sort: in place, no worst case, and no allocation as in qsort.
+static void sort(struct sample_cand *c, int32_t n, before_fn *before)
 {
     for (int32_t i = n / 2 - 1; i >= 0; i--)
-        sift_down(c, i, n);
+        sift_down(c, i, n, before);
     for (int32_t end = n - 1; end > 0; end--) {
         const struct sample_cand last = c[end];
         c[end] = c[0];
         c[0] = last;
-        sift_down(c, 0, end);
+        sift_down(c, 0, end, before);
     }
+}
+
+void sample_sort_ranks(struct sample_cand *c, int32_t n)
+{
+    sort(c, n, ranks_before);
+}
+
+void sample_sort_ids(struct sample_cand *c, int32_t n)
+{
+    sort(c, n, is_lower);
 }
 
 static int32_t bin_of(const struct sample_cand *c, float best, float per_t)
@@ -157,7 +169,7 @@ static int32_t keep_best(struct sample_cand *c, int32_t n, const struct sampling
 {
     uint32_t count[BINS] = {0};
     double weight[BINS] = {0};
-    const float per_t = per_temperature(s);
+    const float per_t = sample_per_temperature(s);
     float best = c[0].logit;
     for (int32_t i = 1; i < n; i++)
         if (c[i].logit > best) best = c[i].logit;
@@ -187,7 +199,7 @@ static int32_t truncate(struct sample_cand *c, int32_t n, const struct sampling 
     // A little more than top_p, so that rounding in another order cannot lose the last id.
     double total = sum_weights(c, n);
     n = keep_best(c, n, s, k, total * s->top_p * (1 + 1e-9));
-    sort(c, n);
+    sample_sort_ranks(c, n);
     if (k) {
         n = k;
         total = sum_weights(c, n);
@@ -210,13 +222,16 @@ static int32_t drop_unlikely(struct sample_cand *c, int32_t n, float min_p)
     return kept;
 }
 
-int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling *s,
-                    uint32_t position, struct sample_cand *cands)
+double sample_uniform(const struct sampling *s, uint32_t position)
 {
-    int32_t n = gather(logits, n_vocab, s, cands);
-    n = truncate(cands, n, s);
+    return uniform(s->seed, s->choice, position);
+}
+
+int32_t sample_pick_left(struct sample_cand *cands, int32_t n, const struct sampling *s,
+                         uint32_t position)
+{
     n = drop_unlikely(cands, n, s->min_p);
-    const double at = uniform(s->seed, s->choice, position) * sum_weights(cands, n);
+    const double at = sample_uniform(s, position) * sum_weights(cands, n);
     double sum = 0;
     for (int32_t i = 0; i < n; i++) {
         sum += cands[i].weight;
@@ -225,23 +240,73 @@ int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling 
     return cands[n - 1].id;
 }
 
+int32_t sample_pick(struct sample_cand *cands, int32_t n, const struct sampling *s,
+                    uint32_t position)
+{
+    return sample_pick_left(cands, truncate(cands, n, s), s, position);
+}
+
+// The k-th largest of x[n], which is reordered; 0 < k <= n. Hoare's selection.
+static float select(float *x, int32_t n, int32_t k)
+{
+    int32_t from = 0, to = n - 1;
+    while (from < to) {
+        const float pivot = x[from + (to - from) / 2];
+        int32_t i = from, j = to;
+        while (i <= j) {
+            while (x[i] > pivot)
+                i++;
+            while (pivot > x[j])
+                j--;
+            if (i > j) break;
+            const float moved = x[i];
+            x[i++] = x[j];
+            x[j--] = moved;
+        }
+        if (k - 1 <= j)
+            to = j;
+        else if (k - 1 >= i)
+            from = i;
+        else
+            break;
+    }
+    return x[k - 1];
+}
+
+// A value that at least k ids reach, and few more: the k-th largest of what the best of each group
+// of ids have. -INFINITY: there are not that many groups.
+static float bound_of(const float *logits, int32_t n_vocab, int32_t k, float *groups)
+{
+    enum { GROUP = 64 };
+    const int32_t n = n_vocab / GROUP;
+    if (k > n) return -INFINITY;
+    for (int32_t i = 0; i < n; i++)
+        groups[i] = largest(logits + (int64_t)i * GROUP, GROUP);
+    return select(groups, n, k);
+}
+
+// Each id's weight costs more than a look at it: where only the best can be drawn, the others are
+// left out before.
+int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling *s,
+                    uint32_t position, struct sample_cand *cands)
+{
+    const float best = largest(logits, n_vocab);
+    float least = -INFINITY;
+    if (s->top_k > 0) // whether there are more than top_k is to be seen
+        least = bound_of(logits, n_vocab, s->top_k + 1, (float *)(void *)cands);
+    else if (s->top_p >= 1 && s->min_p > 0)
+        least = best + (logf(s->min_p) - 0.01f) / sample_per_temperature(s);
+    int32_t n = gather(logits, n_vocab, s, best, least, cands);
+    if (s->top_k > 0 && n <= s->top_k && least > -INFINITY)
+        n = gather(logits, n_vocab, s, best, -INFINITY, cands);
+    return sample_pick(cands, n, s, position);
+}
+
 int32_t sample_best(const float *logits, int32_t n_vocab)
 {
-    // Lanes of their own, so that they can be compared side by side.
-    enum { LANES = 16 };
-    float best[LANES];
-    int32_t i = 0;
-    for (int k = 0; k < LANES; k++)
-        best[k] = -INFINITY;
-    for (; i + LANES <= n_vocab; i += LANES)
-        for (int k = 0; k < LANES; k++)
-            best[k] = logits[i + k] > best[k] ? logits[i + k] : best[k];
-    for (; i < n_vocab; i++)
-        best[0] = logits[i] > best[0] ? logits[i] : best[0];
-    for (int k = 1; k < LANES; k++)
-        best[0] = best[k] > best[0] ? best[k] : best[0];
-    for (i = 0; i < n_vocab; i++)
-        if (logits[i] == best[0]) return i;
+    const float best = largest(logits, n_vocab);
+    for (int32_t i = 0; i < n_vocab; i++)
+        if (logits[i] == best) return i;
     return 0; // only NaN
 }
 

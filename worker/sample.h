@@ -22,6 +22,22 @@ void sample_mask(float *logits, int32_t n_vocab, const uint8_t *set, size_t len)
 int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling *s,
                     uint32_t position, struct sample_cand *cands);
 
+// The parts of it, for who has not the whole row (worker/draw.h).
+float sample_per_temperature(const struct sampling *s);
+// The weight of an id beside the best one. False: it cannot be drawn.
+bool sample_weigh(float logit, int32_t id, float best, float per_t, struct sample_cand *out);
+// Most likely first; by ids.
+void sample_sort_ranks(struct sample_cand *c, int32_t n);
+void sample_sort_ids(struct sample_cand *c, int32_t n);
+// The number in [0, 1) that decides.
+double sample_uniform(const struct sampling *s, uint32_t position);
+// Of all n > 0 ids that can be drawn, by ids: what sample_draw draws; and of those that top-k and
+// top-p leave, as they lie (by rank where one of these is in use, else by ids).
+int32_t sample_pick(struct sample_cand *cands, int32_t n, const struct sampling *s,
+                    uint32_t position);
+int32_t sample_pick_left(struct sample_cand *cands, int32_t n, const struct sampling *s,
+                         uint32_t position);
+
 // Lowest id of the largest logit; NaN never wins.
 int32_t sample_best(const float *logits, int32_t n_vocab);
 // The n most likely ids, most likely first, lower id first among equals; their logits in logprob.

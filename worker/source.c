@@ -1,9 +1,11 @@
 #include "worker/source_priv.h"
+#include "proto/base/log.h"
 #include "worker/weights.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,6 +15,8 @@ enum {
     PACK_ROWS = 64, // weight_pack wants multiples of it
     SPAN_MAX = 4,   // rows that lie apart are read together unless that reads so many times more
     AHEAD_BYTES = 128 << 10,
+    DIRECT_LEAST = 64 << 10, // bytes of a read that goes past the page cache
+    DIRECT_ALIGN = 4096,     // of its places and sizes: no disk wants more
 };
 
 // -- files --
@@ -20,6 +24,18 @@ enum {
 static const char *path_of(const struct source_files *f, const struct model_tensor *t)
 {
     return f->model->files[t->file].path;
+}
+
+// Past the page cache; -1: not here.
+static int open_direct(const char *path)
+{
+    static atomic_bool is_told;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    if (fd < 0 && !atomic_exchange(&is_told, true))
+        log_info("weights are read through the page cache: the file system has no direct reads "
+                 "(%s: %s)",
+                 path, strerror(errno));
+    return fd;
 }
 
 static err_t open_one(struct source_files *f, const struct model_tensor *t, struct err_text *why)
@@ -36,18 +52,25 @@ static err_t open_one(struct source_files *f, const struct model_tensor *t, stru
                        file->path);
     }
     f->fds[t->file] = fd;
+    if (f->is_direct) f->direct_fds[t->file] = open_direct(file->path);
+    return OK;
+}
+
+static err_t list_files(struct source_files *f, int **fds, struct err_text *why)
+{
+    *fds = malloc((size_t)f->model->n_file * sizeof **fds);
+    if (!*fds) return err_say(why, ERR_MEMORY, "no memory for the list of files");
+    for (int32_t i = 0; i < f->model->n_file; i++)
+        (*fds)[i] = -1;
     return OK;
 }
 
 err_t source_open(struct source_files *f, const struct model_weight *w, struct err_text *why)
 {
     if (w->kind == SOURCE_MADE) return OK;
-    if (!f->fds) {
-        f->fds = malloc((size_t)f->model->n_file * sizeof *f->fds);
-        if (!f->fds) return err_say(why, ERR_MEMORY, "no memory for the list of files");
-        for (int32_t i = 0; i < f->model->n_file; i++)
-            f->fds[i] = -1;
-    }
+    err_t err = f->fds ? OK : list_files(f, &f->fds, why);
+    if (!err && f->is_direct && !f->direct_fds) err = list_files(f, &f->direct_fds, why);
+    if (err) return err;
     for (int32_t i = 0; i < w->n_source; i++) {
         const struct model_source *s = &w->sources[i];
         const struct model_tensor *all[] = {s->main, s->scale, s->zero, s->order, s->global};
@@ -61,10 +84,14 @@ err_t source_open(struct source_files *f, const struct model_weight *w, struct e
 
 void source_close(struct source_files *f)
 {
-    for (int32_t i = 0; f->fds && i < f->model->n_file; i++)
+    for (int32_t i = 0; f->fds && i < f->model->n_file; i++) {
+        if (f->fds[i] >= 0 && f->drops) posix_fadvise(f->fds[i], 0, 0, POSIX_FADV_DONTNEED);
         if (f->fds[i] >= 0) close(f->fds[i]);
+        if (f->direct_fds && f->direct_fds[i] >= 0) close(f->direct_fds[i]);
+    }
     free(f->fds);
-    f->fds = NULL;
+    free(f->direct_fds);
+    f->fds = f->direct_fds = NULL;
 }
 
 // -- reading --
@@ -94,6 +121,29 @@ void source_reader_fini(struct source_reader *r)
         mem_give(&r->buffers[b]);
 }
 
+// The whole blocks around [offset, offset + bytes), past the page cache. False: in the usual way
+// then, which knows the errors too.
+static bool read_direct(struct source_reader *r, const struct model_tensor *t, uint64_t offset,
+                        uint64_t bytes, void *dst)
+{
+    const int fd = r->files->is_direct ? r->files->direct_fds[t->file] : -1;
+    const uint64_t from = offset / DIRECT_ALIGN * DIRECT_ALIGN;
+    const uint64_t to = (offset + bytes + DIRECT_ALIGN - 1) / DIRECT_ALIGN * DIRECT_ALIGN;
+    const uint64_t need = offset + bytes - from;
+    char *p;
+    if (fd < 0 || bytes < DIRECT_LEAST) return false;
+    if (source_buffer(r, SOURCE_BUFFER_DIRECT, to - from, &p, NULL)) return false;
+    for (uint64_t at = 0; at < need;) {
+        const ssize_t n = pread(fd, p + at, to - from - at, (off_t)(from + at));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return false;
+        at += (uint64_t)n;
+        if (at < need && at % DIRECT_ALIGN) return false;
+    }
+    memcpy(dst, p + (offset - from), bytes);
+    return true;
+}
+
 err_t source_read(struct source_reader *r, const struct model_tensor *t, uint64_t from,
                   uint64_t bytes, void *dst, struct err_text *why)
 {
@@ -101,6 +151,7 @@ err_t source_read(struct source_reader *r, const struct model_tensor *t, uint64_
         return source_say(r, t, why, "is too small for the weight that it belongs to");
     char *p = dst;
     uint64_t offset = t->offset + from;
+    if (read_direct(r, t, offset, bytes, dst)) return OK;
     while (bytes) {
         ssize_t n = pread(r->files->fds[t->file], p, bytes, (off_t)offset);
         if (n < 0 && errno == EINTR) continue;

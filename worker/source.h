@@ -16,7 +16,13 @@
 // The open files of a model, shared by all readers.
 struct source_files {
     const struct model *model;
-    int *fds; // model->n_file; -1: not needed
+    // Large reads go past the page cache, where the file system can do that: what is read once
+    // should not push out what others read again. Those that can not are told in the log, once.
+    bool is_direct;
+    // What is in the page cache of these files goes at source_close: it lives where the weights do.
+    bool drops;
+    int *fds;        // model->n_file; -1: not needed
+    int *direct_fds; // model->n_file, if is_direct; -1: not needed, or the file system refuses
 };
 
 // Opens the files that hold the weight's tensors, once each. A file that has another size than when
@@ -25,11 +31,12 @@ err_t source_open(struct source_files *f, const struct model_weight *w, struct e
 void source_close(struct source_files *f);
 
 enum source_buffer {
-    SOURCE_BUFFER_RAW,   // bytes as in the file
-    SOURCE_BUFFER_ROWS,  // what source_rows returns
-    SOURCE_BUFFER_TURN,  // rows before they are transposed
-    SOURCE_BUFFER_AT,    // numbers of rows in the source
-    SOURCE_BUFFER_SCALE, // floats
+    SOURCE_BUFFER_DIRECT, // whole blocks of the disk
+    SOURCE_BUFFER_RAW,    // bytes as in the file
+    SOURCE_BUFFER_ROWS,   // what source_rows returns
+    SOURCE_BUFFER_TURN,   // rows before they are transposed
+    SOURCE_BUFFER_AT,     // numbers of rows in the source
+    SOURCE_BUFFER_SCALE,  // floats
     SOURCE_BUFFER_ZERO,
     SOURCE_BUFFER_WORD,
     SOURCE_BUFFER_CODE,

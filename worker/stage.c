@@ -78,6 +78,8 @@ static void fill_pass(struct stage *s)
     s->pass.state = &s->state;
     s->pass.share = &s->config.share;
     s->pass.group = s->config.group;
+    s->pass.tick = s->config.tick;
+    s->pass.tick_arg = s->config.tick_arg;
     const struct pass_limits limits = stage_pass_limits(s);
     layer_moe_open(&s->pass, &limits);
     if (!stage_is_dense(&s->config)) return;
@@ -219,9 +221,29 @@ void stage_close(struct stage *s)
     free(s);
 }
 
+void stage_join(struct stage *s, struct group *group)
+{
+    s->config.group = s->pass.group = group;
+}
+
+struct kernels *stage_kernels(const struct stage *s)
+{
+    return s->kernels;
+}
+
 struct stage_sizes stage_sizes_get(const struct stage *s)
 {
     return s->sizes;
+}
+
+void stage_taken(const struct stage *s, struct kernels_bytes *out)
+{
+    s->kernels->ops->taken_bytes(s->kernels, out);
+}
+
+uint64_t stage_busy_ns(const struct stage *s)
+{
+    return s->kernels->ops->busy_ns(s->kernels);
 }
 
 const struct stage_config *stage_config_get(const struct stage *s)
@@ -326,12 +348,25 @@ static void add_list(struct kernels_step *k, const struct attn_run *runs, const 
     k->n_run[k->n_list++] = n_run;
 }
 
+// Whether what the members of a tensor group hand each other can be repeated with the rest.
+static bool is_recordable(const struct stage *s)
+{
+    const struct pass *p = &s->pass;
+    int64_t widest = 0;
+    if (!p->group) return true;
+    if (!pass_gathers(p)) return false;
+    for (int cut = 0; cut < PASS_CUTS; cut++)
+        if ((cut != CUT_VOCAB || s->config.head) && pass_all(p, cut) > widest)
+            widest = pass_all(p, cut);
+    return p->group->ops->is_recordable(p->group, p->n_tok, widest);
+}
+
 // Tells the backend what all operations of the step share. A step in which each sequence goes on by
 // one token, and which nobody looks into, is like any other of as many rows.
 static bool enter_kernels(struct stage *s, const int32_t *ids, bool is_plain)
 {
     const struct pass *p = &s->pass;
-    const bool is_decode = p->n_run == p->n_tok && !p->watch && !p->group && is_plain;
+    const bool is_decode = p->n_run == p->n_tok && !p->watch && is_recordable(s) && is_plain;
     struct kernels_step k = {.ids = ids,
                              .pos = s->pos,
                              .n_tok = p->n_tok,
@@ -385,10 +420,17 @@ static void run_layers(struct stage *s, bool with_logits)
         pass_show(p, PART_EMBED);
     }
     const bool in_halves = stage_has_halves(s);
-    if (in_halves) stage_run_halves(s);
+    if (in_halves)
+        stage_run_halves(s);
+    else
+        layer_norm(p, s->weights.parts, SLOT_ATTN_NORM);
     for (int32_t i = 0; i < n_own(s) && !in_halves; i++) {
         const struct part *w = &s->weights.parts[i];
-        layer_run(p, w, i, &p->shape->layers[w->id]);
+        p->next = i + 1 < n_own(s) ? w + 1 : NULL;
+        if (p->next)
+            layer_run(p, w, i, &p->shape->layers[w->id]);
+        else
+            stage_run_last(s, w, i, &p->shape->layers[w->id]);
     }
     if (with_logits) head_ahead(&s->head, p->x, (uint32_t)p->n_tok);
 }
@@ -406,6 +448,7 @@ static err_t run_dense(struct stage *s, const struct step *st, float *x, struct 
     p->x = s->x ? s->x : x;
     if (s->x && !c->embed) op->put(s->kernels, s->x, x, bytes);
     if (stage_has_halves(s)) stage_cut_halves(s);
+    stage_find_wanted(s, st);
     if (!enter_kernels(s, c->embed ? s->ids : NULL, is_ahead || !c->head)) run_layers(s, is_ahead);
     op->leave(s->kernels);
     for (uint32_t i = 0; i < st->n_row; i++)
@@ -481,6 +524,8 @@ void stage_mtp(struct stage *s, const float *x, const int32_t *next_ids, float *
     const struct projection fc = {.w = part_weight(w, SLOT_MTP_FC), .y = s->mtp_x, .rows = dim};
     layer_project(s->kernels, p->ordered, s->mtp_in, n, 2 * dim, &fc, 1);
     p->x = s->mtp_x;
+    p->next = NULL;
+    layer_norm(p, w, SLOT_ATTN_NORM);
     layer_run(p, w, n_own(s), &p->shape->mtp);
     op->rms_norm(s->kernels, s->mtp_x, part_vector(w, SLOT_MTP_NORM), n, dim, eps, s->mtp_h);
     for (int32_t i = 0; i < n; i += block) {

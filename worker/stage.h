@@ -29,14 +29,20 @@ struct stage_config {
     // given the same x. Owners of experts (SPLIT_EXPERTS, not member 0) keep experts only; x is
     // not looked at.
     struct share share;
-    struct group *group;     // the caller's; must outlive the stage
+    struct group *group; // the caller's; must outlive the stage
+    // Called between the halves of layers, on the thread of stage_run, or NULL: a step may take
+    // seconds, and others wait for what the caller still has to send.
+    void (*tick)(void *arg);
+    void *tick_arg;
     const char *device;      // kernels_open's
     bool profile;            // time every operation (stage_profile)
+    bool eager;              // start every operation of every step, repeat no recorded ones
     struct stage_load *load; // may be NULL
 };
 
+// Of the backend's memory; host_bytes: of the host's besides, where that is another one.
 struct stage_sizes {
-    uint64_t weight_bytes, kv_bytes, work_bytes;
+    uint64_t weight_bytes, kv_bytes, work_bytes, host_bytes;
 };
 
 // Bytes the stage will take, from headers only.
@@ -47,7 +53,12 @@ err_t stage_sizes(const struct stage_config *c, struct stage_sizes *out, struct 
 err_t stage_open(const struct stage_config *c, struct stage *reuse, struct stage **out,
                  struct err_text *why);
 void stage_close(struct stage *s);
-struct stage_sizes stage_sizes_get(const struct stage *s);
+// From now on another group of the same members, which must outlive its use; between steps.
+void stage_join(struct stage *s, struct group *group);
+struct kernels *stage_kernels(const struct stage *s);      // its backend
+struct stage_sizes stage_sizes_get(const struct stage *s); // as they were planned
+// What the process holds of such memory now, all stages on the same device together.
+void stage_taken(const struct stage *s, struct kernels_bytes *out);
 const struct stage_config *stage_config_get(const struct stage *s); // what it was opened with
 // Of a stage with config.profile: what was counted since the call before.
 void stage_profile(struct stage *s, struct kernels_profile *out);
@@ -61,7 +72,7 @@ uint32_t stage_n_tok(const struct step *st);
 // Runs one checked step; every member of a group runs the same ones in the same order. ERR_MEMORY,
 // and what the group came to: then x and result mean nothing.
 //   x        (n_tok, dim) residual stream, on the host; in: the previous stage's (ignored when
-//            embed); out: mine, but of a device that has the head
+//            embed); out: mine. Where the stage has the head, what is left there means nothing
 //   chained  embed stages: ids of the ROW_CHAIN rows in row order; else NULL
 //   arena    result items' lists live here; result may be NULL when the stage has no head. Of
 //            members only the first one's has items
@@ -98,3 +109,4 @@ bool stage_usage(struct stage *s, uint32_t *count);
 // What its backend says went wrong; OK: nothing.
 err_t stage_status(const struct stage *s, struct err_text *why);
 uint64_t stage_progress(const struct stage *s); // any thread
+uint64_t stage_busy_ns(const struct stage *s);  // kernels_ops.busy_ns, on the thread of stage_run

@@ -71,6 +71,7 @@ static void front(struct stage *s, struct pass *p, int32_t index)
 {
     const struct part *w = &s->weights.parts[index];
     const struct model_layer *kind = &p->shape->layers[w->id];
+    layer_norm(p, w, SLOT_ATTN_NORM);
     layer_mix(p, w, index, kind);
     if (kind->ffn == FFN_MOE)
         layer_moe_route(p, w, index);

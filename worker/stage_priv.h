@@ -24,6 +24,7 @@ struct stage {
     float *x;                     // (max_tok, dim) the backend's; NULL: the caller's is used
     int32_t *ids;                 // (max_tok)
     int32_t *pos;                 // (max_tok)
+    int32_t *wanted;              // (max_tok) of pass.wanted
     float *q_scale;               // (max_tok) the host's, of pass.q_scale
     double *freqs;                // (n_rot / 2) SLOT_ROPE_FREQS of the model
     uint16_t *fresh;              // (n_slot) the bind of the step under check, from 1; else 0
@@ -48,6 +49,11 @@ static inline bool stage_samples(const struct stage_config *c)
 bool stage_has_halves(const struct stage *s); // all members come to the same answer
 void stage_cut_halves(struct stage *s);       // the runs of each, after those of the step
 void stage_run_halves(struct stage *s);       // all layers, on pass.x
+
+// stage_wanted.c: of the last layer, what the head will ask about.
+void stage_find_wanted(struct stage *s, const struct step *st);
+void stage_run_last(struct stage *s, const struct part *w, int32_t index,
+                    const struct model_layer *kind);
 
 // stage_size.c
 struct kernels_limits stage_limits(const struct stage_config *c);

@@ -1,7 +1,7 @@
 #include "worker/source.h"
 #include "worker/stage_priv.h"
 
-enum { THREADS_MAX = 1024, BACKEND_BYTES_PER_THREAD = 1 << 20 };
+enum { THREADS_MAX = 1024 };
 
 static int32_t max_of(int32_t a, int32_t b)
 {
@@ -19,7 +19,8 @@ struct kernels_limits stage_limits(const struct stage_config *c)
     const struct plan_settings *p = &c->settings;
     struct kernels_limits l = {
         .n_threads = c->n_threads,
-        .precision = (enum precision)p->precision,
+        .precision = p->precision == PRECISION_EXACT ? PRECISION_EXACT : PRECISION_FAST,
+        .deterministic = p->precision == PLAN_DETERMINISTIC,
         .max_tok = (int32_t)p->max_tok,
         .max_cols = m->shape.dim,
         .max_rows = m->shape.n_vocab,
@@ -27,6 +28,7 @@ struct kernels_limits stage_limits(const struct stage_config *c)
         .max_head_dim = max_of(m->shape.head_dim, m->shape.mla.kv_rank + m->shape.mla.rope_dim),
         .max_ctx = (int32_t)p->ctx,
         .max_expert_rows = n_product(c),
+        .eager = c->eager,
     };
     for (int32_t i = 0; i < m->n_weight; i++) {
         if (!m->weights[i].is_matrix) continue;
@@ -134,6 +136,7 @@ void stage_carve(struct stage *s, struct mem_plan *plan)
     plan->is_one = s->kernels->is_host;
     s->ids = mem_carve(host, n, sizeof *s->ids);
     s->pos = mem_carve(host, n, sizeof *s->pos);
+    s->wanted = mem_carve(host, n, sizeof *s->wanted);
     s->freqs = mem_carve(host, (uint64_t)m->rope.n_rot / 2, sizeof *s->freqs);
     s->fresh = mem_carve(host, p->n_slot, sizeof *s->fresh);
     carve_pass(s, plan);
@@ -149,19 +152,12 @@ void stage_carve(struct stage *s, struct mem_plan *plan)
     s->mtp_in = mem_carve(c, 2 * wide, sizeof(float));
 }
 
-// The backend's own scratch is not told by its table: quantised activations, partial sums, and some
-// space for each thread.
-static uint64_t backend_bytes(const struct stage_config *c)
-{
-    const struct kernels_limits l = stage_limits(c);
-    const uint64_t rows = (uint64_t)max_of(l.max_tok, l.max_expert_rows);
-    return rows * (uint64_t)l.max_cols * 2 + (uint64_t)l.n_threads * BACKEND_BYTES_PER_THREAD;
-}
-
 err_t stage_count(struct stage *s, struct stage_sizes *out, struct err_text *why)
 {
     const struct kv_config kv = stage_kv_config(s);
     const struct state_config state = stage_state_config(s);
+    const struct kernels_limits limits = stage_limits(&s->config);
+    struct kernels_bytes scratch;
     struct mem_plan plan = {0};
     struct stage_sizes sizes = {0};
     err_t e = kv_bytes(&kv, &sizes.kv_bytes, why);
@@ -169,9 +165,15 @@ err_t stage_count(struct stage *s, struct stage_sizes *out, struct err_text *why
     if (e) return e;
     stage_carve(s, &plan);
     sizes.kv_bytes += state_bytes(&state);
-    sizes.work_bytes = plan.kernels.used + plan.host.used + backend_bytes(&s->config);
+    s->kernels->ops->scratch_bytes(s->kernels, &limits, &scratch);
+    sizes.work_bytes = plan.kernels.used + scratch.own;
+    sizes.host_bytes = plan.host.used + scratch.host;
     if (stage_samples(&s->config))
-        sizes.work_bytes += penalty_bytes(s->config.settings.n_slot, s->config.settings.ctx);
+        sizes.host_bytes += penalty_bytes(s->config.settings.n_slot, s->config.settings.ctx);
+    if (s->kernels->is_host) { // all of it is one
+        sizes.work_bytes += sizes.host_bytes;
+        sizes.host_bytes = 0;
+    }
     *out = sizes;
     return OK;
 }
@@ -265,7 +267,7 @@ err_t stage_sizes(const struct stage_config *c, struct stage_sizes *out, struct 
     struct kernels_limits l = stage_limits(c);
     l.n_threads = 1;
     l.max_tok = 1;
-    l.max_expert_rows = 1;
+    l.max_expert_rows = l.max_expert_rows ? 1 : 0;
     e = kernels_open(c->device, &l, &s.kernels, why);
     if (e) return e;
     e = stage_count(&s, out, why);

@@ -2,6 +2,7 @@
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/wire/frame.h"
+#include "worker/store_keep.h"
 #include "worker/store_need.h"
 
 #include <poll.h>
@@ -177,10 +178,30 @@ static struct compute_parcel *take(struct store_fetch *f)
     return l ? list_item(l, struct compute_parcel, list) : NULL;
 }
 
+// Other copies make room for this one, if they must.
+static err_t make_room(const struct store_fetch *f, struct err_text *why)
+{
+    const struct store_fetch_config *c = &f->config;
+    const uint64_t missing = store_need_bytes(f->store) - store_have_bytes(f->store);
+    uint8_t keep[2][32];
+    if (!c->limit_bytes || !missing) return OK;
+    memcpy(keep[0], f->hash, sizeof keep[0]);
+    memcpy(keep[1], c->held_hash, sizeof keep[1]);
+    const uint64_t most = c->limit_bytes > missing ? c->limit_bytes - missing : 0;
+    const uint64_t left = store_trim(c->dir, most, (const uint8_t(*)[32])keep, 2);
+    if (left <= most && missing <= c->limit_bytes) return OK;
+    return err_say(
+        why, ERR_SYSTEM,
+        "store: %.1f MiB are to be fetched, %.1f MiB are in use; copies in %.80s may take "
+        "%.1f MiB",
+        mib(missing), mib(left), c->dir, mib(c->limit_bytes));
+}
+
 // Until everything that is needed is here.
 static err_t copy(struct store_fetch *f, struct err_text *why)
 {
-    err_t e = store_check_room(f->store, f->config.reserve_bytes, why);
+    err_t e = make_room(f, why);
+    if (!e) e = store_check_room(f->store, f->config.reserve_bytes, why);
     atomic_store(&f->done_bytes, store_have_bytes(f->store));
     atomic_store(&f->all_bytes, store_need_bytes(f->store));
     f->heard_us = f->saved_us = f->told_us = clock_now_us();

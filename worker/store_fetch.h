@@ -18,9 +18,11 @@ struct store_fetch;
 struct store_fetch_config {
     const char *dir; // outlives it
     uint64_t reserve_bytes;
-    const struct msg_plan *plan;     // with its tables; outlives it
+    uint64_t limit_bytes;        // of all copies together, others are removed for this one; 0: none
+    const struct msg_plan *plan; // with its tables; outlives it
     const struct msg_welcome *offer; // of plan->model_hash; copied
     const struct model *model;       // open already, outlives it; NULL: is opened here
+    uint8_t held_hash[32];           // the copy of this model stays, too
     uint64_t first_id;               // of the requests; older chunks are dropped
 };
 

@@ -9,6 +9,7 @@
 enum {
     PIECE_BYTES = 512 << 10, // read and packed at once by one thread
     LOAD_THREADS_MAX = 16,
+    DEVICE_READERS = 8,     // at least, for a device: they wait for the disk more than they compute
     TOUCH_BYTES = 64 << 20, // between two looks whether loading goes on
 };
 
@@ -303,6 +304,7 @@ static err_t read_pieces(struct reader *r, struct err_text *why)
 {
     pthread_t threads[LOAD_THREADS_MAX], toucher;
     int32_t n = 0, wish = r->config->n_threads - 1;
+    if (!r->k->is_host && wish < DEVICE_READERS - 1) wish = DEVICE_READERS - 1;
     if (wish > LOAD_THREADS_MAX) wish = LOAD_THREADS_MAX;
     const bool is_beside = !pthread_create(&toucher, NULL, toucher_main, r);
     while (n < wish && !pthread_create(&threads[n], NULL, reader_main, r))
@@ -409,6 +411,11 @@ err_t weights_load(const struct stage_config *c, struct kernels *k, struct weigh
     struct reader r = {.config = c, .k = k, .beside = beside, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct weights w = {0};
     r.files.model = c->model;
+    // What goes to a device is read once. On the CPU a second start is glad of the page cache.
+    struct kernels_about about = {.is_host = true};
+    r.files.is_direct = !k->is_host;
+    if (!k->is_host && kernels_about(c->device, &about, NULL) == OK)
+        r.files.drops = about.is_unified;
     err_t e = gather_parts(&r, reuse, &w, why);
     if (!e) e = read_pieces(&r, why);
     source_close(&r.files);

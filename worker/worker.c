@@ -1,4 +1,5 @@
 #include "worker/worker_priv.h"
+#include "kernels/group.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "topology/gpus.h"
@@ -36,6 +37,7 @@ static err_t copy_config(struct worker *w, const struct worker_config *c, struct
 {
     w->config = *c;
     w->config.models = NULL;
+    kernels_group_trust(c->devices);
     w->config.name = copy(c->name);
     w->config.device = copy(c->device);
     w->config.transports = copy(c->transports);
@@ -73,6 +75,22 @@ static struct kernels_peaks peaks_of(const char *name)
     return p;
 }
 
+// A device that cannot be measured is planned by what its data sheet says.
+static void measure_device(struct worker *w, const struct worker_config *c)
+{
+    const struct measure_ask ask = {
+        .dir = c->measured_dir, .isa = w->isa, .device = c->device, .n_threads = 1};
+    struct err_text why = {0};
+    struct measure m;
+    w->peaks = peaks_of(w->budget.name);
+    if (w->budget.is_emulated) return; // its speed means nothing
+    err_t e = measure_machine(&w->probe, &ask, &m, &why);
+    if (!e) w->peaks = m.peaks;
+    if (!e && c->rate) e = rate_machine(&w->probe, &ask, &w->rates, &why);
+    if (e) log_warn("the device is not measured: %s", why.s);
+    if (w->models.n) w->disk_bytes_per_s = measure_disk(w->models.files[0].path, c->measured_dir);
+}
+
 static err_t look_around(struct worker *w, const struct worker_config *c, struct err_text *why)
 {
     err_t e = probe_read(&w->probe, why);
@@ -103,15 +121,19 @@ static err_t look_around(struct worker *w, const struct worker_config *c, struct
     w->random = (uint32_t)w->instance | 1;
     if (!c->measure) return OK;
     if (!b->is_host) {
-        w->peaks = peaks_of(b->name);
+        measure_device(w, c);
         return OK;
     }
     const struct measure_ask ask = {
         .dir = c->measured_dir, .isa = w->isa, .n_threads = w->n_threads};
+    struct measure_ask all = ask;
     struct measure m;
+    all.n_threads = w->probe.n_usable > w->n_threads ? w->probe.n_usable : w->n_threads;
     e = measure_machine(&w->probe, &ask, &m, why);
+    if (!e) w->peaks = m.peaks;
+    if (!e) e = measure_machine(&w->probe, &all, &m, why);
     if (e) return e;
-    w->peaks = m.peaks;
+    w->host_read_bytes_per_s = m.peaks.read_bytes_per_s;
     if (c->rate) e = rate_machine(&w->probe, &ask, &w->rates, why);
     if (e) return e;
     if (w->models.n) w->disk_bytes_per_s = measure_disk(w->models.files[0].path, c->measured_dir);

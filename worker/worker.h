@@ -19,6 +19,10 @@
 
 struct worker;
 
+// From device to device where all members can, best first; over one of the two roads alone; always
+// over the port.
+enum { WORKER_GROUP_AUTO, WORKER_GROUP_NCCL, WORKER_GROUP_PEERS, WORKER_GROUP_PORT };
+
 struct worker_config {
     const char *name;          // [a-z0-9-]{1,63}
     const char *const *models; // model files or folders with .gguf files, NULL-terminated
@@ -30,8 +34,11 @@ struct worker_config {
     const char *transports, *devices; // of the UCX port, NULL: port.h's defaults
     const char *store_dir;            // where copies of models grow; NULL: no store
     uint64_t store_reserve_bytes;     // of its volume, to stay free
-    bool own_lane;                    // be a lane of its own, if the whole model fits
-    bool measure;                     // measure peaks (about 0.7 s, before HELLO); else report 0
+    uint64_t store_limit_bytes; // of all copies; the least recently used ones make room; 0: none
+    // Between the members of a stage on devices: WORKER_GROUP_*.
+    uint32_t group;
+    bool own_lane;            // be a lane of its own, if the whole model fits
+    bool measure;             // measure peaks (about 0.7 s, before HELLO); else report 0
     bool rate;                // and the speed of single operations (about 2 s, once a machine)
     const char *measured_dir; // where they are kept (measure.h); NULL: nowhere. Until open returns
     // Connects to the coordinator; called again after a lost link. ERR_END: do not try again.

@@ -24,6 +24,7 @@ struct worker {
     struct probe probe;
     struct budget budget; // of the device, at the start
     struct kernels_peaks peaks;
+    double host_read_bytes_per_s; // of all processors together
     struct rates rates;
     double disk_bytes_per_s; // of the first model's volume; 0: not measured
     char isa[32];            // the backend's name

@@ -1,6 +1,7 @@
 #include "worker/worker_priv.h"
 
 #include "proto/base/log.h"
+#include "worker/store_keep.h"
 
 #include <string.h>
 
@@ -62,6 +63,7 @@ static void start_compute(struct worker *w, const struct msg_plan *p, const char
         .devices = w->config.devices,
         .mem_max_bytes = w->mem_max_bytes,
         .device_memory = w->config.device_memory,
+        .group = w->config.group,
         .profile = w->config.profile,
     };
     w->held = (struct compute_held){0};
@@ -92,14 +94,16 @@ static bool start_fetch(struct worker *w, struct compute_parcel *parcel, struct 
         return false;
     }
     const struct model *held = w->held.model;
-    const struct store_fetch_config c = {
+    struct store_fetch_config c = {
         .dir = w->config.store_dir,
         .reserve_bytes = w->config.store_reserve_bytes,
+        .limit_bytes = w->config.store_limit_bytes,
         .plan = p,
         .offer = offer,
         .model = held && !memcmp(held->hash, p->model_hash, n) ? held : NULL,
         .first_id = w->fetch_id,
     };
+    if (held) memcpy(c.held_hash, held->hash, n);
     if (store_fetch_start(&c, &w->fetch, why)) return false;
     w->fetch_plan = parcel;
     w->is_stopping = false;
@@ -112,6 +116,7 @@ static void start_plan(struct worker *w, struct compute_parcel *parcel)
     const struct msg_plan *p = &parcel->msg.plan;
     const struct models_file *file = models_find(&w->models, p->model_hash);
     struct err_text why = {0};
+    if (file && w->store_fd >= 0) store_used(w->config.store_dir, p->model_hash);
     if (file)
         start_compute(w, p, file->path);
     else if (start_fetch(w, parcel, &why))
@@ -183,6 +188,7 @@ static void end_fetch(struct worker *w)
     const bool was_stopping = w->is_stopping;
     w->fetch_plan = NULL;
     take_fetch_result(w, &r);
+    models_drop_missing(&w->models, w->config.store_dir); // copies that had to make room
     const struct msg_plan *p = &parcel->msg.plan;
     if (!was_stopping && r.err) fail_plan(w, p, r.err, &r.why);
     if (!was_stopping && !r.err) start_compute(w, p, find_copy(w, &r, p->model_hash));

@@ -1,4 +1,5 @@
 #include "worker/worker_priv.h"
+#include "worker/store_keep.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "worker/mem.h"
@@ -73,6 +74,7 @@ void worker_hello(struct worker *w)
         .n_numa = (uint32_t)w->probe.n_numa,
         .l2_bytes = w->probe.l2_bytes,
         .l3_bytes = w->probe.l3_bytes,
+        .host_read_bytes_per_s = w->host_read_bytes_per_s,
     };
     struct msg_model models[WIRE_MODELS_MAX];
     for (uint32_t i = 0; i < w->models.n; i++) {
@@ -97,7 +99,8 @@ void worker_hello(struct worker *w)
         .own_lane = w->config.own_lane,
     };
     if (w->store_fd >= 0)
-        m.hello.store_bytes = store_room(w->config.store_dir, w->config.store_reserve_bytes);
+        m.hello.store_bytes = store_keep_room(w->config.store_dir, w->config.store_reserve_bytes,
+                                              w->config.store_limit_bytes);
     const struct stage_config *c = w->held.stage ? stage_config_get(w->held.stage) : NULL;
     if (c && c->share.n_member <= 1) { // a member's part is no whole layer
         memcpy(m.hello.held_hash, c->model->hash, sizeof m.hello.held_hash);

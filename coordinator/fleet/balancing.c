@@ -143,6 +143,12 @@ void balancing_tick(struct fleet_lane *fl, bool is_busy, int64_t now_us)
     if (experts_gain(&plan) > least_gain) adopt(fl, &plan, now_us);
 }
 
+bool balancing_parts(const struct fleet_lane *fl, double *out)
+{
+    const struct balance *b = fl->balance;
+    return b && usage_parts(b->usage, &fl->lane.place, out);
+}
+
 // -- the picture --
 
 static const char *name_of(void *arg, uint32_t worker)

@@ -80,6 +80,8 @@ err_t crewing_place(const struct fleet *f, const struct place_want *want, const 
             .read_bytes_per_s = d->read_bytes_per_s,
             .int8_ops_per_s = d->int8_ops_per_s,
             .f32_flops_per_s = d->f32_flops_per_s,
+            .n_core = d->n_core,
+            .host_read_bytes_per_s = d->host_read_bytes_per_s,
             .rates = &d->rates,
             .trip_us = (double)w->trip_us,
             .held_from = h->held_from,
@@ -210,15 +212,28 @@ static bool doubles(const struct fleet_worker *w, uint32_t lane)
     return false;
 }
 
-// The home lane with the fewest hands; of equals one to which its layers are new.
+// What the lane's hands read in a second, all together: unequal workers make equal lanes where they
+// can.
+static double speed(const struct fleet *f, uint32_t lane, const struct fleet_worker *but)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < LANE_WORKERS_MAX; i++)
+        if (&f->workers[i] != but && is_hand(&f->workers[i]) && f->workers[i].lane == lane)
+            sum += f->workers[i].hello.devices[0].read_bytes_per_s;
+    return sum;
+}
+
+// The home lane with the fewest hands; of equals one to which its layers are new; of these the
+// slowest.
 static uint32_t home_for(const struct fleet_worker *w)
 {
     const struct fleet *f = w->fleet;
     uint32_t best = 0, least = UINT32_MAX;
     for (uint32_t i = 0; i < f->config.n_lane; i++) {
-        const uint32_t score = 4 * hands(f, i) + 2 * (uint32_t)doubles(w, i) +
+        const uint32_t others = hands(f, i) - (is_hand(w) && w->lane == i);
+        const uint32_t score = 4 * others + 2 * (uint32_t)doubles(w, i) +
                                (f->lanes[i].is_draining ? 4 * LANE_WORKERS_MAX : 0);
-        if (score >= least) continue;
+        if (score > least || (score == least && speed(f, i, w) >= speed(f, best, w))) continue;
         best = i;
         least = score;
     }

@@ -333,13 +333,6 @@ static bool keep_hello(struct fleet_worker *w, const struct msg_hello *h)
     return true;
 }
 
-static bool has_model(const struct msg_hello *h, const struct model *model)
-{
-    for (uint32_t i = 0; i < h->n_model; i++)
-        if (memcmp(h->models[i].hash, model->hash, sizeof model->hash) == 0) return true;
-    return false;
-}
-
 // What a worker holds of another model, or claims beyond this one's end, is of no use here.
 static void check_held(struct msg_hello *h, const struct model *model)
 {
@@ -402,14 +395,13 @@ void fleet_welcome(struct fleet *f, struct tether *c, const struct msg_hello *h)
     }
     w->tether = c;
     w->joined_us = w->beat_us = clock_now_us();
-    w->has_model =
-        has_model(h, f->config.want.model) || (h->store_bytes > 0 && depot_has_files(f->depot));
+    w->has_model = !muster_check_model(h, f->config.want.model, depot_has_files(f->depot), &why);
     check_held(&w->hello, f->config.want.model);
     c->owner = w;
     c->on_ready = on_ready;
-    log_info("worker %s (pid %u on %s, %s) joined: %.1f GiB free%s", h->name, h->pid, h->host,
-             h->devices[0].isa, (double)h->devices[0].mem_free_bytes / (1 << 30),
-             w->has_model ? "" : "; it cannot read this model");
+    log_info("worker %s (pid %u on %s, %s) joined: %.1f GiB free", h->name, h->pid, h->host,
+             h->devices[0].isa, (double)h->devices[0].mem_free_bytes / (1 << 30));
+    if (!w->has_model) log_warn("worker %s has no part in plans: %s", h->name, why.s);
     struct msg m = {.kind = MSG_WELCOME,
                     .welcome = {.worker = w->number, .cluster = f->config.cluster}};
     depot_offer(f->depot, &m.welcome);

@@ -97,6 +97,8 @@ err_t balancing_place(struct fleet_lane *fl, const uint32_t *workers, uint32_t n
 // Begins a new epoch if another table is clearly better and nothing runs.
 void balancing_tick(struct fleet_lane *fl, bool is_busy, int64_t now_us);
 void balancing_close(struct fleet_lane *fl);
+// usage_parts of the lane's placement.
+bool balancing_parts(const struct fleet_lane *fl, double *out);
 void balancing_json(const struct fleet_lane *fl, struct buf *out);
 
 // -- straggling.c --

@@ -76,3 +76,29 @@ err_t muster_check_name(const struct fleet_worker *owner, const struct msg_hello
         "another worker has this name: pid %u on %s, heard %lld ms ago; names must differ",
         owner->hello.pid, owner->hello.host, (long long)(age_us / 1000));
 }
+
+enum { HASH_SHOWN = 6 }; // bytes: enough to tell models apart
+
+static const char *hash_text(const uint8_t hash[32], char out[2 * HASH_SHOWN + 1])
+{
+    for (int i = 0; i < HASH_SHOWN; i++)
+        snprintf(out + 2 * i, 3, "%02x", hash[i]);
+    return out;
+}
+
+err_t muster_check_model(const struct msg_hello *h, const struct model *m, bool is_sent,
+                         struct err_text *why)
+{
+    char ours[2 * HASH_SHOWN + 1], theirs[2 * HASH_SHOWN + 1];
+    for (uint32_t i = 0; i < h->n_model; i++)
+        if (memcmp(h->models[i].hash, m->hash, sizeof m->hash) == 0) return OK;
+    if (is_sent && h->store_bytes > 0) return OK;
+    const char *rest = !is_sent     ? ", and its files are not sent"
+                       : h->n_model ? ", and it has no room for a copy"
+                                    : " and no room for a copy";
+    hash_text(m->hash, ours);
+    if (!h->n_model)
+        return err_say(why, ERR_MODEL, "this model's hash is %s, it has no model%s", ours, rest);
+    return err_say(why, ERR_MODEL, "this model's hash is %s, of its %u models %.60s has %s%s", ours,
+                   h->n_model, h->models[0].name, hash_text(h->models[0].hash, theirs), rest);
+}

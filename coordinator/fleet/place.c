@@ -1,6 +1,7 @@
 #include "coordinator/fleet/place.h"
 #include "coordinator/fleet/survey.h"
 #include "proto/base/log.h"
+#include "topology/crowd.h"
 #include "topology/plan.h"
 #include "topology/sha256.h"
 #include <math.h>
@@ -57,6 +58,10 @@ static void fill_device(const struct place_worker *w, struct cluster_device *d)
         .f32_flops_per_s = figure(w->f32_flops_per_s, UNMEASURED_F32),
     };
     if (w->rates) d->rates = *w->rates;
+    if (w->has_cpu) {
+        d->host_cores = w->n_core;
+        d->host_read_bytes_per_s = figure(w->host_read_bytes_per_s, 0);
+    }
     // Names of a cluster file are shorter than those of workers; the number keeps them apart.
     if (strlen(w->name) < sizeof d->name)
         snprintf(d->name, sizeof d->name, "%s", w->name);
@@ -188,6 +193,7 @@ static void fill_cluster(struct placing *p)
         fill_device(&p->workers[i], &p->cluster.devices[i]);
     share_host_memory(p);
     even_rates(p);
+    crowd_apply(&p->cluster, 0);
     level_figures(p);
     for (uint32_t i = 0; i < p->n; i++)
         for (uint32_t k = 0; k < p->n; k++)
@@ -485,6 +491,19 @@ static struct cost_group group_of(const struct placing *p, const struct cut *c)
     return g;
 }
 
+// Of the layers' experts, as they are dealt out.
+static double expert_part(const struct placing *p, const struct cut *c, uint32_t k)
+{
+    const struct share s = share_of_member(p, c, k);
+    const int32_t n_expert = p->cost.n_expert;
+    double held = 0;
+    if (n_expert == 0 || c->n_member == 1) return 0;
+    for (int32_t i = (int32_t)c->from; i < (int32_t)c->to; i++)
+        for (int32_t e = 0; e < n_expert; e++)
+            held += share_owns(&s, (int32_t)k, i, e, n_expert);
+    return held / ((double)(c->to - c->from) * n_expert);
+}
+
 static void fill_stage(const struct placing *p, const struct cut *c, const struct room *r,
                        struct place *out)
 {
@@ -497,6 +516,7 @@ static void fill_stage(const struct placing *p, const struct cut *c, const struc
                               .split = split_of(p, c),
                               .first = out->n_member,
                               .n_member = c->n_member};
+    const uint32_t first = out->n_member;
     for (uint32_t k = 0; k < c->n_member; k++) {
         const struct cost_memory m = memory_of(p, c, k, r);
         out->members[out->n_member++] =
@@ -513,6 +533,50 @@ static void fill_stage(const struct placing *p, const struct cut *c, const struc
     const struct cost_group g = group_of(p, c);
     const struct cost_time t = cost_time_of(&p->cost, &g, &step, (int32_t)c->from, (int32_t)c->to);
     s->decode_us = (double)t.ns / 1e3;
+    for (uint32_t k = 0; k < c->n_member; k++) {
+        struct place_member *m = &out->members[first + k];
+        m->decode_us = (double)t.own[k] / 1e3;
+        m->expert_us = c->n_member > 1 ? (double)t.experts[k] / 1e3 : 0;
+        m->expert_part = expert_part(p, c, k);
+    }
+}
+
+// A step through all stages, and what its longest stage takes.
+static void pass(const struct placing *p, const struct cut *cuts, uint32_t n,
+                 const struct cost_step *step, double *sum_us, double *longest_us)
+{
+    *sum_us = *longest_us = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct cost_group g = group_of(p, &cuts[i]);
+        const struct cost_time t =
+            cost_time_of(&p->cost, &g, step, (int32_t)cuts[i].from, (int32_t)cuts[i].to);
+        const uint32_t a = cuts[i].members[0], b = cuts[(i + 1) % n].members[0];
+        *sum_us += (double)t.ns / 1e3;
+        *longest_us = fmax(*longest_us, (double)t.ns / 1e3);
+        if (n > 1) *sum_us += (double)cost_hop_ns(&p->cost, &p->cluster.links[a][b], step) / 1e3;
+    }
+}
+
+// Of all slots' requests each stage has its share at a time.
+static struct place_speed speed_of(const struct placing *p, const struct cut *cuts, uint32_t n)
+{
+    const uint32_t n_slot = p->want->n_slot, rows = (n_slot + n - 1) / n;
+    struct cost_ask ask = p->ask;
+    double one_us, all_us, longest_us;
+    ask.batch = 1;
+    struct cost_step step = cost_decode_step(&ask);
+    pass(p, cuts, n, &step, &one_us, &longest_us);
+    ask.batch = (int32_t)rows;
+    step = cost_decode_step(&ask);
+    pass(p, cuts, n, &step, &all_us, &longest_us);
+    all_us = fmax(all_us, n * longest_us);
+    step = cost_prefill_step(&ask);
+    double sum_us;
+    pass(p, cuts, n, &step, &sum_us, &longest_us);
+    const double row_us = n_slot > 1 ? fmax(all_us - one_us, 0) / (n_slot - 1) : 0;
+    return (struct place_speed){.step_us = fmax(one_us - row_us, 1e-3),
+                                .row_us = row_us,
+                                .prompt_us = longest_us / ask.chunk};
 }
 
 static uint32_t steps_in_flight(const struct placing *p, const struct cut *cuts, uint32_t n,
@@ -548,6 +612,7 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
         .kv_dtype = w->kv_dtype,
         .precision = w->precision,
     };
+    out->speed = speed_of(p, cuts, n);
     out->window = (uint32_t)p->cost.window;
     out->chunk = (uint32_t)p->cost.chunk;
     out->recurrent = p->is_recurrent;

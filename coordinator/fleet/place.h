@@ -20,6 +20,15 @@ struct place_member {
     uint32_t stage;
     uint32_t part;                               // of SHARE_TOTAL
     uint64_t weight_bytes, kv_bytes, work_bytes; // planned
+    double decode_us;                            // its own work, predicted, one row
+    double expert_us;                            // of it, in experts that are dealt out to a group
+    double expert_part; // of the group's experts; what expert_us supposes it has of the products
+};
+
+// Predicted, with the road between the stages: a step that draws a token for each of n requests
+// takes step_us + n * row_us, a token of a prompt prompt_us.
+struct place_speed {
+    double step_us, row_us, prompt_us;
 };
 
 struct place {
@@ -33,6 +42,7 @@ struct place {
     bool recurrent;         // the model has recurrent state
     uint32_t piece_tok;     // prompts are cut for the stages into no smaller pieces
     uint32_t road;          // enum road
+    struct place_speed speed;
     uint8_t hash[32];
 };
 
@@ -65,9 +75,11 @@ struct place_worker {
     uint64_t mem_bytes;      // of the device
     uint64_t mem_free_bytes; // what a plan may count on, what is loaded now included
     double read_bytes_per_s, int8_ops_per_s, f32_flops_per_s;
-    const struct rates *rates;   // NULL or without types: not measured
-    double trip_us;              // round trip to the coordinator, 0: unknown
-    uint32_t held_from, held_to; // layers; equal: nothing
+    uint32_t n_core;              // of its host, with has_cpu; 0: unknown
+    double host_read_bytes_per_s; // of all of them together; 0: unknown
+    const struct rates *rates;    // NULL or without types: not measured
+    double trip_us;               // round trip to the coordinator, 0: unknown
+    uint32_t held_from, held_to;  // layers; equal: nothing
     bool held_embed, held_head;
 };
 

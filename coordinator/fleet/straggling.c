@@ -1,6 +1,7 @@
-// straggling: names workers that have become much slower than the plan took them for. The stages of
-// a lane, and the members of a tensor group, all see the same steps; so how long each worked,
-// divided by what was planned for it, is compared with the others'.
+// straggling: names workers that have become much slower than the plan took them for. The workers
+// of a lane all see the same steps; so how long each worked, divided by what was planned for it, is
+// compared with the others'. What a member of a group has to do with experts follows from how often
+// its experts were chosen.
 #include "coordinator/fleet/fleet_priv.h"
 #include "proto/base/log.h"
 
@@ -44,12 +45,23 @@ static void judge(struct fleet_worker *w, double factor, double busy)
         log_info("%s: worker %s is about as fast as the plan says again", lane, w->hello.name);
 }
 
-// The owners of experts work as the tokens choose: nothing is planned for each.
 static bool is_comparable(const struct place *p)
 {
-    for (uint32_t i = 0; i < p->n_stage; i++)
-        if (p->stages[i].split == SPLIT_EXPERTS || !(p->stages[i].decode_us > 0)) return false;
     return p->n_member > 1 && p->n_member <= LANE_WORKERS_MAX;
+}
+
+// Microseconds of each member's own work in a step of one row.
+static void expect(const struct fleet_lane *fl, double *out)
+{
+    const struct place *p = &fl->lane.place;
+    double parts[LANE_WORKERS_MAX];
+    const bool is_counted = balancing_parts(fl, parts);
+    for (uint32_t i = 0; i < p->n_member; i++) {
+        const struct place_member *m = &p->members[i];
+        out[i] = m->decode_us;
+        if (is_counted && m->expert_part > 0)
+            out[i] += m->expert_us * (parts[i] / m->expert_part - 1);
+    }
 }
 
 void straggling_count(struct fleet_worker *w, uint64_t work_us, uint64_t span_us)
@@ -68,13 +80,16 @@ void straggling_tick(struct fleet_lane *fl)
 {
     const struct place *p = &fl->lane.place;
     struct fleet *f = fl->fleet;
-    double ratios[LANE_WORKERS_MAX];
+    double ratios[LANE_WORKERS_MAX], expected_us[LANE_WORKERS_MAX];
     if (fl->lane.state != LANE_READY || !is_comparable(p)) return;
+    expect(fl, expected_us);
     for (uint32_t i = 0; i < p->n_member; i++) {
         const struct fleet_worker *w = &f->workers[p->members[i].worker];
         if (!w->tether || w->recent_span_us < LOOK_US) return;
-        ratios[i] = (double)w->recent_work_us / (double)w->recent_span_us /
-                    p->stages[p->members[i].stage].decode_us;
+        // Whose experts nobody chose tells nothing.
+        ratios[i] = expected_us[i] > 0
+                        ? (double)w->recent_work_us / (double)w->recent_span_us / expected_us[i]
+                        : 0;
     }
     for (uint32_t i = 0; i < p->n_member; i++) {
         struct fleet_worker *w = &f->workers[p->members[i].worker];

@@ -128,6 +128,35 @@ err_t usage_place(const struct usage *u, const struct place *p, const uint64_t *
     return experts_place(&a.ask, arena, out);
 }
 
+// Of all layers of a stage.
+static double sum_loads(const struct place_stage *s, const double *load, uint32_t member)
+{
+    double sum = 0;
+    for (uint32_t l = s->layer_from; l < s->layer_to; l++)
+        sum += load[(size_t)l * MEMBERS + member];
+    return sum;
+}
+
+bool usage_parts(const struct usage *u, const struct place *p, double *out)
+{
+    struct asking a;
+    struct arena arena;
+    arena_init(&arena, 0);
+    double *load = u ? arena_take_n(&arena, (size_t)u->n_layer * MEMBERS, sizeof *load) : NULL;
+    const bool ok = load && products(u) > 0 && begin(u, p, NULL, &a) &&
+                    experts_loads(&a.ask, p->experts, &arena, load) == OK;
+    for (uint32_t i = 0; ok && i < p->n_stage; i++) {
+        const struct place_stage *s = &p->stages[i];
+        double all = 0;
+        for (uint32_t k = 0; k < s->n_member; k++)
+            all += sum_loads(s, load, k);
+        for (uint32_t k = 0; k < s->n_member; k++)
+            out[s->first + k] = all > 0 ? sum_loads(s, load, k) / all : 0;
+    }
+    arena_fini(&arena);
+    return ok;
+}
+
 // -- the picture --
 
 struct view {

@@ -17,6 +17,9 @@ void usage_close(struct usage *u);
 err_t usage_add(struct usage *u, const struct msg_usage *m, int64_t now_us, struct err_text *why);
 // Products of the average expert, as far as they have not faded: how much the counts can tell.
 double usage_mean(const struct usage *u, int64_t now_us);
+// What each member of the placement's groups has of its stage's products: out (p->n_member). False,
+// and nothing is written: nothing was counted yet, or there is no memory.
+bool usage_parts(const struct usage *u, const struct place *p, double *out);
 // A table for the placement's groups from the one it has. spare_bytes (p->n_member): beside what
 // the placement gives each member; speeds are taken from the parts. The table, of all layers, lives
 // in the arena. ERR_MEMORY; ERR_NOT_FOUND: no stage has a group, or there are no experts.

@@ -5,7 +5,7 @@
 //     values  (page_tok, v_stride), v_stride = head_dim_v rounded up to 8; none if v_in_k
 // Q8_0: 8 bits each, with a scale for every 32 elements of a head's vector. In a group of keys, for
 // each 32 of head_dim: float d[8], int8 q[32][8] (the last block may be shorter); of a position's
-// values: float d[blocks], int8 q[v_stride].
+// values: float d[blocks], int8 q[v_stride]. F8_E4M3: the same with one scale for the whole vector.
 // Softmax runs over segments of SEG_TOK absolute positions (leaf_attn.h), so a query's sums do not
 // know where its run began, which page holds what, or who shares its pass.
 #include "kernels/cpu/cpu.h"
@@ -33,7 +33,9 @@ uint64_t attn_kv_page_bytes(struct kernels *k, const struct kv_view *kv)
     const struct kernels_limits *l = &cpu_of(k)->lim;
     const int32_t page_tok = kv->page_tok;
     if (page_tok < 16 || page_tok > SEG_TOK || (page_tok & (page_tok - 1))) return 0;
-    if (kv->dtype != DT_F16 && kv->dtype != DT_F32 && kv->dtype != DT_Q8_0) return 0;
+    if (kv->dtype != DT_F16 && kv->dtype != DT_BF16 && kv->dtype != DT_F32 &&
+        kv->dtype != DT_Q8_0 && kv->dtype != DT_F8_E4M3)
+        return 0;
     if (kv->n_head_kv < 1 || kv->n_head_kv > l->max_head) return 0;
     if (kv->head_dim < 1 || kv->head_dim > l->max_head_dim) return 0;
     if (kv->head_dim_v < 1 || kv->head_dim_v > kv->head_dim) return 0;

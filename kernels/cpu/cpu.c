@@ -1,5 +1,6 @@
 #include "kernels/cpu/cpu.h"
 #include "proto/base/log.h"
+#include "proto/base/map.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,16 @@ static void cpu_close(struct kernels *k)
     free(c);
 }
 
+static void cpu_scratch_bytes(struct kernels *k, const struct kernels_limits *l,
+                              struct kernels_bytes *out);
+static void cpu_taken_bytes(struct kernels *k, struct kernels_bytes *out);
+
+static uint64_t cpu_busy_ns(struct kernels *k)
+{
+    (void)k;
+    return 0;
+}
+
 static uint64_t cpu_wait_ns(struct kernels *k)
 {
     return pool_wait_ns(cpu_of(k)->pool);
@@ -47,7 +58,8 @@ static uint64_t cpu_progress(struct kernels *k)
         .put = mem_move, .get = mem_move, .copy = mem_copy, .zero = mem_zero,                      \
         .status = mem_status, .weight_bytes = quant_weight_bytes,                                  \
         .weight_pack = quant_weight_pack, .kv_page_bytes = attn_kv_page_bytes, .enter = mem_enter, \
-        .leave = mem_leave, .embed = quant_embed, .rms_norm = norm_rms, .gemm = gemm_run,          \
+        .leave = mem_leave, .embed = quant_embed, .rms_norm = norm_rms, .add_norm = norm_add,      \
+        .gemm = gemm_run, .ffn = ffn_run, .expert_ffn = ffn_run_experts,                           \
         .gemm_each = gemm_run_each, .gemm_experts = gemm_run_experts, .gather = gemm_gather,       \
         .gather_experts = gemm_gather_experts, .rope_table = rope_table, .rope = rope_turn,        \
         .kv_store = attn_kv_store, .attention = attn_run_all, .conv = conv_run,                    \
@@ -56,7 +68,8 @@ static uint64_t cpu_progress(struct kernels *k)
         .gate_rows = act_gate_rows, .scale_rows = act_scale_rows, .add = act_add,                  \
         .scale = act_scale, .softcap = act_softcap, .argmax = sample_argmax,                       \
         .finite = sample_finite, .logsumexp = sample_logsumexp, .progress = cpu_progress,          \
-        .wait_ns = cpu_wait_ns,                                                                    \
+        .wait_ns = cpu_wait_ns, .busy_ns = cpu_busy_ns, .scratch_bytes = cpu_scratch_bytes,        \
+        .taken_bytes = cpu_taken_bytes,                                                            \
     }
 
 // Best first.
@@ -70,6 +83,7 @@ static const struct {
     {"avx2", &leaf_avx2, CPU_OPS("avx2")},
 #endif
 #if defined(__aarch64__)
+    {"i8mm", &leaf_i8mm, CPU_OPS("i8mm")},
     {"dotprod", &leaf_dotprod, CPU_OPS("dotprod")},
     {"neon", &leaf_neon, CPU_OPS("neon")},
 #endif
@@ -93,7 +107,9 @@ static bool machine_can(const char *isa)
 static bool machine_can(const char *isa)
 {
 #if defined(__aarch64__)
-    if (!strcmp(isa, "dotprod")) return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    const bool has_dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    if (!strcmp(isa, "i8mm")) return has_dot && getauxval(AT_HWCAP2) & HWCAP2_I8MM;
+    if (!strcmp(isa, "dotprod")) return has_dot;
 #endif
     (void)isa;
     return true; // NEON is part of every AArch64
@@ -156,12 +172,25 @@ static void *zeroed(size_t bytes)
     return p;
 }
 
-static struct cpu_scratch *scratch_new(int32_t v_stride)
+enum { SCRATCH_HEAD = (sizeof(struct cpu_scratch) + 63) / 64 * 64 };
+
+static size_t v_stride_of(const struct kernels_limits *l)
 {
-    const size_t head = (sizeof(struct cpu_scratch) + 63) / 64 * 64;
-    const size_t vs = (size_t)v_stride, n_attn = LEAF_ATTN_FLOATS(vs);
+    return ((size_t)l->max_head_dim + 7) / 8 * 8;
+}
+
+// Of one thread.
+static size_t scratch_bytes(size_t vs)
+{
+    const size_t n_attn = LEAF_ATTN_FLOATS(vs);
     const size_t n = LEAF_GEMM_FLOATS + n_attn + ATTN_BLOCK * vs + LEAF_DELTA_FLOATS;
-    char *p = zeroed(head + n * sizeof(float) + 64);
+    return SCRATCH_HEAD + n * sizeof(float) + 64;
+}
+
+static struct cpu_scratch *scratch_new(size_t vs)
+{
+    const size_t n_attn = LEAF_ATTN_FLOATS(vs), head = SCRATCH_HEAD;
+    char *p = zeroed(scratch_bytes(vs));
     if (!p) return NULL;
     struct cpu_scratch *s = (void *)p;
     s->gemm = (void *)(p + head);
@@ -171,38 +200,69 @@ static struct cpu_scratch *scratch_new(int32_t v_stride)
     return s;
 }
 
-static bool take_gemm_memory(struct cpu *c)
+// What a backend takes for all its threads, for those who take it and those who count.
+struct part {
+    void *to; // a pointer's address
+    size_t bytes;
+};
+enum { PARTS_MAX = 16 };
+
+static int32_t parts_of(struct cpu *c, struct part out[PARTS_MAX])
 {
     const struct kernels_limits *l = &c->lim;
+    const bool fast = l->precision != PRECISION_EXACT;
     const size_t n_tok = (size_t)l->max_tok, n_expert_row = (size_t)l->max_expert_rows;
+    const size_t chunks = ((size_t)l->max_rows - 1) / REDUCE_CHUNK + 1;
     const size_t row = ((size_t)l->max_cols / BLOCK_COLS + 1) * XQ_BYTES;
-    c->parts = zeroed((n_expert_row + 1) * sizeof *c->parts);
-    if (!c->parts) return false;
-    if (l->precision == PRECISION_EXACT) return true;
-    c->xq = zeroed((n_tok > n_expert_row ? n_tok : n_expert_row) * row);
-    c->xr = zeroed(n_tok * row);
-    if (n_expert_row) c->xe = zeroed(n_expert_row * row);
-    return c->xq && c->xr && (c->xe || !n_expert_row);
+    const size_t most = n_tok > n_expert_row ? n_tok : n_expert_row;
+    const struct part all[] = {
+        {&c->share_at, n_tok * sizeof *c->share_at},
+        {&c->row_at, n_tok * sizeof *c->row_at},
+        {&c->part_attn, ATTN_PART_FLOATS * (size_t)l->n_threads * sizeof *c->part_attn},
+        {&c->freq, ((size_t)l->max_head_dim / 2 + 1) * sizeof *c->freq},
+        {&c->part_sum, n_tok * chunks * sizeof *c->part_sum},
+        {&c->part_max, n_tok * chunks * sizeof *c->part_max},
+        {&c->scratch, (size_t)l->n_threads * sizeof *c->scratch},
+        {&c->parts, (n_expert_row + 1) * sizeof *c->parts},
+        {&c->xq, fast ? most * row : 0},
+        {&c->xr, fast ? n_tok * row : 0},
+        {&c->xe, fast ? n_expert_row * row : 0},
+    };
+    memcpy(out, all, sizeof all);
+    return sizeof all / sizeof *all;
 }
 
 static bool take_memory(struct cpu *c)
 {
-    const struct kernels_limits *l = &c->lim;
-    size_t n_tok = (size_t)l->max_tok, chunks = ((size_t)l->max_rows - 1) / REDUCE_CHUNK + 1;
-    c->share_at = zeroed(n_tok * sizeof *c->share_at);
-    c->row_at = zeroed(n_tok * sizeof *c->row_at);
-    c->part_attn = zeroed(ATTN_PART_FLOATS * (size_t)l->n_threads * sizeof *c->part_attn);
-    c->freq = zeroed(((size_t)l->max_head_dim / 2 + 1) * sizeof *c->freq);
-    c->part_sum = zeroed(n_tok * chunks * sizeof *c->part_sum);
-    c->part_max = zeroed(n_tok * chunks * sizeof *c->part_max);
-    c->scratch = zeroed((size_t)l->n_threads * sizeof *c->scratch);
-    if (!c->share_at || !c->row_at || !c->part_attn || !c->freq || !c->part_sum || !c->part_max ||
-        !c->scratch)
-        return false;
-    if (!take_gemm_memory(c)) return false;
-    for (int32_t i = 0; i < l->n_threads; i++)
-        if (!(c->scratch[i] = scratch_new((l->max_head_dim + 7) / 8 * 8))) return false;
+    struct part parts[PARTS_MAX];
+    const int32_t n = parts_of(c, parts);
+    for (int32_t i = 0; i < n; i++) {
+        void *p = parts[i].bytes ? zeroed(parts[i].bytes) : NULL;
+        if (!p && parts[i].bytes) return false;
+        memcpy(parts[i].to, &p, sizeof p);
+    }
+    for (int32_t i = 0; i < c->lim.n_threads; i++)
+        if (!(c->scratch[i] = scratch_new(v_stride_of(&c->lim)))) return false;
     return true;
+}
+
+static void cpu_scratch_bytes(struct kernels *k, const struct kernels_limits *l,
+                              struct kernels_bytes *out)
+{
+    struct cpu like = {.lim = *l};
+    struct part parts[PARTS_MAX];
+    const int32_t n = parts_of(&like, parts);
+    uint64_t sum = (uint64_t)l->n_threads * scratch_bytes(v_stride_of(l));
+    (void)k;
+    for (int32_t i = 0; i < n; i++)
+        sum += parts[i].bytes;
+    *out = (struct kernels_bytes){.own = sum};
+}
+
+static void cpu_taken_bytes(struct kernels *k, struct kernels_bytes *out)
+{
+    cpu_scratch_bytes(k, &cpu_of(k)->lim, out);
+    out->own += map_taken();
 }
 
 err_t kernels_open_cpu(const char *isa, const struct kernels_limits *limits, struct kernels **out,

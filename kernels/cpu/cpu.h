@@ -72,6 +72,8 @@ void gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
 void gemm_run_each(struct kernels *k, const struct view *w, const float *x, int32_t n_tok,
                    float *y);
 void gemm_run_experts(struct kernels *k, const struct expert_gemm *e);
+// Several that differ in weights, bias and y only: x is quantised once, in one region.
+void gemm_run_experts_of(struct kernels *k, const struct expert_gemm *g, int32_t n_job);
 void gemm_gather(struct kernels *k, const float *x, const int32_t *order, int32_t n_tok,
                  int32_t cols, float *out);
 void gemm_gather_experts(struct kernels *k, const float *x, const int32_t *row,
@@ -83,6 +85,9 @@ void attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct att
 void attn_run_all(struct kernels *k, const struct attn_args *a);
 void norm_rms(struct kernels *k, const float *x, const float *w, int64_t n_row, int32_t dim,
               float eps, float *y);
+void norm_add(struct kernels *k, const struct add_norm *a, int64_t n_row);
+void ffn_run(struct kernels *k, const struct ffn *f, int32_t n_tok);
+void ffn_run_experts(struct kernels *k, const struct expert_ffn *f);
 void rope_table(struct kernels *k, const struct rope *r, const int32_t *pos, int32_t n_tok,
                 float *cos_sin);
 void rope_turn(struct kernels *k, const struct rope *r, const float *cos_sin, int32_t n_tok,

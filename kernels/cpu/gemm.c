@@ -225,9 +225,10 @@ void gemm_run_each(struct kernels *k, const struct view *w, const float *x, int3
 
 // -- gemm_experts --
 
+// Several products of the same rows with the same experts.
 struct experts_call {
     struct cpu *c;
-    const struct expert_gemm *g;
+    const struct expert_gemm *g; // n_job of them, which differ in weights, bias and y alone
     int32_t cols, n_part, n_share, share_panels;
 };
 
@@ -250,8 +251,8 @@ static void experts_tile(struct cpu *c, void *arg, int64_t from, int64_t to)
             for (int32_t b = 0; b < e->cols / BLOCK_COLS; b++, row += XQ_BYTES) {
                 uint8_t *to_b = tile + (int64_t)b * part->n * XQ_BYTES;
                 memcpy(to_b + 32 * t, row, 32);
-                for (int i = 0; i < 3; i++)
-                    memcpy(to_b + (32 + 4 * i) * part->n + 4 * t, row + 32 + 4 * i, 4);
+                for (int i = XQ_SCALE; i < XQ_BYTES; i += 4)
+                    memcpy(to_b + i * part->n + 4 * t, row + i, 4);
             }
         }
     }
@@ -260,8 +261,8 @@ static void experts_tile(struct cpu *c, void *arg, int64_t from, int64_t to)
 static void experts_share(void *arg, int32_t item, int32_t thread)
 {
     const struct experts_call *e = arg;
-    const struct expert_gemm *g = e->g;
-    const struct gemm_part *part = &e->c->parts[item / e->n_share];
+    const struct gemm_part *part = &e->c->parts[item / e->n_share % e->n_part];
+    const struct expert_gemm *g = &e->g[item / e->n_share / e->n_part];
     const int64_t rows = g->w->shape[1];
     const char *data = (const char *)g->w->data + part->expert * g->w->stride[0];
     struct leaf_gemm l = leaf_of(g->w, data, rows, e->cols);
@@ -298,26 +299,37 @@ static int32_t experts_cut(struct cpu *c, const struct expert_gemm *g)
     return n_part;
 }
 
-void gemm_run_experts(struct kernels *k, const struct expert_gemm *g)
+void gemm_run_experts_of(struct kernels *k, const struct expert_gemm *g, int32_t n_job)
 {
     struct cpu *c = cpu_of(k);
-    const struct view *w = g->w;
-    struct experts_call e = {.c = c, .g = g, .cols = (int32_t)w->shape[2]};
+    struct experts_call e = {.c = c, .g = g, .cols = (int32_t)g->w->shape[2]};
     const int32_t most_x =
         c->lim.max_tok > c->lim.max_expert_rows ? c->lim.max_tok : c->lim.max_expert_rows;
+    bool quantise = false;
+    int32_t panels = 0;
     BUG_ON(g->n < 0 || g->n > c->lim.max_expert_rows || g->n_x < 0 || g->n_x > most_x);
-    BUG_ON(w->layout != LAYOUT_PACKED || w->n_dim != 3 || e.cols > c->lim.max_cols);
+    for (int32_t j = 0; j < n_job; j++) {
+        const struct view *w = g[j].w;
+        BUG_ON(w->layout != LAYOUT_PACKED || w->n_dim != 3 || e.cols > c->lim.max_cols);
+        BUG_ON(g[j].x != g->x || w->shape[2] != e.cols);
+        quantise |= is_fast(c, w->dtype);
+        panels = panels_of(w->shape[1]) > panels ? panels_of(w->shape[1]) : panels;
+    }
     if (g->n == 0) return;
     e.n_part = experts_cut(c, g);
-    const int32_t panels = panels_of(w->shape[1]);
     const bool is_few = g->n < 4 * e.n_part; // memory is the limit
-    e.share_panels = share_of(c, (int64_t)panels * e.n_part, is_few ? 64 : 8);
+    e.share_panels = share_of(c, (int64_t)panels * e.n_part * n_job, is_few ? 64 : 8);
     e.n_share = (panels + e.share_panels - 1) / e.share_panels;
-    if (is_fast(c, w->dtype)) {
+    if (quantise) {
         cpu_for(c, g->n_x, (1 << 14) / e.cols, experts_quantise, &e);
         if (g->n > e.n_part) cpu_for(c, e.n_part, 1, experts_tile, &e);
     }
-    pool_run(c->pool, e.n_part * e.n_share, experts_share, &e);
+    pool_run(c->pool, n_job * e.n_part * e.n_share, experts_share, &e);
+}
+
+void gemm_run_experts(struct kernels *k, const struct expert_gemm *g)
+{
+    gemm_run_experts_of(k, g, 1);
 }
 
 // -- gather --

@@ -8,8 +8,16 @@
 enum {
     TILE_TOK = 64, // rows of x that a gemm share keeps at hand
     // Quantised x: for each tile of T rows, for each block of 32 columns: int8 q[T][32], float d[T]
-    // (scale), float s[T] (d * sum of q), int16 n[T][2] (negated sums of the halves).
-    XQ_BYTES = 32 + 4 + 4 + 4,
+    // (scale), float s[T] (d * sum of q), then negated sums of q, int16 of each: n[T][2] of the
+    // halves; p[T][2] of the columns 4j and 4j + 1, and of 4j + 2 and 4j + 3; p0[T][2], p1[T][2]
+    // the same of each half. A part begins at T times its number.
+    XQ_SCALE = 32,
+    XQ_SUM = 36,
+    XQ_HALVES = 40,
+    XQ_PAIRS = 44,
+    XQ_PAIRS_0 = 48,
+    XQ_PAIRS_1 = 52,
+    XQ_BYTES = 56,
 
     SEG_TOK = 256,  // softmax is merged per segment of so many absolute positions
     ATTN_ROWS = 16, // queries that share a pass over keys
@@ -67,12 +75,14 @@ enum { LEAF_MIX = 2 };
 static inline int64_t leaf_group_bytes(enum dtype t, int32_t head_dim)
 {
     if (t == DT_Q8_0) return 8 * ((head_dim + BLOCK_COLS - 1) / BLOCK_COLS * 4 + head_dim);
-    return (int64_t)8 * head_dim * (t == DT_F16 ? 2 : 4);
+    if (t == DT_F8_E4M3) return 8 * (4 + head_dim);
+    return (int64_t)8 * head_dim * (t == DT_F32 ? 4 : 2);
 }
 static inline int64_t leaf_value_bytes(enum dtype t, int32_t v_stride)
 {
     if (t == DT_Q8_0) return (v_stride + BLOCK_COLS - 1) / BLOCK_COLS * 4 + v_stride;
-    return (int64_t)v_stride * (t == DT_F16 ? 2 : 4);
+    if (t == DT_F8_E4M3) return 4 + v_stride;
+    return (int64_t)v_stride * (t == DT_F32 ? 4 : 2);
 }
 
 // A block of neighbouring channels of a run of the convolution; n at most LEAF_CONV.
@@ -147,5 +157,5 @@ extern const struct leaf_isa leaf_reference;
 extern const struct leaf_isa leaf_avx2, leaf_vnni;
 #endif
 #if defined(__aarch64__)
-extern const struct leaf_isa leaf_neon, leaf_dotprod;
+extern const struct leaf_isa leaf_neon, leaf_dotprod, leaf_i8mm;
 #endif

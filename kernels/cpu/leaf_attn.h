@@ -7,11 +7,19 @@
 // fma(p, v, sum) by lane (position mod 8) over positions ascending, then across.
 #pragma once
 
-// Vector i of p; of Q8_0 without its scale.
+// Types of 8 bits are multiplied by a scale.
+LEAF_INLINE bool leaf_is_scaled(enum dtype t)
+{
+    return t == DT_Q8_0 || t == DT_F8_E4M3;
+}
+
+// Vector i of p, without its scale.
 LEAF_INLINE v8 leaf_load_kv(enum dtype t, const uint8_t *p, int64_t i)
 {
     if (t == DT_Q8_0) return v8_load_s8(p + 8 * i);
+    if (t == DT_F8_E4M3) return v8_load_f8(p + 8 * i);
     if (t == DT_F16) return v8_load_f16(p + 16 * i);
+    if (t == DT_BF16) return v8_load_bf16(p + 16 * i);
     return v8_load((const float *)(const void *)(p + 32 * i));
 }
 
@@ -26,15 +34,22 @@ LEAF_INLINE const uint8_t *leaf_keys(enum dtype t, const struct leaf_attn *a, in
                                      v8 *scale)
 {
     const uint8_t *p = (const uint8_t *)a->k[g / 2] + g % 2 * leaf_group_bytes(t, a->head_dim);
-    if (t != DT_Q8_0) return p + d * leaf_group_bytes(t, 1);
-    p += d / BLOCK_COLS * leaf_group_bytes(t, BLOCK_COLS);
+    if (!leaf_is_scaled(t)) return p + d * leaf_group_bytes(t, 1);
+    if (t == DT_Q8_0) p += d / BLOCK_COLS * leaf_group_bytes(t, BLOCK_COLS);
     *scale = v8_load((const float *)(const void *)p);
     return p + 32;
 }
 
-// Rows of a tile that begins with `left` rows to go: as many as hide the latency of their chains.
-LEAF_INLINE int32_t leaf_tile(int32_t left)
+// Types that are rarely kept on a CPU have fewer bodies of loops: tiles of 4 rows and of 1.
+LEAF_INLINE bool leaf_is_rare(enum dtype t)
 {
+    return t == DT_BF16 || t == DT_F8_E4M3;
+}
+
+// Rows of a tile that begins with `left` rows to go: as many as hide the latency of their chains.
+LEAF_INLINE int32_t leaf_tile(enum dtype t, int32_t left)
+{
+    if (leaf_is_rare(t)) return left >= 4 ? 4 : 1;
     if (left == 5) return 3;
     return left >= 6 && left != 7 && left != 8 ? 6 : left >= 4 ? 4 : left;
 }
@@ -66,7 +81,7 @@ LEAF_INLINE void leaf_scores_of(enum dtype t, int R, int G, const struct leaf_at
             LEAF_UNROLL(4)
             for (int g = 0; g < G; g++) {
                 k[g] = leaf_load_kv(t, p[g], d - from);
-                if (t == DT_Q8_0) k[g] = v8_mul(k[g], scale[g]);
+                if (leaf_is_scaled(t)) k[g] = v8_mul(k[g], scale[g]);
             }
             LEAF_UNROLL(6)
             for (int r = 0; r < R; r++) {
@@ -85,6 +100,13 @@ LEAF_INLINE void leaf_scores_of(enum dtype t, int R, int G, const struct leaf_at
 LEAF_INLINE void leaf_scores_tile(enum dtype t, const struct leaf_attn *a, int32_t r0, int32_t rows,
                                   int32_t g16, float *out)
 {
+    if (leaf_is_rare(t)) {
+        if (rows == 4)
+            leaf_scores_of(t, 4, 2, a, r0, g16, out);
+        else
+            leaf_scores_of(t, 1, 2, a, r0, g16, out);
+        return;
+    }
     switch (rows) {
     case 1:
         leaf_scores_of(t, 1, 2, a, r0, g16, out);
@@ -126,7 +148,7 @@ LEAF_INLINE void leaf_scores(enum dtype t, const struct leaf_attn *a, int32_t fr
     const int32_t end = (to + 15) / 16;
     const int64_t bytes = 2 * leaf_group_bytes(t, a->head_dim);
     int32_t g = from / 16;
-    for (; a->n_row <= 3 && g + 2 <= end; g += 2) {
+    for (; a->n_row <= 3 && !leaf_is_rare(t) && g + 2 <= end; g += 2) {
         for (int32_t i = g + 2; i < g + 4 && i < end; i++)
             leaf_prefetch(a->k[i], bytes);
         leaf_scores_few(t, a, g, out);
@@ -134,7 +156,7 @@ LEAF_INLINE void leaf_scores(enum dtype t, const struct leaf_attn *a, int32_t fr
     for (; g < end; g++) {
         if (g + 1 < end) leaf_prefetch(a->k[g + 1], bytes);
         for (int32_t r = 0, rows; r < a->n_row; r += rows) {
-            rows = leaf_tile(a->n_row - r);
+            rows = leaf_tile(t, a->n_row - r);
             if (a->lo[r] >= 16 * (g + 1) || a->hi[r + rows - 1] <= 16 * g) continue;
             leaf_scores_tile(t, a, r, rows, g, out);
         }
@@ -180,7 +202,7 @@ LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_att
                                const float *p, struct leaf_part part, int32_t d0, float *o)
 {
     const int32_t vs = a->v_stride, to = part.to;
-    const int64_t ld = leaf_value_bytes(t, vs), scales = t == DT_Q8_0 ? ld - vs : 0;
+    const int64_t ld = leaf_value_bytes(t, vs), scales = leaf_is_scaled(t) ? ld - vs : 0;
     v8 s[12];
     p += part.r0 * SEG_TOK;
     o += part.r0 * vs + 8 * d0;
@@ -195,7 +217,9 @@ LEAF_INLINE void leaf_weigh_of(enum dtype t, int R, int D, const struct leaf_att
             LEAF_UNROLL(8)
             for (int d = 0; d < D; d++) {
                 v[d] = leaf_load_kv(t, at + scales, d0 + d);
-                if (t == DT_Q8_0) v[d] = v8_mul(v[d], v8_set(leaf_float_at(at, d0 / 4 + d / 4)));
+                if (!leaf_is_scaled(t)) continue;
+                const int32_t block = t == DT_Q8_0 ? d0 / 4 + d / 4 : 0;
+                v[d] = v8_mul(v[d], v8_set(leaf_float_at(at, block)));
             }
             LEAF_UNROLL(6)
             for (int r = 0; r < R; r++) {
@@ -226,6 +250,13 @@ LEAF_INLINE void leaf_weigh_rows(enum dtype t, int R, int D, const struct leaf_a
 LEAF_INLINE void leaf_weigh_tile(enum dtype t, const struct leaf_attn *a, const float *p,
                                  struct leaf_part all, int32_t rows, float *o)
 {
+    if (leaf_is_rare(t)) {
+        if (rows == 4)
+            leaf_weigh_rows(t, 4, 2, a, p, all, o);
+        else
+            leaf_weigh_rows(t, 1, 8, a, p, all, o);
+        return;
+    }
     switch (rows) {
     case 1:
         leaf_weigh_rows(t, 1, 8, a, p, all, o);
@@ -271,7 +302,7 @@ LEAF_INLINE void leaf_weigh(enum dtype t, const struct leaf_attn *a, const float
             leaf_prefetch(a->v[g], bytes);
         const int32_t begin = i > from ? i : from, end = next < to ? next : to;
         for (int32_t r = 0, rows; r < a->n_row; r += rows) {
-            rows = leaf_tile(a->n_row - r);
+            rows = leaf_tile(t, a->n_row - r);
             struct leaf_part all = {a->lo[r + rows - 1], a->hi[r], r};
             all.from = all.from < begin ? begin : all.from > end ? end : all.from;
             all.to = all.to < all.from ? all.from : all.to > end ? end : all.to;
@@ -358,7 +389,7 @@ LEAF_INLINE void leaf_mix_elements(enum dtype t, int D, const struct leaf_attn *
         const uint8_t *k = leaf_keys(t, a, g, d0 - at, &scale);
         for (int d = 0; d < D; d++) {
             v8 x = leaf_load_kv(t, k, at + d);
-            if (t == DT_Q8_0) x = v8_mul(x, scale);
+            if (leaf_is_scaled(t)) x = v8_mul(x, scale);
             v8_store(v + 8 * (D * g + d), x);
         }
     }
@@ -434,6 +465,12 @@ static void leaf_attn_segment(const struct leaf_attn *a)
     case DT_Q8_0:
         leaf_attn_of(DT_Q8_0, a);
         break;
+    case DT_F8_E4M3:
+        leaf_attn_of(DT_F8_E4M3, a);
+        break;
+    case DT_BF16:
+        leaf_attn_of(DT_BF16, a);
+        break;
     case DT_F16:
         leaf_attn_of(DT_F16, a);
         break;
@@ -447,7 +484,7 @@ static void leaf_attn_segment(const struct leaf_attn *a)
 static float leaf_kv_quantise(const float *x, int32_t n, int8_t q[BLOCK_COLS])
 {
     v8 v[4];
-    int32_t sums[2];
+    int16_t sums[2][2];
     for (int i = 0; i < 4; i++)
         v[i] = v8_load_part(x + 8 * i, n - 8 * i < 8 ? n - 8 * i : 8, 0.0f);
     return leaf_quantise_32(v, q, sums);
@@ -479,12 +516,59 @@ static void leaf_v_put_q8(const float *value, int32_t hd, uint8_t *v)
     }
 }
 
+// E4M3 of x, |x| at most 448: nearest, ties to even.
+static uint8_t leaf_f8_of(float x)
+{
+    uint32_t u;
+    __builtin_memcpy(&u, &x, 4);
+    const uint32_t sign = u >> 24 & 128, a = u & 0x7fffffff;
+    if (a >= 0x3c800000) return (uint8_t)(sign | (a - 0x3c000000 + 0x7ffff + (a >> 20 & 1)) >> 20);
+    float r; // below 2^-6: steps of 2^-9, which the sum has for its last place
+    __builtin_memcpy(&r, &a, 4);
+    r += 16384.0f;
+    __builtin_memcpy(&u, &r, 4);
+    return (uint8_t)(sign | (u - 0x46800000));
+}
+
+// n elements, `step` bytes from one to the next at `to`; returns their scale. v8_load_f8 gives
+// 1/256 of what it reads.
+static float leaf_f8_put(const float *x, int32_t n, uint8_t *to, int32_t step)
+{
+    uint32_t most = 0, u;
+    float max;
+    for (int32_t i = 0; i < n; i++) {
+        __builtin_memcpy(&u, x + i, 4);
+        most = (u & 0x7fffffff) > most ? u & 0x7fffffff : most;
+    }
+    __builtin_memcpy(&max, &most, 4);
+    const bool is = most < 0x7f800000;
+    const float inv = is && max > 1e-30f ? 448.0f / max : 0.0f;
+    for (int32_t i = 0; i < n; i++)
+        to[i * step] = inv != 0.0f ? leaf_f8_of(x[i] * inv) : 0;
+    return is ? max * (1.0f / 448) * 256.0f : __builtin_nanf("");
+}
+
+static uint16_t leaf_bf16_of(float x)
+{
+    uint32_t u;
+    __builtin_memcpy(&u, &x, 4);
+    if ((u & 0x7fffffff) > 0x7f800000) return 0x7fff;
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
 static void leaf_k_put(enum dtype t, const float *key, int32_t hd, void *group, int32_t lane)
 {
     if (t == DT_Q8_0) {
         leaf_k_put_q8(key, hd, group, lane);
         return;
     }
+    if (t == DT_F8_E4M3) {
+        ((float *)group)[lane] = leaf_f8_put(key, hd, (uint8_t *)group + 32 + lane, 8);
+        return;
+    }
+    for (int32_t d = 0; t == DT_BF16 && d < hd; d++)
+        ((uint16_t *)group)[8 * d + lane] = leaf_bf16_of(key[d]);
+    if (t == DT_BF16) return;
     for (int32_t d = 0; d < hd; d += 8) {
         int32_t n = hd - d < 8 ? hd - d : 8;
         if (t == DT_F16) {
@@ -505,6 +589,16 @@ static void leaf_v_put(enum dtype t, const float *value, int32_t hd, void *v)
         leaf_v_put_q8(value, hd, v);
         return;
     }
+    const int32_t vs = (hd + 7) / 8 * 8;
+    if (t == DT_F8_E4M3) {
+        __builtin_memset((uint8_t *)v + 4, 0, (size_t)vs);
+        const float scale = leaf_f8_put(value, hd, (uint8_t *)v + 4, 1);
+        __builtin_memcpy(v, &scale, 4);
+        return;
+    }
+    for (int32_t d = 0; t == DT_BF16 && d < vs; d++)
+        ((uint16_t *)v)[d] = d < hd ? leaf_bf16_of(value[d]) : 0;
+    if (t == DT_BF16) return;
     for (int32_t d = 0; d < hd; d += 8) {
         v8 y = v8_load_part(value + d, hd - d < 8 ? hd - d : 8, 0.0f);
         if (t == DT_F16)

@@ -17,17 +17,36 @@
 #endif
 
 // How the integers of a block become a product. a, b: sums of w * x over the columns, of the halves
-// where there are two scales; n: negated sums of x over the halves.
+// where there are two scales; n: negated sums of x over the halves. Where w has a middle, its
+// distance from there is what is summed: that fits 16 bits.
 enum leaf_dot {
     DOT_U4,     // d * a + m * sum(x), w <= 15
-    DOT_U5,     // the same, w <= 31
-    DOT_S8,     // the same, w signed
-    DOT_E2M1,   // d * (a + 12 * n)
-    DOT_HALVES, // d * (a + 12 * n0) + d2 * (b + 12 * n1)
+    DOT_U5,     // d * (a of w - 16) + z * sum(x), w <= 31, z = m + 16 * d
+    DOT_S8,     // d * a + m * sum(x), w signed
+    DOT_E2M1,   // d * (a of w - 12)
+    DOT_HALVES, // d * (a of w - 12) + d2 * (b of w - 12)
     DOT_K3,     // d * (sc0 * a + sc1 * b) + m * (mn0 * n0 + mn1 * n1), w <= 7
-    DOT_K6,     // d * (sc0 * (a + 32 * n0) + sc1 * (b + 32 * n1)), w <= 63
+    DOT_K6,     // d * (sc0 * (a of w - 32) + sc1 * (b of w - 32)), w <= 63
     DOT_K8      // d * (sc0 * a + sc1 * b), w signed
 };
+
+// Whether a sum of x takes part; of Q5_0 z is 0.
+static inline bool leaf_has_offset(int t)
+{
+    switch (t) {
+    case DT_Q5_0:
+    case DT_Q8_0:
+    case DT_IQ4_NL:
+    case DT_IQ4_XS:
+    case DT_MXFP4:
+    case DT_NVFP4:
+    case DT_Q6_K:
+    case DT_CODES:
+        return false;
+    default:
+        return true;
+    }
+}
 
 static inline enum leaf_dot leaf_dot_of(int t)
 {
@@ -62,7 +81,7 @@ struct leaf_block {
     q32 w[8];
     v8 d, d2; // of all columns or of the first 16, of the last 16
     v8 m;
-    v8 z; // INT8
+    v8 z; // INT8: the value of 0; DOT_U5: see there
     k6s sc, mn;
 };
 
@@ -176,6 +195,7 @@ LEAF_INLINE void leaf_unpack_k(int t, const struct leaf_head *head, const uint8_
     case DT_Q5_K:
         o->d = v8_mul(head->d, v8_load_u8(p));
         o->m = v8_mul(head->m, v8_load_u8(p + 8));
+        o->z = v8_fma(v8_set(16.0f), o->d, o->m);
         break;
     case DT_IQ4_XS:
         o->d = v8_mul(head->d, v8_load_s8(p));
@@ -206,6 +226,7 @@ LEAF_INLINE void leaf_unpack(int t, const struct leaf_head *head, const uint8_t 
     case DT_Q5_1:
         o->d = v8_load_f16(p);
         o->m = v8_load_f16(p + 16);
+        o->z = v8_fma(v8_set(16.0f), o->d, o->m);
         break;
     case DT_Q8_0:
     case DT_IQ4_NL:
@@ -252,54 +273,52 @@ LEAF_INLINE float leaf_float_at(const uint8_t *p, int32_t i)
     return f;
 }
 
+LEAF_INLINE int32_t leaf_pair_at(const uint8_t *p, int32_t i)
+{
+    int32_t v;
+    __builtin_memcpy(&v, p + 4 * i, 4);
+    return v;
+}
+
 // acc of row t after one more block whose sums are a (and b); xb: this block of the x tile of n
 // rows.
 LEAF_INLINE v8 leaf_block_add(int ty, const struct leaf_block *w, v8i a, v8i b, const uint8_t *xb,
                               int32_t n, int32_t t, v8 acc)
 {
-    const v8 dx = v8_set(leaf_float_at(xb + 32 * n, t)), d = v8_mul(w->d, dx);
-    int32_t sums;
-    __builtin_memcpy(&sums, xb + 40 * n + 4 * t, 4);
-    switch (leaf_dot_of(ty)) {
-    case DOT_E2M1:
-        return v8_fma(v8_of_int(v8i_add_sums(a, sums, 12, 12)), d, acc);
-    case DOT_HALVES:
-        acc = v8_fma(v8_of_int(v8i_add_sums(a, sums, 12, 0)), d, acc);
-        return v8_fma(v8_of_int(v8i_add_sums(b, sums, 0, 12)), v8_mul(w->d2, dx), acc);
-    case DOT_K3:
-        acc = v8_fma(v8_of_int(a), d, acc);
-        return v8_fma(v8_of_int(k6_sums(w->mn, sums)), v8_mul(w->m, dx), acc);
-    case DOT_K6:
-    case DOT_K8:
-        return v8_fma(v8_of_int(a), d, acc);
-    default:
-        acc = v8_fma(v8_of_int(a), d, acc);
-        if (leaf_dot_of(ty) == DOT_S8 && ty != DT_INT8) return acc;
-        return v8_fma(w->m, v8_set(leaf_float_at(xb + 36 * n, t)), acc);
-    }
+    const v8 dx = v8_set(leaf_float_at(xb + XQ_SCALE * n, t));
+    acc = v8_fma(v8_of_int(a), v8_mul(w->d, dx), acc);
+    if (leaf_dot_of(ty) == DOT_HALVES) return v8_fma(v8_of_int(b), v8_mul(w->d2, dx), acc);
+    if (leaf_dot_of(ty) == DOT_K3)
+        return v8_fma(v8_of_int(k6_sums(w->mn, leaf_pair_at(xb + XQ_HALVES * n, t))),
+                      v8_mul(w->m, dx), acc);
+    if (!leaf_has_offset(ty)) return acc;
+    return v8_fma(leaf_dot_of(ty) == DOT_U5 ? w->z : w->m,
+                  v8_set(leaf_float_at(xb + XQ_SUM * n, t)), acc);
 }
 
 LEAF_INLINE v8 leaf_block_dot(int ty, const struct leaf_block *w, const uint8_t *xb, int32_t n,
                               int32_t t, v8 acc)
 {
     const int8_t *x = (const int8_t *)xb + 32 * t;
-    int32_t sums;
-    __builtin_memcpy(&sums, xb + 40 * n + 4 * t, 4);
+    const int32_t sums = leaf_pair_at(xb + XQ_HALVES * n, t);
     v8i i[2];
     switch (leaf_dot_of(ty)) {
     case DOT_U4:
         i[0] = dot_u4(w->w, x);
         break;
     case DOT_U5:
+        i[0] = v8i_add_sums(dot_u5(w->w, x), sums, 16, 16);
+        break;
     case DOT_E2M1:
-        i[0] = dot_u5(w->w, x);
+        i[0] = v8i_add_sums(dot_u5(w->w, x), sums, 12, 12);
         break;
     case DOT_S8:
         i[0] = dot_s8(w->w, x);
         break;
     case DOT_HALVES:
         dot_halves(w->w, x, i);
-        return leaf_block_add(ty, w, i[0], i[1], xb, n, t, acc);
+        return leaf_block_add(ty, w, v8i_add_sums(i[0], sums, 12, 0),
+                              v8i_add_sums(i[1], sums, 0, 12), xb, n, t, acc);
     case DOT_K3:
         i[0] = dot_k3(w->w, w->sc, x);
         break;
@@ -321,32 +340,35 @@ static inline bool leaf_has_quad(int ty)
     return leaf_dot_of(ty) != DOT_K8;
 }
 
-// acc (4, 2, 8) of rows t to t + 3 after one more block of two panels.
-LEAF_INLINE void leaf_quad(int ty, const struct leaf_block w[2], const uint8_t *xb, int32_t n,
-                           int32_t t, float *acc)
+// acc (4, 2, 8) of rows t to t + 3 after one more block of two panels; q: the same two.
+LEAF_INLINE void leaf_quad(int ty, const struct leaf_block w[2], const struct quad_panel q[2],
+                           const uint8_t *xb, int32_t n, int32_t t, float *acc)
 {
     const int8_t *x = (const int8_t *)xb + 32 * t;
+    const uint8_t *p = xb + XQ_PAIRS * n + 4 * t, *p0 = xb + XQ_PAIRS_0 * n + 4 * t,
+                  *p1 = xb + XQ_PAIRS_1 * n + 4 * t;
     v8i dot[2][8];
     const v8i *second = dot[0];
     switch (leaf_dot_of(ty)) {
     case DOT_U4:
-        dot_quad_u4(w[0].w, w[1].w, x, dot[0]);
+        dot_quad_u4(q, x, p, dot[0]);
         break;
     case DOT_S8:
-        dot_quad_s8(w[0].w, w[1].w, x, dot[0]);
+        dot_quad_s8(q, x, p, dot[0]);
         break;
     case DOT_HALVES:
-        dot_quad_halves(w[0].w, w[1].w, x, dot);
+        dot_quad_half(q, x, 0, p0, 12, dot[0]);
+        dot_quad_half(q, x, 4, p1, 12, dot[1]);
         second = dot[1];
         break;
     case DOT_K3:
-        dot_quad_k3(w[0].w, w[1].w, &w[0].sc, &w[1].sc, x, dot[0]);
+        dot_quad_k3(q, &w[0].sc, &w[1].sc, x, p0, p1, dot[0]);
         break;
     case DOT_K6:
-        dot_quad_k6(w[0].w, w[1].w, &w[0].sc, &w[1].sc, x, xb + 40 * n + 4 * t, dot[0]);
+        dot_quad_k6(q, &w[0].sc, &w[1].sc, x, p0, p1, dot[0]);
         break;
     default: // DOT_U5, DOT_E2M1
-        dot_quad_u5(w[0].w, w[1].w, x, dot[0]);
+        dot_quad_middle(q, x, p, leaf_dot_of(ty) == DOT_U5 ? 16 : 12, dot[0]);
         break;
     }
     LEAF_UNROLL(8)

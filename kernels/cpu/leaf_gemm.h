@@ -110,12 +110,15 @@ LEAF_INLINE void leaf_fast_pair(int ty, const struct leaf_gemm *g, int32_t panel
         v8_store(acc + 8 * i, v8_set(0.0f));
     for (int32_t b = 0; b < g->cols / BLOCK_COLS; b++) {
         struct leaf_block blk[2];
-        for (int p = 0; p < 2; p++)
+        struct quad_panel q[2];
+        for (int p = 0; p < 2; p++) {
             leaf_take(ty, g, w + p * g->panel_bytes, b, &blk[p]);
+            quad_prepare(blk[p].w, leaf_dot_of(ty) == DOT_S8, &q[p]);
+        }
         const uint8_t *xb = g->xq + (int64_t)b * n * XQ_BYTES;
         int32_t t = 0;
         for (; t + 4 <= n; t += 4)
-            leaf_quad(ty, blk, xb, n, t, acc + 16 * t);
+            leaf_quad(ty, blk, q, xb, n, t, acc + 16 * t);
         for (; t < n; t++)
             for (int p = 0; p < 2; p++) {
                 float *o = acc + 16 * t + 8 * p;
@@ -328,9 +331,9 @@ static void leaf_row(enum dtype t, const uint8_t *w, int64_t panel_bytes, int64_
     }
 }
 
-// Quantises 32 floats to q and returns the scale, max|x| / 127; sums: of the halves of q. A block
+// Quantises 32 floats to q and returns the scale, max|x| / 127; sums: as v8_round_s8. A block
 // with an infinity or a NaN gets a NaN scale, so the products show it.
-LEAF_INLINE float leaf_quantise_32(const v8 x[4], int8_t *q, int32_t sums[2])
+LEAF_INLINE float leaf_quantise_32(const v8 x[4], int8_t *q, int16_t sums[2][2])
 {
     uint32_t bits = v8_abs_bits_max(x[0], x[1], x[2], x[3]);
     float max, d, inv = 0.0f;
@@ -348,13 +351,19 @@ LEAF_INLINE float leaf_quantise_32(const v8 x[4], int8_t *q, int32_t sums[2])
 // Quantises 32 columns into row t of a block of a tile and returns the scale.
 LEAF_INLINE float leaf_quantise_block(const v8 x[4], uint8_t *xb, int32_t n_tok, int32_t t)
 {
-    int32_t sums[2];
-    const float d = leaf_quantise_32(x, (int8_t *)xb + 32 * t, sums);
-    const float s = d * (float)(sums[0] + sums[1]);
-    int16_t n[2] = {(int16_t)-sums[0], (int16_t)-sums[1]};
-    __builtin_memcpy(xb + 32 * n_tok + 4 * t, &d, 4);
-    __builtin_memcpy(xb + 36 * n_tok + 4 * t, &s, 4);
-    __builtin_memcpy(xb + 40 * n_tok + 4 * t, n, 4);
+    int16_t p[2][2];
+    const float d = leaf_quantise_32(x, (int8_t *)xb + 32 * t, p);
+    const int32_t half[2] = {p[0][0] + p[0][1], p[1][0] + p[1][1]};
+    const float s = d * (float)(half[0] + half[1]);
+    const int16_t n[4][2] = {{(int16_t)-half[0], (int16_t)-half[1]},
+                             {(int16_t)(-p[0][0] - p[1][0]), (int16_t)(-p[0][1] - p[1][1])},
+                             {(int16_t)-p[0][0], (int16_t)-p[0][1]},
+                             {(int16_t)-p[1][0], (int16_t)-p[1][1]}};
+    __builtin_memcpy(xb + XQ_SCALE * n_tok + 4 * t, &d, 4);
+    __builtin_memcpy(xb + XQ_SUM * n_tok + 4 * t, &s, 4);
+    LEAF_UNROLL(4)
+    for (int i = 0; i < 4; i++)
+        __builtin_memcpy(xb + (XQ_HALVES + 4 * i) * n_tok + 4 * t, n[i], 4);
     return d;
 }
 

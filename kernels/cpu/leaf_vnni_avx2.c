@@ -1,5 +1,5 @@
-// AVX2 with the dot products of 8-bit integers (AVX512-VNNI on vectors of 256 bits: Ice Lake, Zen 4
-// on). The build compiles this file alone with them.
+// AVX2 with the dot products of 8-bit integers (AVX512-VNNI: Ice Lake, Zen 4 on), on vectors of 512
+// bits where two panels are worked on together. The build compiles this file alone with them.
 #include "kernels/cpu/leaf.h"
 #include "kernels/cpu/vec_avx2.h"
 #include "kernels/cpu/vec.h"

@@ -100,6 +100,7 @@ void moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok)
     BUG_ON(a->n_group > 1 &&
            (a->n_expert % a->n_group || a->n_group_used < 1 || a->n_group_used > a->n_group));
     cpu_for(cpu_of(k), n_tok, 16, route_rows, &args);
+    if (a->sort) moe_route_sort(k, a->sort, n_tok);
 }
 
 struct combine_call {

@@ -15,7 +15,7 @@
 //     in every lane, of the two int16 in n v8_add_f64(acc, a)       acc[i] += a[i] in double
 //     v8_abs_bits_max(a..d)    largest bit pattern of |x|, so that NaN is above infinity
 //     v8_round_s8(a..d, q, s)  q = nearest integers (ties to even) of values in [-127, 127];
-//                              s: sums of the first and last 16
+//                              s[h][p]: sum over half h of q[c] where c / 2 % 2 == p
 //     q32_field(a, s, m)       each byte shifted left by s (right by -s), masked with m
 //     q32_table(a, t)          t[byte] of 16 entries, bytes <= 15
 //     q32_column_u8(a, i)      bytes 4*row + i as float; _s8: signed
@@ -28,6 +28,15 @@
 //     + i], w <= 7; k8: w signed dot_k6(w, k, x, n)       sum of sc[r][j / 4] * (w[j][4r + i] - 32)
 //     * x[4j + i]; n holds the
 //                              negated sums of x's halves, two int16
+//
+// An instruction set may define VEC_QUAD: two panels against four rows of x, x (4, 32); out[2t + p]
+// is panel p and row t. n, m: negated sums of the rows of x, two int16 each, of all columns or of
+// the halves, as XQ_PAIRS lie.
+//     quad_prepare(w, s, o)    a panel's block made ready, once for all rows; s: w is signed
+//     dot_quad_u4, _s8(p, x, n, o)     dot_u4, dot_s8
+//     dot_quad_middle(p, x, n, k, o)   sum of (w - k) * x: k 16 and w <= 31, or k 12 and w <= 24
+//     dot_quad_half(p, x, from, n, k, o)   the same of columns 4 * from to 4 * from + 15
+//     dot_quad_k3, _k6(p, ka, kb, x, n, m, o)   dot_k3, dot_k6; k6s of both panels
 #pragma once
 
 VEC v8 v8_load_part(const float *p, int n, float fill)

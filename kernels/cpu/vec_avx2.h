@@ -215,7 +215,7 @@ VEC uint32_t v8_abs_bits_max(v8 a, v8 b, v8 c, v8 d)
     h = _mm_max_epu32(h, _mm_shuffle_epi32(h, 1));
     return (uint32_t)_mm_cvtsi128_si32(h);
 }
-VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int32_t sums[2])
+VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int16_t sums[2][2])
 {
     __m256i ab = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
     __m256i cd = _mm256_packs_epi32(_mm256_cvtps_epi32(c), _mm256_cvtps_epi32(d));
@@ -223,11 +223,11 @@ VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int32_t sums[2])
     v = _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *)q, v);
     __m256i s = _mm256_maddubs_epi16(_mm256_set1_epi8(1), v);
-    s = _mm256_madd_epi16(s, _mm256_set1_epi16(1));
-    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e));
-    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0xb1));
-    sums[0] = _mm256_extract_epi32(s, 0);
-    sums[1] = _mm256_extract_epi32(s, 4);
+    s = _mm256_add_epi16(s, _mm256_shuffle_epi32(s, 0x4e));
+    s = _mm256_add_epi16(s, _mm256_shuffle_epi32(s, 0xb1));
+    const int32_t lo = _mm256_extract_epi32(s, 0), hi = _mm256_extract_epi32(s, 4);
+    __builtin_memcpy(sums[0], &lo, 4);
+    __builtin_memcpy(sums[1], &hi, 4);
 }
 
 VEC __m256i vec_read_64(const char *p)

@@ -96,23 +96,60 @@ VEC v8i dot_k8(const q32 w[8], k6s k, const int8_t *x)
 }
 
 // -- two panels against four rows: out[2t + p] is panel p and row t; x (4, 32) --
-#define VEC_QUAD 1 // has dot_quad_u4, _u5, _s8, _halves, _k3, _k6
+#define VEC_QUAD 1 // has dot_quad_*
 
+// A panel's block made ready for four rows and more. Of signed w: its size, where it is below 0,
+// and what the sums begin with.
+struct quad_panel {
+    const q32 *w;
+    q32 abs[8], below[8];
+    v8i from;
+};
+VEC void quad_prepare(const q32 w[8], bool is_signed, struct quad_panel *o)
+{
+    const __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi8(1);
+    __m256i s = zero;
+    o->w = w;
+    if (!is_signed) return;
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        o->abs[j] = _mm256_abs_epi8(w[j]);
+        o->below[j] = _mm256_cmpgt_epi8(zero, w[j]);
+        s = _mm256_add_epi16(s,
+                             _mm256_maddubs_epi16(_mm256_and_si256(o->abs[j], o->below[j]), one));
+    }
+    o->from = _mm256_madd_epi16(s, _mm256_set1_epi16(1));
+}
 // Keeps eight sums in registers: gcc would make trees of the terms of all steps and spill them.
 VEC void quad_keep(__m256i s[8])
 {
     __asm__("" : "+x"(s[0]), "+x"(s[1]), "+x"(s[2]), "+x"(s[3]));
     __asm__("" : "+x"(s[4]), "+x"(s[5]), "+x"(s[6]), "+x"(s[7]));
 }
-// 16-bit sums of columns 4 * from to 4 * to - 1.
-VEC void quad_sum16(__m256i s[8], const q32 *a, const q32 *b, const int8_t *x, int from, int to)
+VEC void quad_zero(__m256i s[8])
 {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
         s[i] = _mm256_setzero_si256();
+}
+// Sums begin with k times n, the four rows' negated sums of x (two int16 each, as the 16-bit sums
+// of maddubs lie): so they are those of (w - k) * x. They may wrap around on the way, since what
+// comes out fits.
+VEC void quad_from(__m256i s[8], const uint8_t *n, int k)
+{
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; t++) {
+        const __m256i v = q32_bcast((const int8_t *)n, t);
+        s[2 * t] = s[2 * t + 1] = k & (k - 1) ? _mm256_mullo_epi16(v, _mm256_set1_epi16((short)k))
+                                              : _mm256_slli_epi16(v, __builtin_ctz((unsigned)k));
+    }
+}
+// 16-bit sums of columns 4 * from to 4 * to - 1.
+VEC void quad_sum16(__m256i s[8], const struct quad_panel p[2], const int8_t *x, int from, int to)
+{
 #pragma GCC unroll 8
     for (int j = from; j < to; j++) {
-        const __m256i wa = q32_load(&a[j]), wb = q32_load(&b[j]);
+        const __m256i wa = q32_load(&p[0].w[j]), wb = q32_load(&p[1].w[j]);
 #pragma GCC unroll 4
         for (int t = 0; t < 4; t++) {
             __m256i v = q32_bcast(x + 32 * t, j);
@@ -122,42 +159,57 @@ VEC void quad_sum16(__m256i s[8], const q32 *a, const q32 *b, const int8_t *x, i
         quad_keep(s);
     }
 }
-VEC void dot_quad_u4(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
+VEC void quad_widen(const __m256i s[8], v8i out[8])
 {
-    __m256i s[8];
-    quad_sum16(s, a, b, x, 0, 8);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
         out[i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
 }
-VEC void dot_quad_u5(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
+VEC void dot_quad_u4(const struct quad_panel p[2], const int8_t *x, const uint8_t *n, v8i out[8])
 {
+    (void)n;
     __m256i s[8];
-    quad_sum16(s, a, b, x, 0, 4);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
-    quad_sum16(s, a, b, x, 4, 8);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(s[i], _mm256_set1_epi16(1)));
+    quad_zero(s);
+    quad_sum16(s, p, x, 0, 8);
+    quad_widen(s, out);
 }
-VEC void dot_quad_s8(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
+// Of w - k: 8 * 2 * 16 * 127 = 32512 fits 16 bits.
+VEC void dot_quad_middle(const struct quad_panel p[2], const int8_t *x, const uint8_t *n, int k,
+                         v8i out[8])
 {
     __m256i s[8];
+    quad_from(s, n, k);
+    quad_sum16(s, p, x, 0, 8);
+    quad_widen(s, out);
+}
+// The same of columns 4 * from to 4 * from + 15.
+VEC void dot_quad_half(const struct quad_panel p[2], const int8_t *x, int from, const uint8_t *n,
+                       int k, v8i out[8])
+{
+    __m256i s[8];
+    quad_from(s, n, k);
+    quad_sum16(s, p, x, from, from + 4);
+    quad_widen(s, out);
+}
+// Where w < 0, |w| * ~x is taken, which is w * x - |w|: inverting has twice the multiplier's rate,
+// vpsignb has not. Two products fit 16 bits: at most 128 * 126 or at least 128 * -128 each.
+VEC void dot_quad_s8(const struct quad_panel w[2], const int8_t *x, const uint8_t *n, v8i out[8])
+{
+    (void)n;
     const __m256i one = _mm256_set1_epi16(1);
+    __m256i s[8];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
-        s[i] = _mm256_setzero_si256();
+        s[i] = w[i % 2].from;
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++) {
-        const __m256i wa = q32_load(&a[j]), wb = q32_load(&b[j]);
-        const __m256i ua = _mm256_abs_epi8(wa), ub = _mm256_abs_epi8(wb);
+        const __m256i wa = q32_load(&w[0].abs[j]), wb = q32_load(&w[1].abs[j]);
+        const __m256i na = q32_load(&w[0].below[j]), nb = q32_load(&w[1].below[j]);
 #pragma GCC unroll 4
         for (int t = 0; t < 4; t++) {
             __m256i v = q32_bcast(x + 32 * t, j);
-            __m256i p = _mm256_maddubs_epi16(ua, _mm256_sign_epi8(v, wa));
-            __m256i q = _mm256_maddubs_epi16(ub, _mm256_sign_epi8(v, wb));
+            __m256i p = _mm256_maddubs_epi16(wa, _mm256_xor_si256(v, na));
+            __m256i q = _mm256_maddubs_epi16(wb, _mm256_xor_si256(v, nb));
             s[2 * t] = _mm256_add_epi32(s[2 * t], _mm256_madd_epi16(p, one));
             s[2 * t + 1] = _mm256_add_epi32(s[2 * t + 1], _mm256_madd_epi16(q, one));
         }
@@ -167,63 +219,39 @@ VEC void dot_quad_s8(const q32 *a, const q32 *b, const int8_t *x, v8i out[8])
     for (int i = 0; i < 8; i++)
         out[i] = s[i];
 }
-VEC void dot_quad_halves(const q32 *a, const q32 *b, const int8_t *x, v8i out[2][8])
+// 16-bit sums times the scales of a half, added to out unless it is the first.
+VEC void quad_scale(const __m256i s[8], __m256i a, __m256i b, bool is_first, v8i out[8])
 {
-    __m256i s[8];
-    quad_sum16(s, a, b, x, 0, 4);
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[0][i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
-    quad_sum16(s, a, b, x, 4, 8);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[1][i] = _mm256_madd_epi16(s[i], _mm256_set1_epi16(1));
-}
-VEC void dot_quad_k3(const q32 *a, const q32 *b, const k6s *ka, const k6s *kb, const int8_t *x,
-                     v8i out[8])
-{
-    __m256i s[8];
-    quad_sum16(s, a, b, x, 0, 4);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_madd_epi16(s[i], i % 2 ? kb->even : ka->even);
-    quad_sum16(s, a, b, x, 4, 8);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = _mm256_add_epi32(out[i], _mm256_madd_epi16(s[i], i % 2 ? kb->odd : ka->odd));
-}
-// neg_sums: of the four rows, as dot_k6 takes them.
-VEC void dot_quad_k6(const q32 *a, const q32 *b, const k6s *ka, const k6s *kb, const int8_t *x,
-                     const uint8_t *neg_sums, v8i out[8])
-{
-    __m256i s[8];
-    const __m256i ca = _mm256_slli_epi16(ka->pair, 5), cb = _mm256_slli_epi16(kb->pair, 5);
-#pragma GCC unroll 4
-    for (int t = 0; t < 4; t++) {
-        __m256i n = q32_bcast((const int8_t *)neg_sums, t);
-        s[2 * t] = _mm256_madd_epi16(ca, n);
-        s[2 * t + 1] = _mm256_madd_epi16(cb, n);
+    for (int i = 0; i < 8; i++) {
+        const __m256i v = _mm256_madd_epi16(s[i], i % 2 ? b : a);
+        out[i] = is_first ? v : _mm256_add_epi32(out[i], v);
     }
-#pragma GCC unroll 4
-    for (int j = 0; j < 8; j += 2) {
-        const __m256i sa = j < 4 ? ka->even : ka->odd, sb = j < 4 ? kb->even : kb->odd;
-        const q32 wa[2] = {q32_load(&a[j]), q32_load(&a[j + 1])};
-        const q32 wb[2] = {q32_load(&b[j]), q32_load(&b[j + 1])};
-#pragma GCC unroll 4
-        for (int t = 0; t < 4; t++) {
-            __m256i v = q32_bcast(x + 32 * t, j), w = q32_bcast(x + 32 * t, j + 1);
-            __m256i p =
-                _mm256_add_epi16(_mm256_maddubs_epi16(wa[0], v), _mm256_maddubs_epi16(wa[1], w));
-            __m256i q =
-                _mm256_add_epi16(_mm256_maddubs_epi16(wb[0], v), _mm256_maddubs_epi16(wb[1], w));
-            s[2 * t] = _mm256_add_epi32(s[2 * t], _mm256_madd_epi16(p, sa));
-            s[2 * t + 1] = _mm256_add_epi32(s[2 * t + 1], _mm256_madd_epi16(q, sb));
-        }
-        quad_keep(s);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        out[i] = s[i];
+}
+VEC void dot_quad_k3(const struct quad_panel p[2], const k6s *ka, const k6s *kb, const int8_t *x,
+                     const uint8_t *n, const uint8_t *m, v8i out[8])
+{
+    (void)n;
+    (void)m;
+    __m256i s[8];
+    quad_zero(s);
+    quad_sum16(s, p, x, 0, 4);
+    quad_scale(s, ka->even, kb->even, true, out);
+    quad_zero(s);
+    quad_sum16(s, p, x, 4, 8);
+    quad_scale(s, ka->odd, kb->odd, false, out);
+}
+// Of w - 32: 4 * 2 * 32 * 127 = 32512 fits 16 bits. n, m: of the halves, as quad_from takes them.
+VEC void dot_quad_k6(const struct quad_panel p[2], const k6s *ka, const k6s *kb, const int8_t *x,
+                     const uint8_t *n, const uint8_t *m, v8i out[8])
+{
+    __m256i s[8];
+    quad_from(s, n, 32);
+    quad_sum16(s, p, x, 0, 4);
+    quad_scale(s, ka->even, kb->even, true, out);
+    quad_from(s, m, 32);
+    quad_sum16(s, p, x, 4, 8);
+    quad_scale(s, ka->odd, kb->odd, false, out);
 }
 
 // Multiply-adds in eight chains, as many as hide the latency: maddubs + madd + add.

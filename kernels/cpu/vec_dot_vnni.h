@@ -1,5 +1,6 @@
-// vec_dot_vnni: the integer products of AVX512-VNNI, on vectors of 256 bits; included by
-// vec_avx2.h. Sums of four products are added to 32 bits at once.
+// vec_dot_vnni: the integer products of AVX512-VNNI, on vectors of 256 bits, and of 512 bits where
+// two panels are at hand; included by vec_avx2.h. Sums of four products are added to 32 bits at
+// once.
 #pragma once
 
 VEC __m256i q32_dot(__m256i acc, q32 w, const int8_t *x, int j)
@@ -63,6 +64,88 @@ VEC v8i dot_k3(const q32 w[8], k6s k, const int8_t *x)
 VEC v8i dot_k8(const q32 w[8], k6s k, const int8_t *x)
 {
     return k6_scaled(k, dot_half_s8(w, x, 0), dot_half_s8(w, x, 4));
+}
+
+// -- two panels against four rows: out[2t + p] is panel p and row t; x (4, 32) --
+#define VEC_QUAD 1 // has dot_quad_*
+
+// A panel's block made ready: signed w as w + 128.
+struct quad_panel {
+    q32 w[8];
+};
+VEC void quad_prepare(const q32 w[8], bool is_signed, struct quad_panel *o)
+{
+    const __m256i middle = _mm256_set1_epi8(is_signed ? -128 : 0);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++)
+        o->w[j] = _mm256_xor_si256(w[j], middle);
+}
+// Sums of (w - k) * x over columns 4 * from to 4 * to - 1, both panels in one vector. n: negated
+// sums of x, two int16 for each of the four rows.
+VEC void quad_sum(const struct quad_panel p[2], const int8_t *x, int from, int to, const uint8_t *n,
+                  int k, v8i out[8])
+{
+    __m512i s[4];
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; t++) {
+        int16_t v[2];
+        __builtin_memcpy(v, n + 4 * t, 4);
+        s[t] = _mm512_set1_epi32(k * (v[0] + v[1]));
+    }
+#pragma GCC unroll 8
+    for (int j = from; j < to; j++) {
+        const __m512i w = _mm512_inserti64x4(_mm512_castsi256_si512(p[0].w[j]), p[1].w[j], 1);
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++) {
+            int32_t v;
+            __builtin_memcpy(&v, x + 32 * t + 4 * j, 4);
+            s[t] = _mm512_dpbusd_epi32(s[t], w, _mm512_set1_epi32(v));
+        }
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; t++) {
+        out[2 * t] = _mm512_castsi512_si256(s[t]);
+        out[2 * t + 1] = _mm512_extracti64x4_epi64(s[t], 1);
+    }
+}
+VEC void dot_quad_u4(const struct quad_panel p[2], const int8_t *x, const uint8_t *n, v8i out[8])
+{
+    quad_sum(p, x, 0, 8, n, 0, out);
+}
+VEC void dot_quad_s8(const struct quad_panel p[2], const int8_t *x, const uint8_t *n, v8i out[8])
+{
+    quad_sum(p, x, 0, 8, n, 128, out);
+}
+VEC void dot_quad_middle(const struct quad_panel p[2], const int8_t *x, const uint8_t *n, int k,
+                         v8i out[8])
+{
+    quad_sum(p, x, 0, 8, n, k, out);
+}
+VEC void dot_quad_half(const struct quad_panel p[2], const int8_t *x, int from, const uint8_t *n,
+                       int k, v8i out[8])
+{
+    quad_sum(p, x, from, from + 4, n, k, out);
+}
+// Of w - middle; n, m: of the halves.
+VEC void quad_scaled(const struct quad_panel p[2], const k6s *ka, const k6s *kb, const int8_t *x,
+                     const uint8_t *n, const uint8_t *m, int middle, v8i out[8])
+{
+    v8i a[8], b[8];
+    quad_sum(p, x, 0, 4, n, middle, a);
+    quad_sum(p, x, 4, 8, m, middle, b);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        out[i] = k6_scaled(i % 2 ? *kb : *ka, a[i], b[i]);
+}
+VEC void dot_quad_k3(const struct quad_panel p[2], const k6s *ka, const k6s *kb, const int8_t *x,
+                     const uint8_t *n, const uint8_t *m, v8i out[8])
+{
+    quad_scaled(p, ka, kb, x, n, m, 0, out);
+}
+VEC void dot_quad_k6(const struct quad_panel p[2], const k6s *ka, const k6s *kb, const int8_t *x,
+                     const uint8_t *n, const uint8_t *m, v8i out[8])
+{
+    quad_scaled(p, ka, kb, x, n, m, 32, out);
 }
 
 // Multiply-adds in eight chains, as many as hide the latency.

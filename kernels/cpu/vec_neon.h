@@ -291,6 +291,10 @@ VEC v8i dot_k3(const q32 w[8], k6s k, const int8_t *x)
     return dot_k8(w, k, x);
 }
 
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#include "kernels/cpu/vec_dot_i8mm.h"
+#endif
+
 VEC uint32x4_t v8_abs_bits(v8 a)
 {
     const uint32x4_t m = vdupq_n_u32(0x7fffffff);
@@ -306,14 +310,20 @@ VEC int16x8_t v8_round_s16(v8 a)
 {
     return vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a.lo)), vmovn_s32(vcvtnq_s32_f32(a.hi)));
 }
-VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int32_t sums[2])
+VEC void q16_pair_sums(int8x16_t q, int16_t sums[2])
+{
+    const int16x8_t s = vpaddlq_s8(q);
+    sums[0] = vaddv_s16(vget_low_s16(vuzp1q_s16(s, s)));
+    sums[1] = vaddv_s16(vget_low_s16(vuzp2q_s16(s, s)));
+}
+VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int16_t sums[2][2])
 {
     int8x16_t lo = vcombine_s8(vmovn_s16(v8_round_s16(a)), vmovn_s16(v8_round_s16(b)));
     int8x16_t hi = vcombine_s8(vmovn_s16(v8_round_s16(c)), vmovn_s16(v8_round_s16(d)));
     vst1q_s8(q, lo);
     vst1q_s8(q + 16, hi);
-    sums[0] = vaddlvq_s8(lo);
-    sums[1] = vaddlvq_s8(hi);
+    q16_pair_sums(lo, sums[0]);
+    q16_pair_sums(hi, sums[1]);
 }
 
 VEC int32_t vec_spin_int8(int64_t n)

@@ -300,16 +300,17 @@ VEC uint32_t v8_abs_bits_max(v8 a, v8 b, v8 c, v8 d)
         m = (u[i] & 0x7fffffff) > m ? u[i] & 0x7fffffff : m;
     return m;
 }
-VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int32_t sums[2])
+VEC void v8_round_s8(v8 a, v8 b, v8 c, v8 d, int8_t q[32], int16_t sums[2][2])
 {
     const v8 x[4] = {a, b, c, d};
-    sums[0] = sums[1] = 0;
+    for (int i = 0; i < 4; i++)
+        sums[i / 2][i % 2] = 0;
     for (int i = 0; i < 32; i++) {
         // NaN (from a broken model or a malicious stage) must convert to something.
         float v = x[i / 8].f[i % 8];
         v = v < 127 ? v : 127;
         q[i] = (int8_t)nearbyintf(v > -128 ? v : -128);
-        sums[i / 16] += q[i];
+        sums[i / 16][i / 2 % 2] = (int16_t)(sums[i / 16][i / 2 % 2] + q[i]);
     }
 }
 

@@ -3,14 +3,16 @@
 // A page holds, for each KV head, its keys and then its values, token by token:
 //     keys    (page_tok, k_ld), k_ld = head_dim rounded up to 16 bytes
 //     values  (page_tok, v_ld), v_ld = head_dim_v likewise; none if v_in_k
+// and of types of 8 bits (attn.h) float scales of the keys (page_tok, k_scales), then of the
+// values.
 #include "kernels/cuda/attn.h"
 
 enum {
     ATTN_PART_BYTES = 32 << 20, // for partial softmaxes
     ATTN_SPLIT_TOK = 128,       // fewest positions of a split where splits are absolute
-    ATTN_EVEN_TOK = 128,        // about as few are worth one where they are not
     ATTN_FEW_ROWS = 16,
-    ATTN_WAVES = 4, // blocks of threads for each processor that splits are made for
+    ATTN_UNEVEN = 8,  // pieces that a long run among short ones may have when no length is known
+    ATTN_AT_ONCE = 4, // thread blocks that a processor has registers for
     STORE_THREADS = 128
 };
 
@@ -44,7 +46,7 @@ void cuda_attn_close(struct cuda *c)
 
 static int32_t elem_bytes(enum dtype t)
 {
-    return t == DT_F16 ? 2 : 4;
+    return t == DT_F32 ? 4 : t == DT_F16 || t == DT_BF16 ? 2 : 1;
 }
 
 static int32_t row_elems(const struct kv_view *kv, int32_t dim)
@@ -53,18 +55,39 @@ static int32_t row_elems(const struct kv_view *kv, int32_t dim)
     return (dim + n - 1) / n * n;
 }
 
+// Of a token's vector of `dim` elements.
+static int32_t n_scale(const struct kv_view *kv, int32_t dim)
+{
+    if (kv->dtype == DT_Q8_0) return cuda_ceil(dim, ATTN_Q8_COLS);
+    return kv->dtype == DT_F8_E4M3;
+}
+
+static int64_t keys_bytes(const struct kv_view *kv)
+{
+    return (int64_t)kv->page_tok * row_elems(kv, kv->head_dim) * elem_bytes(kv->dtype);
+}
+static int64_t values_bytes(const struct kv_view *kv)
+{
+    if (kv->v_in_k) return 0;
+    return (int64_t)kv->page_tok * row_elems(kv, kv->head_dim_v) * elem_bytes(kv->dtype);
+}
+
 static int64_t head_bytes(const struct kv_view *kv)
 {
-    const int32_t n =
-        row_elems(kv, kv->head_dim) + (kv->v_in_k ? 0 : row_elems(kv, kv->head_dim_v));
-    return (int64_t)kv->page_tok * n * elem_bytes(kv->dtype);
+    const int32_t n = n_scale(kv, kv->head_dim) + (kv->v_in_k ? 0 : n_scale(kv, kv->head_dim_v));
+    return keys_bytes(kv) + values_bytes(kv) + (int64_t)kv->page_tok * n * (int64_t)sizeof(float);
+}
+
+static bool takes(enum dtype t)
+{
+    return t == DT_F32 || t == DT_F16 || t == DT_BF16 || t == DT_F8_E4M3 || t == DT_Q8_0;
 }
 
 uint64_t cuda_attn_kv_page_bytes(struct kernels *k, const struct kv_view *kv)
 {
     const struct kernels_limits *l = &cuda_of(k)->lim;
     if (kv->page_tok < 16 || kv->page_tok > 256 || (kv->page_tok & (kv->page_tok - 1))) return 0;
-    if (kv->dtype != DT_F16 && kv->dtype != DT_F32) return 0;
+    if (!takes(kv->dtype)) return 0;
     if (kv->n_head_kv < 1 || kv->n_head_kv > l->max_head) return 0;
     if (kv->head_dim < 1 || kv->head_dim > l->max_head_dim || kv->head_dim > ATTN_DIM_MAX) return 0;
     if (kv->head_dim_v < 1 || kv->head_dim_v > kv->head_dim) return 0;
@@ -88,8 +111,16 @@ static struct attn_dev dev_of(struct cuda *c, const struct kv_view *kv, const st
     a.page_shift = __builtin_ctz((unsigned)kv->page_tok);
     a.k_ld = row_elems(kv, kv->head_dim);
     a.v_in_k = kv->v_in_k;
+    a.is_f8 = kv->dtype == DT_F8_E4M3;
     a.v_ld = kv->v_in_k ? a.k_ld : row_elems(kv, kv->head_dim_v);
-    a.v_at = kv->v_in_k ? 0 : (int64_t)kv->page_tok * a.k_ld * elem_bytes(kv->dtype);
+    a.v_at = kv->v_in_k ? 0 : keys_bytes(kv);
+    a.k_scales = n_scale(kv, kv->head_dim);
+    a.k_scale_at = a.v_scale_at = keys_bytes(kv) + values_bytes(kv);
+    a.v_scales = a.k_scales;
+    if (!kv->v_in_k) {
+        a.v_scales = n_scale(kv, kv->head_dim_v);
+        a.v_scale_at += (int64_t)kv->page_tok * a.k_scales * (int64_t)sizeof(float);
+    }
     return a;
 }
 
@@ -101,27 +132,106 @@ static __device__ __forceinline__ void store_one(__half *to, float x)
 {
     *to = __float2half_rn(x);
 }
+static __device__ __forceinline__ void store_one(__nv_bfloat16 *to, float x)
+{
+    *to = __float2bfloat16_rn(x);
+}
+
+// The token and KV head of this thread block: where its keys, values and scales lie, and the number
+// of its row in `key` and `value`.
+struct store_at {
+    char *keys, *values;
+    float *k_scales, *v_scales;
+    int64_t row; // -1: none
+};
+
+static __device__ __forceinline__ struct store_at store_at_of(const struct attn_dev *a,
+                                                              int32_t elem)
+{
+    struct store_at s = {NULL, NULL, NULL, NULL, -1};
+    struct attn_block b;
+    int32_t number = (int32_t)blockIdx.x;
+    const int32_t r = attn_run_of(a->list.runs, a->n_run, 1, 1, INT32_MAX, 1, &number);
+    if (r < 0) return s;
+    b.run = a->list.runs[r];
+    b.head_kv = (int32_t)blockIdx.y;
+    const int32_t pos = b.run.pos_from + number, at = pos & (a->page_tok - 1);
+    char *page = (char *)attn_page(a, &b, pos);
+    s.keys = page + (int64_t)at * a->k_ld * elem;
+    s.values = page + a->v_at + (int64_t)at * a->v_ld * elem;
+    s.k_scales = (float *)(page + a->k_scale_at) + at * a->k_scales;
+    s.v_scales = (float *)(page + a->v_scale_at) + at * a->v_scales;
+    s.row = (int64_t)(b.run.tok_from + number) * a->n_head_kv + b.head_kv;
+    return s;
+}
 
 // One token and KV head; zeros behind each row's end, which tiles may read.
 template <class T>
 static __global__ void __launch_bounds__(STORE_THREADS)
     store_kernel(struct attn_dev a, const float *key, const float *value)
 {
-    int32_t number = (int32_t)blockIdx.x;
-    const int32_t r = attn_run_of(a.list.runs, a.n_run, 1, 1, INT32_MAX, 1, &number);
-    if (r < 0) return;
-    struct attn_block b;
-    b.run = a.list.runs[r];
-    b.head_kv = (int32_t)blockIdx.y;
-    const int32_t pos = b.run.pos_from + number, at = pos & (a.page_tok - 1);
-    const int64_t row = (int64_t)(b.run.tok_from + number) * a.n_head_kv + b.head_kv;
-    char *page = (char *)attn_page(&a, &b, pos);
-    T *k = (T *)page + (int64_t)at * a.k_ld, *v = (T *)(page + a.v_at) + (int64_t)at * a.v_ld;
+    const struct store_at s = store_at_of(&a, sizeof(T));
+    if (s.row < 0) return;
+    T *k = (T *)s.keys, *v = (T *)s.values;
     for (int32_t d = (int32_t)threadIdx.x; d < a.k_ld; d += STORE_THREADS)
-        store_one(k + d, d < a.head_dim ? key[row * a.head_dim + d] : 0.0f);
+        store_one(k + d, d < a.head_dim ? key[s.row * a.head_dim + d] : 0.0f);
     if (a.v_in_k) return;
     for (int32_t d = (int32_t)threadIdx.x; d < a.v_ld; d += STORE_THREADS)
-        store_one(v + d, d < a.head_dim_v ? value[row * a.head_dim_v + d] : 0.0f);
+        store_one(v + d, d < a.head_dim_v ? value[s.row * a.head_dim_v + d] : 0.0f);
+}
+
+// The scale of elements of which the largest has this size, when codes reach to `top`, and what
+// they are multiplied by. What is no number makes all of them none.
+static __device__ __forceinline__ float store_scale(float most, float top, float *inv)
+{
+    const bool is = most < INFINITY;
+    *inv = is && most > 1e-30f ? top / most : 0.0f;
+    return is ? __fmul_rn(most, 1.0f / top) : NAN;
+}
+// Of x, NaN is the largest.
+static __device__ __forceinline__ float store_size(float x)
+{
+    return x == x ? fabsf(x) : INFINITY;
+}
+
+// n elements (ld with the zeros behind them), by a warp.
+static __device__ __forceinline__ void store_row(int8_t *to, float *scales, const float *x,
+                                                 int32_t n, int32_t ld)
+{
+    const int32_t lane = (int32_t)threadIdx.x % 32;
+    for (int32_t from = 0; from < ld; from += ATTN_Q8_COLS) {
+        const int32_t d = from + lane;
+        const float y = d < n ? x[d] : 0.0f;
+        float inv;
+        const float scale = store_scale(warp_max(store_size(y)), 127.0f, &inv);
+        if (d < ld) to[d] = (int8_t)(inv != 0.0f ? __float2int_rn(__fmul_rn(y, inv)) : 0);
+        if (lane == 0 && from < n) scales[from / ATTN_Q8_COLS] = scale;
+    }
+}
+static __device__ __forceinline__ void store_row(uint8_t *to, float *scales, const float *x,
+                                                 int32_t n, int32_t ld)
+{
+    const int32_t lane = (int32_t)threadIdx.x % 32;
+    float most = 0.0f, inv;
+    for (int32_t d = lane; d < n; d += 32)
+        most = fmaxf(most, store_size(x[d]));
+    const float scale = store_scale(warp_max(most), 448.0f, &inv);
+    for (int32_t d = lane; d < ld; d += 32)
+        to[d] = d < n && inv != 0.0f ? simt_float_to_f8(__fmul_rn(x[d], inv)) : 0;
+    if (lane == 0) scales[0] = scale;
+}
+
+// One token and KV head in 8 bits: a warp has the key, another the value.
+template <class T>
+static __global__ void __launch_bounds__(64)
+    store_scaled_kernel(struct attn_dev a, const float *key, const float *value)
+{
+    const struct store_at s = store_at_of(&a, 1);
+    if (s.row < 0) return;
+    if (threadIdx.x < 32)
+        store_row((T *)s.keys, s.k_scales, key + s.row * a.head_dim, a.head_dim, a.k_ld);
+    else
+        store_row((T *)s.values, s.v_scales, value + s.row * a.head_dim_v, a.head_dim_v, a.v_ld);
 }
 
 void cuda_attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct attn_run *runs,
@@ -134,18 +244,24 @@ void cuda_attn_kv_store(struct kernels *k, const struct kv_view *kv, const struc
     if (n_tok == 0) return;
     const struct attn_dev a = dev_of(c, kv, runs, n_run);
     const dim3 grid(n_tok, (unsigned)kv->n_head_kv);
-    if (kv->dtype == DT_F16)
-        LAUNCH(store_kernel<__half>, grid, STORE_THREADS, 0, c->stream, a, key, value);
-    else
-        LAUNCH(store_kernel<float>, grid, STORE_THREADS, 0, c->stream, a, key, value);
+    const bool is_scaled = a.k_scales;
+    void (*const kernel)(struct attn_dev, const float *, const float *) =
+        kv->dtype == DT_F16       ? store_kernel<__half>
+        : kv->dtype == DT_BF16    ? store_kernel<__nv_bfloat16>
+        : kv->dtype == DT_Q8_0    ? store_scaled_kernel<int8_t>
+        : kv->dtype == DT_F8_E4M3 ? store_scaled_kernel<uint8_t>
+                                  : store_kernel<float>;
+    const int32_t threads = !is_scaled ? STORE_THREADS : kv->v_in_k ? 32 : 64;
+    LAUNCH(kernel, grid, (unsigned)threads, 0, c->stream, a, key, value);
 }
 
-// What one launch of a kernel has before it: blocks of the runs it takes and the most positions
-// that any of their rows sees.
+// What one launch of a kernel has before it.
 struct attn_plan {
     int64_t n_block;
-    int32_t sees;   // positions from a run's first seen to its last
+    int32_t n_row;  // of a block, at most
+    int32_t sees;   // positions from a run's first seen to its last, at most
     int32_t splits; // absolute ones that they lie in, at most
+    double all;     // positions that all blocks see
 };
 
 static int32_t sight(const struct attn_args *a, int32_t pos)
@@ -159,17 +275,21 @@ static int32_t sight(const struct attn_args *a, int32_t pos)
 static struct attn_plan plan_of(struct cuda *c, const struct attn_args *a, const struct attn_dev *d)
 {
     const int32_t tok = c->attn->split_tok;
-    struct attn_plan p = {0, 0, 0};
+    struct attn_plan p = {0, 0, 0, 0, 0};
     for (int32_t i = 0; i < a->n_run; i++) {
         const struct attn_run *r = &a->runs[i];
         const int32_t rows = r->n_tok * d->group;
         if (rows < d->rows_min || rows > d->rows_max) continue;
-        p.n_block += (rows + d->block_rows - 1) / d->block_rows;
+        const int32_t blocks = (rows + d->block_rows - 1) / d->block_rows;
         const int32_t lo = sight(a, r->pos_from), last = r->pos_from + r->n_tok - 1;
         const int32_t splits = last / tok - lo / tok + 1;
+        p.n_block += blocks;
+        p.n_row = rows > p.n_row ? rows : p.n_row;
         p.sees = last + 1 - lo > p.sees ? last + 1 - lo : p.sees;
         p.splits = splits > p.splits ? splits : p.splits;
+        p.all += (double)blocks * (last + 1 - lo);
     }
+    if (p.n_row > d->block_rows) p.n_row = d->block_rows;
     if (cuda_is_fixed(c)) { // one token each, as far on as may be
         p.sees = c->lim.max_ctx;
         if (a->window > 0 && a->window < p.sees) p.sees = a->window;
@@ -180,23 +300,50 @@ static struct attn_plan plan_of(struct cuda *c, const struct attn_args *a, const
     return p;
 }
 
+// Whether a row's sums depend on the row alone.
+static bool is_invariant(const struct cuda *c)
+{
+    return c->lim.precision == PRECISION_EXACT || c->lim.deterministic;
+}
+
+// Pieces that blocks may be cut into where all are even, so that those of all KV heads fill the
+// device once: more would wait for the others' end, and each has its partial softmax to be joined.
+// How long pieces really are is decided on the device (attn_even_piece). Where lengths are known,
+// as many as the longest then has.
+static int32_t even_pieces(struct cuda *c, const struct attn_dev *a, const struct attn_plan *p,
+                           int64_t room)
+{
+    const int64_t all = p->n_block * a->n_head_kv;
+    const double share = p->all * a->n_head_kv / a->slots;
+    int64_t n = a->slots / all, most = cuda_ceil(p->sees, ATTN_EVEN_TOK);
+    if (cuda_is_fixed(c))
+        n = n > ATTN_UNEVEN || p->n_block == 1 ? n : (int64_t)ATTN_UNEVEN;
+    else if (p->sees <= 2 * share)
+        n = 1;
+    else if (p->sees / share > (double)n)
+        n = cuda_ceil(p->sees, (int64_t)share + 1);
+    most = most < room ? most : room;
+    n = n < most ? n : most;
+    return (int32_t)min(max(n, (int64_t)1), (int64_t)ATTN_SPLITS_MAX);
+}
+
 // The launches of one kernel: as many blocks at a time as have room for their partial softmaxes.
 static void attend(struct cuda *c, const struct attn_args *args, struct attn_dev *a,
                    const struct attn_kernel *k)
 {
     a->block_rows = k->block_rows;
+    a->tile = k->tile;
     const struct attn_plan p = plan_of(c, args, a);
     if (p.n_block == 0) return;
     const int64_t heads = a->n_head_kv, all = p.n_block * heads;
     const int64_t one = a->block_rows * attn_part_ld(a->head_dim_v) * (int64_t)sizeof(float);
-    if (c->lim.precision == PRECISION_EXACT) {
+    const int64_t at_once = (int64_t)(c->info.shared_block_bytes / (k->shared + 1024));
+    a->slots = (int32_t)(c->n_sm * min(max(at_once, (int64_t)1), (int64_t)ATTN_AT_ONCE));
+    if (is_invariant(c)) {
         a->n_split = p.splits;
         a->split_tok = c->attn->split_tok;
     } else {
-        int64_t n = (ATTN_WAVES * c->n_sm + all - 1) / all, most = cuda_ceil(p.sees, ATTN_EVEN_TOK);
-        most = most < ATTN_PART_BYTES / (one * all) ? most : ATTN_PART_BYTES / (one * all);
-        n = n < most ? n : most;
-        a->n_split = (int32_t)min(max(n, (int64_t)1), (int64_t)ATTN_SPLITS_MAX);
+        a->n_split = even_pieces(c, a, &p, ATTN_PART_BYTES / (one * all));
         a->split_tok = 0;
     }
     BUG_ON(a->n_split > ATTN_SPLITS_MAX);
@@ -210,7 +357,7 @@ static void attend(struct cuda *c, const struct attn_args *args, struct attn_dev
             const unsigned z = (unsigned)(heads - h < n_head ? heads - h : n_head);
             LAUNCH(k->fn, dim3(x, (unsigned)a->n_split, z), (unsigned)k->threads, k->shared,
                    c->stream, *a);
-            if (a->n_split > 1) attn_plain_combine(c, a, (int32_t)x, (int32_t)z);
+            if (a->n_split > 1) attn_plain_combine(c, a, (int32_t)x, (int32_t)z, p.n_row);
         }
 }
 
@@ -232,18 +379,19 @@ void cuda_attn_run(struct kernels *k, const struct attn_args *args)
     a.window = args->window;
     a.chunk = args->chunk;
     BUG_ON(a.head_from + a.n_head > a.group * a.n_head_kv || a.head_dim > ATTN_DIM_MAX);
-    // Runs of few rows and the others have kernels of their own; the plain one takes all.
-    const int32_t edge[3] = {0, ATTN_FEW_ROWS, INT32_MAX};
+    // Runs of few rows and the others have kernels of their own; the plain one takes all, and so
+    // does that for the others where a row's sums must not depend on the run.
+    const bool exact = c->lim.precision == PRECISION_EXACT;
+    const size_t shared = c->info.shared_block_bytes;
     struct attn_kernel kernel;
-    for (int i = 0; i < 2; i++) {
-        a.rows_min = edge[i] + 1;
-        a.rows_max = edge[i + 1];
-        if (c->lim.precision == PRECISION_EXACT ||
-            !attn_mma_kernel(&args->kv, edge[i + 1], c->info.shared_block_bytes, &kernel)) {
-            a.rows_max = INT32_MAX;
-            kernel = attn_plain_kernel(&args->kv);
-            i = 1;
-        }
+    a.rows_min = 1;
+    a.rows_max = ATTN_FEW_ROWS;
+    if (!is_invariant(c) && attn_mma_kernel(&args->kv, true, shared, &kernel)) {
         attend(c, args, &a, &kernel);
+        a.rows_min = ATTN_FEW_ROWS + 1;
     }
+    a.rows_max = INT32_MAX;
+    if (exact || !attn_mma_kernel(&args->kv, false, shared, &kernel))
+        kernel = attn_plain_kernel(&args->kv);
+    attend(c, args, &a, &kernel);
 }

@@ -3,19 +3,22 @@
 //
 // A row is one query head of one token. The rows of a KV head of a run are numbered token by token,
 // so that positions ascend with them; a block takes up to block_rows of them. What a block sees is
-// cut into splits, one thread block each; with more than one split partial results (maximum, sum,
-// output) go to `part` and the joining kernel joins them, splits ascending. Lengths are read on the
-// device, so that a recorded step serves runs that have grown: splits without keys say so.
+// cut into pieces, one thread block each; of more than one piece partial results (maximum, sum,
+// output) go to `part` and the joining kernel joins them, pieces ascending. Lengths are read on the
+// device, so that a recorded step serves runs that have grown: thread blocks without a piece end.
 //
-// Exactness. With split_tok the splits are at absolute positions, and each kernel walks absolute
-// tiles, so what a row's sums are made of depends on the row alone. Without it (PRECISION_FAST)
-// the keys are shared out evenly; results are then the same for the same call only.
+// Exactness. With split_tok the pieces are at absolute positions, and each kernel walks absolute
+// tiles, so what a row's sums are made of depends on the row alone (PRECISION_EXACT, deterministic;
+// the latter with one kernel for all runs). Without it
+// all runs' keys are shared out evenly over what the device runs at once; results are then the same
+// for the same call only.
 #pragma once
 #include "kernels/cuda/cuda.h"
 
 enum {
     ATTN_DIM_MAX = 576,   // of keys
     ATTN_SPLITS_MAX = 64, // of one block
+    ATTN_EVEN_TOK = 128,  // fewest positions of a piece where all are even
     ATTN_PLAIN_ROWS = 8,  // block_rows of the plain kernel
     ATTN_PLAIN_TOK = 32,  // its tile of keys
     ATTN_PART_HEAD = 4    // floats of a partial softmax before its output: maximum, sum
@@ -31,13 +34,17 @@ struct attn_dev {
     float *part;
     int32_t n_run, n_head, n_head_kv, group, head_from, head_dim, head_dim_v;
     int32_t page_tok, page_shift, k_ld, v_ld; // elements from key to key, value to value
-    bool v_in_k;
+    // Types of 8 bits: where a KV head's scales begin and how many floats a token has there.
+    int64_t k_scale_at, v_scale_at;
+    int32_t k_scales, v_scales;
+    bool v_in_k, is_f8;
     float scale, softcap;
     int32_t window, chunk;
     // This launch: runs with rows (n_tok * group) in [rows_min, rows_max], blocks from block_from
     // on (blockIdx.x), KV heads from head_kv_from on (blockIdx.z).
     int32_t rows_min, rows_max, block_rows, block_from, head_kv_from;
-    int32_t n_split, split_tok; // splits of a block (blockIdx.y); positions of each or 0: even
+    int32_t n_split, split_tok; // pieces of a block (blockIdx.y), at most; positions or 0: even
+    int32_t tile, slots;        // positions of a tile; thread blocks that the device runs at once
 };
 
 // A kernel of attention, of struct attn_dev; grid (blocks, splits, KV heads).
@@ -49,17 +56,21 @@ struct attn_kernel {
 
 // attn_plain.cu: any call.
 struct attn_kernel attn_plain_kernel(const struct kv_view *kv);
-// After a kernel with more than one split, with its grid's first and last number.
-void attn_plain_combine(struct cuda *c, const struct attn_dev *a, int32_t n_block, int32_t n_head);
-// attn_mma.cu: for runs of up to `rows` rows of a KV head. False: none.
-bool attn_mma_kernel(const struct kv_view *kv, int32_t rows, size_t shared_max,
+// After a kernel with more than one split, with its grid's first and last number and the most rows
+// of a block.
+void attn_plain_combine(struct cuda *c, const struct attn_dev *a, int32_t n_block, int32_t n_head,
+                        int32_t n_row);
+// attn_mma.cu: for runs of up to 16 rows of a KV head (`few`) or of any number, whose sums then
+// depend on the row alone. False: none.
+bool attn_mma_kernel(const struct kv_view *kv, bool few, size_t shared_max,
                      struct attn_kernel *out);
 
 struct attn_block {
     struct cuda_run run;
     int32_t head_kv, head_at, n_head; // KV head, first query head that reads it, how many do
     int32_t row_from, n_row;          // 0: nothing to do
-    int32_t lo, hi;                   // positions that the rows see in this split; none: both 0
+    int32_t lo, hi;                   // positions that the rows see in this piece; none: both 0
+    int32_t n_piece;                  // what the rows see lies in so many
     int64_t part;                     // number of its first row in `part`
 };
 
@@ -119,10 +130,30 @@ static __device__ __forceinline__ int64_t attn_row_at(const struct attn_dev *a,
     return (int64_t)(b->run.tok_from + i / b->n_head) * a->n_head + b->head_at + i % b->n_head;
 }
 
-// The block of this thread block, by all its threads; the keys of its split in whole tiles of
-// `tile` positions except at the ends.
+// Positions of a piece where all are even, of a block that sees `n`: no fewer than its share of
+// what all blocks see, unless it would be cut in two. By a warp.
+static __device__ __forceinline__ int32_t attn_even_piece(const struct attn_dev *a, int32_t n)
+{
+    float sees = 0.0f;
+    for (int32_t i = (int32_t)(threadIdx.x % 32); i < a->n_run; i += 32) {
+        const struct cuda_run r = a->list.runs[i];
+        const int32_t rows = r.n_tok * a->group;
+        if (rows < a->rows_min || rows > a->rows_max) continue;
+        const int32_t blocks = (rows + a->block_rows - 1) / a->block_rows;
+        sees += (float)blocks * (float)(r.pos_from + r.n_tok - attn_sight(a, r.pos_from));
+    }
+    const int32_t share = (int32_t)ceilf(warp_sum(sees) * (float)a->n_head_kv / (float)a->slots);
+    if (n <= 2 * share) return n;
+    int32_t per = (n + a->n_split - 1) / a->n_split;
+    per = per > share ? per : share;
+    per = per > ATTN_EVEN_TOK ? per : ATTN_EVEN_TOK;
+    return (per + a->tile - 1) / a->tile * a->tile;
+}
+
+// The block of this thread block and its piece `split`, by all its threads; the keys in whole tiles
+// except at the ends.
 static __device__ __forceinline__ struct attn_block attn_block_of(const struct attn_dev *a,
-                                                                  int32_t split, int32_t tile)
+                                                                  int32_t split)
 {
     struct attn_block b;
     int32_t number = a->block_from + (int32_t)blockIdx.x;
@@ -131,6 +162,7 @@ static __device__ __forceinline__ struct attn_block attn_block_of(const struct a
                                   a->block_rows, &number);
     b.n_row = 0;
     b.lo = b.hi = 0;
+    b.n_piece = 1;
     b.head_kv = a->head_kv_from + head;
     b.part = ((int64_t)blockIdx.x * gridDim.z + blockIdx.z) * a->block_rows;
     if (r < 0) return b;
@@ -142,14 +174,13 @@ static __device__ __forceinline__ struct attn_block attn_block_of(const struct a
     b.n_row = attn_clamp(b.run.n_tok * b.n_head - b.row_from, 0, a->block_rows);
     if (b.n_row == 0) return b;
     const int32_t lo = attn_sight(a, attn_row_pos(&b, 0)), hi = attn_row_pos(&b, b.n_row - 1) + 1;
-    int32_t per = a->split_tok, base;
-    if (per) {
+    int32_t per = a->split_tok, base = lo / a->tile * a->tile;
+    if (per)
         base = lo / per * per;
-    } else {
-        base = lo / tile * tile;
-        per = (hi - base + a->n_split - 1) / a->n_split;
-        per = (per + tile - 1) / tile * tile;
-    }
+    else
+        per = a->n_split > 1 ? attn_even_piece(a, hi - base) : hi - base;
+    b.n_piece = (hi - base + per - 1) / per;
+    if (split >= b.n_piece) b.n_row = 0;
     const int64_t from = base + (int64_t)split * per, to = from + per;
     b.lo = from < lo ? lo : from > hi ? hi : (int32_t)from;
     b.hi = to < hi ? (int32_t)to : hi;
@@ -162,8 +193,39 @@ static __device__ __forceinline__ struct attn_block attn_block_of(const struct a
 static __device__ __forceinline__ const char *attn_page(const struct attn_dev *a,
                                                         const struct attn_block *b, int32_t pos)
 {
-    const int32_t page = a->list.pages[b->run.page_at + (pos >> a->page_shift)];
+    const int32_t page = __ldg(a->list.pages + b->run.page_at + (pos >> a->page_shift));
     return a->kv + page * a->page_bytes + b->head_kv * a->head_bytes;
+}
+
+// Elements of pages: float, __half, __nv_bfloat16, int8_t (Q8_0), uint8_t (E4M3). Those of 8 bits
+// are to be multiplied by a scale: Q8_0 has one for every ATTN_Q8_COLS of a head's vector. E4M3 has
+// one for the whole of it: not for a page, whose later tokens may be larger than those that are
+// stored, and not for fewer elements, since these are floats already and a scale only moves their
+// range.
+enum { ATTN_Q8_COLS = 32 };
+static __device__ __forceinline__ float attn_load(const float *p, const float *scale, int32_t d)
+{
+    (void)scale;
+    return p[d];
+}
+static __device__ __forceinline__ float attn_load(const __half *p, const float *scale, int32_t d)
+{
+    (void)scale;
+    return __half2float(p[d]);
+}
+static __device__ __forceinline__ float attn_load(const __nv_bfloat16 *p, const float *scale,
+                                                  int32_t d)
+{
+    (void)scale;
+    return __bfloat162float(p[d]);
+}
+static __device__ __forceinline__ float attn_load(const int8_t *p, const float *scale, int32_t d)
+{
+    return __fmul_rn((float)p[d], scale[d / ATTN_Q8_COLS]);
+}
+static __device__ __forceinline__ float attn_load(const uint8_t *p, const float *scale, int32_t d)
+{
+    return __fmul_rn(simt_f8_to_float(p[d]), scale[0]);
 }
 
 // A partial softmax: floats from one to the next.
@@ -191,18 +253,19 @@ static __device__ __forceinline__ float attn_score(const struct attn_dev *a, flo
     return a->softcap != 0.0f ? a->softcap * tanhf(x / a->softcap) : x;
 }
 
-// Where the output of a row goes that has seen all keys of its split, whose softmax is m, l: to
-// `part` or, if there is one split, times its factors to `out` (the steps of the joining kernel).
+// Where the output of a row goes that has seen all keys of its piece, whose softmax is m, l: to
+// `part` or, if there is one piece, times its factors to `out` (the steps of the joining kernel).
 struct attn_out {
     float *to;
     float weight, inv;
+    bool is_part;
 };
 
 static __device__ __forceinline__ struct attn_out
 attn_out_of(const struct attn_dev *a, const struct attn_block *b, int32_t row, float m, float l)
 {
-    struct attn_out o = {NULL, 1.0f, 1.0f};
-    if (a->n_split > 1) {
+    struct attn_out o = {NULL, 1.0f, 1.0f, b->n_piece > 1};
+    if (o.is_part) {
         o.to = attn_part_at(a, b->part + row, (int32_t)blockIdx.y) + ATTN_PART_HEAD;
         return o;
     }
@@ -215,18 +278,17 @@ attn_out_of(const struct attn_dev *a, const struct attn_block *b, int32_t row, f
 }
 
 // By one thread of each row.
-static __device__ __forceinline__ void attn_put_sums(const struct attn_dev *a,
-                                                     const struct attn_out *o, float m, float l)
+static __device__ __forceinline__ void attn_put_sums(const struct attn_out *o, float m, float l)
 {
-    if (a->n_split == 1) return;
+    if (!o->is_part) return;
     o->to[-ATTN_PART_HEAD] = m;
     o->to[1 - ATTN_PART_HEAD] = l;
 }
 
-// Whether a row with maximum m has no output that anybody reads: it saw nothing of its split.
-static __device__ __forceinline__ bool attn_is_nothing(const struct attn_dev *a, float m)
+// Whether a row with maximum m has no output that anybody reads: it saw nothing of its piece.
+static __device__ __forceinline__ bool attn_is_nothing(const struct attn_out *o, float m)
 {
-    return a->n_split > 1 && !(m > -INFINITY);
+    return o->is_part && !(m > -INFINITY);
 }
 
 static __device__ __forceinline__ void attn_put(const struct attn_out *o, int32_t d, float x)

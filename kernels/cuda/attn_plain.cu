@@ -9,15 +9,6 @@
 static const int32_t PLAIN_DIMS = 64, PLAIN_THREADS = 128, COMBINE_THREADS = 128;
 static const int32_t PLAIN_WARP_ROWS = ATTN_PLAIN_ROWS / (PLAIN_THREADS / 32);
 
-static __device__ __forceinline__ float plain_load(const float *p)
-{
-    return *p;
-}
-static __device__ __forceinline__ float plain_load(const __half *p)
-{
-    return __half2float(*p);
-}
-
 struct plain_shared {
     float q[ATTN_PLAIN_ROWS][ATTN_DIM_MAX];
     float k[ATTN_PLAIN_TOK][PLAIN_DIMS + 1];
@@ -42,8 +33,10 @@ plain_products(const struct attn_dev *a, const struct attn_block *b, struct plai
             const int32_t pos = seg + i / PLAIN_DIMS, d = i % PLAIN_DIMS;
             float x = 0.0f;
             if (pos >= b->lo && pos < b->hi && d < n) {
-                const T *k = (const T *)attn_page(a, b, pos);
-                x = plain_load(k + (pos & (a->page_tok - 1)) * a->k_ld + d0 + d);
+                const char *page = attn_page(a, b, pos);
+                const int32_t at = pos & (a->page_tok - 1);
+                x = attn_load((const T *)page + at * a->k_ld,
+                              (const float *)(page + a->k_scale_at) + at * a->k_scales, d0 + d);
             }
             sh->k[i / PLAIN_DIMS][d] = x;
         }
@@ -93,12 +86,14 @@ plain_weigh(const struct attn_dev *a, const struct attn_block *b, const struct p
     for (int c = 0; c < COLS; c++)
         o[r][c] *= sh->shrink[r];
     for (int32_t i = from; i < to; i++) {
-        const T *v = (const T *)(attn_page(a, b, seg + i) + a->v_at);
-        v += ((seg + i) & (a->page_tok - 1)) * a->v_ld;
+        const char *page = attn_page(a, b, seg + i);
+        const int32_t at = (seg + i) & (a->page_tok - 1);
+        const T *v = (const T *)(page + a->v_at) + at * a->v_ld;
+        const float *scale = (const float *)(page + a->v_scale_at) + at * a->v_scales;
         SIMT_UNROLL
         for (int c = 0; c < COLS; c++) {
             const int32_t d = (int32_t)threadIdx.x + PLAIN_THREADS * c;
-            const float x = d < a->head_dim_v ? plain_load(v + d) : 0.0f;
+            const float x = d < a->head_dim_v ? attn_load(v, scale, d) : 0.0f;
             SIMT_UNROLL
             for (int r = 0; r < ATTN_PLAIN_ROWS; r++)
                 o[r][c] = fmaf(sh->p[i][r], x, o[r][c]);
@@ -110,7 +105,7 @@ template <class T, int COLS>
 static __global__ void __launch_bounds__(PLAIN_THREADS) plain_kernel(struct attn_dev a)
 {
     __shared__ struct plain_shared sh;
-    const struct attn_block b = attn_block_of(&a, (int32_t)blockIdx.y, ATTN_PLAIN_TOK);
+    const struct attn_block b = attn_block_of(&a, (int32_t)blockIdx.y);
     if (b.n_row == 0) return;
     const int32_t warp = (int32_t)threadIdx.x / 32;
     float m[PLAIN_WARP_ROWS], l[PLAIN_WARP_ROWS], o[ATTN_PLAIN_ROWS][COLS];
@@ -143,8 +138,8 @@ static __global__ void __launch_bounds__(PLAIN_THREADS) plain_kernel(struct attn
     for (int r = 0; r < ATTN_PLAIN_ROWS; r++) {
         if (r >= b.n_row) continue;
         const struct attn_out out = attn_out_of(&a, &b, r, sh.m[r], sh.l[r]);
-        if (threadIdx.x == 0) attn_put_sums(&a, &out, sh.m[r], sh.l[r]);
-        if (attn_is_nothing(&a, sh.m[r])) continue;
+        if (threadIdx.x == 0) attn_put_sums(&out, sh.m[r], sh.l[r]);
+        if (attn_is_nothing(&out, sh.m[r])) continue;
         SIMT_UNROLL
         for (int c = 0; c < COLS; c++) {
             const int32_t d = (int32_t)threadIdx.x + PLAIN_THREADS * c;
@@ -158,28 +153,28 @@ static __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct 
 {
     __shared__ float weight[ATTN_SPLITS_MAX], total;
     const int32_t row = (int32_t)blockIdx.y;
-    const struct attn_block b = attn_block_of(&a, 0, 1);
-    if (row >= b.n_row) return;
+    const struct attn_block b = attn_block_of(&a, 0);
+    if (row >= b.n_row || b.n_piece == 1) return;
     const float *part = attn_part_at(&a, b.part + row, 0);
     const int64_t ld = attn_part_ld(a.head_dim_v), at = attn_row_at(&a, &b, row);
     const float sink = a.sinks ? a.sinks[at % a.n_head] : -INFINITY;
     if (threadIdx.x < 32) {
         float top = sink;
-        for (int32_t i = (int32_t)threadIdx.x; i < a.n_split; i += 32)
+        for (int32_t i = (int32_t)threadIdx.x; i < b.n_piece; i += 32)
             top = fmaxf(top, part[i * ld]);
         top = warp_max(top);
-        for (int32_t i = (int32_t)threadIdx.x; i < a.n_split; i += 32)
+        for (int32_t i = (int32_t)threadIdx.x; i < b.n_piece; i += 32)
             weight[i] = attn_weight(part[i * ld], top);
         __syncwarp(0xffffffffu);
         float sum = 0.0f;
-        for (int32_t i = 0; i < a.n_split; i++)
+        for (int32_t i = 0; i < b.n_piece; i++)
             sum = __fmaf_rn(part[i * ld + 1], weight[i], sum);
         if (threadIdx.x == 0) total = __fadd_rn(sum, attn_weight(sink, top));
     }
     __syncthreads();
     for (int32_t d = (int32_t)threadIdx.x; d < a.head_dim_v; d += COMBINE_THREADS) {
         float o = 0.0f;
-        for (int32_t i = 0; i < a.n_split; i++)
+        for (int32_t i = 0; i < b.n_piece; i++)
             if (weight[i] > 0.0f) o = __fmaf_rn(part[i * ld + ATTN_PART_HEAD + d], weight[i], o);
         a.out[at * a.head_dim_v + d] = __fmul_rn(o, 1.0f / total);
     }
@@ -200,11 +195,22 @@ template <class T> static struct attn_kernel plain_kernel_of(int32_t head_dim_v)
 
 struct attn_kernel attn_plain_kernel(const struct kv_view *kv)
 {
-    return kv->dtype == DT_F16 ? plain_kernel_of<__half>(kv->head_dim_v)
-                               : plain_kernel_of<float>(kv->head_dim_v);
+    switch (kv->dtype) {
+    case DT_F16:
+        return plain_kernel_of<__half>(kv->head_dim_v);
+    case DT_BF16:
+        return plain_kernel_of<__nv_bfloat16>(kv->head_dim_v);
+    case DT_Q8_0:
+        return plain_kernel_of<int8_t>(kv->head_dim_v);
+    case DT_F8_E4M3:
+        return plain_kernel_of<uint8_t>(kv->head_dim_v);
+    default:
+        return plain_kernel_of<float>(kv->head_dim_v);
+    }
 }
 
-void attn_plain_combine(struct cuda *c, const struct attn_dev *a, int32_t n_block, int32_t n_head)
+void attn_plain_combine(struct cuda *c, const struct attn_dev *a, int32_t n_block, int32_t n_head,
+                        int32_t n_row)
 {
-    LAUNCH(combine_kernel, dim3(n_block, a->block_rows, n_head), COMBINE_THREADS, 0, c->stream, *a);
+    LAUNCH(combine_kernel, dim3(n_block, n_row, n_head), COMBINE_THREADS, 0, c->stream, *a);
 }

@@ -55,6 +55,10 @@ err_t blas_open(struct device *d, struct blas **out, struct err_text *why)
         blas_close(b);
         return e;
     }
+    if (device_is_counter(d)) {
+        *out = b;
+        return OK;
+    }
     const cublasOperation_t turn = CUBLAS_OP_T;
     cublasStatus_t s = cublasLtCreate(&b->handle);
     if (s == CUBLAS_STATUS_SUCCESS)

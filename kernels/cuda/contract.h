@@ -7,6 +7,7 @@
 #pragma GCC diagnostic ignored "-Wshadow" // a function may have a struct's name in C
 #endif
 extern "C" {
+#include "kernels/group.h"
 #include "kernels/kernels.h"
 #include "proto/base/log.h"
 }
@@ -15,5 +16,6 @@ extern "C" {
 #endif
 #undef _Noreturn
 #else
+#include "kernels/group.h"
 #include "kernels/kernels.h"
 #endif

@@ -6,7 +6,7 @@ file(GLOB CUDA_HOST CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*_host.cc
 
 # Files that wrap a library of the device have a twin *_host.cc, or are left out on the host.
 set(CUDA_ON_HOST ${CUDA_SOURCES})
-list(FILTER CUDA_ON_HOST EXCLUDE REGEX "/(device|blas|nccl)\\.cu$")
+list(FILTER CUDA_ON_HOST EXCLUDE REGEX "/(device|blas|nccl_open)\\.cu$")
 
 if(TRIREME_TESTS)
     # nvcc's language of a .cu file is chosen by file and folder, and so is this one's: the host's
@@ -33,13 +33,13 @@ if(TRIREME_TESTS)
 endif()
 
 if(TRIREME_CUDA_BUILD)
-    list(FILTER CUDA_SOURCES EXCLUDE REGEX "/nccl\\.cu$")
+    set(TRIREME_CUDA_TARGETS "86-real;90;121-real" CACHE STRING "devices: CUDA_ARCHITECTURES")
     add_library(kernels_cuda MODULE ${CUDA_SOURCES} ${CUDA_C})
     set_target_properties(kernels_cuda PROPERTIES OUTPUT_NAME trireme-cuda PREFIX lib
                           LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}
                           CUDA_RUNTIME_LIBRARY Static
                           CUDA_VISIBILITY_PRESET hidden
-                          CUDA_ARCHITECTURES "86-real;90;121-real")
+                          CUDA_ARCHITECTURES "${TRIREME_CUDA_TARGETS}")
     target_compile_options(kernels_cuda PRIVATE
         $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Werror=all-warnings --fmad=false -lineinfo
         -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas,-ffp-contract=off>)

@@ -1,6 +1,10 @@
 // cuda: opening and closing the backend, its table, and what the module shows.
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/module.h"
+#include "kernels/cuda/peaks.h"
+extern "C" {
+#include "proto/base/map.h"
+}
 
 #include <stdlib.h>
 
@@ -70,12 +74,28 @@ static void cuda_close(struct kernels *k)
     cuda_gemm_close(c);
     cuda_attn_close(c);
     cuda_sample_close(c);
+    cuda_top_close(c);
     device_give(c->dev, c->counts);
     cuda_step_close(c);
     device_close(c->dev);
     pthread_mutex_destroy(&c->lock);
     free(c);
 }
+
+static uint64_t cuda_busy_ns(struct kernels *k)
+{
+    device_enter(cuda_of(k)->dev);
+    return device_work_ns(cuda_of(k)->dev);
+}
+
+static void cuda_taken_bytes(struct kernels *k, struct kernels_bytes *out)
+{
+    device_taken(cuda_of(k)->dev, out);
+    out->host += map_taken();
+}
+
+static void cuda_scratch_bytes(struct kernels *k, const struct kernels_limits *l,
+                               struct kernels_bytes *out);
 
 static const struct kernels_ops ops = {
     .name = CUDA_NAME,
@@ -87,6 +107,8 @@ static const struct kernels_ops ops = {
     .copy = cuda_copy,
     .zero = cuda_zero,
     .status = cuda_status,
+    .scratch_bytes = cuda_scratch_bytes,
+    .taken_bytes = cuda_taken_bytes,
     .weight_bytes = cuda_quant_weight_bytes,
     .weight_pack = cuda_quant_weight_pack,
     .kv_page_bytes = cuda_attn_kv_page_bytes,
@@ -94,7 +116,9 @@ static const struct kernels_ops ops = {
     .leave = cuda_step_leave,
     .embed = cuda_quant_embed,
     .rms_norm = cuda_norm_rms,
+    .add_norm = cuda_norm_add,
     .gemm = cuda_gemm_run,
+    .ffn = cuda_ffn_run,
     .gemm_each = cuda_gemm_each,
     .gather = cuda_act_gather,
     .gather_experts = cuda_act_gather_experts,
@@ -107,6 +131,7 @@ static const struct kernels_ops ops = {
     .route = cuda_moe_route,
     .route_sort = cuda_moe_route_sort,
     .gemm_experts = cuda_gemm_experts,
+    .expert_ffn = cuda_ffn_experts,
     .spread = cuda_moe_spread,
     .combine = cuda_moe_combine,
     .glu = cuda_act_glu,
@@ -119,8 +144,10 @@ static const struct kernels_ops ops = {
     .argmax = cuda_sample_argmax,
     .finite = cuda_sample_finite,
     .logsumexp = cuda_sample_logsumexp,
+    .top = cuda_top_run,
     .progress = cuda_progress,
     .wait_ns = cuda_wait_ns,
+    .busy_ns = cuda_busy_ns,
 };
 
 static err_t check_limits(const struct kernels_limits *l, struct err_text *why)
@@ -157,7 +184,30 @@ static err_t take_parts(struct cuda *c, struct err_text *why)
     if (!e) e = cuda_gemm_open(c, why);
     if (!e) e = cuda_attn_open(c, why);
     if (!e) e = cuda_sample_open(c, why);
+    if (!e) e = cuda_top_open(c, why);
     return e;
+}
+
+// Everything is opened on a device that counts.
+static void cuda_scratch_bytes(struct kernels *k, const struct kernels_limits *l,
+                               struct kernels_bytes *out)
+{
+    struct kernels_bytes none = {};
+    struct cuda *c = (struct cuda *)calloc(1, sizeof *c);
+    *out = none;
+    if (!c || device_open_counter(&c->dev, NULL)) {
+        free(c);
+        cuda_fail(cuda_of(k), ERR_MEMORY, "cuda: no memory");
+        return;
+    }
+    c->base = *k;
+    c->lim = *l;
+    c->info = cuda_of(k)->info;
+    c->n_sm = cuda_of(k)->n_sm;
+    pthread_mutex_init(&c->lock, NULL);
+    if (take_parts(c, NULL)) cuda_fail(cuda_of(k), ERR_MEMORY, "cuda: no memory");
+    device_taken(c->dev, out);
+    cuda_close(&c->base);
 }
 
 static err_t cuda_open(int32_t device, const struct kernels_limits *limits, struct kernels **out,
@@ -204,5 +254,7 @@ const struct kernels_module kernels_cuda_module = {
     .count = device_count,
     .about = device_about,
     .open = cuda_open,
+    .peaks = peaks_measure,
+    .group = cuda_group_open,
 };
 }

@@ -25,6 +25,7 @@ struct cuda_stage;  // cuda_step.cu: pinned memory, lists, graphs
 struct cuda_gemm;   // gemm.cu
 struct cuda_attn;   // attn.cu
 struct cuda_sample; // sample.cu
+struct cuda_top;    // top.cu
 
 struct cuda {
     struct kernels base; // first: the ops take struct kernels *
@@ -37,6 +38,7 @@ struct cuda {
     struct cuda_gemm *gemm;
     struct cuda_attn *attn;
     struct cuda_sample *sample;
+    struct cuda_top *top;
     int32_t *counts; // (CUDA_EXPERTS_MAX + 1) of route_sort
     uint64_t n_op;   // progress
     pthread_mutex_t lock;
@@ -67,6 +69,11 @@ const int32_t *cuda_ints_of(struct cuda *c, const int32_t *host, int32_t n);
 bool cuda_is_fixed(const struct cuda *c);
 // Through pinned memory, in the stream's order; src may change at once. Any thread.
 void cuda_step_put(struct kernels *k, void *dst, const void *src, uint64_t bytes);
+// The same without a copy: pinned memory of cuda_step_loan_bytes to be filled, then sent and no
+// longer touched. Any thread; one that has a loan asks for no other.
+uint64_t cuda_step_loan_bytes(const struct cuda *c);
+void *cuda_step_borrow(struct cuda *c, int32_t *loan);
+void cuda_step_send(struct cuda *c, int32_t loan, void *dst, uint64_t bytes);
 // Waits for everything given to the stream before.
 void cuda_step_get(struct kernels *k, void *dst, const void *src, uint64_t bytes);
 bool cuda_step_enter(struct kernels *k, const struct kernels_step *s);
@@ -84,6 +91,12 @@ err_t cuda_attn_open(struct cuda *c, struct err_text *why);
 void cuda_attn_close(struct cuda *c);
 err_t cuda_sample_open(struct cuda *c, struct err_text *why);
 void cuda_sample_close(struct cuda *c);
+err_t cuda_top_open(struct cuda *c, struct err_text *why);
+void cuda_top_close(struct cuda *c);
+
+// -- group.cu --
+err_t cuda_group_open(struct kernels *k, const struct kernels_group_config *c,
+                      struct kernels_group **out, struct err_text *why);
 
 // -- operations --
 uint64_t cuda_quant_weight_bytes(struct kernels *k, enum dtype t, int64_t rows, int64_t cols);
@@ -104,6 +117,9 @@ void cuda_conv_run(struct kernels *k, const struct conv_args *a);
 void cuda_delta_run(struct kernels *k, const struct delta_args *a);
 void cuda_norm_rms(struct kernels *k, const float *x, const float *w, int64_t n_row, int32_t dim,
                    float eps, float *y);
+void cuda_norm_add(struct kernels *k, const struct add_norm *a, int64_t n_row);
+void cuda_ffn_run(struct kernels *k, const struct ffn *f, int32_t n_tok);
+void cuda_ffn_experts(struct kernels *k, const struct expert_ffn *f);
 void cuda_rope_table(struct kernels *k, const struct rope *r, const int32_t *pos, int32_t n_tok,
                      float *cos_sin);
 void cuda_rope_turn(struct kernels *k, const struct rope *r, const float *cos_sin, int32_t n_tok,
@@ -129,5 +145,7 @@ void cuda_act_scale(struct kernels *k, float *x, float s, int64_t n);
 void cuda_act_softcap(struct kernels *k, float *x, float cap, int64_t n);
 void cuda_sample_argmax(struct kernels *k, const float *x, int32_t n_row, int64_t n, int32_t *out);
 void cuda_sample_finite(struct kernels *k, const float *x, int32_t n_row, int64_t n, bool *out);
+void cuda_top_run(struct kernels *k, const float *x, int64_t n, int32_t n_top, struct top_row *rows,
+                  int32_t n_row);
 void cuda_sample_logsumexp(struct kernels *k, const float *x, int32_t n_row, int64_t n,
                            double *out);

@@ -6,12 +6,13 @@
 // step's key fixes, so a recorded step finds new lists where the old ones were. Only the tables'
 // places move, and those stand in the runs.
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/pack.h"
 
 #include <stdlib.h>
 
-static const uint64_t SLOT_BYTES = 4 << 20; // of each way to the device, and of the way back
+static const uint64_t SLOT_BYTES = 4 << 20; // of each way to the device at least, and of the way back
 enum {
-    N_SLOT = 4,
+    N_SLOT = 8,
     N_IMAGE = 4, // steps on their way at once
     N_GRAPH = 128,
     LOOSE_BYTES = 4 << 20, // lists that came without a step
@@ -40,6 +41,7 @@ struct cuda_stage {
     pthread_mutex_t lock; // of slots
     pthread_cond_t free;
     struct slot slots[N_SLOT];
+    uint64_t slot_bytes;
     uint32_t next_slot;
     char *back; // SLOT_BYTES, pinned
 
@@ -111,8 +113,13 @@ err_t cuda_step_open(struct cuda *c, struct err_text *why)
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->free, NULL);
     err_t e = OK;
+    s->slot_bytes = SLOT_BYTES;
+    for (int t = 0; t < DT_COUNT; t++) { // room for some rows of the widest weight
+        const uint64_t tile = (uint64_t)pack_tile_bytes((enum dtype)t, c->lim.max_cols);
+        if (tile > s->slot_bytes) s->slot_bytes = tile;
+    }
     for (int i = 0; i < N_SLOT && !e; i++)
-        e = open_slot(c, SLOT_BYTES, s->slots + i, why);
+        e = open_slot(c, s->slot_bytes, s->slots + i, why);
     if (!e) e = device_pinned_take(c->dev, SLOT_BYTES, (void **)&s->back, why);
     if (!e) e = cuda_take(c, LOOSE_BYTES, "lists", (void **)&s->loose, why);
     // Room for a full step of short sequences, or one long sequence; more when it is needed.
@@ -183,7 +190,8 @@ static struct recorded *find_recorded(struct cuda *c, uint64_t key)
 
 static int64_t n_pages(const struct attn_run *r, int32_t page_tok)
 {
-    return r->pages ? cuda_ceil((int64_t)r->pos_from + r->n_tok, page_tok) : 0;
+    // Who asks for runs only has no size of pages.
+    return r->pages && page_tok ? cuda_ceil((int64_t)r->pos_from + r->n_tok, page_tok) : 0;
 }
 
 // Writes runs and, from page_at on, their tables; returns where the next table begins.
@@ -278,7 +286,8 @@ bool cuda_step_enter(struct kernels *k, const struct kernels_step *step)
         s->step = {};
         return true;
     }
-    if (!step->key) return false;
+    device_work_begin(c->dev);
+    if (!step->key || c->lim.eager) return false;
     struct recorded *r = find_recorded(c, step->key);
     r->used = s->n_step;
     if (r->graph && same_layout(&r->layout, &s->layout)) {
@@ -299,6 +308,7 @@ void cuda_step_leave(struct kernels *k)
 {
     struct cuda *c = cuda_of(k);
     if (c->stage->is_recording) end_recording(c);
+    device_work_end(c->dev);
     c->stage->now = NULL;
     c->stage->step.key = 0;
     __atomic_fetch_add(&c->n_op, 1, __ATOMIC_RELAXED);
@@ -390,6 +400,14 @@ static void free_slot(struct cuda_stage *s, struct slot *slot)
     pthread_mutex_unlock(&s->lock);
 }
 
+// What its taker has put there goes on its way; others may have it then.
+static void send_slot(struct cuda *c, struct slot *slot, void *dst, uint64_t bytes)
+{
+    device_put(c->dev, dst, slot->pinned, bytes);
+    device_event_record(c->dev, slot->done);
+    free_slot(c->stage, slot);
+}
+
 void cuda_step_put(struct kernels *k, void *dst, const void *src, uint64_t bytes)
 {
     struct cuda *c = cuda_of(k);
@@ -397,15 +415,33 @@ void cuda_step_put(struct kernels *k, void *dst, const void *src, uint64_t bytes
     device_enter(c->dev);
     leave_recording(c);
     __atomic_fetch_add(&c->n_op, 1, __ATOMIC_RELAXED);
-    for (uint64_t at = 0; at < bytes; at += SLOT_BYTES) {
-        const uint64_t n = bytes - at < SLOT_BYTES ? bytes - at : SLOT_BYTES;
+    for (uint64_t at = 0; at < bytes; at += s->slot_bytes) {
+        const uint64_t n = bytes - at < s->slot_bytes ? bytes - at : s->slot_bytes;
         struct slot *slot = take_slot(s);
         device_event_wait(c->dev, slot->done);
         memcpy(slot->pinned, (const char *)src + at, n);
-        device_put(c->dev, (char *)dst + at, slot->pinned, n);
-        device_event_record(c->dev, slot->done);
-        free_slot(s, slot);
+        send_slot(c, slot, (char *)dst + at, n);
     }
+}
+
+uint64_t cuda_step_loan_bytes(const struct cuda *c)
+{
+    return c->stage->slot_bytes;
+}
+
+void *cuda_step_borrow(struct cuda *c, int32_t *loan)
+{
+    device_enter(c->dev);
+    struct slot *slot = take_slot(c->stage);
+    device_event_wait(c->dev, slot->done);
+    *loan = (int32_t)(slot - c->stage->slots);
+    return slot->pinned;
+}
+
+void cuda_step_send(struct cuda *c, int32_t loan, void *dst, uint64_t bytes)
+{
+    __atomic_fetch_add(&c->n_op, 1, __ATOMIC_RELAXED);
+    send_slot(c, c->stage->slots + loan, dst, bytes);
 }
 
 void cuda_step_get(struct kernels *k, void *dst, const void *src, uint64_t bytes)

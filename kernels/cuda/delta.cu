@@ -1,21 +1,23 @@
-// delta: the gated delta rule, token after token.
+// delta: the gated delta rule, token after token: steps of decoding, and every run where the order
+// of sums is kept (delta_chunk.cu has the others).
 //
 // A warp has 8 columns of one head's state in registers for the whole run; its four groups of 8
-// lanes share the rows, four neighbours of every 16 each. Keys and queries come through shared
-// memory DELTA_TOK tokens at a time. The lengths of k and q are single factors, so they are applied
+// lanes share the rows, four neighbours of every 16 each. (Of long keys, for which there would be
+// no registers, it has 4 columns and eight groups.) Keys and queries come through shared memory
+// DELTA_TOK tokens at a time. The lengths of k and q are single factors, so they are applied
 // to sums; of S^T k and S^T q one pass over the state of the token before is enough, since
 //     S'^T q = e^g S^T q + (k.q) beta (v - e^g S^T k).
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/delta.h"
 
-static const int32_t DELTA_THREADS = 128, DELTA_COLS = 32, DELTA_TOK = 16, DELTA_K_MAX = 256;
+static const int32_t DELTA_THREADS = 128, DELTA_TOK = 16, DELTA_K_MAX = 256;
+// Runs from so many tokens on go in chunks.
+static const int32_t DELTA_FEW = DELTA_CHUNK / 2;
 
-struct delta_dev {
-    const float *q, *k, *v, *a, *b, *a_neg, *dt_bias;
-    const struct cuda_run *runs;
-    float *state, *out;
-    int64_t ld, state_ld;
-    int32_t n_head_k, n_head_v, dim_k, dim_v;
-    bool tiled;
+template <int DIM> struct delta_shape {
+    static const int32_t PARTS = DIM > 128 ? 8 : 4;        // lanes of a column
+    static const int32_t WARP_COLS = 32 / PARTS;           // columns of a warp
+    static const int32_t COLS = DELTA_THREADS / PARTS;     // of a block
+    static const int32_t EACH = 4 * PARTS, N = DIM / EACH; // rows of all parts, so many of them
 };
 
 // What the rule needs of a token besides the vectors: e^g, beta, the factors that bring k and q to
@@ -29,18 +31,13 @@ template <int DIM> struct delta_shared {
     struct delta_tok tok[DELTA_TOK];
 };
 
-static __device__ __forceinline__ float delta_softplus(float x)
-{
-    return x > 20.0f ? x : log1pf(expf(x));
-}
-
 // Tokens [t0, t0 + n) of a run into shared memory, zeros beyond dim_k; between barriers.
 template <int DIM>
 static __device__ __forceinline__ void
 delta_load(const struct delta_dev *a, const struct cuda_run *run, int32_t head, int32_t t0,
            int32_t n, struct delta_shared<DIM> *sh)
 {
-    const int32_t hk = a->tiled ? head % a->n_head_k : head / (a->n_head_v / a->n_head_k);
+    const int32_t hk = delta_key_head(a, head);
     const int64_t row = run->tok_from + t0;
     float *k = (float *)sh->k, *q = (float *)sh->q;
     __syncthreads();
@@ -65,8 +62,8 @@ delta_load(const struct delta_dev *a, const struct cuda_run *run, int32_t head, 
         if (threadIdx.x % 32) continue;
         const int64_t at = (row + t) * a->n_head_v + head;
         struct delta_tok o;
-        o.decay = expf(a->a_neg[head] * delta_softplus(a->a[at] + a->dt_bias[head]));
-        o.beta = 1.0f / (1.0f + expf(-a->b[at]));
+        o.decay = expf(delta_log_decay(a, head, at));
+        o.beta = delta_beta(a, at);
         o.k_len = 1.0f / sqrtf(kk + 1e-6f);
         o.q_len = 1.0f / sqrtf((qq + 1e-6f) * (float)a->dim_k);
         o.kq = kq * o.k_len * o.q_len;
@@ -75,34 +72,36 @@ delta_load(const struct delta_dev *a, const struct cuda_run *run, int32_t head, 
     __syncthreads();
 }
 
-static __device__ __forceinline__ float delta_across(float x) // sum over the lanes of a column
+// Sum over the lanes of a column.
+template <int DIM> static __device__ __forceinline__ float delta_across(float x)
 {
-    x += __shfl_xor_sync(SIMT_FULL, x, 8);
-    return x + __shfl_xor_sync(SIMT_FULL, x, 16);
+    for (int i = delta_shape<DIM>::WARP_COLS; i < 32; i *= 2)
+        x += __shfl_xor_sync(SIMT_FULL, x, i);
+    return x;
 }
 
-// s, (DIM / 16, 4) of the lane's rows and column, one token on; the output of its column.
+// s, of the lane's rows and column, one token on; the output of its column.
 template <int DIM>
-static __device__ __forceinline__ float delta_step(float s[DIM / 16][4], const float4 *k,
+static __device__ __forceinline__ float delta_step(float s[delta_shape<DIM>::N][4], const float4 *k,
                                                    const float4 *q, const struct delta_tok *tok,
                                                    float v)
 {
-    const int32_t part = (int32_t)threadIdx.x % 32 / 8;
+    typedef struct delta_shape<DIM> shape;
+    const int32_t part = (int32_t)threadIdx.x % 32 / shape::WARP_COLS;
     float u = 0.0f, o = 0.0f;
     SIMT_UNROLL
-    for (int i = 0; i < DIM / 16; i++) {
-        const float4 x = k[4 * i + part], y = q[4 * i + part];
+    for (int i = 0; i < shape::N; i++) {
+        const float4 x = k[shape::PARTS * i + part], y = q[shape::PARTS * i + part];
         u = fmaf(x.w, s[i][3], fmaf(x.z, s[i][2], fmaf(x.y, s[i][1], fmaf(x.x, s[i][0], u))));
         o = fmaf(y.w, s[i][3], fmaf(y.z, s[i][2], fmaf(y.y, s[i][1], fmaf(y.x, s[i][0], o))));
     }
-    u = delta_across(u);
-    o = delta_across(o);
-    if (DIM > 128) __syncwarp(); // the keys are read again: there are no registers for them
+    u = delta_across<DIM>(u);
+    o = delta_across<DIM>(o);
     const float decay = tok->decay, e = tok->beta * (v - tok->k_len * decay * u);
     const float add = tok->k_len * e;
     SIMT_UNROLL
-    for (int i = 0; i < DIM / 16; i++) {
-        const float4 x = k[4 * i + part];
+    for (int i = 0; i < shape::N; i++) {
+        const float4 x = k[shape::PARTS * i + part];
         s[i][0] = fmaf(x.x, add, decay * s[i][0]);
         s[i][1] = fmaf(x.y, add, decay * s[i][1]);
         s[i][2] = fmaf(x.z, add, decay * s[i][2]);
@@ -113,22 +112,23 @@ static __device__ __forceinline__ float delta_step(float s[DIM / 16][4], const f
 
 // grid (columns, heads, runs)
 template <int DIM>
-static __global__ void __launch_bounds__(DELTA_THREADS, DIM > 128 ? 1 : 3)
-    delta_kernel(struct delta_dev a)
+static __global__ void __launch_bounds__(DELTA_THREADS, 3) delta_kernel(struct delta_dev a)
 {
     __shared__ struct delta_shared<DIM> sh;
     const struct cuda_run run = a.runs[blockIdx.z];
-    const int32_t head = (int32_t)blockIdx.y, part = (int32_t)threadIdx.x % 32 / 8;
-    const int32_t warp = (int32_t)threadIdx.x / 32;
-    const int32_t col = (int32_t)blockIdx.x * DELTA_COLS + warp * 8 + (int32_t)threadIdx.x % 8;
+    typedef struct delta_shape<DIM> shape;
+    const int32_t head = (int32_t)blockIdx.y, lane = (int32_t)threadIdx.x % 32;
+    const int32_t warp = (int32_t)threadIdx.x / 32, part = lane / shape::WARP_COLS;
+    const int32_t col =
+        (int32_t)blockIdx.x * shape::COLS + warp * shape::WARP_COLS + lane % shape::WARP_COLS;
     const bool is = col < a.dim_v;
     const int64_t v_at = (int64_t)head * a.dim_v + col, out_ld = (int64_t)a.n_head_v * a.dim_v;
     float *state = a.state + run.slot * a.state_ld + (int64_t)head * a.dim_k * a.dim_v + col;
-    if (run.n_tok == 0) return;
-    float s[DIM / 16][4];
+    if (run.n_tok < a.tok_min || run.n_tok > a.tok_max) return;
+    float s[shape::N][4];
     SIMT_UNROLL
-    for (int i = 0; i < DIM / 4; i++) {
-        const int32_t row = 16 * (i / 4) + 4 * part + i % 4;
+    for (int i = 0; i < 4 * shape::N; i++) {
+        const int32_t row = shape::EACH * (i / 4) + 4 * part + i % 4;
         s[i / 4][i % 4] = is && row < a.dim_k ? state[(int64_t)row * a.dim_v] : 0.0f;
     }
     for (int32_t t0 = 0; t0 < run.n_tok; t0 += DELTA_TOK) {
@@ -144,10 +144,18 @@ static __global__ void __launch_bounds__(DELTA_THREADS, DIM > 128 ? 1 : 3)
         }
     }
     SIMT_UNROLL
-    for (int i = 0; i < DIM / 4; i++) {
-        const int32_t row = 16 * (i / 4) + 4 * part + i % 4;
+    for (int i = 0; i < 4 * shape::N; i++) {
+        const int32_t row = shape::EACH * (i / 4) + 4 * part + i % 4;
         if (is && row < a.dim_k) state[(int64_t)row * a.dim_v] = s[i / 4][i % 4];
     }
+}
+
+template <int DIM>
+static void delta_launch(struct cuda *c, const struct delta_dev *d, int32_t n_run)
+{
+    const dim3 grid((unsigned)cuda_ceil(d->dim_v, delta_shape<DIM>::COLS), (unsigned)d->n_head_v,
+                    (unsigned)n_run);
+    LAUNCH(delta_kernel<DIM>, grid, DELTA_THREADS, 0, c->stream, *d);
 }
 
 void cuda_delta_run(struct kernels *k, const struct delta_args *a)
@@ -155,28 +163,45 @@ void cuda_delta_run(struct kernels *k, const struct delta_args *a)
     struct cuda *c = cuda_of(k);
     BUG_ON(a->dim_k < 1 || a->dim_k > DELTA_K_MAX || a->n_head_v % a->n_head_k);
     if (a->n_run == 0) return;
-    const struct delta_dev d = {.q = a->q,
-                                .k = a->k,
-                                .v = a->v,
-                                .a = a->a,
-                                .b = a->b,
-                                .a_neg = a->a_neg,
-                                .dt_bias = a->dt_bias,
-                                .runs = cuda_list_of(c, a->runs, a->n_run, 0, a->slots).runs,
-                                .state = a->state,
-                                .out = a->out,
-                                .ld = a->ld,
-                                .state_ld = a->state_ld,
-                                .n_head_k = a->n_head_k,
-                                .n_head_v = a->n_head_v,
-                                .dim_k = a->dim_k,
-                                .dim_v = a->dim_v,
-                                .tiled = a->tiled};
-    const dim3 grid((unsigned)cuda_ceil(a->dim_v, DELTA_COLS), (unsigned)a->n_head_v,
-                    (unsigned)a->n_run);
-    void (*const kernel)(struct delta_dev) = a->dim_k <= 32    ? delta_kernel<32>
-                                             : a->dim_k <= 64  ? delta_kernel<64>
-                                             : a->dim_k <= 128 ? delta_kernel<128>
-                                                               : delta_kernel<256>;
-    LAUNCH(kernel, grid, DELTA_THREADS, 0, c->stream, d);
+    struct delta_dev d = {.q = a->q,
+                          .k = a->k,
+                          .v = a->v,
+                          .a = a->a,
+                          .b = a->b,
+                          .a_neg = a->a_neg,
+                          .dt_bias = a->dt_bias,
+                          .runs = cuda_list_of(c, a->runs, a->n_run, 0, a->slots).runs,
+                          .state = a->state,
+                          .out = a->out,
+                          .ld = a->ld,
+                          .state_ld = a->state_ld,
+                          .n_head_k = a->n_head_k,
+                          .n_head_v = a->n_head_v,
+                          .dim_k = a->dim_k,
+                          .dim_v = a->dim_v,
+                          .tok_min = 1,
+                          .tok_max = INT32_MAX,
+                          .tiled = a->tiled};
+    // Chunks are cut from a run's beginning, so who wants each token's sums to depend on it alone
+    // has none of them.
+    int32_t longest = 0, shortest = INT32_MAX;
+    for (int32_t i = 0; i < a->n_run; i++) {
+        longest = max(longest, a->runs[i].n_tok);
+        shortest = min(shortest, a->runs[i].n_tok);
+    }
+    const bool serial = c->lim.precision == PRECISION_EXACT || c->lim.deterministic;
+    if (!serial && longest >= DELTA_FEW) {
+        d.tok_min = DELTA_FEW;
+        if (delta_chunk_run(c, &d, a->n_run)) d.tok_max = DELTA_FEW - 1;
+        d.tok_min = 1;
+        if (shortest > d.tok_max) return;
+    }
+    if (a->dim_k <= 32)
+        delta_launch<32>(c, &d, a->n_run);
+    else if (a->dim_k <= 64)
+        delta_launch<64>(c, &d, a->n_run);
+    else if (a->dim_k <= 128)
+        delta_launch<128>(c, &d, a->n_run);
+    else
+        delta_launch<256>(c, &d, a->n_run);
 }

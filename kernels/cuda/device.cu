@@ -1,6 +1,8 @@
 // device: over the CUDA run-time. Errors of calls that are not checked by their callers stick in
 // the device; errors of kernels come to light at the next wait, as CUDA has it.
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/taken.h"
+#include "proto/base/clock.h"
 
 #include <cuda_runtime.h>
 #include <stdio.h>
@@ -8,11 +10,19 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { WORK_TIMES = 32 };
+
 struct device {
     int index;
+    bool is_counter; // everything below is zeros then but `counted`
+    struct kernels_bytes counted;
     cudaStream_t stream;
     cudaError_t first; // error
     const char *where;
+    cudaEvent_t work[WORK_TIMES][2]; // begin and end of the last steps
+    uint64_t n_work, n_work_counted, work_ns;
+    void (*rest)(void *arg, int64_t since_us);
+    void *rest_arg;
 };
 struct device_event {
     cudaEvent_t event;
@@ -75,6 +85,9 @@ err_t device_about(int32_t index, struct device_info *out, struct err_text *why)
     out->sm = p.major * 10 + p.minor;
     out->n_processor = p.multiProcessorCount;
     out->is_integrated = p.integrated;
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) == cudaSuccess)
+        snprintf(out->driver, sizeof out->driver, "%d.%d", driver / 1000, driver % 1000 / 10);
     out->memory = total;
     // Pages of files count as taken there, although they make room.
     const uint64_t available = p.integrated ? machine_available() : 0;
@@ -98,20 +111,40 @@ err_t device_open(int32_t index, struct device **out, struct err_text *why)
     cudaError_t e = cudaSetDevice(index);
     if (e == cudaSuccess) e = cudaDeviceSynchronize(); // what an older one was given is there
     if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    for (int i = 0; i < 2 * WORK_TIMES && e == cudaSuccess; i++)
+        e = cudaEventCreate(&d->work[i / 2][i % 2]);
     if (e != cudaSuccess) {
-        free(d);
+        device_close(d);
         return say(why, ERR_DEVICE, e, "opening the device");
     }
     *out = d;
     return OK;
 }
 
+err_t device_open_counter(struct device **out, struct err_text *why)
+{
+    struct device *d = (struct device *)calloc(1, sizeof *d);
+    if (!d) return err_say(why, ERR_MEMORY, "cuda: no memory");
+    d->is_counter = true;
+    *out = d;
+    return OK;
+}
+
+bool device_is_counter(const struct device *d)
+{
+    return d->is_counter;
+}
+
 void device_close(struct device *d)
 {
     if (!d) return;
-    cudaSetDevice(d->index);
-    cudaStreamSynchronize(d->stream);
-    cudaStreamDestroy(d->stream);
+    if (!d->is_counter) cudaSetDevice(d->index);
+    for (int i = 0; i < 2 * WORK_TIMES; i++)
+        if (d->work[i / 2][i % 2]) cudaEventDestroy(d->work[i / 2][i % 2]);
+    if (d->stream) {
+        cudaStreamSynchronize(d->stream);
+        cudaStreamDestroy(d->stream);
+    }
     free(d);
 }
 
@@ -122,17 +155,23 @@ struct CUstream_st *device_stream(struct device *d)
 
 void device_enter(struct device *d)
 {
-    keep(d, cudaSetDevice(d->index), "choosing the device");
+    if (!d->is_counter) keep(d, cudaSetDevice(d->index), "choosing the device");
 }
 
 err_t device_take(struct device *d, uint64_t bytes, const char *what, void **out,
                   struct err_text *why)
 {
     void *p = NULL;
+    if (d->is_counter) {
+        d->counted.own += bytes;
+        *out = d; // something
+        return OK;
+    }
     cudaError_t e = cudaSetDevice(d->index);
     if (e == cudaSuccess) e = cudaMalloc(&p, bytes ? bytes : 256);
     if (e == cudaSuccess) e = cudaMemsetAsync(p, 0, bytes, d->stream);
     if (e == cudaSuccess) e = cudaStreamSynchronize(d->stream);
+    if (e == cudaSuccess && !taken_add(d->index, p, bytes)) e = cudaErrorMemoryAllocation;
     if (e != cudaSuccess) {
         if (p) cudaFree(p);
         cudaGetLastError();
@@ -145,7 +184,8 @@ err_t device_take(struct device *d, uint64_t bytes, const char *what, void **out
 
 void device_give(struct device *d, void *data)
 {
-    if (!data) return;
+    if (!data || d->is_counter) return;
+    taken_remove(data);
     cudaSetDevice(d->index);
     keep(d, cudaStreamSynchronize(d->stream), "giving memory back");
     keep(d, cudaFree(data), "giving memory back");
@@ -153,14 +193,108 @@ void device_give(struct device *d, void *data)
 
 err_t device_pinned_take(struct device *d, uint64_t bytes, void **out, struct err_text *why)
 {
+    if (d->is_counter) {
+        d->counted.host += bytes;
+        *out = d;
+        return OK;
+    }
+    void *p = NULL;
     cudaSetDevice(d->index);
-    cudaError_t e = cudaHostAlloc(out, bytes, cudaHostAllocDefault);
-    return e == cudaSuccess ? OK : say(why, ERR_MEMORY, e, "pinned memory");
+    cudaError_t e = cudaHostAlloc(&p, bytes, cudaHostAllocDefault);
+    if (e == cudaSuccess && !taken_add(TAKEN_PINNED, p, bytes)) {
+        cudaFreeHost(p);
+        e = cudaErrorMemoryAllocation;
+    }
+    if (e != cudaSuccess) return say(why, ERR_MEMORY, e, "pinned memory");
+    *out = p;
+    return OK;
 }
 
 void device_pinned_give(struct device *d, void *data)
 {
-    if (data) keep(d, cudaFreeHost(data), "giving pinned memory back");
+    if (!data || d->is_counter) return;
+    taken_remove(data);
+    keep(d, cudaFreeHost(data), "giving pinned memory back");
+}
+
+void device_taken(struct device *d, struct kernels_bytes *out)
+{
+    *out = d->is_counter ? d->counted
+                         : (struct kernels_bytes){taken_bytes(d->index), taken_bytes(TAKEN_PINNED)};
+}
+
+// -- memory of others --
+
+static uint64_t process_number()
+{
+    static uint64_t number; // of this process, once
+    uint64_t want = 0, have = 0;
+    if (__atomic_load_n(&number, __ATOMIC_ACQUIRE)) return number;
+    if (getentropy(&want, sizeof want)) want = (uint64_t)getpid() << 32 | (uint64_t)clock_now_us();
+    want |= 1;
+    return __atomic_compare_exchange_n(&number, &have, want, false, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_ACQUIRE)
+               ? want
+               : have;
+}
+
+err_t device_share_take(struct device *d, uint64_t bytes, struct device_shared *about, void **out,
+                        struct err_text *why)
+{
+    void *p;
+    static_assert(sizeof(cudaIpcMemHandle_t) == sizeof about->handle, "as it comes");
+    err_t err = device_take(d, bytes, "what members hand each other", &p, why);
+    if (err) return err;
+    *about = {};
+    about->process = process_number();
+    about->address = (uint64_t)(uintptr_t)p;
+    cudaError_t e = cudaDeviceGetPCIBusId(about->device, sizeof about->device, d->index);
+    if (e == cudaSuccess) e = cudaIpcGetMemHandle((cudaIpcMemHandle_t *)about->handle, p);
+    if (e != cudaSuccess) {
+        device_give(d, p);
+        return say(why, ERR_UNSUPPORTED, e, "memory for other processes");
+    }
+    *out = p;
+    return OK;
+}
+
+err_t device_map(struct device *d, const struct device_shared *about, uint64_t bytes, void **out,
+                 struct err_text *why)
+{
+    (void)bytes;
+    char bus[sizeof about->device];
+    int other = -1, can = 0;
+    snprintf(bus, sizeof bus, "%.*s", (int)sizeof bus - 1, about->device);
+    cudaError_t e = cudaSetDevice(d->index);
+    if (e == cudaSuccess) e = cudaDeviceGetByPCIBusId(&other, bus);
+    if (e != cudaSuccess) return say(why, ERR_UNSUPPORTED, e, "a member's device");
+    if (other != d->index) {
+        e = cudaDeviceCanAccessPeer(&can, d->index, other);
+        if (e != cudaSuccess || !can)
+            return err_say(why, ERR_UNSUPPORTED, "cuda: device %d does not reach device %d",
+                           d->index, other);
+    }
+    if (about->process == process_number()) {
+        e = other == d->index ? cudaSuccess : cudaDeviceEnablePeerAccess(other, 0);
+        if (e == cudaErrorPeerAccessAlreadyEnabled) e = cudaSuccess;
+        if (e != cudaSuccess) return say(why, ERR_UNSUPPORTED, e, "a member's device");
+        cudaGetLastError();
+        *out = (void *)(uintptr_t)about->address;
+        return OK;
+    }
+    cudaIpcMemHandle_t handle;
+    memcpy(&handle, about->handle, sizeof handle);
+    e = cudaIpcOpenMemHandle(out, handle, cudaIpcMemLazyEnablePeerAccess);
+    return e == cudaSuccess ? OK : say(why, ERR_UNSUPPORTED, e, "a member's memory");
+}
+
+void device_unmap(struct device *d, const struct device_shared *about, void *data, uint64_t bytes)
+{
+    (void)bytes;
+    if (!data || about->process == process_number()) return;
+    cudaSetDevice(d->index);
+    keep(d, cudaStreamSynchronize(d->stream), "a member's memory");
+    keep(d, cudaIpcCloseMemHandle(data), "a member's memory");
 }
 
 void device_put(struct device *d, void *dst, const void *pinned, uint64_t bytes)
@@ -190,17 +324,50 @@ void device_copy(struct device *d, void *dst, uint64_t dst_pitch, const void *sr
              "copy of rows");
 }
 
+bool device_idle(struct device *d)
+{
+    const cudaError_t e = cudaStreamQuery(d->stream);
+    if (e == cudaErrorNotReady) return false;
+    keep(d, e, "work on the device");
+    return true;
+}
+
+void device_watch(struct device *d, void (*rest)(void *arg, int64_t since_us), void *arg)
+{
+    d->rest = rest;
+    d->rest_arg = arg;
+}
+
+// event NULL: the stream
+static cudaError_t wait_watched(struct device *d, cudaEvent_t event)
+{
+    cudaError_t e;
+    int64_t from = 0;
+    while ((e = event ? cudaEventQuery(event) : cudaStreamQuery(d->stream)) ==
+           cudaErrorNotReady) {
+        const int64_t now = clock_now_us();
+        if (!from) from = now;
+        d->rest(d->rest_arg, now - from);
+    }
+    return e;
+}
+
 void device_wait(struct device *d)
 {
-    keep(d, cudaStreamSynchronize(d->stream), "work on the device");
+    if (d->is_counter) return;
+    keep(d, d->rest ? wait_watched(d, NULL) : cudaStreamSynchronize(d->stream),
+         "work on the device");
 }
 
 err_t device_event_open(struct device *d, struct device_event **out, struct err_text *why)
 {
     struct device_event *v = (struct device_event *)calloc(1, sizeof *v);
     if (!v) return err_say(why, ERR_MEMORY, "cuda: no memory");
-    cudaSetDevice(d->index);
-    cudaError_t e = cudaEventCreateWithFlags(&v->event, cudaEventDisableTiming);
+    cudaError_t e = cudaSuccess;
+    if (!d->is_counter) {
+        cudaSetDevice(d->index);
+        e = cudaEventCreateWithFlags(&v->event, cudaEventDisableTiming);
+    }
     if (e != cudaSuccess) {
         free(v);
         return say(why, ERR_DEVICE, e, "an event");
@@ -211,7 +378,7 @@ err_t device_event_open(struct device *d, struct device_event **out, struct err_
 void device_event_close(struct device *d, struct device_event *e)
 {
     if (!e) return;
-    keep(d, cudaEventDestroy(e->event), "an event");
+    if (e->event) keep(d, cudaEventDestroy(e->event), "an event");
     free(e);
 }
 void device_event_record(struct device *d, struct device_event *e)
@@ -220,7 +387,39 @@ void device_event_record(struct device *d, struct device_event *e)
 }
 void device_event_wait(struct device *d, struct device_event *e)
 {
-    keep(d, cudaEventSynchronize(e->event), "work on the device");
+    keep(d, d->rest ? wait_watched(d, e->event) : cudaEventSynchronize(e->event),
+         "work on the device");
+}
+
+// -- how long it works --
+
+// Adds up the oldest pair that is not counted yet.
+static void count_work(struct device *d)
+{
+    cudaEvent_t *pair = d->work[d->n_work_counted++ % WORK_TIMES];
+    float ms = 0;
+    cudaError_t e = cudaEventSynchronize(pair[1]);
+    if (e == cudaSuccess) e = cudaEventElapsedTime(&ms, pair[0], pair[1]);
+    if (e == cudaSuccess) d->work_ns += (uint64_t)((double)ms * 1e6);
+    keep(d, e, "work on the device");
+}
+
+void device_work_begin(struct device *d)
+{
+    if (d->n_work - d->n_work_counted == WORK_TIMES) count_work(d);
+    keep(d, cudaEventRecord(d->work[d->n_work % WORK_TIMES][0], d->stream), "an event");
+}
+
+void device_work_end(struct device *d)
+{
+    keep(d, cudaEventRecord(d->work[d->n_work++ % WORK_TIMES][1], d->stream), "an event");
+}
+
+uint64_t device_work_ns(struct device *d)
+{
+    while (d->n_work_counted < d->n_work)
+        count_work(d);
+    return d->work_ns;
 }
 
 void device_graph_begin(struct device *d)

@@ -23,6 +23,8 @@ struct device_info {
     int32_t n_processor;
     uint64_t memory, memory_free;          // bytes; of an integrated device those of the machine
     bool is_integrated;                    // memory is the machine's own
+    bool is_emulated;                      // a part of this process
+    char driver[32];                       // version
     uint64_t l2_bytes, shared_block_bytes; // of a block, when it asks for more than 48 KiB
 };
 
@@ -31,6 +33,10 @@ err_t device_count(int32_t *out, struct err_text *why);
 err_t device_about(int32_t index, struct device_info *out, struct err_text *why);
 
 err_t device_open(int32_t index, struct device **out, struct err_text *why);
+// One that only counts: what is taken from it cannot be used, and it does nothing. For asking what
+// code that opens something takes. ERR_MEMORY.
+err_t device_open_counter(struct device **out, struct err_text *why);
+bool device_is_counter(const struct device *d);
 void device_close(struct device *d);
 struct CUstream_st *device_stream(struct device *d);
 // Makes the device that of the calling thread.
@@ -43,6 +49,9 @@ void device_give(struct device *d, void *data);
 // Host memory that copies may read and write at any time.
 err_t device_pinned_take(struct device *d, uint64_t bytes, void **out, struct err_text *why);
 void device_pinned_give(struct device *d, void *data);
+// What this process holds of the device's memory, and of pinned memory for all devices; of a
+// counter, what was taken from it.
+void device_taken(struct device *d, struct kernels_bytes *out);
 
 // In the stream's order. The host's side is pinned and stays as it is until the copy is done.
 void device_put(struct device *d, void *dst, const void *pinned, uint64_t bytes);
@@ -51,11 +60,37 @@ void device_copy(struct device *d, void *dst, uint64_t dst_pitch, const void *sr
                  uint64_t src_pitch, uint64_t row_bytes, uint64_t n_row);
 void device_zero(struct device *d, void *dst, uint64_t bytes);
 void device_wait(struct device *d); // until everything is done
+// Whether it is; where a device does nothing by itself (on the host) this helps it on.
+bool device_idle(struct device *d);
+// From now on every wait for the device calls this again and again, on the thread that waits;
+// since_us: how long it has lasted. It may end what the device waits for. NULL: nobody is called.
+void device_watch(struct device *d, void (*rest)(void *arg, int64_t since_us), void *arg);
+
+// Memory that others of this machine may work on too, other processes included, as device_take's.
+// Whoever maps it gives it back (device_unmap) before its owner does. ERR_UNSUPPORTED: not between
+// these two.
+struct device_shared {
+    uint64_t process; // of the owner, by chance
+    uint64_t address; // there
+    char device[32];  // the owner's, by its place on the bus
+    uint8_t handle[64];
+};
+err_t device_share_take(struct device *d, uint64_t bytes, struct device_shared *about, void **out,
+                        struct err_text *why);
+err_t device_map(struct device *d, const struct device_shared *about, uint64_t bytes, void **out,
+                 struct err_text *why);
+void device_unmap(struct device *d, const struct device_shared *about, void *data, uint64_t bytes);
 
 err_t device_event_open(struct device *d, struct device_event **out, struct err_text *why);
 void device_event_close(struct device *d, struct device_event *e);
 void device_event_record(struct device *d, struct device_event *e);
 void device_event_wait(struct device *d, struct device_event *e); // the host waits
+
+// How long the device was at work between begin and end (or at all), of all such pairs. busy:
+// waits.
+void device_work_begin(struct device *d);
+void device_work_end(struct device *d);
+uint64_t device_work_ns(struct device *d);
 
 // What is given to the stream between begin and end is recorded, not done. end: NULL if it could
 // not be (device_error knows).

@@ -2,12 +2,17 @@
 // somebody waits for it, so an operation that reads host memory too late reads what has become of
 // it. Its memory lies in a range of addresses that can be touched only while work is done.
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/device_host.h"
 #include "kernels/cuda/simt.h"
+#include "kernels/cuda/taken.h"
+#include "proto/base/clock.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #if defined(__SANITIZE_ADDRESS__)
 #define DEVICE_ASAN 1
@@ -25,6 +30,8 @@ static const uint64_t arena_bytes = 1ull << 38; // of addresses
 
 struct extent {
     uint64_t from, bytes; // from the arena's beginning, in whole pages
+    int fd;               // of memory that other processes may map; -1: none
+    bool is_shared;
 };
 
 static struct {
@@ -39,7 +46,7 @@ static struct {
     bool is_easy;
 } arena = {PTHREAD_MUTEX_INITIALIZER, NULL, NULL, 0, 0, 0, 0, false, NULL, false};
 
-enum work_kind { WORK_CALL, WORK_COPY, WORK_ZERO, WORK_PUT, WORK_GET, WORK_GRAPH };
+enum work_kind { WORK_CALL, WORK_COPY, WORK_ZERO, WORK_PUT, WORK_GET, WORK_TRY };
 struct alignas(16) work {
     enum work_kind kind;
     uint32_t bytes;        // with what follows
@@ -47,7 +54,7 @@ struct alignas(16) work {
     void *dst;
     const void *src;
     uint64_t dst_pitch, src_pitch, row_bytes, n_row;
-    struct device_graph *graph;
+    device_host_try *tried; // WORK_TRY; its argument: behind this struct
 };
 struct work_list {
     char *data;
@@ -65,9 +72,15 @@ struct device {
     struct device *next;
     pthread_mutex_t lock; // of the lists and the error
     struct work_list todo;
+    uint64_t todo_at;               // what lies before it is done
     struct device_graph *recording; // or NULL
+    void (*rest)(void *arg, int64_t since_us);
+    void *rest_arg;
     bool failed;
     struct simt_why why;
+    uint64_t work_ns;
+    bool is_counter; // everything else is zeros then but `counted`
+    struct kernels_bytes counted;
 };
 
 // -- the arena --
@@ -107,18 +120,23 @@ static void arena_unlock(bool open)
 err_t device_take(struct device *d, uint64_t bytes, const char *what, void **out,
                   struct err_text *why)
 {
-    (void)d;
+    if (d->is_counter) {
+        d->counted.own += bytes;
+        *out = d; // something
+        return OK;
+    }
     const uint64_t need = (bytes + PAGE - 1) / PAGE * PAGE + (bytes ? 0 : PAGE);
     pthread_mutex_lock(&arena.lock);
     uint64_t at = 0;
     int i = 0;
     for (; i < arena.n && arena.extents[i].from < at + need + PAGE; i++)
         at = arena.extents[i].from + arena.extents[i].bytes + PAGE;
-    bool ok = at + need + PAGE <= arena_bytes;
+    bool ok = at + need + PAGE <= arena_bytes && taken_add(0, arena.device + at, bytes);
     if (ok && arena.n == arena.cap) {
         const int cap = arena.cap ? 2 * arena.cap : 64;
         void *p = realloc(arena.extents, (size_t)cap * sizeof *arena.extents);
         ok = p;
+        if (!ok) taken_remove(arena.device + at);
         if (p) {
             arena.extents = (struct extent *)p;
             arena.cap = cap;
@@ -127,7 +145,7 @@ err_t device_take(struct device *d, uint64_t bytes, const char *what, void **out
     if (ok) {
         memmove(arena.extents + i + 1, arena.extents + i,
                 (size_t)(arena.n - i) * sizeof *arena.extents);
-        arena.extents[i] = {at, need};
+        arena.extents[i] = {at, need, -1, false};
         arena.n++;
         if (arena.is_open) mprotect(arena.device + at, need, PROT_READ | PROT_WRITE);
     }
@@ -150,14 +168,21 @@ static void give_extent(int i)
 #ifdef DEVICE_ASAN
     __asan_unpoison_memory_region(arena.device + e.from, e.bytes);
 #endif
-    madvise(arena.device + e.from, e.bytes, MADV_DONTNEED); // zero again, when it is taken again
+    if (e.is_shared)
+        mmap(arena.device + e.from, e.bytes, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    else
+        madvise(arena.device + e.from, e.bytes, MADV_DONTNEED); // zero again for who takes it next
+    if (e.fd >= 0) close(e.fd);
     memmove(arena.extents + i, arena.extents + i + 1,
             (size_t)(arena.n - i - 1) * sizeof *arena.extents);
     arena.n--;
 }
 
-static void wait_for_all()
+// What others have to do that can be done now: they may wait for each other.
+static void wait_for_all(struct device *me)
 {
+    if (me) device_wait(me);
     for (int i = 0;; i++) {
         pthread_mutex_lock(&arena.lock);
         struct device *d = arena.devices;
@@ -165,16 +190,16 @@ static void wait_for_all()
             d = d->next;
         pthread_mutex_unlock(&arena.lock);
         if (!d) return;
-        device_wait(d);
+        device_idle(d);
     }
 }
 
 void device_give(struct device *d, void *data)
 {
-    if (!data) return;
-    (void)d;
-    wait_for_all(); // what others of this device do with it
+    if (!data || d->is_counter) return;
+    wait_for_all(d); // what others of this device do with it
     BUG_ON(!in_arena(data));
+    taken_remove(data);
     const uint64_t at = (uint64_t)((char *)data - arena.device);
     pthread_mutex_lock(&arena.lock);
     int i = 0;
@@ -187,8 +212,16 @@ void device_give(struct device *d, void *data)
 
 err_t device_pinned_take(struct device *d, uint64_t bytes, void **out, struct err_text *why)
 {
-    (void)d;
+    if (d->is_counter) {
+        d->counted.host += bytes;
+        *out = d;
+        return OK;
+    }
     void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (p && !taken_add(TAKEN_PINNED, p, bytes)) {
+        free(p);
+        p = NULL;
+    }
     if (!p) return err_say(why, ERR_MEMORY, "cuda on host: no pinned memory");
     *out = p;
     return OK;
@@ -196,8 +229,92 @@ err_t device_pinned_take(struct device *d, uint64_t bytes, void **out, struct er
 
 void device_pinned_give(struct device *d, void *data)
 {
-    if (data) device_wait(d);
+    if (!data || d->is_counter) return;
+    device_wait(d);
+    taken_remove(data);
     free(data);
+}
+
+void device_taken(struct device *d, struct kernels_bytes *out)
+{
+    *out = d->is_counter ? d->counted
+                         : (struct kernels_bytes){taken_bytes(0), taken_bytes(TAKEN_PINNED)};
+}
+
+// -- memory of others --
+
+// This process among those that have been: a child that was forked is another one.
+static uint64_t process_number()
+{
+    return (uint64_t)getpid();
+}
+
+// Lays the file over the extent.
+static bool cover(void *data, uint64_t bytes, int fd, bool keeps_fd)
+{
+    const uint64_t at = (uint64_t)((char *)data - arena.device);
+    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
+    pthread_mutex_lock(&arena.lock);
+    const int prot = arena.is_open ? PROT_READ | PROT_WRITE : PROT_NONE;
+    const bool ok = mmap(data, bytes, prot, MAP_SHARED | MAP_FIXED, fd, 0) == data;
+    for (int i = 0; i < arena.n && ok; i++) {
+        if (arena.extents[i].from != at) continue;
+        arena.extents[i].is_shared = true;
+        if (keeps_fd) arena.extents[i].fd = fd;
+    }
+    pthread_mutex_unlock(&arena.lock);
+    return ok;
+}
+
+err_t device_share_take(struct device *d, uint64_t bytes, struct device_shared *about, void **out,
+                        struct err_text *why)
+{
+    void *p;
+    err_t e = device_take(d, bytes, "what members hand each other", &p, why);
+    if (e) return e;
+    const int fd = memfd_create("trireme-members", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)((bytes + PAGE - 1) / PAGE * PAGE)) ||
+        !cover(p, bytes, fd, true)) {
+        if (fd >= 0) close(fd);
+        device_give(d, p);
+        return err_say(why, ERR_UNSUPPORTED, "cuda on host: no memory for other processes");
+    }
+    *about = {};
+    about->process = process_number();
+    about->address = (uint64_t)(uintptr_t)p;
+    snprintf(about->device, sizeof about->device, "host");
+    snprintf((char *)about->handle, sizeof about->handle, "/proc/%d/fd/%d", (int)getpid(), fd);
+    *out = p;
+    return OK;
+}
+
+err_t device_map(struct device *d, const struct device_shared *about, uint64_t bytes, void **out,
+                 struct err_text *why)
+{
+    char path[sizeof about->handle + 1] = {};
+    if (about->process == process_number()) {
+        *out = (void *)(uintptr_t)about->address;
+        return OK;
+    }
+    memcpy(path, about->handle, sizeof about->handle);
+    const int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct stat st = {};
+    void *p = NULL;
+    if (fd < 0 || fstat(fd, &st) || (uint64_t)st.st_size < bytes ||
+        device_take(d, bytes, "a member's memory", &p, why) || !cover(p, bytes, fd, false)) {
+        if (fd >= 0) close(fd);
+        device_give(d, p);
+        return err_say(why, ERR_UNSUPPORTED, "cuda on host: a member's memory is out of reach");
+    }
+    close(fd);
+    *out = p;
+    return OK;
+}
+
+void device_unmap(struct device *d, const struct device_shared *about, void *data, uint64_t bytes)
+{
+    (void)bytes;
+    if (about->process != process_number()) device_give(d, data);
 }
 
 // -- devices --
@@ -221,6 +338,8 @@ err_t device_about(int32_t index, struct device_info *out, struct err_text *why)
     out->memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     out->memory_free = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     out->is_integrated = true;
+    out->is_emulated = true;
+    snprintf(out->driver, sizeof out->driver, "none");
     out->l2_bytes = 6u << 20;
     out->shared_block_bytes = shared_bytes;
     return OK;
@@ -236,7 +355,7 @@ err_t device_open(int32_t index, struct device **out, struct err_text *why)
     pthread_mutex_unlock(&arena.lock);
     struct device *d = ok ? (struct device *)calloc(1, sizeof *d) : NULL;
     if (!d) return err_say(why, ERR_MEMORY, "cuda on host: no address space for a device");
-    wait_for_all(); // what an older one was given is there
+    wait_for_all(NULL); // what an older one was given is there
     d->stream.device = d;
     pthread_mutex_init(&d->lock, NULL);
     pthread_mutex_lock(&arena.lock);
@@ -247,9 +366,27 @@ err_t device_open(int32_t index, struct device **out, struct err_text *why)
     return OK;
 }
 
+err_t device_open_counter(struct device **out, struct err_text *why)
+{
+    struct device *d = (struct device *)calloc(1, sizeof *d);
+    if (!d) return err_say(why, ERR_MEMORY, "cuda on host: no memory");
+    d->is_counter = true;
+    *out = d;
+    return OK;
+}
+
+bool device_is_counter(const struct device *d)
+{
+    return d->is_counter;
+}
+
 void device_close(struct device *d)
 {
     if (!d) return;
+    if (d->is_counter) {
+        free(d);
+        return;
+    }
     device_wait(d);
     pthread_mutex_lock(&arena.lock);
     struct device **at = &arena.devices;
@@ -280,18 +417,8 @@ static void fail(struct device *d, const char *why)
     d->failed = true;
 }
 
-static void run_work(struct device *d, const struct work *w);
-
-static void run_list(struct device *d, const struct work_list *l)
-{
-    for (uint64_t at = 0; at < l->used && !d->failed;) {
-        const struct work *w = (const struct work *)(void *)(l->data + at);
-        run_work(d, w);
-        at += w->bytes;
-    }
-}
-
-static void run_work(struct device *d, const struct work *w)
+// False: not yet.
+static bool run_work(struct device *d, struct work *w)
 {
     const char *src = (const char *)w->src;
     char *dst = (char *)w->dst;
@@ -314,10 +441,10 @@ static void run_work(struct device *d, const struct work *w)
     case WORK_GET:
         memcpy(dst, src, w->row_bytes);
         break;
-    case WORK_GRAPH:
-        run_list(d, &w->graph->list);
-        break;
+    case WORK_TRY:
+        return w->tried((void *)(w + 1));
     }
+    return true;
 }
 
 void device_host_set_shared(uint64_t bytes)
@@ -331,14 +458,24 @@ void device_host_set_easy(bool easy)
     arena.is_easy = easy;
 }
 
-static void run_todo(struct device *d)
+// Does what can be done. False: something waits for others.
+static bool run_todo(struct device *d)
 {
-    if (!d->todo.n) return;
+    if (!d->todo.n) return true;
+    bool is_done = true;
+    const int64_t from = clock_now_ns();
     arena_unlock(true);
-    run_list(d, &d->todo);
+    while (d->todo_at < d->todo.used && !d->failed && is_done) {
+        struct work *w = (struct work *)(void *)(d->todo.data + d->todo_at);
+        is_done = run_work(d, w);
+        if (is_done) d->todo_at += w->bytes;
+    }
     arena_unlock(false);
-    d->todo.used = 0;
+    d->work_ns += (uint64_t)(clock_now_ns() - from);
+    if (!is_done) return false;
+    d->todo.used = d->todo_at = 0;
     d->todo.n = 0;
+    return true;
 }
 
 static void add(struct device *d, const struct work *w, const void *extra, uint64_t n_extra)
@@ -367,6 +504,15 @@ static void add(struct device *d, const struct work *w, const void *extra, uint6
     }
     if (arena.is_easy && !d->recording) run_todo(d);
     pthread_mutex_unlock(&d->lock);
+}
+
+void device_host_call(struct CUstream_st *stream, device_host_try *f, const void *arg,
+                      uint64_t bytes)
+{
+    struct work w = {};
+    w.kind = WORK_TRY;
+    w.tried = f;
+    add(stream->device, &w, arg, bytes);
 }
 
 void simt_enqueue(cudaStream_t stream, const struct simt_call *call)
@@ -439,11 +585,47 @@ void device_copy(struct device *d, void *dst, uint64_t dst_pitch, const void *sr
     add(d, &w, NULL, 0);
 }
 
-void device_wait(struct device *d)
+bool device_idle(struct device *d)
 {
     pthread_mutex_lock(&d->lock);
-    run_todo(d);
+    const bool is_idle = run_todo(d);
     pthread_mutex_unlock(&d->lock);
+    return is_idle;
+}
+
+void device_watch(struct device *d, void (*rest)(void *arg, int64_t since_us), void *arg)
+{
+    d->rest = rest;
+    d->rest_arg = arg;
+}
+
+void device_wait(struct device *d)
+{
+    if (d->is_counter) return;
+    int64_t from = 0;
+    while (!device_idle(d)) {
+        const int64_t now = clock_now_us();
+        if (!from) from = now;
+        if (d->rest)
+            d->rest(d->rest_arg, now - from);
+        else
+            usleep(50);
+    }
+}
+
+// All that it does counts.
+void device_work_begin(struct device *d)
+{
+    (void)d;
+}
+void device_work_end(struct device *d)
+{
+    (void)d;
+}
+uint64_t device_work_ns(struct device *d)
+{
+    device_wait(d);
+    return d->work_ns;
 }
 
 // -- events: the list has one order, so that whoever waits does all of it --
@@ -499,10 +681,11 @@ struct device_graph *device_graph_end(struct device *d)
 
 void device_graph_launch(struct device *d, struct device_graph *g)
 {
-    struct work w = {};
-    w.kind = WORK_GRAPH;
-    w.graph = g;
-    add(d, &w, NULL, 0);
+    for (uint64_t at = 0; at < g->list.used;) {
+        const struct work *w = (const struct work *)(void *)(g->list.data + at);
+        add(d, w, w + 1, w->bytes - sizeof *w);
+        at += w->bytes;
+    }
 }
 
 void device_graph_close(struct device *d, struct device_graph *g)

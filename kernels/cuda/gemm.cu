@@ -5,18 +5,24 @@
 
 // -- rows of x as bf16 --
 
+static __device__ __forceinline__ float value_of(const struct gemm_rows &r, int64_t at)
+{
+    return r.up ? r.glu(__ldg(r.x + at), __ldg(r.up + at)) : __ldg(r.x + at);
+}
+
 // Thread by thread 16 bytes of rows of ldq times 16: for lane t of the matrix units the groups 2
 // pair and 2 pair + 1 of unit u of a row.
-static __global__ void prepare(const float *x, int64_t n, int cols, int ldq, uint4 *xq, uint4 *xr)
+static __global__ void prepare(const struct gemm_rows x, int64_t n, int cols, int ldq, uint4 *xq,
+                               uint4 *xr)
 {
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n * ldq) return;
-    const float *row = x + i / ldq * cols;
+    const int64_t row = i / ldq * cols;
     const int at = (int)(i % ldq), col = at / 8 * UNIT_COLS + at / 4 % 2 * 32 + at % 4 * 4;
     float v[8];
     for (int k = 0; k < 8; k++) {
         const int c = col + k / 4 * 16 + k % 4;
-        v[k] = c < cols ? row[c] : 0.0f;
+        v[k] = c < cols ? value_of(x, row + c) : 0.0f;
     }
     const uint4 q = make_uint4(form_bf16x2(v[0], v[2]), form_bf16x2(v[1], v[3]),
                                form_bf16x2(v[4], v[6]), form_bf16x2(v[5], v[7]));
@@ -27,10 +33,10 @@ static __global__ void prepare(const float *x, int64_t n, int cols, int ldq, uin
 }
 
 // The same in plain order, n pairs, for blas.
-static __global__ void prepare_plain(const float *x, int64_t n, uint32_t *xq)
+static __global__ void prepare_plain(const struct gemm_rows x, int64_t n, uint32_t *xq)
 {
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) xq[i] = form_bf16x2(x[2 * i], x[2 * i + 1]);
+    if (i < n) xq[i] = form_bf16x2(value_of(x, 2 * i), value_of(x, 2 * i + 1));
 }
 
 static __global__ void add_bias(float *y, int64_t ldy, const float *bias, int rows, int64_t n)
@@ -49,16 +55,27 @@ static int32_t row_of_xq(int32_t cols) // in 16 bytes
     return cuda_ceil(cols, UNIT_COLS) * 8;
 }
 
-static void prepare_rows(struct cuda *c, const float *x, int64_t n, int32_t cols, bool is_fine)
+void gemm_ready(struct cuda *c, const struct gemm_rows *rows, int64_t n, int32_t cols, bool is_fine)
 {
     const int32_t ldq = row_of_xq(cols);
-    LAUNCH(prepare, blocks_of(n * ldq), 256, 0, c->stream, x, n, cols, ldq, c->gemm->xq,
+    LAUNCH(prepare, blocks_of(n * ldq), 256, 0, c->stream, *rows, n, cols, ldq, c->gemm->xq,
            is_fine ? c->gemm->xr : NULL);
+}
+
+static void ready_x(struct cuda *c, const float *x, int64_t n, int32_t cols, bool is_fine)
+{
+    const struct gemm_rows rows = {x, NULL, {}};
+    gemm_ready(c, &rows, n, cols, is_fine);
 }
 
 // -- arguments --
 
-static struct product_args args_of(const struct view *w, const float *x, int64_t ldx, int32_t cols)
+static float factor_of(float f)
+{
+    return f == 0.0f ? 1.0f : f;
+}
+
+struct product_args gemm_args(const struct view *w, const float *x, int64_t ldx, int32_t cols)
 {
     struct product_args p = {};
     p.tile_bytes = pack_tile_bytes(w->dtype, cols);
@@ -70,22 +87,29 @@ static struct product_args args_of(const struct view *w, const float *x, int64_t
     p.is_aligned = (uintptr_t)x % 16 == 0 && ldx % 4 == 0 && cols % 4 == 0;
     BUG_ON(dtype_info(w->dtype)->is_quantised && !p.is_aligned); // rows of whole blocks
     p.ldq = row_of_xq(cols);
-    p.n_split = 1;
+    p.n_split = p.n_order = 1;
     return p;
 }
 
-static float factor_of(float f)
+void gemm_add_job(struct product_args *p, const struct gemm_job *job)
 {
-    return f == 0.0f ? 1.0f : f;
+    struct product_job *o = &p->jobs[p->n_job++];
+    o->w = (const uint8_t *)job->w->data;
+    o->bias = job->bias;
+    o->y = job->y;
+    o->ldy = job->ldy;
+    o->factor = factor_of(job->w->factor);
+    o->rows = (int32_t)job->w->shape[0];
+    o->is_fine = job->fine;
 }
 
-static bool is_exact(const struct cuda *c, enum dtype t)
+bool gemm_is_exact(const struct cuda *c, enum dtype t)
 {
     return c->lim.precision == PRECISION_EXACT || t == DT_F32;
 }
 
 // Numbers the blocks of all jobs, each of `rows` rows.
-static void number_blocks(struct product_args *p, int32_t rows)
+void gemm_number_blocks(struct product_args *p, int32_t rows)
 {
     p->n_block = 0;
     for (int32_t j = 0; j < p->n_job; j++) {
@@ -96,27 +120,34 @@ static void number_blocks(struct product_args *p, int32_t rows)
 
 static void run_exact(struct cuda *c, enum dtype t, struct product_args *p, int32_t n_z)
 {
-    number_blocks(p, TILE_ROWS);
+    gemm_number_blocks(p, TILE_ROWS);
     product_exact(c, form_of(t), p, n_z);
 }
 
 static void run_thin(struct cuda *c, enum dtype t, struct product_args *p, int32_t n_z)
 {
-    number_blocks(p, TILE_ROWS);
+    gemm_number_blocks(p, TILE_ROWS);
     product_thin(c, form_of(t), p, n_z);
 }
 
-// Blocks that are too few for the device share their columns. How they do depends on the weights.
-static void run_wide(struct cuda *c, enum dtype t, struct product_args *p, int32_t n_z)
+// Blocks that are too few for the device share their columns. How they do depends on the weights;
+// where sums must have the order of those of few rows, either each of these has a block, or one has
+// them all.
+void gemm_wide(struct cuda *c, enum dtype t, struct product_args *p, int32_t n_z)
 {
     struct cuda_gemm *g = c->gemm;
-    number_blocks(p, WIDE_ROWS);
+    gemm_number_blocks(p, WIDE_ROWS);
     p->xq = g->xq;
     p->xr = g->xr;
     if (n_z == 1 && !p->expert) {
         int32_t n = g->n_shared / p->n_block;
         n = n < GEMM_SPLIT_MAX ? n : GEMM_SPLIT_MAX;
         p->n_split = n < 1 ? 1 : n < p->n_chunk ? n : p->n_chunk;
+    }
+    p->n_order = p->n_split;
+    if (c->lim.deterministic) {
+        p->n_order = (int32_t)product_warps(p);
+        if (p->n_split < p->n_order) p->n_split = 1;
     }
     p->partial = g->partial;
     p->arrived = g->arrived;
@@ -148,21 +179,11 @@ static void run_type(struct cuda *c, const float *x, int32_t n_tok, int32_t cols
                      const struct gemm_job *jobs, int32_t n_job, int32_t from)
 {
     const enum dtype t = jobs[from].w->dtype;
-    struct product_args p = args_of(jobs[from].w, x, cols, cols);
-    for (int32_t j = from; j < n_job; j++) {
-        const struct gemm_job *job = &jobs[j];
-        if (job->w->dtype != t) continue;
-        struct product_job *o = &p.jobs[p.n_job++];
-        o->w = (const uint8_t *)job->w->data;
-        o->bias = job->bias;
-        o->y = job->y;
-        o->ldy = job->ldy;
-        o->factor = factor_of(job->w->factor);
-        o->rows = (int32_t)job->w->shape[0];
-        o->is_fine = job->fine;
-    }
+    struct product_args p = gemm_args(jobs[from].w, x, cols, cols);
+    for (int32_t j = from; j < n_job; j++)
+        if (jobs[j].w->dtype == t) gemm_add_job(&p, &jobs[j]);
     p.n_tok = n_tok;
-    if (is_exact(c, t)) {
+    if (gemm_is_exact(c, t)) {
         p.n_tile = cuda_ceil(n_tok, EXACT_TOK);
         run_exact(c, t, &p, p.n_tile);
     } else if (n_tok <= THIN_TOK) {
@@ -170,7 +191,7 @@ static void run_type(struct cuda *c, const float *x, int32_t n_tok, int32_t cols
         run_thin(c, t, &p, 1);
     } else {
         p.n_tile = cuda_ceil(n_tok, n_tok <= 16 ? 16 : WIDE_TOK);
-        run_wide(c, t, &p, p.n_tile);
+        gemm_wide(c, t, &p, p.n_tile);
     }
 }
 
@@ -178,13 +199,14 @@ static void run_type(struct cuda *c, const float *x, int32_t n_tok, int32_t cols
 static bool is_large(const struct cuda *c, const struct gemm_job *job, int32_t n_tok)
 {
     const int64_t cols = job->w->shape[1];
-    return c->gemm->blas && n_tok >= GEMM_LARGE && !job->fine && !is_exact(c, job->w->dtype) &&
-           cols % 8 == 0 && GEMM_PANEL_BYTES / 2 / cols >= 16;
+    return c->gemm->blas && n_tok >= GEMM_LARGE && !c->lim.deterministic && !job->fine &&
+           !gemm_is_exact(c, job->w->dtype) && cols % 8 == 0 && GEMM_PANEL_BYTES / 2 / cols >= 16;
 }
 
 // Does the jobs that are large; `left` gets the others. Returns how many those are.
-static int32_t run_all_large(struct cuda *c, const float *x, int32_t n_tok, int32_t cols,
-                             const struct gemm_job *jobs, int32_t n_job, struct gemm_job *left)
+static int32_t run_all_large(struct cuda *c, const struct gemm_rows *rows, int32_t n_tok,
+                             int32_t cols, const struct gemm_job *jobs, int32_t n_job,
+                             struct gemm_job *left)
 {
     int32_t n_left = 0;
     bool is_ready = false;
@@ -192,7 +214,8 @@ static int32_t run_all_large(struct cuda *c, const float *x, int32_t n_tok, int3
         const bool large = is_large(c, &jobs[j], n_tok);
         if (large && !is_ready) {
             const int64_t n = (int64_t)n_tok * cols / 2;
-            LAUNCH(prepare_plain, blocks_of(n), 256, 0, c->stream, x, n, (uint32_t *)c->gemm->xq);
+            LAUNCH(prepare_plain, blocks_of(n), 256, 0, c->stream, *rows, n,
+                   (uint32_t *)c->gemm->xq);
             is_ready = true;
         }
         if (!large || !run_large(c, &jobs[j], n_tok, cols)) left[n_left++] = jobs[j];
@@ -200,10 +223,9 @@ static int32_t run_all_large(struct cuda *c, const float *x, int32_t n_tok, int3
     return n_left;
 }
 
-void cuda_gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
-                   const struct gemm_job *jobs, int32_t n_job)
+void gemm_jobs(struct cuda *c, const struct gemm_rows *rows, int32_t n_tok, int32_t cols,
+               const struct gemm_job *jobs, int32_t n_job)
 {
-    struct cuda *c = cuda_of(k);
     BUG_ON(n_tok < 0 || n_tok > c->lim.max_tok || cols > c->lim.max_cols);
     BUG_ON(n_job > PRODUCT_JOBS);
     if (n_tok == 0) return;
@@ -211,26 +233,34 @@ void cuda_gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t col
         BUG_ON(jobs[j].w->layout != LAYOUT_PACKED || jobs[j].w->shape[1] != cols);
     c->n_op++;
     struct gemm_job left[PRODUCT_JOBS];
-    const int32_t n = run_all_large(c, x, n_tok, cols, jobs, n_job, left);
+    const int32_t n = run_all_large(c, rows, n_tok, cols, jobs, n_job, left);
     bool is_fine = false, all_exact = true;
     for (int32_t j = 0; j < n; j++) {
         is_fine |= left[j].fine;
-        all_exact &= is_exact(c, left[j].w->dtype);
+        all_exact &= gemm_is_exact(c, left[j].w->dtype);
     }
-    if (!all_exact && n_tok > THIN_TOK) prepare_rows(c, x, n_tok, cols, is_fine);
+    BUG_ON(rows->up && n && (all_exact || n_tok <= THIN_TOK));
+    if (!all_exact && n_tok > THIN_TOK) gemm_ready(c, rows, n_tok, cols, is_fine);
     for (int32_t j = 0; j < n; j++) {
         int32_t before = 0;
         while (left[before].w->dtype != left[j].w->dtype)
             before++;
-        if (before == j) run_type(c, x, n_tok, cols, left, n, j);
+        if (before == j) run_type(c, rows->x, n_tok, cols, left, n, j);
     }
+}
+
+void cuda_gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
+                   const struct gemm_job *jobs, int32_t n_job)
+{
+    const struct gemm_rows rows = {x, NULL, {}};
+    gemm_jobs(cuda_of(k), &rows, n_tok, cols, jobs, n_job);
 }
 
 // -- gemm_each --
 
-static struct product_args stack_args(const struct view *w, const float *x, int64_t ldx)
+struct product_args gemm_stack_args(const struct view *w, const float *x, int64_t ldx)
 {
-    struct product_args p = args_of(w, x, ldx, (int32_t)w->shape[2]);
+    struct product_args p = gemm_args(w, x, ldx, (int32_t)w->shape[2]);
     p.n_job = 1;
     p.jobs[0].w = (const uint8_t *)w->data;
     p.jobs[0].rows = (int32_t)w->shape[1];
@@ -247,25 +277,25 @@ void cuda_gemm_each(struct kernels *k, const struct view *w, const float *x, int
     BUG_ON(n_tok < 0 || n_tok > c->lim.max_tok || cols > c->lim.max_cols);
     BUG_ON(w->layout != LAYOUT_PACKED || w->n_dim != 3);
     if (n_tok == 0) return;
-    struct product_args p = stack_args(w, x, n * cols);
+    struct product_args p = gemm_stack_args(w, x, n * cols);
     p.jobs[0].y = y;
     p.jobs[0].ldy = n * rows;
     p.n_tok = n_tok;
     p.x_step = cols;
     p.y_step = rows;
     c->n_op++;
-    if (is_exact(c, w->dtype)) {
+    if (gemm_is_exact(c, w->dtype)) {
         p.n_tile = cuda_ceil(n_tok, EXACT_TOK);
         run_exact(c, w->dtype, &p, p.n_tile * (int32_t)n);
     } else if (n_tok <= THIN_TOK || n_tok * n * p.ldq > c->gemm->xq_size) {
         p.n_tile = cuda_ceil(n_tok, THIN_TOK);
         run_thin(c, w->dtype, &p, p.n_tile * (int32_t)n);
     } else {
-        prepare_rows(c, x, n_tok * n, (int32_t)cols, false);
+        ready_x(c, x, n_tok * n, (int32_t)cols, false);
         p.q_step = p.ldq;
         p.ldq *= (int32_t)n;
         p.n_tile = cuda_ceil(n_tok, n_tok <= 16 ? 16 : WIDE_TOK);
-        run_wide(c, w->dtype, &p, p.n_tile * (int32_t)n);
+        gemm_wide(c, w->dtype, &p, p.n_tile * (int32_t)n);
     }
 }
 
@@ -320,8 +350,8 @@ static __global__ void expert_tiles(const int32_t *expert, int n, int n_expert, 
 }
 
 // Where each block finds its tile: how many there may be at most.
-static int32_t find_tiles(struct cuda *c, const struct expert_gemm *e, int32_t most,
-                          struct product_args *p)
+int32_t gemm_find_tiles(struct cuda *c, const struct expert_gemm *e, int32_t most,
+                        struct product_args *p)
 {
     const int32_t n_expert = (int32_t)e->w->shape[0];
     if (e->n <= DIRECT_MAX) return e->n;
@@ -332,31 +362,43 @@ static int32_t find_tiles(struct cuda *c, const struct expert_gemm *e, int32_t m
     return e->n / most + (e->n < n_expert ? e->n : n_expert);
 }
 
+struct product_args gemm_expert_args(const struct expert_gemm *e)
+{
+    BUG_ON(e->w->layout != LAYOUT_PACKED || e->w->n_dim != 3);
+    struct product_args p = gemm_stack_args(e->w, e->x, (int64_t)e->w->shape[2]);
+    p.jobs[0].y = e->y;
+    p.jobs[0].ldy = e->w->shape[1];
+    p.jobs[0].bias = e->bias;
+    p.jobs[0].factors = e->factors;
+    p.row = e->row;
+    p.expert = e->expert;
+    p.n_product = e->n;
+    p.n_tile = 1;
+    return p;
+}
+
+bool gemm_is_few(const struct cuda *c, const struct expert_gemm *e)
+{
+    return e->n <= 8 * e->w->shape[0] ||
+           (int64_t)e->n_x * row_of_xq((int32_t)e->w->shape[2]) > c->gemm->xq_size;
+}
+
 void cuda_gemm_experts(struct kernels *k, const struct expert_gemm *e)
 {
     struct cuda *c = cuda_of(k);
     const struct view *w = e->w;
     const int32_t cols = (int32_t)w->shape[2];
     BUG_ON(e->n < 0 || e->n > c->lim.max_expert_rows || e->n_x < 0 || cols > c->lim.max_cols);
-    BUG_ON(w->layout != LAYOUT_PACKED || w->n_dim != 3);
     if (e->n == 0) return;
-    struct product_args p = stack_args(w, e->x, cols);
-    p.jobs[0].y = e->y;
-    p.jobs[0].ldy = w->shape[1];
-    p.jobs[0].bias = e->bias;
-    p.row = e->row;
-    p.expert = e->expert;
-    p.factors = e->factors;
-    p.n_product = e->n;
-    p.n_tile = 1;
+    struct product_args p = gemm_expert_args(e);
     c->n_op++;
-    if (is_exact(c, w->dtype)) {
-        run_exact(c, w->dtype, &p, find_tiles(c, e, EXACT_TOK, &p));
-    } else if (e->n <= 8 * w->shape[0] || (int64_t)e->n_x * p.ldq > c->gemm->xq_size) {
-        run_thin(c, w->dtype, &p, find_tiles(c, e, THIN_TOK, &p));
+    if (gemm_is_exact(c, w->dtype)) {
+        run_exact(c, w->dtype, &p, gemm_find_tiles(c, e, EXACT_TOK, &p));
+    } else if (gemm_is_few(c, e)) {
+        run_thin(c, w->dtype, &p, gemm_find_tiles(c, e, THIN_TOK, &p));
     } else {
-        prepare_rows(c, e->x, e->n_x, cols, false);
-        run_wide(c, w->dtype, &p, find_tiles(c, e, WIDE_TOK, &p));
+        ready_x(c, e->x, e->n_x, cols, false);
+        gemm_wide(c, w->dtype, &p, gemm_find_tiles(c, e, WIDE_TOK, &p));
     }
 }
 
@@ -379,17 +421,20 @@ static bool has_true_sizes(void)
 static err_t take_fast(struct cuda *c, struct cuda_gemm *g, struct err_text *why)
 {
     const struct kernels_limits *l = &c->lim;
-    g->xq_size = (int64_t)l->max_tok * row_of_xq(l->max_cols);
+    const int64_t ldq = row_of_xq(l->max_cols), n_fine = l->max_tok * ldq;
+    // Products of experts are many, and their middles narrow.
+    g->xq_size = l->max_expert_rows / 2 * ldq > n_fine ? l->max_expert_rows / 2 * ldq : n_fine;
     g->n_shared = 2 * c->n_sm;
     const struct {
         void **to;
         int64_t bytes;
     } all[] = {
         {(void **)&g->xq, g->xq_size * 16},
-        {(void **)&g->xr, g->xq_size * 16},
+        {(void **)&g->xr, n_fine * 16},
         {(void **)&g->partial, (int64_t)g->n_shared * WIDE_ROWS * WIDE_TOK * 4},
         {(void **)&g->arrived, (int64_t)g->n_shared * 4},
-        {&g->panel, l->max_tok < GEMM_LARGE ? 0 : GEMM_PANEL_BYTES},
+        {&g->panel, l->max_tok < GEMM_LARGE || l->deterministic ? 0 : GEMM_PANEL_BYTES},
+        {(void **)&g->few, FEW_STATE * sizeof *g->few},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         err_t e = OK;
@@ -419,7 +464,8 @@ void cuda_gemm_close(struct cuda *c)
     struct cuda_gemm *g = c->gemm;
     if (!g) return;
     blas_close(g->blas);
-    void *const all[] = {g->xq, g->xr, g->panel, g->partial, g->arrived, g->tiles, g->n_list};
+    void *const all[] = {g->xq,      g->xr,    g->panel,  g->partial,
+                         g->arrived, g->tiles, g->n_list, g->few};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]) device_give(c->dev, all[i]);
     free(g);

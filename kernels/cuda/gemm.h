@@ -9,6 +9,12 @@ enum {
     GEMM_SPLIT_MAX = 8
 };
 
+// Rows of x as products take them: x, or glu(x, up) where up is not NULL.
+struct gemm_rows {
+    const float *x, *up;
+    struct op_glu glu;
+};
+
 struct cuda_gemm {
     struct blas *blas;
     uint4 *xq, *xr;    // rows of x as bf16, and what those miss
@@ -19,7 +25,30 @@ struct cuda_gemm {
     int32_t n_shared;  // blocks that can share
     int4 *tiles;       // (max_expert_rows)
     int32_t *n_list;
+    unsigned *few; // FEW_STATE
 };
+
+// What ffn.cu makes its parts of.
+bool gemm_is_exact(const struct cuda *c, enum dtype t);
+// The products of gemm; rows that are not x alone only where they are made ready beforehand: more
+// than THIN_TOK, and no job is exact.
+void gemm_jobs(struct cuda *c, const struct gemm_rows *rows, int32_t n_tok, int32_t cols,
+               const struct gemm_job *jobs, int32_t n_job);
+// Arguments of a job on x (.., cols), and of the products of a stack.
+struct product_args gemm_args(const struct view *w, const float *x, int64_t ldx, int32_t cols);
+void gemm_add_job(struct product_args *p, const struct gemm_job *job);
+struct product_args gemm_stack_args(const struct view *w, const float *x, int64_t ldx);
+struct product_args gemm_expert_args(const struct expert_gemm *e);
+void gemm_number_blocks(struct product_args *p, int32_t rows);
+// Cuts the products of experts into tiles of at most `most`: how many there may be at most.
+int32_t gemm_find_tiles(struct cuda *c, const struct expert_gemm *e, int32_t most,
+                        struct product_args *p);
+// How many products of experts go by the kernel of few rows.
+bool gemm_is_few(const struct cuda *c, const struct expert_gemm *e);
+// Experts by the matrix units, many rows: n_x rows are made ready; and the products.
+void gemm_ready(struct cuda *c, const struct gemm_rows *rows, int64_t n, int32_t cols,
+                bool is_fine);
+void gemm_wide(struct cuda *c, enum dtype t, struct product_args *p, int32_t n_z);
 
 // quant.cu: rows [row_from, row_from + n_row) of w (rows, cols) as bf16, row after row; row_from is
 // a multiple of 16.

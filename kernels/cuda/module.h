@@ -3,7 +3,7 @@
 #pragma once
 #include "kernels/cuda/device.h"
 
-enum { KERNELS_MODULE_VERSION = 1 }; // changes with this header and with kernels.h
+enum { KERNELS_MODULE_VERSION = 2 }; // changes with this header and with kernels.h
 
 struct kernels_module {
     int32_t version;                              // KERNELS_MODULE_VERSION
@@ -13,5 +13,10 @@ struct kernels_module {
     err_t (*about)(int32_t device, struct device_info *out, struct err_text *why);
     err_t (*open)(int32_t device, const struct kernels_limits *limits, struct kernels **out,
                   struct err_text *why);
+    // kernels_measure_peaks_of
+    err_t (*peaks)(int32_t device, int32_t budget_ms, struct kernels_peaks *out,
+                   struct err_text *why);
+    err_t (*group)(struct kernels *k, const struct kernels_group_config *c,
+                   struct kernels_group **out, struct err_text *why);
 };
 #define KERNELS_MODULE_SYMBOL "kernels_cuda_module"

@@ -1,7 +1,7 @@
 // moe: which experts a token goes to, their products in order, and the sum of what they answer.
 #include "kernels/cuda/cuda.h"
 
-enum { MOE_BLOCK = 256, RANK_MAX = 1024 };
+enum { MOE_BLOCK = 256, RANK_MAX = 1024, ROUTE_TOK = 16, SHARED_MOST = 40 << 10 };
 
 // -- route: a warp for each token --
 
@@ -92,11 +92,10 @@ static __device__ __forceinline__ void finish_weights(const struct route_args a,
         w[j] = (a.normalise ? w[j] / (sum + 1e-20f) : w[j]) * a.scale;
 }
 
-static __global__ void __launch_bounds__(32) moe_choose(const struct route_args a)
+// By one warp; s: shared memory for (n_expert) scores, (n_expert) choice, (n_group).
+static __device__ __forceinline__ void choose(const struct route_args &a, int64_t tok, float *s)
 {
-    SIMT_DYNAMIC_SHARED(float, s); // (n_expert) scores, (n_expert) choice, (n_group)
-    const int lane = (int)threadIdx.x, n = a.n_expert;
-    const int64_t tok = blockIdx.x;
+    const int lane = (int)threadIdx.x % 32, n = a.n_expert;
     const float *logits = a.logits + tok * n;
     float *choice = s + n, *w = a.weights + tok * a.n_used;
     int32_t *ids = a.ids + tok * a.n_used;
@@ -128,16 +127,10 @@ static __global__ void __launch_bounds__(32) moe_choose(const struct route_args 
     if (!lane) finish_weights(a, w);
 }
 
-void cuda_moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok)
+static __global__ void __launch_bounds__(32) moe_choose(const struct route_args a)
 {
-    struct cuda *c = cuda_of(k);
-    BUG_ON(a->n_expert < 1 || a->n_expert > CUDA_EXPERTS_MAX);
-    BUG_ON(a->n_used < 1 || a->n_used > a->n_expert);
-    BUG_ON(a->n_group > 1 &&
-           (a->n_expert % a->n_group || a->n_group_used < 1 || a->n_group_used > a->n_group));
-    const int n_group = a->n_group > 1 ? a->n_group : 0;
-    const size_t shared = (size_t)(2 * a->n_expert + n_group) * sizeof(float);
-    if (n_tok) LAUNCH(moe_choose, (unsigned)n_tok, 32, shared, c->stream, *a);
+    SIMT_DYNAMIC_SHARED(float, s);
+    choose(a, blockIdx.x, s);
 }
 
 // -- route_sort: stable, so that sums over products have one order --
@@ -150,20 +143,38 @@ static __device__ __forceinline__ void put_product(const struct route_sort &a, i
     a.expert[at] = a.place ? a.place[expert] : expert;
 }
 
-// Few products: each finds its rank by looking at all of them.
+// Few products: each finds its rank by looking at all of them. One block.
+static __device__ __forceinline__ void rank_all(const struct route_sort &a, int n, int32_t *ids)
+{
+    for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x)
+        ids[i] = __ldcg(a.ids + i);
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x) {
+        const int id = ids[i];
+        int at = 0;
+        for (int j = 0; j < n; j++)
+            at += ids[j] < id || (ids[j] == id && j < i);
+        put_product(a, i, id, at);
+        if (a.count) atomicAdd(a.count + id, 1u);
+    }
+}
+
 static __global__ void __launch_bounds__(RANK_MAX) moe_rank(const struct route_sort a, int n)
 {
     __shared__ int32_t ids[RANK_MAX];
-    const int i = (int)threadIdx.x;
-    if (i < n) ids[i] = a.ids[i];
+    rank_all(a, n, ids);
+}
+
+// Few tokens: a warp for each chooses, then all of them sort.
+static __global__ void __launch_bounds__(32 * ROUTE_TOK)
+    moe_choose_sorted(const struct route_args a, const struct route_sort sort, int n)
+{
+    SIMT_DYNAMIC_SHARED(float, s);
+    __shared__ int32_t ids[RANK_MAX];
+    const int warp = (int)threadIdx.x / 32, n_group = a.n_group > 1 ? a.n_group : 0;
+    choose(a, warp, s + warp * (2 * a.n_expert + n_group));
     __syncthreads();
-    if (i >= n) return;
-    const int id = ids[i];
-    int at = 0;
-    for (int j = 0; j < n; j++)
-        at += ids[j] < id || (ids[j] == id && j < i);
-    put_product(a, i, id, at);
-    if (a.count) atomicAdd(a.count + id, 1u);
+    rank_all(sort, n, ids);
 }
 
 // Many: a warp for each expert counts its own, then puts them behind those of lower experts.
@@ -208,6 +219,26 @@ void cuda_moe_route_sort(struct kernels *k, const struct route_sort *a, int32_t 
     }
     LAUNCH(moe_count, (unsigned)a->n_expert, 32, 0, c->stream, *a, n, c->counts);
     LAUNCH(moe_place, (unsigned)a->n_expert, 32, 0, c->stream, *a, n, c->counts);
+}
+
+void cuda_moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok)
+{
+    struct cuda *c = cuda_of(k);
+    BUG_ON(a->n_expert < 1 || a->n_expert > CUDA_EXPERTS_MAX);
+    BUG_ON(a->n_used < 1 || a->n_used > a->n_expert);
+    BUG_ON(a->n_group > 1 &&
+           (a->n_expert % a->n_group || a->n_group_used < 1 || a->n_group_used > a->n_group));
+    const int n_group = a->n_group > 1 ? a->n_group : 0;
+    const size_t shared = (size_t)(2 * a->n_expert + n_group) * sizeof(float);
+    const int n = n_tok * a->n_used;
+    if (n_tok == 0) return;
+    if (a->sort && n_tok <= ROUTE_TOK && n <= RANK_MAX && shared * (size_t)n_tok <= SHARED_MOST) {
+        LAUNCH(moe_choose_sorted, 1, 32 * (unsigned)n_tok, shared * (size_t)n_tok, c->stream, *a,
+               *a->sort, n);
+        return;
+    }
+    LAUNCH(moe_choose, (unsigned)n_tok, 32, shared, c->stream, *a);
+    if (a->sort) cuda_moe_route_sort(k, a->sort, n_tok);
 }
 
 // -- what goes in and out of the products --

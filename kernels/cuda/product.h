@@ -12,6 +12,7 @@
 // of the bandwidth times the latency comes to on the devices we know. Unpacking takes about 7
 // instructions for 4 codes; the matrix units replace one fma per code and row of x.
 #pragma once
+#include "kernels/cuda/act.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/form.h"
 
@@ -30,6 +31,7 @@ struct product_job {
     const float *bias;
     float *y;
     int64_t ldy;
+    const float *factors; // of experts, or NULL: `factor` is everybody's
     float factor;
     int32_t rows, is_fine;
     int32_t from; // first block of it
@@ -54,12 +56,13 @@ struct product_args {
     int32_t q_step;                 // in xq
 
     const int32_t *row, *expert; // experts: (n_product)
-    const float *factors;
-    const int4 *tiles;     // x expert, y first product, z products; NULL: see DIRECT_MAX
-    const int32_t *n_list; // how many of them
+    const int4 *tiles;           // x expert, y first product, z products; NULL: see DIRECT_MAX
+    const int32_t *n_list;       // how many of them
     int32_t n_product;
 
-    int32_t n_split; // wide
+    // wide: blocks that share columns; and sums that are added up in order, each of every
+    // n_order-th chunk. Of thin and exact the warps are what n_order says.
+    int32_t n_split, n_order;
     float *partial;
     unsigned *arrived;
 };
@@ -82,7 +85,7 @@ struct product {
 
 // Tile z of an experts call; false: it has none.
 static __device__ __forceinline__ bool product_expert(const struct product_args &p, int z, int most,
-                                                      struct product *o)
+                                                      const float *factors, struct product *o)
 {
     int expert, from = z, n = 1;
     if (p.tiles) {
@@ -102,7 +105,7 @@ static __device__ __forceinline__ bool product_expert(const struct product_args 
     }
     o->w += expert * p.w_step;
     if (o->bias) o->bias += (int64_t)expert * o->rows;
-    if (p.factors) o->factor = __ldg(p.factors + expert);
+    if (factors) o->factor = __ldg(factors + expert);
     if (o->factor == 0.0f) o->factor = 1.0f;
     o->y += from * o->ldy;
     o->row = p.row + from;
@@ -110,14 +113,10 @@ static __device__ __forceinline__ bool product_expert(const struct product_args 
     return true;
 }
 
-// Block number `at` where a block takes up to `most` rows of x.
-static __device__ __forceinline__ bool product_at(const struct product_args &p, int at, int most,
-                                                  struct product *o)
+// Block b of job j with tile z of rows of x, up to `most` of them.
+static __device__ __forceinline__ bool product_pick(const struct product_args &p, int j, int b,
+                                                    int z, int most, struct product *o)
 {
-    const int n_z = gridDim.x / p.n_block, z = at % n_z;
-    int b = at / n_z, j = 0;
-    while (j + 1 < p.n_job && b >= p.jobs[j + 1].from)
-        j++;
     const struct product_job &job = p.jobs[j];
     o->w = job.w;
     o->bias = job.bias;
@@ -125,13 +124,13 @@ static __device__ __forceinline__ bool product_at(const struct product_args &p, 
     o->ldy = job.ldy;
     o->factor = job.factor;
     o->rows = job.rows;
-    o->block = b - job.from;
+    o->block = b;
     o->is_fine = job.is_fine;
     o->x = p.x;
     o->ldx = p.ldx;
     o->row = NULL;
     o->q_at = 0;
-    if (p.expert) return product_expert(p, z, most, o);
+    if (p.expert) return product_expert(p, z, most, job.factors, o);
     const int each = z / p.n_tile, from = z % p.n_tile * most;
     o->w += each * p.w_step;
     o->x += each * p.x_step + from * p.ldx;
@@ -141,13 +140,28 @@ static __device__ __forceinline__ bool product_at(const struct product_args &p, 
     return true;
 }
 
+// Block number `at` of a grid over all jobs.
+static __device__ __forceinline__ bool product_at(const struct product_args &p, int at, int most,
+                                                  struct product *o)
+{
+    const int n_z = gridDim.x / p.n_block, b = at / n_z;
+    int j = 0;
+    while (j + 1 < p.n_job && b >= p.jobs[j + 1].from)
+        j++;
+    return product_pick(p, j, b - p.jobs[j].from, at % n_z, most, o);
+}
+
 // Columns col to col + 3 of a row of x; 0 where there is none. Where weights are floats there may
-// be any number of columns.
-template <int t>
+// be any number of columns. is_new: the row was written by this kernel (and is aligned).
+template <int t, bool is_new = false>
 static __device__ __forceinline__ float4 product_x(const struct product_args &p, const float *row,
                                                    int col)
 {
     float4 v = make_float4(0, 0, 0, 0);
+    if (is_new) {
+        if (col < p.cols) v = __ldcg((const float4 *)(row + col));
+        return v;
+    }
     if (form<t>::KIND < FORM_BF16 || p.is_aligned) {
         if (col < p.cols) v = __ldg((const float4 *)(row + col));
         return v;
@@ -169,13 +183,15 @@ static __device__ __forceinline__ int product_units(const struct product_args &p
     return left < UNITS ? left : UNITS;
 }
 
+static __device__ __forceinline__ float product_end(const struct product &o, int row, float sum)
+{
+    sum *= o.factor;
+    return o.bias ? sum + __ldg(o.bias + row) : sum;
+}
 static __device__ __forceinline__ void product_store(const struct product &o, int tok, int row,
                                                      float sum)
 {
-    if (row >= o.rows || tok >= o.n) return;
-    sum *= o.factor;
-    if (o.bias) sum += __ldg(o.bias + row);
-    o.y[tok * o.ldy + row] = sum;
+    if (row < o.rows && tok < o.n) o.y[tok * o.ldy + row] = product_end(o, row, sum);
 }
 
 // -- on the matrix units --
@@ -211,7 +227,26 @@ static __device__ __forceinline__ void product_add(float acc[4], const struct pr
 // Launches a kernel that is one for each form. n_z: grid.x is n_block * n_z.
 void product_exact(struct cuda *c, enum dtype form, const struct product_args *p, int32_t n_z);
 void product_thin(struct cuda *c, enum dtype form, const struct product_args *p, int32_t n_z);
+// The jobs 0 and 1 have the same rows; glu of what they make is written where the first one writes.
+void product_pair(struct cuda *c, enum dtype form, const struct product_args *p, int32_t n_z,
+                  const struct glu *glu);
 void product_wide(struct cuda *c, enum dtype form, const struct product_args *p, int32_t n_z);
+
+// The whole of a feed-forward part of few experts: `in` (gate and up, as product_pair) and `out`
+// (one job), whose products lie in the same order; out.x is in.jobs[0].y.
+struct few_args {
+    struct product_args in, out;
+    struct op_glu glu;
+    int32_t n_in, n_out; // tiles of the one and of the other; 0: not done
+    // What the products of tile z of `out` come to is added up: at (n_z, n_used), weights, out.y
+    // (n_z, rows). NULL: tile z is product z.
+    const int32_t *at;
+    const float *weights;
+    int32_t n_used;
+    unsigned *state; // FEW_STATE zeros, which are zeros again at the end
+};
+enum { FEW_USED_MAX = 32, FEW_STATE = 3 };
+void product_few(struct cuda *c, enum dtype form, const struct few_args *a);
 
 static inline unsigned product_warps(const struct product_args *p)
 {

@@ -115,10 +115,25 @@ static __device__ __forceinline__ void wide_reduce(const struct product_args &p,
     }
 }
 
+// One block does all the sums of an order, which are added up in shared memory.
+template <int n_8>
+static __device__ __forceinline__ void wide_keep(float acc[n_8][4], bool is_first, bool is_last,
+                                                 float *kept)
+{
+    SIMT_UNROLL
+    for (int i = 0; i < 4 * n_8; i++) {
+        float *all = kept + i * 32 * PRODUCT_WARPS + threadIdx.x;
+        const float sum = is_first ? acc[i / 4][i % 4] : *all + acc[i / 4][i % 4];
+        *all = sum;
+        acc[i / 4][i % 4] = is_last ? sum : 0.0f;
+    }
+}
+
 template <int t, int n_8>
 static __global__ void __launch_bounds__(32 * PRODUCT_WARPS, 1)
     wide(const __grid_constant__ struct product_args p)
 {
+    SIMT_DYNAMIC_SHARED(float, kept); // (4 n_8, threads) where wide_keep is used
     struct product o;
     if (!product_at(p, (int)blockIdx.x, 8 * n_8, &o)) return;
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4;
@@ -131,13 +146,15 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS, 1)
         x.at[i] = o.q_at + (o.row ? __ldg(o.row + tok) : tok) * p.ldq;
         acc[i][0] = acc[i][1] = acc[i][2] = acc[i][3] = 0;
     }
-    if (tile * TILE_ROWS < o.rows)
-        for (int chunk = (int)blockIdx.y; chunk < p.n_chunk; chunk += p.n_split) {
+    for (int k = (int)blockIdx.y; k < p.n_order; k += p.n_split) {
+        for (int chunk = k; chunk < p.n_chunk && tile * TILE_ROWS < o.rows; chunk += p.n_order) {
             struct form_chunk<t> r;
             form_chunk_load<t>(&r, o.w + tile * p.tile_bytes + (int64_t)chunk * form<t>::CHUNK,
                                lane, product_units(p, chunk));
             wide_chunk<t, n_8>(p, o, chunk, r, x, acc);
         }
+        if (p.n_order != p.n_split) wide_keep<n_8>(acc, k == 0, k + 1 == p.n_order, kept);
+    }
     if (p.n_split > 1) {
         wide_reduce<n_8>(p, o, acc);
         return;
@@ -153,13 +170,15 @@ void product_wide(struct cuda *c, enum dtype form, const struct product_args *p,
 {
     const dim3 grid((unsigned)(p->n_block * n_z), (unsigned)p->n_split);
     const bool is_small = !p->expert && p->n_tok <= 16;
+    const size_t sums = (is_small ? 2 : 8) * 4 * 32 * PRODUCT_WARPS * sizeof(float);
+    const size_t shared = p->n_order == p->n_split ? 0 : sums;
     switch (form) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
         if (is_small)                                                                              \
-            LAUNCH((wide<t, 2>), grid, dim3(32 * PRODUCT_WARPS), 0, c->stream, *p);                \
+            LAUNCH((wide<t, 2>), grid, dim3(32 * PRODUCT_WARPS), shared, c->stream, *p);           \
         else                                                                                       \
-            LAUNCH((wide<t, 8>), grid, dim3(32 * PRODUCT_WARPS), 0, c->stream, *p);                \
+            LAUNCH((wide<t, 8>), grid, dim3(32 * PRODUCT_WARPS), shared, c->stream, *p);           \
         break;
         FORM_EACH_FAST(CASE)
 #undef CASE

@@ -2,9 +2,6 @@
 // of bf16 for blas.
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/pack.h"
-#include "proto/base/log.h"
-
-#include <stdlib.h>
 
 uint64_t cuda_quant_weight_bytes(struct kernels *k, enum dtype t, int64_t rows, int64_t cols)
 {
@@ -20,24 +17,19 @@ void cuda_quant_weight_pack(struct kernels *k, const void *src, int64_t row_from
     const int64_t cols = dst->shape[1], tile = pack_tile_bytes(dst->dtype, cols);
     BUG_ON(row_from % 64 || row_from + n_row > dst->shape[0]);
     BUG_ON(n_row % 64 && row_from + n_row != dst->shape[0]);
-    // As much at a time as fits into a few MB.
-    const int64_t some = 64 * (1 + (4 << 20) / (4 * tile));
-    const int64_t most = some < n_row ? some : n_row;
-    uint8_t *packed = (uint8_t *)malloc((size_t)((most + TILE_ROWS - 1) / TILE_ROWS * tile));
-    if (!packed) {
-        cuda_fail(cuda_of(k), ERR_MEMORY, "no memory to pack weights in");
-        return;
-    }
+    struct cuda *c = cuda_of(k);
+    const uint64_t row_bytes = dtype_row_bytes(dst->dtype, (uint64_t)cols);
+    const int64_t most = (int64_t)cuda_step_loan_bytes(c) / tile * TILE_ROWS;
     for (int64_t r = 0; r < n_row; r += most) {
         const int64_t n = n_row - r < most ? n_row - r : most;
         const int64_t bytes = (n + TILE_ROWS - 1) / TILE_ROWS * tile;
-        const uint64_t row_bytes = dtype_row_bytes(dst->dtype, (uint64_t)cols);
+        int32_t loan;
+        uint8_t *packed = (uint8_t *)cuda_step_borrow(c, &loan);
         memset(packed, 0, (size_t)bytes);
         pack_rows(dst->dtype, (const uint8_t *)src + (uint64_t)r * row_bytes, n, cols, packed);
-        k->ops->put(k, (uint8_t *)dst->data + (row_from + r) / TILE_ROWS * tile, packed,
-                    (uint64_t)bytes);
+        cuda_step_send(c, loan, (uint8_t *)dst->data + (row_from + r) / TILE_ROWS * tile,
+                       (uint64_t)bytes);
     }
-    free(packed);
 }
 
 struct form_levels quant_levels(enum dtype t)

@@ -11,7 +11,9 @@
 //
 // Rules for kernels: `static __global__`; C with templates over types and sizes; no exceptions, no
 // destructors, no std. Arguments are trivially copyable. Static shared memory holds what the block
-// before left there. A block never waits for another block.
+// before left there. A block never waits for another block, but for work that blocks before it have
+// taken: work is handed out in order by a counter, and who takes what others wait for does it
+// without waiting (simt_wait). On the host the first block does all of it.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -39,6 +41,18 @@ static inline void simt_launch(const char *name, void (*kernel)(P...), dim3 grid
         cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)shared);
     kernel<<<grid, block, shared, stream>>>(static_cast<P>(args)...);
+}
+
+// Until *count has come to `least`; what was written before it was counted is seen afterwards, by
+// loads that do not go through the first cache.
+static __device__ __forceinline__ void simt_wait(const unsigned *count, unsigned least)
+{
+    unsigned now;
+    for (;;) {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(count) : "memory");
+        if (now >= least) return;
+        __nanosleep(64);
+    }
 }
 
 static __device__ __forceinline__ float simt_f8_to_float(uint8_t x) // E4M3

@@ -212,6 +212,10 @@ static inline int __all_sync(uint32_t mask, int vote, SIMT_SITE)
     return __ballot_sync(mask, vote, file, line) == mask;
 }
 static inline void __threadfence(void) {}
+static inline void simt_wait(const unsigned *count, unsigned least, SIMT_SITE)
+{
+    if (*count < least) simt_fail(file, line, "a block waits for one that comes later");
+}
 static inline void __threadfence_block(void) {}
 
 // -- memory --

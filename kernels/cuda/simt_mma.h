@@ -6,6 +6,9 @@
 //     A (16 x 16, row major)  a[0] (g, 2t)  a[1] (g + 8, 2t)  a[2] (g, 2t + 8)  a[3] (g + 8, 2t +
 //     8) B (16 x 8)              b[0] (2t, g)  b[1] (2t + 8, g); the pair goes down a column D (16
 //     x 8)              d[0], d[1] (g, 2t), (g, 2t + 1)  d[2], d[3] (g + 8, ...)
+// and one value of 32 bits, of which the units read the upper 19 (TF32):
+//     A (16 x 8, row major)   a[0] (g, t)  a[1] (g + 8, t)  a[2] (g, t + 4)  a[3] (g + 8, t + 4)
+//     B (8 x 8)               b[0] (t, g)  b[1] (t + 4, g)
 // and four values of 8 bits:
 //     A (16 x 32)             a[0] (g, 4t)  a[1] (g + 8, 4t)  a[2] (g, 4t + 16)  a[3] (g + 8, 4t +
 //     16) B (32 x 8)              b[0] (4t, g)  b[1] (4t + 16, g)
@@ -41,6 +44,21 @@ static __device__ __forceinline__ void mma_m16n8k32_s8(int32_t d[4], const uint3
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
                  "{%8,%9}, {%0,%1,%2,%3};"
                  : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// The nearest float of 19 bits.
+static __device__ __forceinline__ uint32_t mma_tf32(float x)
+{
+    uint32_t u;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(x));
+    return u;
+}
+static __device__ __forceinline__ void mma_m16n8k8_tf32(float d[4], const uint32_t a[4],
+                                                        const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+                 "{%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 // Four 8 x 8 matrices of 16-bit values: lane 8 j + i gives the address of row i of matrix j (16
@@ -124,6 +142,42 @@ static inline void mma_m16n8k16_bf16(float d[4], const uint32_t a[4], const uint
 {
     struct simt_mma_in in = {a, b};
     simt_collective(0xffffffffu, simt_mma_16<simt_mma_bf16>, &in, d, file, line);
+}
+static inline uint32_t mma_tf32(float x) // to nearest, away from zero between two
+{
+    const uint32_t u = simt_bits<uint32_t>(x);
+    return (u & 0x7fffffff) > 0x7f800000 ? 0x7fffffff : (u + 0x1000) & 0xffffe000;
+}
+static inline float simt_mma_tf32(uint32_t u)
+{
+    return simt_bits<float>(u & 0xffffe000);
+}
+static inline void simt_mma_tf32_solve(struct simt_lane lanes[32], uint32_t)
+{
+    float a[16][8], b[8][8];
+    for (int i = 0; i < 32; i++) {
+        const struct simt_mma_in *in = (const struct simt_mma_in *)lanes[i].in;
+        const int g = i / 4, t = i % 4;
+        for (int r = 0; r < 4; r++)
+            a[g + r % 2 * 8][t + r / 2 * 4] = simt_mma_tf32(in->a[r]);
+        for (int r = 0; r < 2; r++)
+            b[t + 4 * r][g] = simt_mma_tf32(in->b[r]);
+    }
+    for (int i = 0; i < 32; i++) {
+        float *d = (float *)lanes[i].out;
+        const int g = i / 4, t = i % 4;
+        for (int r = 0; r < 4; r++) {
+            float s = 0;
+            for (int k = 0; k < 8; k++)
+                s += a[g + r / 2 * 8][k] * b[k][2 * t + r % 2];
+            d[r] += s;
+        }
+    }
+}
+static inline void mma_m16n8k8_tf32(float d[4], const uint32_t a[4], const uint32_t b[2], SIMT_SITE)
+{
+    struct simt_mma_in in = {a, b};
+    simt_collective(0xffffffffu, simt_mma_tf32_solve, &in, d, file, line);
 }
 static inline void simt_mma_s8_solve(struct simt_lane lanes[32], uint32_t)
 {

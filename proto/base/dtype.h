@@ -77,7 +77,7 @@ uint64_t dtype_row_bytes(enum dtype t, uint64_t n);
 // Bits of an element of keys and values that are kept in a type, scales included.
 static inline uint32_t dtype_kv_bits(enum dtype t)
 {
-    return t == DT_F32 ? 32 : t == DT_Q8_0 ? 9 : 16;
+    return t == DT_F32 ? 32 : t == DT_Q8_0 || t == DT_F8_E4M3 ? 9 : 16;
 }
 
 // Weights can be of this type: floats of 16 bits and more, and every block type.

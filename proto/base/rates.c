@@ -57,6 +57,16 @@ void rates_scale(struct rates *r, double part)
         *times[i] /= part;
 }
 
+void rates_bound(struct rates *r, double read_bytes_per_s)
+{
+    for (int32_t i = 0; i < r->n_type; i++)
+        for (int p = 0; p < RATES_POINTS; p++) {
+            struct rates_type *t = &r->types[i];
+            const double most = read_bytes_per_s * 8 / bits_of(t->dtype) * rates_rows[p];
+            if (t->mul_per_s[p] > most) t->mul_per_s[p] = most;
+        }
+}
+
 double rates_speed(const struct rates *r)
 {
     enum { POINTS = 3 };

@@ -1,6 +1,10 @@
 // group: the members that share one stage, and what they hand each other in the middle of a step.
-// One interface; over a port of its own (group_link), later over NCCL. All members call the same
-// operations in the same order; nothing here adds numbers, so results do not depend on the road.
+// One interface; over a port of its own (group_link), or from device to device
+// (worker/group_device). All members call the same operations in the same order; nothing here adds
+// numbers, so results do not depend on the road.
+//
+// Whose memory the data is: the host's, or, of a group `on_device`, the device's on which the
+// member computes; there an operation is given to the device like any other and done later.
 //
 // Errors stick: the first one is kept, every later call returns at once without touching data, and
 // the step that notices it is thrown away with its epoch. Each wait ends at the caller's deadline.
@@ -25,14 +29,21 @@ struct group_ops {
     // >= 0 only that member has.
     void (*gather_rows)(struct group *g, float *y, int64_t n_row, int64_t n_col,
                         const uint8_t *owner, int32_t root);
+    // The rows row[i] of data alone (in the host's memory; NULL: the first n_row). On devices only;
+    // the other one receives them as if they lay together.
+    void (*send_rows)(struct group *g, int32_t to, const float *data, const int32_t *row,
+                      int64_t n_row, int64_t n_col);
     // One block of rows from one member to another; I32 or F32 elements. recv must ask for the
     // sizes that were sent, except that n_row < 0 takes up to cap_row rows and returns how many (0
     // after an error). A send may wait until the other has come as far: two members must not both
-    // send to each other first. A row must fit a piece.
+    // send to each other first. A row must fit a piece. On devices the number is always known: what
+    // is not goes by `side`.
     void (*send)(struct group *g, int32_t to, const void *data, int64_t n_row, int64_t n_col);
     int64_t (*recv)(struct group *g, int32_t from, void *data, int64_t n_row, int64_t n_col,
                     int64_t cap_row);
-    // First error since opening; OK: none.
+    // Whether a gather of so many rows can be part of a step that a device records and repeats.
+    bool (*is_recordable)(const struct group *g, int64_t n_row, int64_t ld);
+    // First error since opening; OK: none. On devices it waits for what has been asked for.
     err_t (*status)(struct group *g, struct err_text *why);
     uint64_t (*wait_us)(const struct group *g); // spent waiting for others, since opening
 };
@@ -40,6 +51,8 @@ struct group_ops {
 struct group {
     const struct group_ops *ops;
     int32_t n_member, member;
+    bool on_device;
+    struct group *side; // over a port, for what lies on the host; itself where everything does
 };
 
 // -- group_link: over a port --

@@ -475,6 +475,12 @@ static err_t link_status(struct group *group, struct err_text *why)
     return g->error;
 }
 
+static bool link_is_recordable(const struct group *group, int64_t n_row, int64_t ld)
+{
+    (void)group, (void)n_row, (void)ld;
+    return false; // the host takes part
+}
+
 static uint64_t link_wait_us(const struct group *group)
 {
     return ((const struct group_link *)group)->wait_us;
@@ -495,6 +501,7 @@ static const struct group_ops link_ops = {
     .gather_rows = link_gather_rows,
     .send = link_send,
     .recv = link_recv,
+    .is_recordable = link_is_recordable,
     .status = link_status,
     .wait_us = link_wait_us,
 };
@@ -521,7 +528,8 @@ err_t group_link_open(const struct group_link_config *c, struct group **out, str
                        (unsigned long long)frame_bytes);
     struct group_link *g = calloc(1, sizeof *g);
     if (!g) return err_say(why, ERR_MEMORY, "group: no memory");
-    g->group = (struct group){&link_ops, c->n_member, c->member};
+    g->group = (struct group){.ops = &link_ops, .n_member = c->n_member, .member = c->member};
+    g->group.side = &g->group;
     g->config = *c;
     g->config.port.n_frame = frames_of(c->n_member);
     g->config.port.max_bytes = frame_bytes;

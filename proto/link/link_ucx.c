@@ -1,4 +1,5 @@
 #include "proto/link/port_priv.h"
+#include "proto/link/room.h"
 
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
@@ -9,10 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <ucp/api/ucp.h>
 #include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
 #include <ucs/debug/log_def.h>
+#include <unistd.h>
 
 // How this uses UCX 1.13, and why (measured; tests/unit/link/ucx_test.c measures again):
 //
@@ -27,6 +30,10 @@
 // - Nothing is sent from our memory directly (ZCOPY_THRESH): with it, closing by force while such a
 //   send is under way fails an assertion inside UCX ("comp->count > 0"), which ends the process.
 //   The large TCP segments make up for the copy.
+// - A peer of the same machine that does not share /dev/shm or the network namespace (room.h) looks
+//   reachable by shared memory to UCX, and is not. We send to it out of a second context that has
+//   no such transport, opened when the first one of them is connected; it answers to there by
+//   itself.
 // - UCX notices a killed peer (TCP: at once; shared memory: at the next keepalive round), a stopped
 //   one never. Nothing here waits for it: closing is bounded, and everything else returns.
 
@@ -56,8 +63,18 @@ struct ucx_peer {
     ucs_status_t failed;
 };
 
+// A context of UCX with the port's transports, or with those that need no shared memory.
+struct ucx_road {
+    struct ucx_port *port;
+    ucp_context_h context;
+    ucp_worker_h worker; // NULL: not opened
+    int fd;
+};
+enum { ROAD_ANY, ROAD_NO_MEMORY, ROADS };
+
 // A frame that came while every buffer was in use; UCX holds its bytes.
 struct ucx_waiting {
+    struct ucx_road *road;
     struct frame frame;
     uint8_t header[FRAME_HEADER_BYTES];
     void *desc;
@@ -68,11 +85,12 @@ struct ucx_waiting {
 struct ucx_port {
     struct port port;
     struct port_pool pool;
-    ucp_context_h context;
-    ucp_worker_h worker;
-    uint8_t address[WIRE_ADDRESS_MAX]; // a frame: header, then UCX's address as its payload
+    struct ucx_road roads[ROADS];
+    struct room room;
+    char *transports, *devices;        // of ROAD_NO_MEMORY, if it is needed
+    uint8_t address[WIRE_ADDRESS_MAX]; // a frame: header; as its payload the room, UCX's address
     uint32_t address_len;
-    int fd;
+    int fd; // of the first road, or an epoll of both
     struct ucx_peer peers[PORT_PEERS_MAX];
     struct ucx_send *sends;
     uint8_t *send_memory;
@@ -231,7 +249,7 @@ static void recv_done(void *request, ucs_status_t status, size_t length, void *a
 }
 
 // Brings the sender's payload into the slot. The descriptor is used up.
-static void recv_start(struct ucx_port *p, struct port_slot *s, void *desc)
+static void recv_start(struct ucx_road *road, struct port_slot *s, void *desc)
 {
     ucp_request_param_t param = {
         .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
@@ -240,10 +258,11 @@ static void recv_start(struct ucx_port *p, struct port_slot *s, void *desc)
         .user_data = s,
         .memory_type = UCS_MEMORY_TYPE_HOST,
     };
-    ucs_status_ptr_t r = ucp_am_recv_data_nbx(p->worker, desc, s->memory, s->frame.bytes, &param);
+    ucs_status_ptr_t r =
+        ucp_am_recv_data_nbx(road->worker, desc, s->memory, s->frame.bytes, &param);
     s->is_filling = UCS_PTR_IS_PTR(r);
     if (s->is_filling)
-        p->n_receiving++;
+        road->port->n_receiving++;
     else
         recv_end(s, UCS_PTR_STATUS(r) == UCS_OK);
 }
@@ -258,15 +277,17 @@ static void slot_fill(struct ucx_port *p, struct port_slot *s, const struct fram
     memcpy(s->header, header, sizeof s->header);
 }
 
-static ucs_status_t wait_for_room(struct ucx_port *p, const struct frame *f, const uint8_t *header,
-                                  ucp_ep_h reply, void *data, bool is_rndv)
+static ucs_status_t wait_for_room(struct ucx_road *road, const struct frame *f,
+                                  const uint8_t *header, ucp_ep_h reply, void *data, bool is_rndv)
 {
+    struct ucx_port *p = road->port;
     if (p->n_waiting == p->pool.n_frame || f->kind == FRAME_PING) {
         port_pool_dropped(&p->pool);
         return UCS_OK;
     }
     struct ucx_waiting *w = &p->waiting[(p->waiting_at + p->n_waiting++) % p->pool.n_frame];
-    *w = (struct ucx_waiting){.frame = *f, .desc = data, .reply = reply, .is_rndv = is_rndv};
+    *w = (struct ucx_waiting){
+        .road = road, .frame = *f, .desc = data, .reply = reply, .is_rndv = is_rndv};
     memcpy(w->header, header, sizeof w->header);
     return UCS_INPROGRESS;
 }
@@ -281,10 +302,10 @@ static void waiting_serve(struct ucx_port *p)
         p->n_waiting--;
         slot_fill(p, s, &w->frame, w->header, w->reply);
         if (w->is_rndv) {
-            recv_start(p, s, w->desc);
+            recv_start(w->road, s, w->desc);
         } else {
             if (w->frame.bytes) memcpy(s->memory, w->desc, w->frame.bytes);
-            ucp_am_data_release(p->worker, w->desc);
+            ucp_am_data_release(w->road->worker, w->desc);
             recv_end(s, true);
         }
     }
@@ -293,7 +314,8 @@ static void waiting_serve(struct ucx_port *p)
 static ucs_status_t on_frame(void *arg, const void *header, size_t header_len, void *data,
                              size_t len, const ucp_am_recv_param_t *param)
 {
-    struct ucx_port *p = arg;
+    struct ucx_road *road = arg;
+    struct ucx_port *p = road->port;
     bool is_rndv = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
     ucp_ep_h reply = param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP ? param->reply_ep : NULL;
     struct frame f;
@@ -304,10 +326,10 @@ static ucs_status_t on_frame(void *arg, const void *header, size_t header_len, v
         return UCS_OK;
     }
     struct port_slot *s = p->n_waiting ? NULL : port_pool_take(&p->pool);
-    if (!s) return wait_for_room(p, &f, header, reply, data, is_rndv);
+    if (!s) return wait_for_room(road, &f, header, reply, data, is_rndv);
     slot_fill(p, s, &f, header, reply);
     if (is_rndv) {
-        recv_start(p, s, data);
+        recv_start(road, s, data);
         return UCS_INPROGRESS;
     }
     if (len) memcpy(s->memory, data, len);
@@ -317,11 +339,19 @@ static ucs_status_t on_frame(void *arg, const void *header, size_t header_len, v
 
 // -- port --
 
+static unsigned progress(struct ucx_port *p)
+{
+    unsigned n = 0;
+    for (int i = 0; i < ROADS; i++)
+        if (p->roads[i].worker) n += ucp_worker_progress(p->roads[i].worker);
+    return n;
+}
+
 static err_t ucx_progress(struct port *port, struct err_text *why)
 {
     struct ucx_port *p = (struct ucx_port *)port;
     if (p->n_waiting) waiting_serve(p);
-    for (int i = 0; i < PROGRESS_ROUNDS_MAX && ucp_worker_progress(p->worker); i++)
+    for (int i = 0; i < PROGRESS_ROUNDS_MAX && progress(p); i++)
         ;
     if (!p->n_failed) return OK;
     for (uint32_t i = 0; i < PORT_PEERS_MAX; i++)
@@ -335,7 +365,9 @@ static err_t ucx_arm(struct port *port)
 {
     struct ucx_port *p = (struct ucx_port *)port;
     if (p->n_waiting && port_pool_has_room(&p->pool)) return ERR_AGAIN;
-    return ucp_worker_arm(p->worker) == UCS_OK ? OK : ERR_AGAIN;
+    for (int i = 0; i < ROADS; i++)
+        if (p->roads[i].worker && ucp_worker_arm(p->roads[i].worker) != UCS_OK) return ERR_AGAIN;
+    return OK;
 }
 
 static int ucx_fd(const struct port *port)
@@ -350,13 +382,122 @@ static void ucx_address(const struct port *port, const uint8_t **data, uint32_t 
     *len = p->address_len;
 }
 
+// -- contexts --
+
+static bool has_transport(const char *transports, const char *name)
+{
+    return strstr(transports, name) || strstr(transports, "all");
+}
+
+static ucs_status_t context_open(struct ucx_road *road, const char *transports, const char *devices)
+{
+    const struct {
+        const char *name, *value, *only_for; // UCX complains about settings that nothing uses
+    } settings[] = {
+        {"TLS", transports, NULL},
+        {"NET_DEVICES", devices, NULL},
+        {"KEEPALIVE_INTERVAL", "1s", NULL},
+        {"ZCOPY_THRESH", "inf", NULL},
+        {"RNDV_SCHEME", "am", NULL},
+        {"MM_ERROR_HANDLING", "y", "posix"},
+        // 2 MB for the 64 elements of the queue. With the usual 8 KB a large frame needs many more
+        // turns of both processes, which on a busy machine is 2 to 10 times slower. From 64 KB on
+        // UCX cuts lengths off.
+        {"MM_SEG_SIZE", "32kb", "posix"},
+        {"CONN_NB", "y", "tcp"}, // otherwise connecting to a silent host blocks
+        {"TX_SEG_SIZE", "128kb", "tcp"},
+        {"RX_SEG_SIZE", "256kb", "tcp"},
+    };
+    ucp_config_t *config;
+    ucs_status_t st = ucp_config_read(NULL, NULL, &config);
+    if (st != UCS_OK) return st;
+    for (size_t i = 0; st == UCS_OK && i < sizeof settings / sizeof *settings; i++)
+        if (!settings[i].only_for || has_transport(transports, settings[i].only_for))
+            st = ucp_config_modify(config, settings[i].name, settings[i].value);
+    ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
+                           .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP};
+    if (st == UCS_OK) st = ucp_init(&params, config, &road->context);
+    ucp_config_release(config);
+    return st;
+}
+
+static ucs_status_t worker_open(struct ucx_road *road)
+{
+    ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
+                                  .thread_mode = UCS_THREAD_MODE_SINGLE};
+    ucs_status_t st = ucp_worker_create(road->context, &params, &road->worker);
+    if (st != UCS_OK) return st;
+    ucp_am_handler_param_t handler = {
+        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                      UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG,
+        .id = AM_FRAME,
+        .flags = UCP_AM_FLAG_WHOLE_MSG | UCP_AM_FLAG_PERSISTENT_DATA,
+        .cb = on_frame,
+        .arg = road,
+    };
+    st = ucp_worker_set_am_recv_handler(road->worker, &handler);
+    return st == UCS_OK ? ucp_worker_get_efd(road->worker, &road->fd) : st;
+}
+
+static ucs_status_t road_open(struct ucx_road *road, const char *transports, const char *devices)
+{
+    ucs_status_t st = context_open(road, transports, devices);
+    return st == UCS_OK ? worker_open(road) : st;
+}
+
+static void road_close(struct ucx_road *road)
+{
+    if (road->worker) ucp_worker_destroy(road->worker);
+    if (road->context) ucp_cleanup(road->context);
+    *road = (struct ucx_road){.port = road->port};
+}
+
+// -- peers --
+
+// From now on two descriptors are one.
+static bool poll_both(struct ucx_port *p)
+{
+    const int all = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event readable = {.events = EPOLLIN};
+    if (all < 0) return false;
+    for (int i = 0; i < ROADS; i++) {
+        if (epoll_ctl(all, EPOLL_CTL_ADD, p->roads[i].fd, &readable) == 0) continue;
+        close(all);
+        return false;
+    }
+    p->fd = all;
+    return true;
+}
+
+static err_t road_to(struct ucx_port *p, uint32_t to, const uint8_t *room, struct ucx_road **out,
+                     struct err_text *why)
+{
+    struct ucx_road *road = &p->roads[ROAD_NO_MEMORY];
+    struct room theirs;
+    memcpy(&theirs, room, sizeof theirs);
+    *out = road;
+    if (!room_is_next_door(&p->room, &theirs) || !p->transports) {
+        *out = &p->roads[ROAD_ANY];
+        return OK;
+    }
+    if (road->worker) return OK;
+    ucs_status_t st = road_open(road, p->transports, p->devices);
+    if (st == UCS_OK && poll_both(p)) {
+        log_info("peer %u is on this machine but shares no memory with us: %s", to, p->transports);
+        return OK;
+    }
+    road_close(road);
+    return err_say(why, ERR_LINK, "peer %u shares no memory with us, and %s cannot be used: %s", to,
+                   p->transports, ucs_status_string(st));
+}
+
 // UCX believes an address, and aborts on some that are cut short or altered. So only addresses
 // that a member of this epoch made, and that arrived whole, reach it.
 static err_t address_check(const struct ucx_port *p, uint32_t to, const uint8_t *address,
                            uint32_t len, struct err_text *why)
 {
     struct frame f;
-    if (len <= FRAME_HEADER_BYTES || len > WIRE_ADDRESS_MAX)
+    if (len <= FRAME_HEADER_BYTES + ROOM_BYTES || len > WIRE_ADDRESS_MAX)
         return err_say(why, ERR_LINK_PROTOCOL, "peer %u: not the address of a ucx port", to);
     err_t e = frame_unpack(address, p->port.key, &f, NULL);
     if (e) return err_say(why, e, "peer %u: not the address of a ucx port of this epoch", to);
@@ -374,9 +515,13 @@ static err_t ucx_connect(struct port *port, uint32_t to, const uint8_t *address,
     if (peer->ep) return err_say(why, ERR_INVALID, "peer %u is connected already", to);
     err_t e = address_check(p, to, address, len, why);
     if (e) return e;
+    struct ucx_road *road;
+    e = road_to(p, to, address + FRAME_HEADER_BYTES, &road, why);
+    if (e) return e;
     // UCX addresses do not carry their length: a wrong one would be read past its end.
+    const uint32_t before = FRAME_HEADER_BYTES + ROOM_BYTES;
     uint8_t padded[2 * WIRE_ADDRESS_MAX] = {0};
-    memcpy(padded, address + FRAME_HEADER_BYTES, len - FRAME_HEADER_BYTES);
+    memcpy(padded, address + before, len - before);
     ucp_ep_params_t params = {
         .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER,
@@ -385,7 +530,7 @@ static err_t ucx_connect(struct port *port, uint32_t to, const uint8_t *address,
         .err_handler = {on_peer_error, peer},
     };
     peer->port = p;
-    ucs_status_t st = ucp_ep_create(p->worker, &params, &peer->ep);
+    ucs_status_t st = ucp_ep_create(road->worker, &params, &peer->ep);
     if (st == UCS_OK) return OK;
     peer->ep = NULL;
     return err_say(why, ERR_LINK, "data road to peer %u: %s", to, ucs_status_string(st));
@@ -424,7 +569,7 @@ static void progress_until(struct ucx_port *p, const uint32_t *count, int ms)
 {
     int64_t deadline = clock_now_us() + ms * 1000;
     while (*count && clock_now_us() < deadline)
-        ucp_worker_progress(p->worker);
+        progress(p);
 }
 
 static void on_closed(void *request, ucs_status_t status, void *arg)
@@ -480,16 +625,21 @@ static void peers_close(struct ucx_port *p)
 static void ucx_close(struct port *port)
 {
     struct ucx_port *p = (struct ucx_port *)port;
-    if (p->worker) {
+    if (p->roads[ROAD_ANY].worker) {
         progress_until(p, &p->n_sending, FLUSH_MS);
         p->is_closing = true;
-        for (; p->n_waiting; p->n_waiting--, p->waiting_at++)
-            ucp_am_data_release(p->worker, p->waiting[p->waiting_at % p->pool.n_frame].desc);
+        for (; p->n_waiting; p->n_waiting--, p->waiting_at++) {
+            const struct ucx_waiting *w = &p->waiting[p->waiting_at % p->pool.n_frame];
+            ucp_am_data_release(w->road->worker, w->desc);
+        }
         peers_close(p);
-        ucp_worker_destroy(p->worker);
     }
     // Buffers last: until here a transport may still know them.
-    if (p->context) ucp_cleanup(p->context);
+    if (p->fd != p->roads[ROAD_ANY].fd) close(p->fd);
+    for (int i = 0; i < ROADS; i++)
+        road_close(&p->roads[i]);
+    free(p->transports);
+    free(p->devices);
     port_pool_fini(&p->pool);
     free(p->sends);
     free(p->send_memory);
@@ -511,83 +661,29 @@ static const struct port_ops ucx_ops = {
     .transport = ucx_transport,
 };
 
-static bool has_transport(const char *transports, const char *name)
-{
-    return strstr(transports, name) || strstr(transports, "all");
-}
-
-static ucs_status_t context_open(struct ucx_port *p, const struct port_config *c)
-{
-    const char *transports = c->transports ? c->transports : "self,posix,tcp";
-    const struct {
-        const char *name, *value, *only_for; // UCX complains about settings that nothing uses
-    } settings[] = {
-        {"TLS", transports, NULL},
-        {"NET_DEVICES", c->devices ? c->devices : "lo", NULL},
-        {"KEEPALIVE_INTERVAL", "1s", NULL},
-        {"ZCOPY_THRESH", "inf", NULL},
-        {"RNDV_SCHEME", "am", NULL},
-        {"MM_ERROR_HANDLING", "y", "posix"},
-        // 2 MB for the 64 elements of the queue. With the usual 8 KB a large frame needs many more
-        // turns of both processes, which on a busy machine is 2 to 10 times slower. From 64 KB on
-        // UCX cuts lengths off.
-        {"MM_SEG_SIZE", "32kb", "posix"},
-        {"CONN_NB", "y", "tcp"}, // otherwise connecting to a silent host blocks
-        {"TX_SEG_SIZE", "128kb", "tcp"},
-        {"RX_SEG_SIZE", "256kb", "tcp"},
-    };
-    ucp_config_t *config;
-    ucs_status_t st = ucp_config_read(NULL, NULL, &config);
-    if (st != UCS_OK) return st;
-    for (size_t i = 0; st == UCS_OK && i < sizeof settings / sizeof *settings; i++)
-        if (!settings[i].only_for || has_transport(transports, settings[i].only_for))
-            st = ucp_config_modify(config, settings[i].name, settings[i].value);
-    ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
-                           .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP};
-    if (st == UCS_OK) st = ucp_init(&params, config, &p->context);
-    ucp_config_release(config);
-    return st;
-}
-
 static ucs_status_t address_get(struct ucx_port *p)
 {
     ucp_address_t *address;
     size_t len;
-    ucs_status_t st = ucp_worker_get_address(p->worker, &address, &len);
+    ucp_worker_h worker = p->roads[ROAD_ANY].worker;
+    ucs_status_t st = ucp_worker_get_address(worker, &address, &len);
     if (st != UCS_OK) return st;
-    if (len <= sizeof p->address - FRAME_HEADER_BYTES) {
+    if (len <= sizeof p->address - FRAME_HEADER_BYTES - ROOM_BYTES) {
+        uint8_t *payload = p->address + FRAME_HEADER_BYTES;
+        memcpy(payload, &p->room, ROOM_BYTES);
+        memcpy(payload + ROOM_BYTES, address, len);
         struct frame f = {.kind = FRAME_PING,
                           .dtype = DT_F32,
                           .epoch = p->port.epoch,
-                          .bytes = len,
-                          .payload = address};
+                          .bytes = ROOM_BYTES + len,
+                          .payload = payload};
         frame_pack(&f, p->port.key, p->address);
-        memcpy(p->address + FRAME_HEADER_BYTES, address, len);
-        p->address_len = (uint32_t)(FRAME_HEADER_BYTES + len);
+        p->address_len = (uint32_t)(FRAME_HEADER_BYTES + f.bytes);
     } else {
         st = UCS_ERR_EXCEEDS_LIMIT;
     }
-    ucp_worker_release_address(p->worker, address);
+    ucp_worker_release_address(worker, address);
     return st;
-}
-
-static ucs_status_t worker_open(struct ucx_port *p)
-{
-    ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
-                                  .thread_mode = UCS_THREAD_MODE_SINGLE};
-    ucs_status_t st = ucp_worker_create(p->context, &params, &p->worker);
-    if (st != UCS_OK) return st;
-    ucp_am_handler_param_t handler = {
-        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
-                      UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG,
-        .id = AM_FRAME,
-        .flags = UCP_AM_FLAG_WHOLE_MSG | UCP_AM_FLAG_PERSISTENT_DATA,
-        .cb = on_frame,
-        .arg = p,
-    };
-    st = ucp_worker_set_am_recv_handler(p->worker, &handler);
-    if (st == UCS_OK) st = ucp_worker_get_efd(p->worker, &p->fd);
-    return st == UCS_OK ? address_get(p) : st;
 }
 
 static err_t buffers_open(struct ucx_port *p, const struct port_config *c)
@@ -629,6 +725,30 @@ static err_t devices_check(const char *devices, struct err_text *why)
     return OK;
 }
 
+// Those of the list that need no shared memory; NULL if all are such.
+static bool plain_transports(struct ucx_port *p, const char *transports, const char *devices)
+{
+    static const char *const shared[] = {"posix", "sysv", "sm",   "shm",
+                                         "mm",    "cma",  "knem", "xpmem"};
+    char *out = calloc(1, strlen(transports) + sizeof "^sm");
+    p->transports = out;
+    p->devices = strdup(devices);
+    if (!out || !p->devices) return false;
+    if (has_transport(transports, "all")) return strcpy(out, "^sm");
+    for (const char *at = transports; *at;) {
+        const size_t n = strcspn(at, ",");
+        bool is_shared = false;
+        for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
+            is_shared |= strlen(shared[i]) == n && !memcmp(at, shared[i], n);
+        if (!is_shared) snprintf(out + strlen(out), n + 2, "%s%.*s", *out ? "," : "", (int)n, at);
+        at += n + (at[n] == ',');
+    }
+    if (strcmp(out, transports) != 0) return true;
+    free(out);
+    p->transports = NULL;
+    return true;
+}
+
 err_t link_ucx_open(const struct port_config *c, struct port **out, struct err_text *why)
 {
     static pthread_once_t tame_once = PTHREAD_ONCE_INIT;
@@ -637,18 +757,26 @@ err_t link_ucx_open(const struct port_config *c, struct port **out, struct err_t
     if (e) return e;
     struct ucx_port *p = calloc(1, sizeof *p);
     if (!p) return err_say(why, ERR_MEMORY, "port: no memory");
+    const char *transports = c->transports ? c->transports : "self,posix,tcp";
+    const char *devices = c->devices ? c->devices : "lo";
     list_init(&p->send_free);
+    p->room = room_here();
+    for (int i = 0; i < ROADS; i++)
+        p->roads[i].port = p;
     p->port.ops = &ucx_ops;
     p->port.epoch = c->epoch;
     p->port.pool = &p->pool;
     memcpy(p->port.key, c->key, sizeof p->port.key);
     e = buffers_open(p, c);
+    if (!e && !plain_transports(p, transports, devices)) e = ERR_MEMORY;
     if (e) {
         err_say(why, e, "port: no memory for %u frames of %llu bytes", c->n_frame,
                 (unsigned long long)c->max_bytes);
     } else {
-        ucs_status_t st = context_open(p, c);
-        if (st == UCS_OK) st = worker_open(p);
+        struct ucx_road *road = &p->roads[ROAD_ANY];
+        ucs_status_t st = road_open(road, transports, devices);
+        p->fd = road->fd;
+        if (st == UCS_OK) st = address_get(p);
         if (st != UCS_OK) e = err_say(why, ERR_SYSTEM, "port: ucx: %s", ucs_status_string(st));
     }
     if (e) {

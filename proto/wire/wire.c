@@ -70,7 +70,7 @@ static err_t devices_in(struct wire_in *in, const Trireme__Hello *h, struct msg_
                   "hello: device %zu has a bad name, kind or isa", i);
         WIRE_NEED(in,
                   wire_speed_ok(d->read_bytes_per_s) && wire_speed_ok(d->int8_ops_per_s) &&
-                      wire_speed_ok(d->f32_flops_per_s),
+                      wire_speed_ok(d->f32_flops_per_s) && wire_speed_ok(d->host_read_bytes_per_s),
                   "hello: device %zu has a speed that is negative or not finite", i);
         to[i] = (struct msg_device){
             .name = d->name,
@@ -87,6 +87,7 @@ static err_t devices_in(struct wire_in *in, const Trireme__Hello *h, struct msg_
             .n_numa = d->n_numa,
             .l2_bytes = d->l2_bytes,
             .l3_bytes = d->l3_bytes,
+            .host_read_bytes_per_s = d->host_read_bytes_per_s,
         };
         err_t e = wire_rates_in(in, d->rates, &to[i].rates);
         if (e) return e;
@@ -342,6 +343,7 @@ static bool devices_out(struct arena *a, const struct msg_hello *h, Trireme__Hel
         to[i].n_numa = d->n_numa;
         to[i].l2_bytes = d->l2_bytes;
         to[i].l3_bytes = d->l3_bytes;
+        to[i].host_read_bytes_per_s = d->host_read_bytes_per_s;
         if (!wire_rates_out(a, &d->rates, &to[i].rates)) return false;
     }
     return true;

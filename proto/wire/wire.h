@@ -26,10 +26,11 @@
 #include "proto/wire/step.h"
 
 enum {
-    WIRE_VERSION = 4,
+    WIRE_VERSION = 5,
     WIRE_MESSAGE_MAX = 1 << 20,
     WIRE_ARENA_MAX = 4 << 20, // budget for unpacking one message
     WIRE_STAGES_MAX = 64,
+    WIRE_LABEL_BYTES_MAX = 63,
     WIRE_IN_FLIGHT_MAX = 64, // steps of one lane
     WIRE_MODELS_MAX = 64,
     WIRE_DEVICES_MAX = 16,
@@ -76,8 +77,9 @@ struct msg_device {
     double read_bytes_per_s, int8_ops_per_s, f32_flops_per_s; // measured
     bool unified;                                             // CPU and GPU share the memory
     uint32_t n_core, n_numa;                                  // 0: unknown
-    uint64_t l2_bytes, l3_bytes; // of one core, of one L3 domain; 0: unknown
-    struct rates rates;          // of its operations; no types: not measured
+    double host_read_bytes_per_s; // of all the host's cores together; 0: not measured
+    uint64_t l2_bytes, l3_bytes;  // of one core, of one L3 domain; 0: unknown
+    struct rates rates;           // of its operations; no types: not measured
 };
 
 struct msg_model {
@@ -130,6 +132,8 @@ struct msg_refuse {
     bool is_final; // do not come back
 };
 
+enum { PLAN_DETERMINISTIC = 2 };
+
 // Settings every stage must agree on. A worker returns its effective ones; a difference is refused.
 struct plan_settings {
     uint32_t ctx; // tokens of one sequence, at most
@@ -142,7 +146,7 @@ struct plan_settings {
     uint32_t max_rows;
     uint32_t in_flight; // steps on their way at once, at most
     uint32_t kv_dtype;  // enum dtype
-    uint32_t precision; // enum precision of kernels.h
+    uint32_t precision; // enum precision of kernels.h; PLAN_DETERMINISTIC: fast, and so limited
 };
 
 struct msg_plan {

@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-enum { WIRE_NAME_BYTES_MAX = 255, WIRE_LABEL_BYTES_MAX = 63 };
+enum { WIRE_NAME_BYTES_MAX = 255 };
 
 struct wire_in {
     struct arena *arena;

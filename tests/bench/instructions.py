@@ -18,7 +18,7 @@ import made_gguf  # noqa: E402
 RECORD = HERE / "instructions.json"
 TINY = dict(dim=256, layers=4, heads=4, kv=2, ffn=768, vocab=2048)
 KINDS = ["Q4_0", "Q4_K", "Q8_0"]
-PHASES = {"decode": (16, 24), "prompt": (256, 1)}  # tokens of the prompt, decoded
+PHASES = {"decode": (8, 8), "prompt": (64, 1)}  # tokens of the prompt, decoded
 ROOM = 0.05
 
 

@@ -6,7 +6,8 @@
 The prediction is `trireme bench MODEL --predict` (operations measured on this machine now, then the planner's
 cost model); the measurement is `trireme serve MODEL --workers N` answering streams over the real road. The speeds
 of operations are those of the fastest quarter of many; so of the runs the fastest quarter counts (of up to 7 runs
-the best): what the machine does when nobody else is at it. All streams of a run share one small client.
+the best): what the machine does when nobody else is at it. Runs in which others take over 5 % of the processors'
+time are made again, and marked with * if there is no rest. All streams of a run share one small client.
 """
 import argparse
 import csv
@@ -26,6 +27,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = pathlib.Path(os.environ.get("TRIREME_BUILD", ROOT / "build")) / "trireme"
 SHORT, LONG, TOKENS, IDS = 32, 512, 64, 10000  # prompts where decoding is measured and where they are; tokens
+TOKEN_IDS = re.compile(rb'"token_ids":\[([^\]]+)\]')
 
 
 def predicted(model, split, workers, batches, prompt, measured):
@@ -56,7 +58,7 @@ class Server:
             return False
         self.port = int(port.group(1))
         with socket.create_connection(("127.0.0.1", self.port), 10) as s:
-            s.sendall(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            s.sendall(b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
             return s.recv(64).startswith(b"HTTP/1.1 200")
 
     def __enter__(self):
@@ -84,7 +86,7 @@ class Server:
         body = json.dumps({"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
                            "stream": True, "return_token_ids": True}).encode()
         s = socket.create_connection(("127.0.0.1", self.port), 60)
-        s.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        s.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
                   b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         return s
 
@@ -97,13 +99,42 @@ class Server:
             while ready.get_map():
                 for key, _ in ready.select(60):
                     data = key.fileobj.recv(1 << 16)
-                    times[key.data] += [time.perf_counter()] * data.count(b'"token_ids":[')
+                    n = sum(1 + ids.count(b",") for ids in TOKEN_IDS.findall(data))
+                    times[key.data] += [time.perf_counter()] * n
                     if not data:
                         ready.unregister(key.fileobj)
                         key.fileobj.close()
         if any(len(t) != tokens for t in times):
             raise SystemExit(f"error: streams of {[len(t) for t in times]} tokens, wanted {tokens}")
         return times
+
+
+def ticks():
+    """(what all processes used, what this one and its descendants did), in clock ticks."""
+    with open("/proc/stat") as f:
+        all_used = [int(x) for x in f.readline().split()[1:9]]
+    mine, parents, used = {os.getpid()}, {}, {}
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[pid], used[pid] = int(rest[1]), int(rest[11]) + int(rest[12])
+    while more := {p for p, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return sum(all_used) - all_used[3] - all_used[4], sum(used.get(p, 0) for p in mine)
+
+
+def undisturbed(run, n_run):
+    """The best quarter of n_run runs that others left alone, and whether there were as many."""
+    quiet, loud = [], []
+    while len(quiet) < n_run and len(loud) < 2 * n_run:
+        all_before, mine_before, begin = *ticks(), time.perf_counter()
+        value = run()
+        all_after, mine_after, span = *ticks(), time.perf_counter() - begin
+        others = (all_after - all_before - mine_after + mine_before) / os.sysconf("SC_CLK_TCK")
+        (quiet if others < 0.05 * span * os.cpu_count() + 0.02 else loud).append(value)
+    return best_quarter(quiet or loud), len(quiet) == n_run
 
 
 def ids(rng, n):
@@ -139,24 +170,26 @@ def main():
     rng, cores, rows = random.Random(1), len(os.sched_getaffinity(0)), []
     guess = predicted(a.model, a.split, workers, batches, SHORT, False)
     guess_prompt = predicted(a.model, a.split, workers, [1], LONG, True)
+    head = ["split", "workers", "threads each", "what", "tok/s predicted", "measured", "error"]
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head), flush=True)
+
+    def add(w, threads, what, g, run):
+        real, is_quiet = undisturbed(run, a.runs)
+        rows.append([a.split, w, threads, what, g, real, g / real - 1, "" if is_quiet else "*"])
+        print("| {} | {} | {} | {} | {:.0f} | {:.0f} | {:+.0%}{} |".format(*rows[-1]), flush=True)
+
     for w in workers:
         threads = max(1, cores // w)
         with Server(a.model, a.split, w, threads, max(batches)) as server:
             decode(server, 1, rng)
-            real = best_quarter([prompt(server, rng) for _ in range(a.runs)])
-            g = guess_prompt[w, 1]["prompt_predicted"]
-            rows.append([a.split, w, threads, f"a prompt of {LONG}", g, real, g / real - 1])
+            add(w, threads, f"a prompt of {LONG}", guess_prompt[w, 1]["prompt_predicted"],
+                lambda: prompt(server, rng))
             for b in batches:
-                real = best_quarter([decode(server, b, rng) for _ in range(a.runs)])
-                g = guess[w, b]["decode_predicted"]
-                rows.append([a.split, w, threads, f"{b} streams", g, real, g / real - 1])
-    head = ["split", "workers", "threads each", "what", "tok/s predicted", "measured", "error"]
-    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for r in rows:
-        print("| {} | {} | {} | {} | {:.0f} | {:.0f} | {:+.0%} |".format(*r))
+                add(w, threads, f"{b} streams", guess[w, b]["decode_predicted"],
+                    lambda n=b: decode(server, n, rng))
     if a.csv:
         with open(a.csv, "w", newline="") as f:
-            csv.writer(f).writerows([head, *rows])
+            csv.writer(f).writerows([[*head, "disturbed"], *rows])
 
 
 if __name__ == "__main__":

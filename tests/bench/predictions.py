@@ -16,15 +16,19 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = pathlib.Path(os.environ.get("TRIREME_BUILD", ROOT / "build")) / "trireme"
 
-# cluster file, model, what was published (tokens/s of one stream; of a batch)
+# cluster file, model, what was published (tokens/s of one stream; of a batch) and by whom:
+# llmgarage.ai/gpt-oss-120b-dual-3090 (January 2026; the experts of 26 of 36 layers in 64 GB of DDR4);
+# TensorRT-LLM 0.5, docs/source/performance.md (H100, FP8, tensor over four, 128 tokens in, 128 to 2048 out). Of a
+# model of 119B on two 3090s no measurement was found.
 CASES = [
     ("one-gb10", "shape:gpt-oss-120b", "58.7; 353 at batch 32 (llama.cpp)"),
     ("one-gb10", "shape:qwen3.6-35b-a3b-int4", "69.2 (with speculation)"),
     ("two-gb10-cx7", "shape:gpt-oss-120b", ""),
     ("two-3090-nvlink", "shape:llama-3.3-70b-int4", "25-30"),
-    ("two-3090-nvlink", "shape:mistral-small-4-119b-nvfp4", ""),
+    ("two-3090-nvlink", "shape:mistral-small-4-119b-nvfp4", "none found"),
+    ("two-3090-nvlink", "shape:gpt-oss-120b", "10-17 (llama.cpp)"),
     ("two-4090", "shape:llama-3.3-70b-int4", ""),
-    ("four-h100", "shape:llama-3.3-70b-int4", ""),
+    ("four-h100", "shape:llama-3.3-70b-int4", "2616-3317 at batch 64 (TensorRT-LLM, FP8)"),
     ("four-h100", "shape:mistral-small-4-119b-nvfp4", ""),
     ("laptop-5080", "shape:gpt-oss-20b", ""),
     ("laptop-5080", "shape:qwen3.6-35b-a3b-int4", ""),

@@ -1,11 +1,12 @@
 """Workers without the model's file copy what their stage needs from the coordinator, and no more; copies
 go on after a kill, are refused before a disk is full, and a damaged one is noticed."""
+import json
 import os
 import re
 import subprocess
 import time
 
-from cluster import SMOLLM2, Cluster, Worker, need, run
+from cluster import PROGRAM, SMOLLM2, Cluster, Worker, need, run
 
 need(SMOLLM2)
 PROMPT = list(range(100, 140))
@@ -68,6 +69,7 @@ def test_only_its_ranges():
         assert [p[-5:] for p in copies(store)] == [".part"], copies(store)
         # Besides its layers come 64 samples of a unit each.
         assert held < 0.9 * SIZE, f"{held} of {SIZE} bytes for {stage_of(c, 'b')}"
+        assert fetched_mib(c, "a") == []  # the file with the right hash is read where it is
         assert len(fetched_mib(c, "b")) == 1 and fetched_mib(c, "b")[0] * 2**20 < 1.01 * held
         return f"{held / 2**20:.1f} of {SIZE / 2**20:.1f} MiB"
 
@@ -113,5 +115,38 @@ def test_no_room():
         return said
 
 
+class Limited(Guest):
+    def reads(self):
+        return [*super().reads(), "--store-limit", "100M"]
+
+
+def test_the_oldest_copy_makes_room():
+    """Of two copies that nobody uses only the one used longest ago has to go."""
+    with Guests(SMOLLM2, workers=["a"], serve=["--stages", "2"]) as c:
+        b = c.workers["b"] = Limited(c, "b")
+        c.names.append("b")
+        for i, mib in enumerate((60, 8)):
+            folder = b.store() / (f"{i}f" * 32)
+            folder.mkdir(parents=True)
+            (folder / "old.gguf").write_bytes(bytes(range(256)) * 4096 * mib)
+            os.utime(folder, (1000 + i, 1000 + i))
+        b.start()
+        wait_for("two stages", 60, lambda: len(c.status()["lanes"][0]["stages"]) == 2)
+        c.wait_ready()
+        assert [p[:2] for p in copies(b.store())] == sorted(["1f", c.status()["model"]["hash"][:2]]), copies(b.store())
+        listed = subprocess.run([PROGRAM, "store", "--store", b.store(), "--json"], capture_output=True, text=True,
+                                check=True)
+        listed = json.loads(listed.stdout)["copies"]
+        assert len(listed) == 2 and listed[0]["hash"].startswith("1f") and not listed[1]["whole"], listed
+        assert sum(x["disk_bytes"] for x in listed) <= 100 * 2**20
+        busy = subprocess.run([PROGRAM, "store", "--store", b.store(), "--remove", "1f"], capture_output=True,
+                              text=True, check=False)
+        assert busy.returncode and "another worker's" in busy.stderr, busy
+        b.stop()
+        subprocess.run([PROGRAM, "store", "--store", b.store(), "--remove", "1f"], check=True, capture_output=True)
+        assert len(copies(b.store())) == 1
+        return f"{listed[1]['disk_bytes'] / 2**20:.1f} MiB of {listed[1]['model_bytes'] / 2**20:.1f}"
+
+
 if __name__ == "__main__":
-    run([test_only_its_ranges, test_goes_on_after_a_kill, test_no_room])
+    run([test_only_its_ranges, test_goes_on_after_a_kill, test_no_room, test_the_oldest_copy_makes_room])

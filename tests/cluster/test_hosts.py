@@ -92,14 +92,16 @@ def members():
 
 def test_two_hosts_and_a_cut_wire():
     start(A, "coordinator.log", "serve", SMOLLM2, "--workers", "1", "--expect", "2", "--threads", "1", "--join-listen",
-          JOIN, "--devices", "wire", "--transports", "tcp,self", "--state", DIR / "state")
+          JOIN, "--devices", "wire", "--state", DIR / "state")
     wait_for("the state folder", 20, (DIR / "state" / "ca.pem").exists)
     subprocess.run([PROGRAM, "token", "new", "--state", DIR / "state", "--out", DIR / "token"], check=True)
     start(B, "far.log", "worker", "--join", JOIN, "--token-file", DIR / "token", "--model", SMOLLM2, "--name", "far",
-          "--devices", "wire", "--transports", "tcp,self", "--state", DIR / "far", "--threads", "1", "--no-measure")
+          "--devices", "wire", "--state", DIR / "far", "--threads", "1", "--no-measure")
     wait_for("ready with two hosts", 60, lambda: len(members()) == 2 and ask("/readyz")[0] == 200)
     link = ask("/v1/cluster")[1]["links"][0]
+    # They share /dev/shm, but nobody wakes a sleeper there across network namespaces.
     assert link["transport"] == "ucx tcp", link
+    assert "shares no memory with us: self,tcp" in (DIR / "far.log").read_text()
     both = complete()
     # A long answer is on its way when the wire goes; it must come whole, from the host that is left.
     body = {"prompt": "The sea is", "max_tokens": 300, "temperature": 0, "ignore_eos": True, "logits_digest": True}

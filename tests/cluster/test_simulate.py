@@ -56,6 +56,36 @@ def test_conversations_reuse_their_prefix():
     assert got["ttft_s"]["p50"] < got["ttft_s"]["max"] / 1.5
 
 
+UNEVEN = """devices:
+""" + "".join(f"""  - name: {name}
+    host: {name}
+    kind: cpu
+    threads: 8
+    mem_bytes: 34359738368
+    read_bytes_per_s: {f * 20e9}
+    f32_flops_per_s: {f * 200e9}
+    int8_ops_per_s: {f * 400e9}
+""" for name, f in (("slow", 1), ("fast", 3))) + """links:
+  - from: slow
+    to: fast
+    latency_us: 9000
+    bytes_per_s: 1e8
+"""
+
+
+def test_requests_go_where_they_end_first():
+    """Two lanes of which one is three times as fast: it gets about three times the requests."""
+    with tempfile.TemporaryDirectory() as d:
+        cluster = pathlib.Path(d) / "uneven.yaml"
+        cluster.write_text(UNEVEN)
+        t = trace(d, *({"at": 0.2 * i, "prompt": 64, "output": 128} for i in range(96)))
+        got = simulate("--trace", t, "--slots", 4, "--ctx", 2048, cluster=cluster, model="shape:qwen3-0.6b")
+    n = sorted(lane["requests"] for lane in got["lanes"])
+    assert len(n) == 2 and sum(n) == 96 and got["refused"] == 0, got
+    assert n[0] and 2 <= n[1] / n[0] <= 4.5, n
+    return f"{n[0]} and {n[1]} requests"
+
+
 def test_more_lanes_serve_more():
     many = ("--trace", "agents:64,2", "--slots", 4)
     one = simulate(*many)

@@ -2,7 +2,11 @@
 
 The reference is one process with one worker. Against it: stages over queues in one process, over UCX
 shared memory and over UCX TCP; stages that are groups of workers (tensor, experts), even and uneven; alone,
-all at once mixed with other prompts, with and without a prefix hit."""
+all at once mixed with other prompts, with and without a prefix hit.
+
+    test_splits.py smollm2|gemma3|moe|PATH
+
+PATH: any mixture of experts, like a real model's layers made into one."""
 import json
 import pathlib
 import sys
@@ -14,11 +18,14 @@ WHICH = sys.argv[1] if len(sys.argv) > 1 else "smollm2"
 SCRATCH = tempfile.TemporaryDirectory(prefix="trireme-splits-")
 
 
-MODEL = {"smollm2": SMOLLM2, "gemma3": GEMMA3}[WHICH] if WHICH != "moe" else tiny_moe(pathlib.Path(SCRATCH.name))
+if WHICH == "moe":
+    MODEL = tiny_moe(pathlib.Path(SCRATCH.name))
+else:
+    MODEL = {"smollm2": SMOLLM2, "gemma3": GEMMA3}.get(WHICH, pathlib.Path(WHICH))
 N_TOKENS = 16
 need(MODEL)
 
-if WHICH == "moe":  # a tiny one: any ids will do
+if MODEL not in (SMOLLM2, GEMMA3):  # no answers of others to compare with: any ids will do
     PROMPTS = [[(i * 37 + k * k * 11) % 250 for k in range(5 + 9 * i)] for i in range(6)]
     LONG = [[(k * k + 3 * k) % 250 for k in range(210)]]
 else:
@@ -171,5 +178,8 @@ TESTS = {
                test_float_activations_give_the_reference_tokens],
     "moe": [test_two_workers_ucx_shm, test_tensor_group_ucx_shm, test_experts_group_ucx_shm,
             test_uneven_experts_group_local, test_two_experts_groups_ucx_shm],
+    "any": [test_two_workers_ucx_shm, test_three_workers_local, test_tensor_group_ucx_shm,
+            test_uneven_tensor_group_local, test_experts_group_ucx_shm, test_uneven_experts_group_local,
+            test_two_experts_groups_ucx_shm, test_two_tensor_groups_ucx_tcp],
 }
-run([test_reference_one_process, *TESTS[WHICH]])
+run([test_reference_one_process, *TESTS.get(WHICH, TESTS["any"])])

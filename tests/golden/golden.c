@@ -11,6 +11,7 @@
 //   --precision exact   against golden.json's tolerance (the default)
 //   --precision fast    the kernels of every day against exact: mean Kullback-Leibler divergence of
 //                       each DIR, and the best token, counted over all of them
+//   --precision deterministic   fast with the sums' order fixed, on devices too
 //   --stages N             computed in N stages
 //   --split tensor|experts --members N   each of them by N members
 //   --threads N, --device NAME; --alone: not compared with itself
@@ -19,19 +20,23 @@
 //
 // In any case the same bits must come out of 1 stage and of 2 (or N), of every kind of group, of
 // odd chunks, and of a batch. Exit code 0: all within tolerance. 1: not. 2: usage.
+#include "proto/base/map.h"
 #include "tests/golden/compare.h"
 #include "tests/golden/lane.h"
 #include "tests/golden/real.h"
 #include "tests/golden/safetensors.h"
 
 #include <glob.h>
+#include <strings.h>
 #include <unistd.h>
 
 static const double KL_MAX = 1e-3;       // mean of fast from exact, of quantised models
 static const double KL_MAX_PLAIN = 2e-3; // of others: keys of 16 bits may turn a router
-static const double TOP_MIN = 0.99;      // share of positions where they agree on the best
-static const double TIE = 0.02;          // positions with a smaller margin are not counted
-static const double WEIGHT_MAX = 1e-3;   // of an expert's weight
+// Of keys and values in floats of 8 bits, whose last place is 2^-4 (tiny models: heads of 16).
+static const double KL_MAX_F8 = 1e-2;
+static const double TOP_MIN = 0.99;    // share of positions where they agree on the best
+static const double TIE = 0.02;        // positions with a smaller margin are not counted
+static const double WEIGHT_MAX = 1e-3; // of an expert's weight
 enum { GREEDY_MAX = 256, CTX = 512, STEP = 256 };
 
 struct settings {
@@ -370,6 +375,7 @@ static void check_fast(struct check *c, const float *fast)
     const int32_t n = c->model->shape.n_vocab;
     struct lane_options o = lane_options(c);
     o.precision = PRECISION_EXACT;
+    o.deterministic = false;
     o.kv_dtype = DT_F32;
     o.mtp = o.watch = false;
     float *exact = malloc((size_t)c->n * (size_t)n * sizeof *exact);
@@ -392,6 +398,40 @@ static void check_fast(struct check *c, const float *fast)
     free(exact);
 }
 
+static bool is_near(uint64_t planned, uint64_t taken)
+{
+    return planned <= taken + taken / 20 && taken <= planned + planned / 20;
+}
+
+// Memory as it was planned, from headers, and what was taken for it, as the backend and the
+// mappings count it. before: mappings from before the lane.
+static void check_memory(struct check *c, const struct lane *l, uint64_t before)
+{
+    uint64_t planned = 0, planned_host = 0, taken = 0;
+    struct kernels_bytes b = {0};
+    const uint64_t mapped = map_taken();
+    for (uint32_t i = 0; i < l->n_stage; i++) {
+        const struct stage_sizes s = stage_sizes_get(l->stages[i][0]);
+        planned += s.weight_bytes + s.kv_bytes + s.work_bytes;
+        planned_host += s.host_bytes;
+        stage_taken(l->stages[i][0], &b);
+        taken += b.own - mapped; // on the host: what this backend has besides
+    }
+    const bool is_device = planned_host > 0;
+    if (is_device)
+        taken = b.own; // of all together
+    else
+        taken += mapped - before;
+    const bool host_ok = !is_device || is_near(planned_host, b.host - before);
+    char text[120];
+    snprintf(text, sizeof text, "%s memory: %llu bytes were planned, %llu taken",
+             host_ok ? "the backend's" : "the host's",
+             (unsigned long long)(host_ok ? planned : planned_host),
+             (unsigned long long)(host_ok ? taken : b.host - before));
+    if (!host_ok || !is_near(planned, taken)) wrong(c, text);
+    if (c->set->is_verbose) printf("%s\n", text);
+}
+
 static void run_prompt(struct check *c)
 {
     const bool whole = c->n <= c->max_tok;
@@ -401,11 +441,13 @@ static void run_prompt(struct check *c)
     struct lane l;
     float *got = malloc((size_t)c->n * (size_t)c->model->shape.n_vocab * sizeof *got);
     if (!got) abort();
+    const uint64_t before = map_taken();
     if (!lane_open(&l, c->model, &o)) {
         free(got);
         wrong(c, "cannot load");
         return;
     }
+    if (o.n_member == 1) check_memory(c, &l, before);
     if (!prompt_logits(c, &l, 0, c->max_tok, got)) {
         wrong(c, "run failed");
     } else {
@@ -524,7 +566,9 @@ static void check_dir(const char *dir, const struct model *m, const struct setti
     check_prompt(&c, "p1");
     check_prompt(&c, "p2");
     c.prompt = "all";
-    const double kl_max = is_quantised(m) ? KL_MAX : KL_MAX_PLAIN;
+    const double kl_max = set->lane.kv_dtype == DT_F8_E4M3 ? KL_MAX_F8
+                          : is_quantised(m)                ? KL_MAX
+                                                           : KL_MAX_PLAIN;
     if (set->lane.precision == PRECISION_FAST && !(r->kl <= kl_max * (double)r->n_pos))
         wrong(&c, "fast strays from exact");
     st_close(&golden);
@@ -578,18 +622,27 @@ static bool tell_sum(const struct report *sum)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: golden [--precision exact|fast] [--stages N] "
+    fprintf(stderr, "usage: golden [--precision exact|fast|deterministic] [--stages N] "
                     "[--split tensor|experts --members N] [--threads N] [--device NAME] [--alone] "
-                    "[--table FILE] [--verbose] DIR... | --real JSON FILE.gguf\n");
+                    "[--kv TYPE] [--table FILE] [--verbose] DIR... | --real JSON FILE.gguf\n");
     return 2;
+}
+
+// Of keys and values by name, "BF16"; DT_NONE: no such.
+static enum dtype kv_type(const char *name)
+{
+    for (int t = DT_NONE + 1; t < DT_COUNT; t++)
+        if (!strcasecmp(dtype_info((enum dtype)t)->name, name)) return (enum dtype)t;
+    return DT_NONE;
 }
 
 // Takes the option at argv[i] (and its value); false if there is no such.
 static bool take_option(struct settings *s, const char **real, const char *a, const char *v)
 {
-    if (!strcmp(a, "--precision"))
-        s->lane.precision = strcmp(v, "fast") ? PRECISION_EXACT : PRECISION_FAST;
-    else if (!strcmp(a, "--stages"))
+    if (!strcmp(a, "--precision")) {
+        s->lane.precision = strcmp(v, "exact") ? PRECISION_FAST : PRECISION_EXACT;
+        s->lane.deterministic = !strcmp(v, "deterministic");
+    } else if (!strcmp(a, "--stages"))
         s->lane.n_stage = (uint32_t)atoi(v);
     else if (!strcmp(a, "--split"))
         s->lane.split = !strcmp(v, "tensor") ? SPLIT_TENSOR : SPLIT_EXPERTS;
@@ -599,6 +652,8 @@ static bool take_option(struct settings *s, const char **real, const char *a, co
         s->lane.n_threads = atoi(v);
     else if (!strcmp(a, "--device"))
         s->lane.device = v;
+    else if (!strcmp(a, "--kv") && kv_type(v))
+        s->lane.kv_dtype = kv_type(v);
     else if (!strcmp(a, "--table"))
         s->table = v;
     else if (!strcmp(a, "--real"))
@@ -630,7 +685,7 @@ int main(int argc, char **argv)
         s.lane.n_member > LANE_MEMBERS_MAX || (s.lane.n_member > 1 && !s.lane.split) ||
         s.lane.n_threads < 1 || (real && n_dir != 1))
         return usage();
-    s.lane.kv_dtype = s.lane.precision == PRECISION_EXACT ? DT_F32 : DT_F16;
+    if (!s.lane.kv_dtype) s.lane.kv_dtype = s.lane.precision == PRECISION_EXACT ? DT_F32 : DT_F16;
     s.lane.max_tok = STEP;
     if (real) return real_run(argv[0], real, &s.lane);
     struct report sum = {0};

@@ -49,6 +49,7 @@ struct lane_options {
     double part[LANE_MEMBERS_MAX];
     bool has_table;
     enum precision precision;
+    bool deterministic; // of fast
     enum dtype kv_dtype;
     int32_t n_threads;
     const char *device;
@@ -245,16 +246,17 @@ static inline bool lane_open(struct lane *l, const struct model *m, const struct
     *l = (struct lane){.model = m, .n_stage = o->n_stage < n ? o->n_stage : n};
     l->ring = o->local_pages ? lane_ring(&m->shape, o->max_tok, PAGE_TOK) : 0;
     arena_init(&l->arena, 0);
-    l->settings = (struct plan_settings){.ctx = o->ctx,
-                                         .page_tok = PAGE_TOK,
-                                         .n_page = per_slot * o->n_slot,
-                                         .n_page_local = l->ring * o->n_slot,
-                                         .n_slot = o->n_slot,
-                                         .max_tok = o->max_tok,
-                                         .max_rows = o->n_slot,
-                                         .in_flight = 1,
-                                         .kv_dtype = o->kv_dtype,
-                                         .precision = o->precision};
+    l->settings =
+        (struct plan_settings){.ctx = o->ctx,
+                               .page_tok = PAGE_TOK,
+                               .n_page = per_slot * o->n_slot,
+                               .n_page_local = l->ring * o->n_slot,
+                               .n_slot = o->n_slot,
+                               .max_tok = o->max_tok,
+                               .max_rows = o->n_slot,
+                               .in_flight = 1,
+                               .kv_dtype = o->kv_dtype,
+                               .precision = o->deterministic ? PLAN_DETERMINISTIC : o->precision};
     l->x = calloc((size_t)o->max_tok * (size_t)m->shape.dim, sizeof *l->x);
     for (int32_t k = 1; k < o->n_member; k++)
         l->theirs[k] = calloc((size_t)o->max_tok * (size_t)m->shape.dim, sizeof *l->x);

@@ -129,6 +129,7 @@ static inline int run_cases(const struct model *m, const json_t *cases,
     struct lane_options o = *options, f = *options;
     o.ctx = f.ctx = longest_prompt(cases) + REAL_CTX_SPARE;
     o.precision = PRECISION_EXACT;
+    o.deterministic = false;
     o.kv_dtype = DT_F32;
     o.n_slot = f.n_slot = 1;
     int32_t *ids = calloc(o.ctx, sizeof *ids);

@@ -26,7 +26,16 @@ static void bench_init(struct bench *b)
 
 static uint32_t choose(const struct bench *b, uint64_t session)
 {
-    return steer_choose(&b->steer, b->lanes, LANES, session, 1);
+    const struct steer_ask ask = {.session = session, .n_choice = 1};
+    return steer_choose(&b->steer, b->lanes, LANES, &ask);
+}
+
+// A request of 1000 prompt tokens that asks for 100.
+static uint32_t choose_long(const struct bench *b, uint64_t session)
+{
+    const struct steer_ask ask = {
+        .session = session, .n_choice = 1, .n_prompt = 1000, .n_output = 100};
+    return steer_choose(&b->steer, b->lanes, LANES, &ask);
 }
 
 static void test_least_loaded(void **state)
@@ -115,6 +124,64 @@ static void test_sessions_are_forgotten_for_newer_ones(void **state)
     assert_int_equal(choose(&b, 9 + STEER_HOMES), 1);
 }
 
+// Lanes 0 and 1 alike, 2 three times as fast, 3 closed.
+static void speeds_init(struct bench *b)
+{
+    bench_init(b);
+    for (int i = 0; i < 3; i++) {
+        const double f = i == 2 ? 3 : 1;
+        b->lanes[i].step_us = 3000 / f;
+        b->lanes[i].row_us = 600 / f;
+        b->lanes[i].prompt_us = 300 / f;
+    }
+    b->lanes[3].is_open = false;
+}
+
+static void test_expected_finish(void **state)
+{
+    (void)state;
+    struct bench b;
+    speeds_init(&b);
+    const struct steer_ask ask = {.n_choice = 1, .n_prompt = 1000, .n_output = 100};
+    assert_true(steer_finish_us(&b.lanes[0], &ask) == 1000 * 300 + 100 * 3600.0);
+    // Most go to the fast lane, some to the slow ones.
+    uint32_t n[LANES] = {0};
+    for (int i = 0; i < 15; i++) {
+        const uint32_t at = choose_long(&b, 0);
+        n[at]++;
+        b.lanes[at].n_running++;
+    }
+    assert_true(n[2] == b.lanes[2].n_slot && n[0] && n[1] && n[0] + n[1] == 7);
+    // All are full: of the queues it takes the one that ends first, as long as it does.
+    for (int i = 0; i < 3; i++)
+        b.lanes[i].n_running = b.lanes[i].n_slot;
+    for (int i = 0; i < 40; i++) {
+        const uint32_t at = choose_long(&b, 0);
+        b.lanes[at].n_waiting++;
+    }
+    assert_true(b.lanes[2].n_waiting > 20 && b.lanes[0].n_waiting > 0);
+    b.lanes[1].step_us = 0; // not known: shares of the slots count again
+    b.lanes[1].n_waiting = 0;
+    b.lanes[2].is_open = false;
+    assert_int_equal(choose_long(&b, 0), 1);
+}
+
+static void test_session_before_speed(void **state)
+{
+    (void)state;
+    struct bench b;
+    speeds_init(&b);
+    assert_int_equal(choose_long(&b, 7), 2);
+    steer_remember(&b.steer, 7, 1);
+    assert_int_equal(choose_long(&b, 7), 1);
+    b.lanes[0].n_known = 400; // a beginning that many share is only worth its time
+    assert_int_equal(choose_long(&b, 7), 1);
+    assert_int_equal(choose_long(&b, 0), 2);
+    b.lanes[0].n_known = 600; // its own history
+    assert_int_equal(choose_long(&b, 7), 0);
+    assert_int_equal(choose_long(&b, 0), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -123,6 +190,8 @@ int main(void)
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_far_lanes_take_what_is_left),
         cmocka_unit_test(test_sessions_are_forgotten_for_newer_ones),
+        cmocka_unit_test(test_expected_finish),
+        cmocka_unit_test(test_session_before_speed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

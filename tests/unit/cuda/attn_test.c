@@ -36,7 +36,27 @@ static const struct attn_case cases[] = {
     {DT_F32, 6, 2, 0, 0, 28, 21, 16, 77, 0, 0, true, true},
     {DT_F16, 2, 1, 0, 0, 576, 512, 64, 0, 0, 0, true, false},
     {DT_F16, 17, 1, 0, 0, 560, 500, 64, 40, 0, 0, true, true},
+    {DT_BF16, 6, 2, 0, 0, 64, 64, 16, 0, 0, 0, false, true},
+    {DT_BF16, 3, 1, 0, 0, 100, 70, 32, 0, 64, 5.0f, false, false},
+    {DT_BF16, 2, 1, 0, 0, 560, 512, 64, 0, 0, 0, true, false},
+    {DT_Q8_0, 4, 2, 0, 0, 64, 64, 16, 0, 0, 0, false, false},
+    {DT_Q8_0, 5, 3, 3, 2, 100, 36, 32, 33, 0, 5.0f, false, true},
+    {DT_Q8_0, 2, 1, 0, 0, 130, 130, 64, 0, 0, 0, false, false},
+    {DT_Q8_0, 6, 1, 0, 0, 40, 33, 16, 0, 0, 0, true, false},
+    {DT_Q8_0, 17, 1, 0, 0, 576, 512, 64, 0, 0, 0, true, false},
+    {DT_F8_E4M3, 6, 2, 0, 0, 64, 64, 16, 0, 0, 0, false, true},
+    {DT_F8_E4M3, 20, 1, 0, 0, 128, 90, 128, 20, 0, 0, false, false},
+    {DT_F8_E4M3, 3, 1, 0, 0, 20, 20, 256, 0, 50, 0, false, false},
+    {DT_F8_E4M3, 2, 1, 0, 0, 576, 512, 16, 0, 0, 0, true, true},
 };
+
+// What the matrix units make of a difference, against float products with the same pages. Queries
+// and weights have the precision of the pages' floats; what is kept in 8 bits is rounded once more,
+// to halves, with its scale.
+static double allowed(enum dtype t)
+{
+    return t == DT_F32 ? 5e-6 : t == DT_F16 ? 3e-3 : t == DT_BF16 ? 2e-2 : 6e-3;
+}
 
 // Tokens of each sequence in each step. Steps of one token of each are recorded.
 static const int mixed[][N_SEQ] = {{70, 17, 0}, {1, 1, 12}, {1, 1, 1}, {3, 1, 0},
@@ -170,12 +190,16 @@ static void step(struct stand *s, const struct data *d, const int n_tok[N_SEQ], 
     }
 }
 
+enum mode { FAST, SAME, EXACT }; // SAME: fast but deterministic
+
 // All steps of a plan; the outputs of all sequences one after another, which the caller frees.
-static float *outputs(bool cuda, enum precision p, const struct data *d, const int (*plan)[N_SEQ],
+static float *outputs(bool cuda, enum mode mode, const struct data *d, const int (*plan)[N_SEQ],
                       int n_step, bool told)
 {
     const int width = d->c->n_head * d->c->hd_v;
-    struct kernels *k = rig_open(cuda, &limits, p);
+    struct kernels_limits l = limits;
+    l.deterministic = mode == SAME;
+    struct kernels *k = rig_open(cuda, &l, mode == EXACT ? PRECISION_EXACT : PRECISION_FAST);
     struct stand s = stand_of(k, d);
     float *out = calloc((size_t)(N_SEQ * MAX_LEN * width), sizeof *out);
     if (!out) exit(2);
@@ -205,20 +229,30 @@ static void check_case(const struct attn_case *c)
                  dtype_info(c->kv)->name, c->hd, c->hd_v, c->page_tok, c->window, c->chunk);
     // The order in which a block's threads run must not matter.
     const int i = (int)(c - cases);
-    float *truth = outputs(false, PRECISION_EXACT, &d, whole, N_WHOLE, false);
+    float *truth = outputs(false, EXACT, &d, whole, N_WHOLE, false);
     simt_set_order((enum simt_order)(i % 3), 7);
-    float *got = outputs(true, PRECISION_FAST, &d, mixed, N_MIXED, true);
+    float *got = outputs(true, FAST, &d, mixed, N_MIXED, true);
     snprintf(what + len, sizeof what - (size_t)len, "fast");
-    rig_expect(what, rig_error(truth, got, n), c->kv == DT_F16 ? 3e-3 : 5e-6);
+    rig_expect(what, rig_error(truth, got, n), allowed(c->kv));
+    if (c->kv != DT_F32 && i % 5 == 0) {
+        // Not the same tokens together, and still the same bits.
+        float *same[2] = {outputs(true, SAME, &d, mixed, N_MIXED, true),
+                          outputs(true, SAME, &d, whole, N_WHOLE, false)};
+        snprintf(what + len, sizeof what - (size_t)len, "deterministic");
+        rig_expect(what, memcmp(same[0], same[1], (size_t)n * 4) ? 1 : 0, 0);
+        rig_expect(what, rig_error(truth, same[0], n), allowed(c->kv));
+        free(same[0]);
+        free(same[1]);
+    }
     if (c->n_head * c->hd < 2000 && (SOON_ROOM <= 4 || i % 4 == 0)) { // else it would take long
         simt_set_order((enum simt_order)((i + 1) % 3), 5);
-        float *exact = outputs(true, PRECISION_EXACT, &d, mixed, N_MIXED, true);
+        float *exact = outputs(true, EXACT, &d, mixed, N_MIXED, true);
         snprintf(what + len, sizeof what - (size_t)len, "exact");
         rig_expect(what, rig_error(truth, exact, n), 5e-6);
         if (i % 4 == 0) {
             free(got);
             simt_set_order((enum simt_order)((i + 2) % 3), 3);
-            got = outputs(true, PRECISION_EXACT, &d, whole, N_WHOLE, false);
+            got = outputs(true, EXACT, &d, whole, N_WHOLE, false);
             snprintf(what + len, sizeof what - (size_t)len, "chunks");
             rig_expect(what, memcmp(exact, got, (size_t)n * 4) ? 1 : 0, 0);
         }

@@ -6,6 +6,7 @@
 
 #define OPS_CHECK_NO_MAIN
 #include "tests/unit/kernels/ops_check.c"
+#include "kernels/weight.h"
 #include "tests/unit/cuda/backend.h"
 
 static int32_t *random_ints(int n, int below)
@@ -47,6 +48,42 @@ static void check_sort(struct kernels *k, struct kernels *cpu, int n_tok, int n_
     free(out);
     free(place);
     free(count);
+}
+
+// Choosing and sorting at once, and one after the other.
+static void check_route_sorted(struct kernels *k, int n_tok)
+{
+    enum { EXPERTS = 40, USED = 6 };
+    const int n = n_tok * USED;
+    float *logits = floats(n_tok * EXPERTS), *weights = floats(2 * n);
+    int32_t *out = calloc((size_t)n * 8, sizeof *out);
+    if (!out) exit(2);
+    for (int i = 0; i < 2; i++) {
+        int32_t *o = out + 4 * n * i;
+        const struct route_sort sort = {.ids = o,
+                                        .n_expert = EXPERTS,
+                                        .n_used = USED,
+                                        .at = o + n,
+                                        .row = o + 2 * n,
+                                        .expert = o + 3 * n};
+        const struct route_args a = {.logits = logits,
+                                     .n_expert = EXPERTS,
+                                     .n_used = USED,
+                                     .n_group = 4,
+                                     .n_group_used = 2,
+                                     .normalise = true,
+                                     .scale = 1,
+                                     .ids = o,
+                                     .weights = weights + n * i,
+                                     .sort = i ? &sort : NULL};
+        k->ops->route(k, &a, n_tok);
+        if (!i) k->ops->route_sort(k, &sort, n_tok);
+    }
+    same_bits("route", "sorted", out, out + 4 * n, (size_t)n * 4 * sizeof *out);
+    same_bits("route", "weights of sorted", weights, weights + n, (size_t)n * sizeof *weights);
+    free(logits);
+    free(weights);
+    free(out);
 }
 
 static void check_spread(struct kernels *k, struct kernels *cpu, int n_tok, int n_used, int dim)
@@ -101,6 +138,82 @@ static void check_finite(struct kernels *k, int n)
     free(x);
 }
 
+// Rows of values of which many are equal; every third row has a mask, each second one picks.
+struct top_case {
+    int n, n_top, levels; // 0: as many as there are floats
+    int n_row;
+};
+static const struct top_case top_cases[] = {
+    {70, 4, 0, 3}, {70, 256, 7, 3}, {5000, 16, 0, 3}, {40000, 1024, 3, 2}, {40000, 900, 5000, 2}};
+
+static bool counts_at(const struct top_row *r, int i)
+{
+    return !r->mask || r->mask[i / 32] >> i % 32 & 1;
+}
+
+// Against all values, one after the other.
+static int top_faults(const struct top_row *r, const float *x, int n, int n_top)
+{
+    int wrong = 0, n_in = 0, better = 0;
+    double mass[64] = {0};
+    for (int j = 0; j < r->n; j++) {
+        const bool falls = j == 0 || r->value[j] < r->value[j - 1] ||
+                           (r->value[j] == r->value[j - 1] && r->id[j] > r->id[j - 1]);
+        wrong += !falls || !counts_at(r, r->id[j]) || x[r->id[j]] != r->value[j];
+    }
+    for (int i = 0; i < n; i++) {
+        if (!counts_at(r, i)) continue;
+        n_in++;
+        const float last = r->value[r->n - 1], d = (x[i] - r->value[0]) * r->per_t;
+        better += x[i] > last || (x[i] == last && i <= r->id[r->n - 1]);
+        if (d >= -(float)WEIGHT_NATS) mass[i / KERNELS_TOP_CHUNK] += (double)weight_of(d);
+    }
+    wrong += r->n != (n_in < n_top ? n_in : n_top) || better != r->n;
+    for (int i = 0; i * KERNELS_TOP_CHUNK < n; i++)
+        wrong += !(fabs(r->mass[i] - mass[i]) <= 1e-12 * (mass[i] + 1e-9));
+    for (int i = 0; i < r->n_pick; i++)
+        wrong += r->pick[i] != x[r->picks[i]];
+    return wrong;
+}
+
+static void check_top(struct kernels *k, const struct top_case *t)
+{
+    enum { PICKS = 5, MOST = 64 };
+    const int n_word = (t->n + 31) / 32;
+    float *x = floats((t->n_row + 1) * t->n), *value = floats(t->n_row * t->n_top);
+    uint32_t *mask = calloc((size_t)n_word, sizeof *mask);
+    int32_t *id = calloc((size_t)(t->n_row * t->n_top), sizeof *id);
+    int32_t *picks = random_ints(PICKS, t->n);
+    struct top_row rows[3];
+    float pick[3][PICKS];
+    double mass[3][MOST];
+    if (!mask || !id) exit(2);
+    for (int i = 0; i < n_word; i++)
+        mask[i] = i % 5 ? 0x10204081u << i % 7 : 0; // a few
+    for (int i = 0; t->levels && i < (t->n_row + 1) * t->n; i++)
+        x[i] = (float)(rng() % (uint32_t)t->levels) - 2;
+    for (int i = 0; i < t->n_row; i++)
+        rows[i] = (struct top_row){.row = t->n_row - i,
+                                   .mask = i == 1 ? mask : NULL,
+                                   .picks = picks,
+                                   .n_pick = i % 2 ? 0 : PICKS,
+                                   .per_t = i ? 1.25f : 30,
+                                   .value = value + i * t->n_top,
+                                   .id = id + i * t->n_top,
+                                   .pick = pick[i],
+                                   .mass = mass[i]};
+    k->ops->top(k, x, t->n, t->n_top, rows, t->n_row);
+    int wrong = 0;
+    for (int i = 0; i < t->n_row; i++)
+        wrong += top_faults(&rows[i], x + rows[i].row * t->n, t->n, t->n_top);
+    verdict("top", "rows", wrong, 0);
+    free(x);
+    free(value);
+    free(mask);
+    free(id);
+    free(picks);
+}
+
 static void check_memory(struct kernels *k)
 {
     enum { ROWS = 7, LD = 11, N = 5 };
@@ -132,10 +245,15 @@ static void check_simple_ops(void)
     check_sort(k, cpu, 1, 8, 128, true);
     check_sort(k, cpu, 40, 4, 7, false);
     check_sort(k, cpu, 300, 4, 33, true); // by counting
+    check_route_sorted(k, 1);
+    check_route_sorted(k, 13);
+    check_route_sorted(k, 50);
     check_spread(k, cpu, 6, 3, 70);
     check_orders(k, cpu);
     check_finite(k, 1000);
     check_finite(k, 3);
+    for (size_t i = 0; i < sizeof top_cases / sizeof *top_cases; i++)
+        check_top(k, &top_cases[i]);
     check_memory(k);
     check_status(k, "all");
     k->ops->close(k);

@@ -127,11 +127,53 @@ static __global__ void multiply_bytes(const int8_t *a, const int8_t *b, int32_t 
         d[(g + r / 2 * 8) * 8 + 2 * t + r % 2] = f[r];
 }
 
+static __global__ void multiply_tf32(const float *a, const float *b, float *d)
+{
+    const int lane = (int)threadIdx.x, g = lane / 4, t = lane % 4;
+    uint32_t fa[4], fb[2];
+    float f[4] = {1, 1, 1, 1};
+    for (int r = 0; r < 4; r++)
+        fa[r] = mma_tf32(a[(g + r % 2 * 8) * 8 + t + r / 2 * 4]);
+    for (int r = 0; r < 2; r++)
+        fb[r] = mma_tf32(b[(t + 4 * r) * 8 + g]);
+    mma_m16n8k8_tf32(f, fa, fb);
+    for (int r = 0; r < 4; r++)
+        d[(g + r / 2 * 8) * 8 + 2 * t + r % 2] = f[r];
+}
+
+static void check_products_tf32()
+{
+    float a[128], b[64], d[128];
+    for (int i = 0; i < 128; i++)
+        a[i] =
+            (float)((i * 37 + 11) % 23 - 11) / 4 + (i == 9 ? 0x1p-11f : 0); // what is rounded away
+    for (int i = 0; i < 64; i++)
+        b[i] = (float)((i * 29 + 5) % 19 - 9) / 2;
+    float *da = take<float>(128), *db = take<float>(64), *dd = take<float>(128);
+    put(da, a, 128);
+    put(db, b, 64);
+    LAUNCH(multiply_tf32, 1, 32, 0, stream, da, db, dd);
+    get(d, dd, 128);
+    for (int i = 0; i < 128; i++) {
+        float want = 1;
+        for (int k = 0; k < 8; k++)
+            want += (float)(((i / 8 * 8 + k) * 37 + 11) % 23 - 11) / 4 * b[k * 8 + i % 8];
+        assert_true(d[i] == want);
+    }
+    assert_int_equal(mma_tf32(1.0f), 0x3f800000);
+    assert_int_equal(mma_tf32(1 + 0x1p-11f), 0x3f802000); // between two: away from zero
+    assert_int_equal(mma_tf32(-1 - 0x1p-12f), 0xbf800000);
+    device_give(device, da);
+    device_give(device, db);
+    device_give(device, dd);
+}
+
 static void test_products(void **state)
 {
     (void)state;
     check_products<F16>();
     check_products<BF16>();
+    check_products_tf32();
     int8_t a[512], b[256];
     int32_t d[128];
     for (int i = 0; i < 512; i++)

@@ -521,6 +521,7 @@ static void test_does_not_fit(void **state)
     rower_go(&s.rowers[0]);
     UNTIL(&s, 2, fleet_lane(s.fleet, 0)->lane.state == LANE_NO_CAPACITY);
     assert_non_null(strstr(fleet_lane(s.fleet, 0)->lane.why.s, "does not fit"));
+    assert_non_null(strstr(fleet_lane(s.fleet, 0)->lane.why.s, "short by "));
     assert_int_equal(atomic_load(&s.rowers[0].n_plan), 0);
     scene_close(&s);
 }

@@ -39,7 +39,8 @@ static void scene_init(struct scene *s)
     p->n_stage = p->n_member = 2;
     for (uint32_t i = 0; i < 2; i++) {
         p->stages[i] = (struct place_stage){.first = i, .n_member = 1, .decode_us = i ? 300 : 100};
-        p->members[i] = (struct place_member){.worker = i, .stage = i, .part = SHARE_TOTAL};
+        p->members[i] = (struct place_member){
+            .worker = i, .stage = i, .part = SHARE_TOTAL, .decode_us = i ? 300 : 100};
         s->f->workers[i] = (struct fleet_worker){.fleet = s->f,
                                                  .number = i,
                                                  .tether = &s->tether,
@@ -80,11 +81,35 @@ static void test_slow_and_fast_again(void **state)
     free(s.f);
 }
 
+// One stage of a lead and an owner of half the experts each.
+static void test_members_of_an_experts_group(void **state)
+{
+    (void)state;
+    struct scene s;
+    scene_init(&s);
+    struct place *p = &s.f->lanes[0].lane.place;
+    p->n_stage = 1;
+    p->stages[0] = (struct place_stage){
+        .layer_to = 1, .split = SPLIT_EXPERTS, .n_member = 2, .decode_us = 150};
+    for (uint32_t i = 0; i < 2; i++)
+        p->members[i] = (struct place_member){.worker = i,
+                                              .part = SHARE_TOTAL / 2,
+                                              .decode_us = i ? 50 : 150,
+                                              .expert_us = 50,
+                                              .expert_part = 0.5};
+    load(&s, 20, 0.9, 0.3);
+    assert_true(s.f->workers[0].slow_factor == 0 && s.f->workers[1].slow_factor == 0);
+    load(&s, 20, 0.9, 0.9); // three times as long as its half of the experts should take
+    assert_true(s.f->workers[1].slow_factor > 2.9 && s.f->workers[1].slow_factor < 3.1);
+    free(s.f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_factor),
         cmocka_unit_test(test_slow_and_fast_again),
+        cmocka_unit_test(test_members_of_an_experts_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

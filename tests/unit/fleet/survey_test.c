@@ -441,6 +441,30 @@ static void impossible_workers_are_refused(void **state)
     refused(&h, ERR_LINK_AUTH, "it calls itself other");
 }
 
+static void other_models_are_no_use(void **state)
+{
+    (void)state;
+    struct err_text why = {{0}};
+    struct model *model = calloc(1, sizeof *model);
+    assert_non_null(model);
+    memset(model->hash, 0xab, sizeof model->hash);
+    struct msg_model has[2] = {{.name = "llama"}, {.name = "qwen"}};
+    memset(has[0].hash, 0x12, sizeof has[0].hash);
+    struct msg_hello h = {.models = has, .n_model = 2};
+    assert_int_equal(muster_check_model(&h, model, true, &why), ERR_MODEL);
+    assert_string_equal(why.s, "this model's hash is abababababab, of its 2 models llama has "
+                               "121212121212, and it has no room for a copy");
+    h.n_model = 0;
+    assert_int_equal(muster_check_model(&h, model, true, &why), ERR_MODEL);
+    h.store_bytes = 1 << 30;
+    assert_int_equal(muster_check_model(&h, model, true, &why), OK);
+    assert_int_equal(muster_check_model(&h, model, false, &why), ERR_MODEL);
+    h.n_model = 2;
+    memset(has[1].hash, 0xab, sizeof has[1].hash);
+    assert_int_equal(muster_check_model(&h, model, false, &why), OK);
+    free(model);
+}
+
 static void two_of_one_name(void **state)
 {
     (void)state;
@@ -475,6 +499,7 @@ int main(void)
         cmocka_unit_test(answers_that_nobody_asked_for),
         cmocka_unit_test(comes_to_rest),
         cmocka_unit_test(impossible_workers_are_refused),
+        cmocka_unit_test(other_models_are_no_use),
         cmocka_unit_test(two_of_one_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

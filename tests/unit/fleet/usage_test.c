@@ -207,6 +207,23 @@ static void the_picture_is_whole(void **state)
     arena_fini(&a);
 }
 
+static void parts_are_what_was_chosen(void **state)
+{
+    (void)state;
+    double part[3];
+    assert_false(usage_parts(usage, &place, part));
+    assert_false(usage_parts(NULL, &place, part));
+    for (int i = 0; i < LAYERS * EXPERTS; i++)
+        counts[i] = 8;
+    assert_int_equal(add(0, LAYERS, EXPERTS, 1000), OK);
+    assert_true(usage_parts(usage, &place, part));
+    assert_true(part[0] > 0.249 && part[0] < 0.251 && part[1] > 0.749 && part[1] < 0.751);
+    counts[0] = 128 * 8; // an expert of the first member's
+    assert_int_equal(add(0, LAYERS, EXPERTS, 1000), OK);
+    assert_true(usage_parts(usage, &place, part));
+    assert_true(part[0] > 0.3 && part[0] + part[1] > 0.999);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -214,6 +231,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_the_model_has_not_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_table_follows_the_counts, setup, teardown),
         cmocka_unit_test_setup_teardown(the_picture_is_whole, setup, teardown),
+        cmocka_unit_test_setup_teardown(parts_are_what_was_chosen, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -127,7 +127,7 @@ static int check_all(const char *const *names, int n, void (*checks)(void))
 // [-b] [-t THREADS] [ISA...]; -b: brief, for emulators. The digest is the same.
 static inline int check_main(int argc, char **argv, void (*checks)(void))
 {
-    static const char *const all[] = {"reference", "avx2", "vnni", "neon", "dotprod"};
+    static const char *const all[] = {"reference", "avx2", "vnni", "neon", "dotprod", "i8mm"};
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (!strcmp(argv[i], "-b"))

@@ -17,11 +17,11 @@ static void test_operations(void **state)
 {
     (void)state;
 #if defined(__aarch64__)
-    static const char *const names[] = {"reference", "neon", "dotprod"};
+    static const char *const names[] = {"reference", "neon", "dotprod", "i8mm"};
 #else
     static const char *const names[] = {"reference", "avx2", "vnni"};
 #endif
-    assert_int_equal(check_all(names, 3, check_isa), 0);
+    assert_int_equal(check_all(names, sizeof names / sizeof *names, check_isa), 0);
 }
 
 // -- the blocks of an independent implementation --

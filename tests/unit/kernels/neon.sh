@@ -11,46 +11,58 @@ for tool in "$CROSS" "$QEMU"; do
         exit 77
     fi
 done
+if command -v ccache >/dev/null; then CROSS="ccache $CROSS"; fi
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-
-# base without json.c, which needs a library
-base=$(ls proto/base/*.c | grep -v /json.c)
+checks="kernels_check ops_check"
 flags="-std=gnu11 -D_GNU_SOURCE -I. -ffp-contract=off -fno-math-errno -O2"
+mkdir "$dir/arm"
 
-# build CC DIR: the kernels and base as one archive
-build() {
-    mkdir -p "$2"
-    for source in $(ls kernels/*.c kernels/cpu/*.c 2>/dev/null) $base; do
-        simd=
-        case $1:$source in
-        *aarch64*:*_avx2.c | cc:*_neon.c) continue ;;
-        *:*_vnni_avx2.c)
-            simd="-O3 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512vnni" ;;
-        *:*_avx2.c) simd="-O3 -mavx2 -mfma -mf16c" ;;
-        *:*_dotprod_neon.c) simd="-march=armv8.2-a+dotprod" ;;
-        esac
-        $1 $flags $simd -c "$source" -o "$2/$(echo "$source" | tr / _).o"
-    done
-    ar rcs "$2/kernels.a" "$2"/*.o
+# The kernels and base (without json.c, which needs a library), two at a time, the largest first.
+compile() {
+    case $1 in
+    *_dotprod_neon.c) simd=-march=armv8.2-a+dotprod ;;
+    *_i8mm_neon.c) simd=-march=armv8.2-a+dotprod+i8mm ;;
+    *) simd= ;;
+    esac
+    $CROSS $flags $simd -c "$1" -o "$dir/arm/$(echo "$1" | tr / _).o" || echo "$1" >> "$dir/failed"
 }
+half() { # 0 or 1: every other file
+    n=0
+    for source in $(ls -S kernels/cpu/leaf_*.c kernels/*.c kernels/cpu/[!l]*.c proto/base/*.c |
+                    grep -v -e _avx2.c -e /json.c); do
+        n=$((1 - n))
+        if [ $n = "$1" ]; then compile "$source"; fi
+    done
+}
+half 0 & half 1
+wait
+if [ -e "$dir/failed" ]; then exit 1; fi
+ar rcs "$dir/arm/kernels.a" "$dir"/arm/*.o
 
-build "$CROSS" "$dir/arm"
-if [ "$(uname -m)" = x86_64 ]; then build cc "$dir/native"; fi
-for check in kernels_check ops_check; do
-    source=tests/unit/kernels/$check.c
-    $CROSS $flags -static "$source" "$dir/arm/kernels.a" -lm -lpthread -o "$dir/arm/$check"
-    # Both instruction sets in one run: it fails if their digests differ.
-    "$QEMU" -cpu max "$dir/arm/$check" -b -t 2 neon dotprod > "$dir/both" || { cat "$dir/both"; exit 1; }
-    cat "$dir/both"
-    grep -q '^dotprod ' "$dir/both" # the emulator has it
-    grep '^neon ' "$dir/both" > "$dir/neon"
-    [ "$(uname -m)" = x86_64 ] || continue
-    cc $flags "$source" "$dir/native/kernels.a" -lm -lpthread -o "$dir/native/$check"
-    "$dir/native/$check" -b -t 1 avx2 | tee "$dir/avx2"
-    if [ "$(sed -n 's/.*digest //p' "$dir/neon")" != "$(sed -n 's/.*digest //p' "$dir/avx2")" ]; then
-        echo "$check: neon and avx2 give different bits"
+# check PROGRAM: on all its instruction sets at once, which fails if their digests differ.
+check() {
+    $CROSS $flags -static "tests/unit/kernels/$1.c" "$dir/arm/kernels.a" -lm -lpthread -o "$dir/arm/$1"
+    "$QEMU" -cpu max "$dir/arm/$1" -b -t 2 neon dotprod i8mm > "$dir/$1" 2>&1 || echo "$1" >> "$dir/failed"
+}
+for name in $checks; do check "$name" & done
+wait
+for name in $checks; do
+    cat "$dir/$name"
+    grep -q '^i8mm ' "$dir/$name" # the emulator has it
+done
+if [ -e "$dir/failed" ]; then exit 1; fi
+
+# The same on this machine, whose kernels the build has.
+[ "$(uname -m)" = x86_64 ] || exit 0
+build=${TRIREME_BUILD:-build}
+for name in $checks; do
+    cc $flags "tests/unit/kernels/$name.c" "$build/libkernels.a" "$build/libbase.a" -lm -lpthread -ldl -ljansson \
+        -o "$dir/$name.native"
+    "$dir/$name.native" -b -t 1 avx2 | tee "$dir/avx2"
+    if [ "$(sed -n 's/^neon .*digest //p' "$dir/$name")" != "$(sed -n 's/.*digest //p' "$dir/avx2")" ]; then
+        echo "$name: neon and avx2 give different bits"
         exit 1
     fi
-    echo "$check: neon and avx2 give the same bits"
+    echo "$name: neon and avx2 give the same bits"
 done

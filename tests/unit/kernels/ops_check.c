@@ -101,6 +101,11 @@ static const struct attn_case attn_cases[] = {
     {DT_Q8_0, 300, 5, 1, 100, 100, 32, 33, 0, 5.0f, false, true},
     {DT_Q8_0, 300, 4, 2, 36, 21, 64, 0, 160, 0, false, false},
     {DT_Q8_0, 300, 8, 1, 96, 70, 16, 0, 0, 0, true, true},
+    {DT_BF16, 300, 4, 1, 40, 28, 16, 0, 0, 0, false, true},
+    {DT_BF16, 300, 4, 1, 24, 20, 32, 60, 0, 0, true, false},
+    {DT_F8_E4M3, 300, 6, 2, 64, 64, 16, 0, 0, 0, false, false},
+    {DT_F8_E4M3, 300, 5, 1, 36, 21, 64, 0, 160, 5.0f, false, true},
+    {DT_F8_E4M3, 300, 8, 1, 44, 30, 16, 0, 0, 0, true, false},
 };
 enum { N_ATTN = sizeof attn_cases / sizeof *attn_cases };
 
@@ -116,10 +121,26 @@ static bool attn_sees(const struct attn_case *c, int at, int i)
            (!c->chunk || i / c->chunk == at / c->chunk);
 }
 
+// The nearest number of so many bits; below 2^-6 those of E4M3 are 2^-9 apart.
+static double nearest(float x, int bits)
+{
+    int e;
+    frexp((double)x, &e);
+    e = bits == 4 && e < -5 ? -5 : e;
+    return ldexp(nearbyint(ldexp((double)x, bits - e)), e - bits);
+}
+
 // Element j of a vector of n, as it is kept.
 static double kv_value(enum dtype t, const float *x, int n, int j)
 {
     if (t == DT_F16) return (double)dtype_f16_to_f32(dtype_f32_to_f16(x[j]));
+    if (t == DT_BF16) return nearest(x[j], 8);
+    if (t == DT_F8_E4M3) {
+        float most = 0;
+        for (int i = 0; i < n; i++)
+            most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+        return (double)(most * (1.0f / 448)) * nearest(x[j] * (448.0f / most), 4);
+    }
     if (t != DT_Q8_0) return (double)x[j];
     float max = 0;
     for (int i = j / 32 * 32; i < n && i < j / 32 * 32 + 32; i++)

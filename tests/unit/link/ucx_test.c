@@ -152,7 +152,7 @@ static void raw_send(struct ucx_port *p, struct frame *f, int flip_header, bool 
 {
     struct ucx_send *s;
     while (!(s = send_take(p)))
-        ucp_worker_progress(p->worker);
+        progress(p);
     fill((uint32_t *)s->payload, f->bytes, f->step);
     f->payload = s->payload;
     frame_pack(f, p->port.key, s->header);
@@ -511,6 +511,79 @@ static void test_close_while_receiving(void **state)
     closed_while_receiving("self,posix");
 }
 
+// -- a peer of this machine that shares no memory with us --
+
+static void move_next_door(struct port *port)
+{
+    struct ucx_port *p = (struct ucx_port *)port;
+    p->room.net++;
+    assert_int_equal(address_get(p), UCS_OK); // tells it to the others
+}
+
+// Long frames as well as short ones, the receiver asleep until its descriptor says so.
+static void cross(struct port *from, struct port *to, uint64_t step, uint64_t bytes,
+                  uint8_t *memory)
+{
+    fill((uint32_t *)(void *)memory, bytes, step);
+    const struct frame f = activations(step, bytes, (uint32_t *)(void *)memory);
+    assert_int_equal(port_send(from, 1, &f), OK);
+    struct frame *g;
+    for (int64_t until = clock_now_us() + 20000000;
+         !(g = port_find(to, FRAME_ACTIVATIONS, step));) {
+        struct pollfd fd = {.fd = port_fd(to), .events = POLLIN};
+        assert_true(clock_now_us() < until);
+        port_progress(from, NULL);
+        if (port_arm(to) == OK && !port_is_sending(from)) assert_int_equal(poll(&fd, 1, 10000), 1);
+        assert_int_equal(port_progress(to, NULL), OK);
+    }
+    assert_true(is_filled(g->payload, bytes, step));
+    port_give(to, g);
+}
+
+static void test_next_door(void **state)
+{
+    (void)state;
+    const struct port_config c = config(NULL);
+    struct port *a, *b;
+    const uint8_t *address;
+    uint32_t len;
+    uint8_t *memory = port_pool_memory(1, 1 << 20);
+    assert_non_null(memory);
+    assert_int_equal(port_open(&c, &a, NULL), OK);
+    assert_int_equal(port_open(&c, &b, NULL), OK);
+    move_next_door(b);
+    port_address(b, &address, &len);
+    assert_int_equal(port_connect(a, 1, address, len, NULL), OK);
+    port_address(a, &address, &len);
+    assert_int_equal(port_connect(b, 1, address, len, NULL), OK);
+    for (uint64_t step = 0; step < 6; step++) {
+        cross(a, b, step, step % 2 ? 1 << 20 : 64, memory);
+        cross(b, a, step, step % 2 ? 1 << 20 : 64, memory);
+    }
+    assert_string_equal(port_transport(a, 1), "ucx tcp");
+    assert_string_equal(port_transport(b, 1), "ucx tcp");
+    port_close(b);
+    port_close(a);
+    free(memory);
+}
+
+static void test_next_door_without_a_way(void **state)
+{
+    (void)state;
+    const struct port_config c = config("self,posix");
+    struct port *a, *b;
+    const uint8_t *address;
+    uint32_t len;
+    struct err_text why = {{0}};
+    assert_int_equal(port_open(&c, &a, NULL), OK);
+    assert_int_equal(port_open(&c, &b, NULL), OK);
+    move_next_door(b);
+    port_address(b, &address, &len);
+    assert_true(err_is_link(port_connect(a, 1, address, len, &why)));
+    port_close(b);
+    port_close(a);
+}
+
 // -- lies --
 
 static void lies(const char *transports)
@@ -630,6 +703,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_killed_peer),
         cmocka_unit_test(test_stopped_peer),
         cmocka_unit_test(test_close_under_way),
+        cmocka_unit_test(test_next_door),
+        cmocka_unit_test(test_next_door_without_a_way),
         cmocka_unit_test(test_lies),
         cmocka_unit_test(test_close_while_receiving),
         cmocka_unit_test(test_configurations),

@@ -397,11 +397,17 @@ static void rows_are_alone(void **state)
     }
 }
 
+static void count_tick(void *arg)
+{
+    ++*(int32_t *)arg;
+}
+
 // A sequence that starts from a snapshot and a page of another one goes on with the same bits.
 static void snapshots_stand_for_what_was_computed(void **state)
 {
     (void)state;
     static float x[32 * MADE_DIM];
+    int32_t n_tick = 0;
     const struct model *m = &models[MADE_HYBRID]->model;
     const struct stage_config c = {.model = m,
                                    .layer_to = MADE_LAYERS,
@@ -416,7 +422,9 @@ static void snapshots_stand_for_what_was_computed(void **state)
                                                 .max_rows = 2,
                                                 .in_flight = 1,
                                                 .kv_dtype = DT_F32},
-                                   .n_threads = 1};
+                                   .n_threads = 1,
+                                   .tick = count_tick,
+                                   .tick_arg = &n_tick};
     struct stage *s;
     struct err_text why = {0};
     if (stage_open(&c, NULL, &s, &why)) fail_msg("%s", why.s);
@@ -454,6 +462,7 @@ static void snapshots_stand_for_what_was_computed(void **state)
         if (stage_check(s, &st, &why)) fail_msg("%s", why.s);
         assert_int_equal(stage_run(s, &st, x, NULL, &arena, &r), OK);
         digests[i] = r.items[0].digest;
+        assert_int_equal(n_tick, 2 * MADE_LAYERS * (i + 1)); // whoever waits may look in between
     }
     assert_true(digests[0] == digests[2]);
     assert_true(digests[0] != digests[1]);

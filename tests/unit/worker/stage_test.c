@@ -182,7 +182,7 @@ static void bad_settings_are_refused_by_name(void **state)
         {offsetof(struct plan_settings, in_flight), 65, "in_flight"},
         {offsetof(struct plan_settings, kv_dtype), DT_Q4_0, "kv_dtype"},
         {offsetof(struct plan_settings, kv_dtype), 1000, "kv_dtype"},
-        {offsetof(struct plan_settings, precision), 2, "precision"},
+        {offsetof(struct plan_settings, precision), 3, "precision"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct stage_config c = config(model, 0, 4);
@@ -394,6 +394,60 @@ static struct step_bind greedy(void)
 static struct step_row row_of(uint32_t pos, uint32_t n, const int32_t *ids, uint32_t flags)
 {
     return (struct step_row){.pos = pos, .n_tok = n, .ids = ids, .flags = flags, .next_id = -1};
+}
+
+// A step of four rows that ask for nothing, the next token, scores and a vector, and one more token
+// of the first: all logits that the head sees, and the vector behind them.
+static uint32_t run_mixed(struct solo *o, float vector[TINY_DIM])
+{
+    static const uint32_t pages[4] = {7, 2, 5, 0};
+    struct step_bind binds[4];
+    struct step_row rows[4] = {row_of(0, 9, prompt, 0), row_of(0, 5, prompt + 2, ROW_SAMPLE),
+                               row_of(0, 7, prompt + 4, ROW_SCORE | ROW_SAMPLE),
+                               row_of(0, 6, prompt + 7, ROW_POOL)};
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < 4; i++) {
+        binds[i] = greedy();
+        binds[i].slot = rows[i].slot = i;
+        rows[i].pages = &pages[i];
+        rows[i].n_page = 1;
+    }
+    binds[3].pooling = POOLING_LAST;
+    struct step st = {
+        .epoch = 1, .number = 1, .binds = binds, .n_bind = 4, .rows = rows, .n_row = 4};
+    for (int i = 0; i < 2; i++) {
+        struct step_result r = {0};
+        struct err_text why = {0};
+        if (stage_check(o->s, &st, &why)) fail_msg("%s", why.s);
+        o->n_logits = 0;
+        assert_int_equal(stage_run(o->s, &st, o->x, NULL, &o->arena, &r), OK);
+        if (i == 0) {
+            assert_int_equal(r.n_item, 3);
+            memcpy(vector, r.items[2].vector, TINY_DIM * sizeof *vector);
+            n = o->n_logits;
+            memcpy(o->logits[32], o->logits, n * sizeof o->logits[0]);
+        }
+        rows[0] = row_of(9, 1, prompt, ROW_SAMPLE);
+        st = (struct step){.epoch = 1, .number = 2, .rows = rows, .n_row = 1};
+    }
+    memcpy(o->logits[32 + n], o->logits, sizeof o->logits[0]);
+    return n + 1;
+}
+
+static void nobody_misses_what_the_last_layer_leaves_out(void **state)
+{
+    (void)state;
+    const struct stage_watch all = {0}; // whoever watches is shown every row
+    struct solo *o = solo_open(), *whole = solo_open();
+    float vector[2][TINY_DIM];
+    assert_int_equal(stage_watch(whole->s, &all), OK);
+    const uint32_t n = run_mixed(o, vector[0]);
+    assert_int_equal(n, 1 + 7 + 1);
+    assert_int_equal(run_mixed(whole, vector[1]), n);
+    assert_memory_equal(o->logits[32], whole->logits[32], n * sizeof o->logits[0]);
+    assert_memory_equal(vector[0], vector[1], sizeof vector[0]);
+    solo_close(o);
+    solo_close(whole);
 }
 
 static void items_say_what_was_asked(void **state)
@@ -788,6 +842,7 @@ int main(void)
         cmocka_unit_test(a_shrinking_file_is_an_error),
         cmocka_unit_test(loading_can_be_cancelled),
         cmocka_unit_test(splits_and_batches_give_the_same_bits),
+        cmocka_unit_test(nobody_misses_what_the_last_layer_leaves_out),
         cmocka_unit_test(items_say_what_was_asked),
         cmocka_unit_test(bias_and_penalties_turn_the_choice),
         cmocka_unit_test(history_and_rows_count_alike),

@@ -1,0 +1,80 @@
+// group: what the members of a stage hand each other straight from one device's memory to
+// another's, in the order of the backend's operations: over NCCL, and, between devices of one
+// machine that reach each other's memory, in one kernel of our own (peers). Nothing here adds
+// numbers.
+//
+// Of a backend in a module only. All members call the same operations in the same order, which are
+// given to the device's work like any other: only `status` waits. What goes wrong (a member that
+// died, a deadline, a stop) ends the work that is under way, sticks, and is told by `status`; the
+// data means nothing then. While a group is open, every wait for the device is one of the group's:
+// it calls `rest` and has the deadline. Owned by the compute thread; nothing is allocated after
+// connect.
+#pragma once
+#include "kernels/kernels.h"
+
+enum { KERNELS_OFFER_BYTES = 384, KERNELS_MEMBERS_MAX = 16 };
+enum { KERNELS_ROAD_NCCL = 1, KERNELS_ROAD_PEERS = 2 };
+
+struct kernels_group_config {
+    int32_t n_member, member;
+    uint32_t roads;     // those that may be offered
+    uint64_t row_bytes; // the widest row that is handed over; the same at all members
+    int64_t deadline_us;
+    // Called again and again in a wait, to notice a stop (ERR_CANCELLED) and to do what must go on.
+    err_t (*rest)(void *arg, int64_t since_us, struct err_text *why);
+    void *rest_arg;
+};
+
+struct kernels_group {
+    const struct kernels_group_ops *ops;
+};
+
+struct kernels_group_ops {
+    void (*close)(struct kernels_group *g);
+    // What the others must know of this member before they connect.
+    void (*offer)(const struct kernels_group *g, uint8_t out[KERNELS_OFFER_BYTES]);
+    // With the offers of all members, ours included. Each road is tried only where all offer it,
+    // must hand over some rows unharmed, and is used only if it did at all of them: `agree` tells
+    // whether `mine` was true at every member, ERR_LINK and so on if that cannot be found out.
+    // ERR_UNSUPPORTED: no road; the sentence says why. Other errors: the group has failed.
+    err_t (*connect)(struct kernels_group *g, const uint8_t (*offers)[KERNELS_OFFER_BYTES],
+                     err_t (*agree)(void *arg, bool mine, bool *all), void *arg,
+                     struct err_text *why);
+    uint32_t (*roads)(const struct kernels_group *g); // in use, since connect
+
+    // As in proto/link/group.h, in the backend's memory; `from` and `owner` on the host.
+    void (*gather)(struct kernels_group *g, float *y, int64_t n_row, int64_t ld,
+                   const int64_t *from, int32_t root);
+    void (*gather_rows)(struct kernels_group *g, float *y, int64_t n_row, int64_t n_col,
+                        const uint8_t *owner, int32_t root);
+    // Over NCCL only. Rows row[i] of x (.., n_col), or all n_row; the other receives as many.
+    void (*send)(struct kernels_group *g, int32_t to, const float *x, const int32_t *row,
+                 int64_t n_row, int64_t n_col);
+    void (*recv)(struct kernels_group *g, int32_t from, float *y, int64_t n_row, int64_t n_col);
+    // Whether a gather of so many rows can be part of a recorded step.
+    bool (*is_recordable)(const struct kernels_group *g, int64_t n_row, int64_t ld);
+    // For waits elsewhere: helps the device on where it needs that, and looks for errors.
+    err_t (*progress)(struct kernels_group *g, struct err_text *why);
+    // First error; OK: none, and all that was asked for is done.
+    err_t (*status)(struct kernels_group *g, struct err_text *why);
+};
+
+// Takes its memory, and connects to nobody yet. `k` outlives the group. ERR_UNSUPPORTED: no road
+// can be offered (the sentence says why), ERR_MEMORY.
+err_t kernels_group_open(struct kernels *k, const struct kernels_group_config *c,
+                         struct kernels_group **out, struct err_text *why);
+// Of the device: each road has two buffers, of these bytes or of the widest row, and a little more.
+enum { KERNELS_GROUP_NCCL_BYTES = 8 << 20, KERNELS_GROUP_PEERS_BYTES = 1 << 20 };
+static inline uint64_t kernels_group_buffer_bytes(uint64_t least, uint64_t row_bytes)
+{
+    return ((row_bytes > least ? row_bytes : least) + 255) / 256 * 256;
+}
+static inline uint64_t kernels_group_bytes(uint64_t row_bytes)
+{
+    return 2 * (kernels_group_buffer_bytes(KERNELS_GROUP_NCCL_BYTES, row_bytes) +
+                kernels_group_buffer_bytes(KERNELS_GROUP_PEERS_BYTES, row_bytes)) +
+           (1 << 20);
+}
+// Interfaces and adapters that NCCL may use, from a list such as "lo" or "eth0,mlx5_0:1" (NULL:
+// "lo"): through NCCL's own variables, unless they are set. Before there are other threads.
+void kernels_group_trust(const char *devices);
