@@ -219,6 +219,7 @@ static void write_worker(const struct cluster_json *c, const struct fleet_worker
     whole(b, "fetch_bytes", w->beat.fetch_bytes), buf_char(b, ',');
     num(b, "trip_ms", w->n_trip ? (double)w->trip_us / 1e3 : NAN), buf_char(b, ',');
     num(b, "slow_factor", w->slow_factor), buf_char(b, ',');
+    str(b, "road", w->transport), buf_char(b, ','); // to the next stage, or within its own
     whole(b, "failures", fl ? fl->lane.workers[w->number].n_strike : 0), buf_char(b, '}');
 }
 

@@ -20,10 +20,11 @@ static struct host host_of(const struct cluster *c, const struct cluster_device 
         h.threads += o->threads;
         // Nobody computes with more threads than it may use processors at once.
         if (o->host_cores > 0) h.cores = fmax(h.cores, fmax(o->host_cores, o->threads));
-        // One that has more for itself alone shows that there is more.
         h.read_bytes_per_s = fmax(h.read_bytes_per_s, o->host_read_bytes_per_s);
+        // One that reads more by itself shows that there is more.
         if (h.read_bytes_per_s > 0)
-            h.read_bytes_per_s = fmax(h.read_bytes_per_s, o->read_bytes_per_s);
+            h.read_bytes_per_s =
+                fmax(h.read_bytes_per_s, fmax(o->read_bytes_per_s, rates_read_bytes(&o->rates)));
     }
     if (n_busy > 0 && n_busy < n) h.threads *= (double)n_busy / n;
     return h;
@@ -32,14 +33,14 @@ static struct host host_of(const struct cluster *c, const struct cluster_device 
 static void slow_down(const struct host *h, struct cluster_device *d)
 {
     const double part = h->cores > 0 && h->threads > h->cores ? h->cores / h->threads : 1;
-    double read = d->read_bytes_per_s * part;
-    if (h->read_bytes_per_s > 0 && h->threads > d->threads)
-        read = fmin(read, h->read_bytes_per_s * d->threads / h->threads);
     d->int8_ops_per_s *= part;
     d->f32_flops_per_s *= part;
-    d->read_bytes_per_s = read;
+    d->read_bytes_per_s *= part;
     rates_scale(&d->rates, part);
-    rates_bound(&d->rates, read);
+    if (!(h->read_bytes_per_s > 0) || h->threads <= d->threads) return; // nobody else reads
+    const double share = h->read_bytes_per_s * d->threads / h->threads;
+    d->read_bytes_per_s = fmin(d->read_bytes_per_s, share);
+    rates_bound(&d->rates, share);
 }
 
 void crowd_apply(struct cluster *c, int32_t n_busy)

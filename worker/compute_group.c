@@ -165,7 +165,8 @@ static err_t part_address(const struct msg_peer *peer, uint32_t *len, const uint
     if (all >= sizeof n) memcpy(&n, peer->group_address, sizeof n);
     const uint64_t used = sizeof n + (uint64_t)n;
     if (all < sizeof n || (all != used && all != used + KERNELS_OFFER_BYTES))
-        return err_say(why, ERR_LINK_PROTOCOL, "connect: address of member %u", peer->member);
+        return err_say(why, ERR_LINK_PROTOCOL, "connect: the address of member %u is damaged",
+                       peer->member);
     *len = n;
     *offer = all == used ? NULL : peer->group_address + used;
     return OK;

@@ -3,6 +3,7 @@
 #include "proto/base/log.h"
 #include "worker/budget.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -338,11 +339,15 @@ static err_t measure(struct compute *c, struct msg_linked *out, struct err_text 
     return OK;
 }
 
-// To the stage after ours; within the stage, where nothing is sent there.
+// To the stage after ours; within the stage, where nothing is sent there, or where it is another.
 static const char *transport(struct compute *c)
 {
-    if (c->n_target) return port_transport(c->port, c->targets[0]);
-    return c->group ? compute_group_transport(c) : "none";
+    const char *group = c->group ? compute_group_transport(c) : "none";
+    if (!c->n_target) return group;
+    const char *next = port_transport(c->port, c->targets[0]);
+    if (!c->near.group) return next;
+    snprintf(c->near.transport, sizeof c->near.transport, "%s; %s", next, group);
+    return c->near.transport;
 }
 
 err_t compute_link(struct compute *c, struct err_text *why)

@@ -343,8 +343,7 @@ static cudaError_t wait_watched(struct device *d, cudaEvent_t event)
 {
     cudaError_t e;
     int64_t from = 0;
-    while ((e = event ? cudaEventQuery(event) : cudaStreamQuery(d->stream)) ==
-           cudaErrorNotReady) {
+    while ((e = event ? cudaEventQuery(event) : cudaStreamQuery(d->stream)) == cudaErrorNotReady) {
         const int64_t now = clock_now_us();
         if (!from) from = now;
         d->rest(d->rest_arg, now - from);

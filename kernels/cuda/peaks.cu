@@ -51,8 +51,8 @@ static __device__ __forceinline__ uint32_t fold(const uint4 v)
 }
 
 // Four loads of 16 bytes are on their way at once.
-static __global__ void __launch_bounds__(BLOCK) read_all(const uint4 *data, int64_t n,
-                                                         uint32_t *out)
+static __global__ void __launch_bounds__(BLOCK)
+    read_all(const uint4 *data, int64_t n, uint32_t *out)
 {
     const int64_t step = (int64_t)gridDim.x * BLOCK;
     uint32_t sum = 0;
@@ -71,7 +71,10 @@ static __global__ void __launch_bounds__(BLOCK) chain_s8(int steps, uint32_t *ou
 {
     const uint32_t a[4] = {threadIdx.x, threadIdx.x + 1, threadIdx.x + 2, threadIdx.x + 3};
     const uint32_t b[2] = {threadIdx.x + 4, threadIdx.x + 5};
-    int32_t d[TILES][4] = {};
+    int32_t d[TILES][4]; // of different numbers, or one chain would do for all
+    SIMT_UNROLL
+    for (int t = 0; t < TILES; t++)
+        d[t][0] = d[t][1] = d[t][2] = d[t][3] = (int32_t)(t + (int)threadIdx.x);
     for (int s = 0; s < steps; s++)
         SIMT_UNROLL
     for (int t = 0; t < TILES; t++)
@@ -87,7 +90,10 @@ static __global__ void __launch_bounds__(BLOCK) chain_bf16(int steps, uint32_t *
 {
     const uint32_t one = 0x3f803f80u + threadIdx.x;
     const uint32_t a[4] = {one, one + 1, one + 2, one + 3}, b[2] = {one + 4, one + 5};
-    float d[TILES][4] = {};
+    float d[TILES][4]; // of different numbers, or one chain would do for all
+    SIMT_UNROLL
+    for (int t = 0; t < TILES; t++)
+        d[t][0] = d[t][1] = d[t][2] = d[t][3] = (float)(t + (int)threadIdx.x);
     for (int s = 0; s < steps; s++)
         SIMT_UNROLL
     for (int t = 0; t < TILES; t++)

@@ -3,10 +3,11 @@
 // waits for the flags of the others' same blocks, and takes their slices out of our buffer. One way
 // over the bus and no host in between, for what is small.
 //
-// Flags count a block's exchanges, from opening on; the count lies in the device's memory, so that
-// a recorded step goes on counting. All members do the same exchanges with the same number of
-// blocks. The buffer is a double one: a member begins exchange k + 2 when everybody has raised the
-// flags of k + 1, that is, has taken what it was given in k.
+// Flags count the exchanges, from opening on; the count lies in the device's memory, so that a
+// recorded step goes on counting: once for each block, because others of the same exchange may not
+// have begun. All members do the same exchanges with the same number of blocks and slices. The
+// buffer is a double one: a member begins exchange k + 2 when everybody has raised the flags of k +
+// 1, that is, has taken what it was given in k.
 //
 // The flag is released and acquired for the whole system after a barrier of the block (PTX ISA,
 // memory consistency model: both are cumulative), so the block's slices are seen with it.
@@ -33,7 +34,7 @@ struct exchange {
     bool wide;                         // parts are made of four floats
     char *shared[KERNELS_MEMBERS_MAX]; // flags, then two buffers
     int64_t most;                      // floats of a buffer
-    uint32_t *count;                   // (BLOCKS)
+    uint32_t *count;                   // (BLOCKS) the same in all between two exchanges
     const volatile int32_t *given_up;  // pinned
     struct members_parts parts;
 };
@@ -87,9 +88,12 @@ static __device__ __forceinline__ void copy_slice(const struct members_part *p, 
                                                   const T *from)
 {
     const int64_t unit = sizeof(T) / sizeof(float), width = p->width / unit;
-    const int64_t n = p->n_row * width;
-    const int64_t end = n * (blockIdx.x + 1) / gridDim.x;
-    for (int64_t i = n * blockIdx.x / gridDim.x + threadIdx.x; i < end; i += blockDim.x) {
+    const int64_t n = p->n_row * width, fours = (p->n_row * p->width + 3) / 4;
+    // In fours, however they are copied: it depends on where y lies, which is each member's own.
+    const int64_t first = fours * blockIdx.x / gridDim.x * (4 / unit);
+    const int64_t to_end = fours * (blockIdx.x + 1) / gridDim.x * (4 / unit);
+    const int64_t end = to_end < n ? to_end : n;
+    for (int64_t i = first + threadIdx.x; i < end; i += blockDim.x) {
         const int64_t at = (p->at + i / width * p->ld) / unit + i % width;
         to[at] = from[at];
     }
@@ -132,6 +136,8 @@ static __global__ void __launch_bounds__(THREADS)
         if (i != x.member && (x.root < 0 || x.root == x.member))
             copy_part(&x, i, y, buffer_of(&x, x.member, count));
     if (threadIdx.x == 0) x.count[blockIdx.x] = count;
+    for (unsigned b = gridDim.x + threadIdx.x; blockIdx.x == 0 && b < BLOCKS; b += blockDim.x)
+        x.count[b] = count; // of those that had nothing to do
 }
 
 #ifndef __CUDACC__

@@ -78,7 +78,7 @@ static __global__ void __launch_bounds__(32 * FEW_WARPS, 1)
         if (threadIdx.x == 0) {
             taken[turn ^ 1] = next;
             __threadfence(); // of what the others have written, too
-            if (at < a.n_in) atomicAdd(a.state + FEW_DONE, 1u);
+            if ((int)taken[turn] < a.n_in) atomicAdd(a.state + FEW_DONE, 1u); // no register for it
         }
     }
     if (threadIdx.x) return;

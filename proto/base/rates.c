@@ -57,6 +57,14 @@ void rates_scale(struct rates *r, double part)
         *times[i] /= part;
 }
 
+double rates_read_bytes(const struct rates *r)
+{
+    double most = 0;
+    for (int32_t i = 0; i < r->n_type; i++)
+        most = fmax(most, r->types[i].mul_per_s[0] * bits_of(r->types[i].dtype) / 8);
+    return most;
+}
+
 void rates_bound(struct rates *r, double read_bytes_per_s)
 {
     for (int32_t i = 0; i < r->n_type; i++)

@@ -37,6 +37,8 @@ const struct rates_type *rates_find(const struct rates *r, enum dtype t);
 double rates_seconds(const struct rates_type *t, double rows, double n);
 // As fast as the part (0 to 1) of a device's time that one has.
 void rates_scale(struct rates *r, double part);
+// What its products were seen to read in a second, at least.
+double rates_read_bytes(const struct rates *r);
 // What is read at most: of a matrix of each type no more elements than this bandwidth brings.
 void rates_bound(struct rates *r, double read_bytes_per_s);
 // One number for comparing devices: the mean (geometric) of the rates of all types up to 16 rows.

@@ -122,7 +122,7 @@ do_kernels() {
         p=$(place "cuda_${b}_bench")
         [ -z "$p" ] || part "$b" 240 "$p" --device cuda $tiny
     done
-    [ -z "$program" ] || [ -n "$host" ] || part ops 60 "$program" bench --ops --device cuda --json
+    [ -z "$program" ] || part ops 60 "$program" bench --ops --device cuda --json
     part torch 120 python3 tests/bench/gpu_torch.py $tiny
 }
 
@@ -140,7 +140,8 @@ do_models() {
     bench small-eager shape:qwen3-0.6b --batch 1 --prompt 128 --tokens 256 --graphs off
     bench moe shape:qwen3-30b-a3b:Q4_0 --batch 1 --prompt 512 --tokens 128
     bench oss shape:gpt-oss-20b --batch 1 --prompt 512 --tokens 128
-    bench profile shape:llama-3.1-8b:Q4_0 --batch 1 --prompt 512 --tokens 32 --profile --no-limits
+    [ -z "$program" ] || part step 120 "$program" bench shape:llama-3.1-8b:Q4_0 --batch 1 --prompt 512 --tokens 32 \
+        --profile --no-limits --device cuda
 }
 
 do_load() {

@@ -3,7 +3,7 @@ package is there, the openai client.
 
     gpu_serve.py PROGRAM [--tiny]
 
-The model is made up (shape:), so prompts are ids.
+The model is made up (shape:), so prompts are ids and answers mean nothing.
 """
 import http.client
 import json
@@ -17,6 +17,11 @@ import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import load  # noqa: E402
+
+
+def ids(seed, n):
+    """A prompt of its own for each seed: made-up models know bytes."""
+    return [(7919 * (seed + 1) + 31 * k * (seed % 7 + 1)) % 256 for k in range(n)]
 
 
 class Server:
@@ -73,7 +78,7 @@ def ask_openai(server):
         return False
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none")
     name = client.models.list().data[0].id
-    answer = client.completions.create(model=name, prompt=load.ids(1, 8), max_tokens=4, temperature=0)
+    answer = client.completions.create(model=name, prompt=ids(1, 8), max_tokens=4, temperature=0)
     assert answer.usage.completion_tokens >= 1, answer
     return True
 
@@ -89,9 +94,9 @@ def main(program, tiny):
         server = Server(program, model, extra, folder)
         try:
             print(f"ready_s,{time.monotonic() - begin:.1f}")
-            load.together(server, [load.ids(99, prompt)], tokens)
+            load.together(server, [ids(99, prompt)], tokens)
             for n in many:
-                rate, firsts = load.together(server, [load.ids(n * 100 + i, prompt) for i in range(n)], tokens)
+                rate, firsts = load.together(server, [ids(n * 100 + i, prompt) for i in range(n)], tokens)
                 print(f"streams,{n},tok_per_s,{rate:.1f},first_token_s,{firsts[len(firsts) // 2]:.3f}", flush=True)
             print("openai_client," + ("answered" if ask_openai(server) else "is not on this machine"))
             with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v1/cluster", timeout=10) as r:

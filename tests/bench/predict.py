@@ -119,21 +119,27 @@ def ticks():
             pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        parents[pid], used[pid] = int(rest[1]), int(rest[11]) + int(rest[12])
+        parents[pid], used[pid] = int(rest[1]), sum(map(int, rest[11:15]))  # children that ended included
     while more := {p for p, parent in parents.items() if parent in mine} - mine:
         mine |= more
     return sum(all_used) - all_used[3] - all_used[4], sum(used.get(p, 0) for p in mine)
+
+
+def watched(run):
+    """What run() gives, and whether others left it alone."""
+    all_before, mine_before, begin = *ticks(), time.perf_counter()
+    value = run()
+    all_after, mine_after, span = *ticks(), time.perf_counter() - begin
+    others = (all_after - all_before - mine_after + mine_before) / os.sysconf("SC_CLK_TCK")
+    return value, others < 0.05 * span * os.cpu_count() + 0.02
 
 
 def undisturbed(run, n_run):
     """The best quarter of n_run runs that others left alone, and whether there were as many."""
     quiet, loud = [], []
     while len(quiet) < n_run and len(loud) < 2 * n_run:
-        all_before, mine_before, begin = *ticks(), time.perf_counter()
-        value = run()
-        all_after, mine_after, span = *ticks(), time.perf_counter() - begin
-        others = (all_after - all_before - mine_after + mine_before) / os.sysconf("SC_CLK_TCK")
-        (quiet if others < 0.05 * span * os.cpu_count() + 0.02 else loud).append(value)
+        value, is_quiet = watched(run)
+        (quiet if is_quiet else loud).append(value)
     return best_quarter(quiet or loud), len(quiet) == n_run
 
 
@@ -168,7 +174,12 @@ def main():
     a = p.parse_args()
     workers, batches = ([int(x) for x in v.split(",")] for v in (a.workers, a.batch))
     rng, cores, rows = random.Random(1), len(os.sched_getaffinity(0)), []
-    guess = predicted(a.model, a.split, workers, batches, SHORT, False)
+    for _ in range(5):
+        guess, is_quiet = watched(lambda: predicted(a.model, a.split, workers, batches, SHORT, False))
+        if is_quiet:
+            break
+    else:
+        print("others used this machine while its operations were measured: predictions are too low")
     guess_prompt = predicted(a.model, a.split, workers, [1], LONG, True)
     head = ["split", "workers", "threads each", "what", "tok/s predicted", "measured", "error"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head), flush=True)

@@ -29,6 +29,19 @@ def test_a_device_says_what_the_cpu_says():
     assert got == want, (got, want)
 
 
+def test_groups_of_devices():
+    """The same text from device to device as over the host's port; which way it was is told."""
+    _, want = greedy("--threads", "1")
+    for n, split, way, told in ((2, "tensor", "auto", "nccl, peers"), (3, "tensor", "peers", "peers"),
+                                (2, "experts", "auto", "nccl"), (2, "experts", "port", "")):
+        with Cluster(MODEL, serve=[*SMALL, "--device", "cuda", "--threads", "1", "--workers", str(n), "--split", split,
+                                   "--group", way]) as c:
+            got = [c.complete(p, max_tokens=8, ignore_eos=True)["choices"][0]["text"] for p in PROMPTS]
+            roads = [w["road"].split("; ")[-1] for w in c.status()["workers"]]
+        assert got == want, (n, split, way, got, want)
+        assert all(r == told if told else r.startswith("ucx") for r in roads), (n, split, way, roads)
+
+
 def test_a_device_that_is_not_there():
     for device, word in (("cuda:9", "no device 9"), ("abacus", "abacus")):
         r = subprocess.run([PROGRAM, "serve", MODEL, "--listen", "127.0.0.1:0", "--device", device],
@@ -36,4 +49,4 @@ def test_a_device_that_is_not_there():
         assert r.returncode and word in r.stderr, (device, r.stderr)
 
 
-run([test_a_device_says_what_the_cpu_says, test_a_device_that_is_not_there])
+run([test_a_device_says_what_the_cpu_says, test_groups_of_devices, test_a_device_that_is_not_there])

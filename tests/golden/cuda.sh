@@ -20,5 +20,10 @@ if [ "${TRIREME_TEST_ALL:-0}" = 0 ]; then
 else
     golden "$fixtures"/arch/*/ "$fixtures"/quant/*/ "$fixtures"/gguf/*/
     golden --stages 2 --split tensor --members 2 "$fixtures"/arch/*/
+    golden --precision deterministic "$fixtures"/gguf/llama-Q4_K_M/ "$fixtures"/gguf/qwen3moe-Q4_K_M/
+    for kv in BF16 Q8_0 F8_E4M3; do
+        golden --alone --precision fast --kv $kv "$fixtures"/arch/llama/ "$fixtures"/arch/gemma3/ \
+            "$fixtures"/arch/gpt_oss/ "$fixtures"/arch/deepseek_v3/
+    done
 fi
 exit $bad

@@ -30,6 +30,11 @@ golden --threads 1 "$made"/act-order/
 golden --threads 1 --split experts --members 2 "$made"/act-order/
 golden --threads 2 --stages 2 --split tensor --members 2 "$fixtures"/arch/*/ "$fixtures"/quant/*/
 golden --threads 1 --precision fast "$fixtures"/quant/*/ "$fixtures"/gguf/*/
+# Keys and values in the types that are not usual.
+for kv in BF16 Q8_0 F8_E4M3; do
+    golden --threads 1 --alone --precision fast --kv $kv "$fixtures"/arch/llama/ \
+        "$fixtures"/arch/gemma3/ "$fixtures"/arch/deepseek_v3/
+done
 # README's table is about the usual fixtures.
 [ -n "${TRIREME_FIXTURES:-}" ] ||
     python3 tests/golden/coverage.py "$build/tests/coverage.tsv" README.md || bad=1

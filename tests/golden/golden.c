@@ -32,8 +32,9 @@
 
 static const double KL_MAX = 1e-3;       // mean of fast from exact, of quantised models
 static const double KL_MAX_PLAIN = 2e-3; // of others: keys of 16 bits may turn a router
-// Of keys and values in floats of 8 bits, whose last place is 2^-4 (tiny models: heads of 16).
-static const double KL_MAX_F8 = 1e-2;
+// Of keys and values in floats of 8 bits, which have 4 bits where Q8_0 has 8: these models' heads
+// are small and their experts many, so every fixture is far from what real ones show.
+static const double KL_MAX_F8 = 5e-2, TOP_MIN_F8 = 0.8;
 static const double TOP_MIN = 0.99;    // share of positions where they agree on the best
 static const double TIE = 0.02;        // positions with a smaller margin are not counted
 static const double WEIGHT_MAX = 1e-3; // of an expert's weight
@@ -608,14 +609,14 @@ static int run_dir(const char *dir, const struct settings *set, struct report *s
 }
 
 // False if the best tokens of fast and exact differ too often.
-static bool tell_sum(const struct report *sum)
+static bool tell_sum(const struct report *sum, const struct settings *set)
 {
+    const double least = set->lane.kv_dtype == DT_F8_E4M3 ? TOP_MIN_F8 : TOP_MIN;
     if (sum->n_clear == 0) return true;
     const double share = (double)sum->n_clear_same / (double)sum->n_clear;
-    printf("%s top-1 of fast and exact: %llu of %llu, %.2f %%\n",
-           share >= TOP_MIN ? "ok  " : "FAIL", (unsigned long long)sum->n_clear_same,
-           (unsigned long long)sum->n_clear, 100 * share);
-    return share >= TOP_MIN;
+    printf("%s top-1 of fast and exact: %llu of %llu, %.2f %%\n", share >= least ? "ok  " : "FAIL",
+           (unsigned long long)sum->n_clear_same, (unsigned long long)sum->n_clear, 100 * share);
+    return share >= least;
 }
 
 // -- command line --
@@ -694,7 +695,7 @@ int main(int argc, char **argv)
         bad += run_dir(argv[i], &s, &sum);
         fflush(stdout);
     }
-    const bool agrees = tell_sum(&sum);
+    const bool agrees = tell_sum(&sum, &s);
     if (n_dir > 1) printf("%d of %d good\n", n_dir - bad, n_dir);
     return bad || !agrees;
 }

@@ -45,6 +45,11 @@ static void alone_nothing_changes(void **state)
     before = c;
     crowd_apply(&c, 0);
     assert_memory_equal(&c, &before, sizeof c);
+    // Its bandwidth was measured while somebody else had the machine.
+    c.devices[0].read_bytes_per_s = c.devices[0].host_read_bytes_per_s = 5e9;
+    before = c;
+    crowd_apply(&c, 0);
+    assert_memory_equal(&c, &before, sizeof c);
     fill(&c, 3, 2);
     before = c;
     crowd_apply(&c, 1); // one after the other

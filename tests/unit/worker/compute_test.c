@@ -555,7 +555,7 @@ static void bad_connections_fail_with_a_sentence(void **state)
     } cases[] = {{1, 0, 1, ERR_LINK_PROTOCOL, "1 addresses for 2 workers"},
                  {2, 1, 0, ERR_LINK_PROTOCOL, "no member 0 of stage 1"},
                  {2, 0, 2, ERR_LINK_PROTOCOL, "no member 2 of stage 0"},
-                 {2, 0, 1, ERR_LINK_PROTOCOL, "not the address of a local port"}};
+                 {2, 0, 1, ERR_LINK_PROTOCOL, "the address of member 1 is damaged"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct rig r = {.n = 1, .epoch = EPOCH};
         arena_init(&r.arena, WIRE_ARENA_MAX);

@@ -269,7 +269,7 @@ static err_t run_with(struct liar *g, enum share_split split, int32_t member)
 {
     struct err_text why = {0};
     struct stage *s;
-    g->group = (struct group){&liar_ops, 2, member};
+    g->group = (struct group){.ops = &liar_ops, .n_member = 2, .member = member};
     struct stage_config c = {.model = &models[MADE_LATENT]->model,
                              .layer_to = MADE_LAYERS,
                              .embed = true,

@@ -679,6 +679,52 @@ static void made_up(void **state)
     source_reader_fini(&some);
 }
 
+// -- past the page cache --
+
+// Places and sizes that no disk reads at once, the file's end among them.
+static void direct_reads_bring_the_same(void **state)
+{
+    (void)state;
+    enum { N_ROW = 700, N_COL = 256, STEP = 256 };
+    uint16_t *half = malloc(sizeof *half * N_ROW * N_COL);
+    assert_non_null(half);
+    for (int i = 0; i < N_ROW * N_COL; i++)
+        half[i] = dtype_f32_to_f16((float)(i % 4093) / 64);
+    struct made_file f;
+    made_open(&f);
+    made_add(&f, "before", DT_F16, half, 1111);
+    struct model_source src = {.main =
+                                   made_add(&f, "w", DT_F16, half, sizeof *half * N_ROW * N_COL)};
+    f.n_bytes -= 3; // nothing behind it
+    made_write(&f);
+    struct model_weight w = {.kind = SOURCE_ROWS,
+                             .dtype = DT_F16,
+                             .is_matrix = true,
+                             .n = 1,
+                             .rows = N_ROW,
+                             .cols = N_COL,
+                             .n_source = 1,
+                             .sources = &src};
+    whole(&w);
+    struct source_files files = {.model = &f.model, .is_direct = true, .drops = true};
+    struct source_reader r = {.files = &files};
+    struct err_text why = {0};
+    assert_int_equal(source_open(&files, &w, &why), OK);
+    if (files.direct_fds[0] < 0) print_message("the usual reads: there are no direct ones here\n");
+    for (int64_t from = 0; from < N_ROW; from += STEP) {
+        const int64_t n = N_ROW - from < STEP ? N_ROW - from : STEP;
+        const void *got;
+        bool is_ordered;
+        if (source_rows(&r, &(struct source_piece){&w, 0, from, n, NULL}, &got, &is_ordered, &why))
+            fail_msg("%s", why.s);
+        assert_memory_equal(got, half + from * N_COL, (size_t)(n * N_COL) * sizeof *half);
+    }
+    source_reader_fini(&r);
+    source_close(&files);
+    made_close(&f);
+    free(half);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -693,6 +739,7 @@ int main(void)
         cmocka_unit_test(nan_bytes_are_refused),
         cmocka_unit_test(fp4),
         cmocka_unit_test(made_up),
+        cmocka_unit_test(direct_reads_bring_the_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
