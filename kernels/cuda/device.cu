@@ -241,7 +241,7 @@ static uint64_t process_number()
 err_t device_share_take(struct device *d, uint64_t bytes, struct device_shared *about, void **out,
                         struct err_text *why)
 {
-    void *p;
+    void *p = NULL;
     static_assert(sizeof(cudaIpcMemHandle_t) == sizeof about->handle, "as it comes");
     err_t err = device_take(d, bytes, "what members hand each other", &p, why);
     if (err) return err;
