@@ -9,19 +9,12 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS, 2)
     SIMT_DYNAMIC_SHARED(float, part); // (warp, token, row)
     struct product o;
     if (!product_at(p, (int)blockIdx.x, THIN_TOK, &o)) return;
-    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-    const int n_warp = (int)blockDim.x / 32;
-    const uint8_t *tile = o.w + o.block * p.tile_bytes;
-    const float *x = lane / 4 < o.n ? product_row(o, lane / 4) : NULL;
-    struct thin_sums sums = {};
-    struct form_chunk<t> r;
-    thin_load<t>(p, tile, warp, &r);
-    thin_tile<t, false>(p, tile, x, o.is_fine, warp, n_warp, r, &sums);
-    thin_put(sums, part + warp * THIN_PART);
+    const int warp = (int)threadIdx.x / 32;
+    thin_sum<t>(p, o, warp, (int)blockDim.x / 32, part + warp * THIN_PART);
     __syncthreads();
     for (int i = (int)threadIdx.x; i < o.n * TILE_ROWS; i += (int)blockDim.x)
         product_store(o, i / TILE_ROWS, o.block * TILE_ROWS + i % TILE_ROWS,
-                      thin_add(part, n_warp, i));
+                      thin_add(part, (int)blockDim.x / 32, i));
 }
 
 template <int t>

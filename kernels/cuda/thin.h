@@ -107,6 +107,21 @@ static __device__ __forceinline__ float thin_add(const float *part, int n_warp, 
     return sum;
 }
 
+// A warp's sums of the tile that `o` picks, into part.
+template <int t>
+static __device__ __forceinline__ void
+thin_sum(const struct product_args &p, const struct product &o, int warp, int n_warp, float *part)
+{
+    const int lane = (int)threadIdx.x % 32;
+    const uint8_t *tile = o.w + o.block * p.tile_bytes;
+    const float *x = lane / 4 < o.n ? product_row(o, lane / 4) : NULL;
+    struct thin_sums sums = {};
+    struct form_chunk<t> r;
+    thin_load<t>(p, tile, warp, &r);
+    thin_tile<t, false>(p, tile, x, o.is_fine, warp, n_warp, r, &sums);
+    thin_put(sums, part);
+}
+
 // Tile b of the jobs 0 and 1 by a whole block, n_warp of its warps for each; part (2 n_warp,
 // THIN_PART) is shared memory.
 template <int t>
@@ -114,18 +129,9 @@ static __device__ __forceinline__ void thin_pair(const struct product_args &p, i
                                                  const struct op_glu &glu, int n_warp, float *part)
 {
     const int at = (int)threadIdx.x / 32, half = at / n_warp, warp = at - half * n_warp;
-    const int lane = (int)threadIdx.x % 32;
     struct product o;
     if (!product_pick(p, half & 1, b, z, THIN_TOK, &o)) return; // so for all threads
-    if (half < 2) {
-        const uint8_t *tile = o.w + o.block * p.tile_bytes;
-        const float *x = lane / 4 < o.n ? product_row(o, lane / 4) : NULL;
-        struct thin_sums sums = {};
-        struct form_chunk<t> r;
-        thin_load<t>(p, tile, warp, &r);
-        thin_tile<t, false>(p, tile, x, o.is_fine, warp, n_warp, r, &sums);
-        thin_put(sums, part + at * THIN_PART);
-    }
+    if (half < 2) thin_sum<t>(p, o, warp, n_warp, part + at * THIN_PART);
     __syncthreads();
     // Each half brings its products to an end, in the place of its first warp's sums.
     float *mine = part + half * n_warp * THIN_PART;

@@ -6,33 +6,11 @@
 // as in service.
 //
 //     cuda_attn_bench [--device cuda:N] [--tiny]   (tiny: to see that it works)
-#include "kernels/kernels.h"
-#include "proto/base/clock.h"
+#include "tests/bench/device_bench.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 5, PAGE_TOK = 64, BATCH_MAX = 64, LAYERS_MAX = 16 };
-
-struct bench {
-    struct kernels *k;
-    bool tiny;
-    double read_bytes_per_s;
-    float *out;
-    uint64_t key;
-};
-
-static void *take(struct bench *b, uint64_t bytes)
-{
-    struct err_text why;
-    void *p;
-    if (b->k->ops->take(b->k, bytes, "a benchmark", &p, &why)) {
-        printf("%s\n", why.s);
-        exit(2);
-    }
-    return p;
-}
+enum { PAGE_TOK = 64, BATCH_MAX = 64, LAYERS_MAX = 16 };
 
 // Floats between -1 and 1: a few different ones again and again.
 static float *take_floats(struct bench *b, int64_t n)
@@ -45,57 +23,6 @@ static float *take_floats(struct bench *b, int64_t n)
     for (int64_t at = 0; at < n; at += SOME)
         b->k->ops->put(b->k, p + at, some, (uint64_t)(n - at < SOME ? n - at : SOME) * 4);
     return p;
-}
-
-static void wait_all(struct bench *b)
-{
-    float one;
-    b->k->ops->get(b->k, &one, b->out, sizeof one);
-}
-
-typedef void work_fn(struct bench *b, void *arg);
-
-// Least seconds of a few rounds of `work`. A step with a key is recorded in the second.
-static double seconds_of(struct bench *b, work_fn *work, void *arg, struct kernels_step s)
-{
-    double best = 1e9;
-    for (int i = 0; i < (b->tiny ? 2 : ROUNDS + 3); i++) {
-        wait_all(b);
-        const int64_t from = clock_now_ns();
-        if (!b->k->ops->enter(b->k, &s)) {
-            work(b, arg);
-            b->k->ops->leave(b->k);
-        }
-        wait_all(b);
-        const double t = (double)(clock_now_ns() - from) * 1e-9;
-        if ((i >= 3 || b->tiny) && t < best) best = t;
-    }
-    return best;
-}
-
-struct copy_work {
-    float *from, *to;
-    int64_t n;
-};
-static void copy_once(struct bench *b, void *arg)
-{
-    const struct copy_work *w = arg;
-    b->k->ops->copy(b->k, w->to, w->n, w->from, w->n, 1, w->n);
-}
-
-// A copy reads and writes; what reading alone reaches is a little more, so shares are a little
-// high.
-static void measure_read(struct bench *b)
-{
-    struct copy_work w = {.n = b->tiny ? 1 << 16 : 1 << 28};
-    w.from = take(b, (uint64_t)w.n * 4);
-    w.to = take(b, (uint64_t)w.n * 4);
-    const double t =
-        seconds_of(b, copy_once, &w, (struct kernels_step){.n_tok = 1, .key = ++b->key});
-    b->read_bytes_per_s = 2.0 * 4.0 * (double)w.n / t;
-    printf("# copy %.0f GB/s (read and written)\n", b->read_bytes_per_s / 1e9);
-    b->k->ops->give(b->k, w.from, (uint64_t)w.n * 4);
-    b->k->ops->give(b->k, w.to, (uint64_t)w.n * 4);
 }
 
 struct attn_shape {
@@ -196,7 +123,7 @@ static void bench_decode(struct bench *b, const struct attn_shape *s, enum dtype
             if (sec <= 0) continue;
             printf("decode,%s,%s,%d,%d,%.2f,%.0f,%.3f\n", s->name, dtype_info(t)->name, len,
                    batches[j], sec * 1e6, (double)bytes / sec / 1e9,
-                   (double)bytes / sec / b->read_bytes_per_s);
+                   (double)bytes / sec / b->copy_bytes_per_s);
             fflush(stdout);
         }
 }
@@ -308,8 +235,8 @@ int main(int argc, char **argv)
         printf("%s\n", why.s);
         return 77;
     }
-    b.out = take(&b, 64);
-    measure_read(&b);
+    b.y = take(&b, 64);
+    measure_copy(&b);
     printf(
         "what,shape,type,context,batch or tokens,us,GB/s or TFLOP/s or tokens/s,share of copy\n");
     for (size_t i = 0; i < (b.tiny ? 1 : sizeof shapes / sizeof *shapes); i++)
