@@ -1,7 +1,9 @@
 #include "coordinator/cluster_json.h"
 #include "coordinator/pairs_json.h"
+#include "proto/base/hex.h"
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 enum { REQUESTS_MAX = 256 };
 
@@ -13,10 +15,9 @@ static void str(struct buf *b, const char *key, const char *value)
 
 static void hex(struct buf *b, const char *key, const uint8_t hash[32])
 {
-    buf_printf(b, "\"%s\":\"", key);
-    for (int i = 0; i < 32; i++)
-        buf_printf(b, "%02x", hash[i]);
-    buf_char(b, '"');
+    char text[65];
+    hex_write(hash, 32, text);
+    str(b, key, text);
 }
 
 static void num(struct buf *b, const char *key, double value)
@@ -197,6 +198,7 @@ static void write_device(const struct msg_device *d, struct buf *b)
 static void write_worker(const struct cluster_json *c, const struct fleet_worker *w, struct buf *b)
 {
     const struct fleet_lane *fl = fleet_lane(c->view.fleet, w->lane);
+    const int64_t expires_s = w->tether->link ? w->tether->link->expires_s : 0;
     buf_char(b, '{');
     str(b, "name", w->hello.name), buf_char(b, ',');
     whole(b, "number", w->number), buf_char(b, ',');
@@ -219,6 +221,7 @@ static void write_worker(const struct cluster_json *c, const struct fleet_worker
     whole(b, "fetch_bytes", w->beat.fetch_bytes), buf_char(b, ',');
     num(b, "trip_ms", w->n_trip ? (double)w->trip_us / 1e3 : NAN), buf_char(b, ',');
     num(b, "slow_factor", w->slow_factor), buf_char(b, ',');
+    num(b, "certificate_s", expires_s ? (double)(expires_s - time(NULL)) : NAN), buf_char(b, ',');
     str(b, "road", w->transport), buf_char(b, ','); // to the next stage, or within its own
     whole(b, "failures", fl ? fl->lane.workers[w->number].n_strike : 0), buf_char(b, '}');
 }

@@ -26,7 +26,8 @@
 //                "free_bytes"}, "heartbeat_age_ms", "connected_s", "trip_ms": round trip or null,
 //                "fetched_bytes", "fetch_bytes": of the model, from us; 0: not fetching,
 //                "slow_factor": its time over the planned one, by the others of its lane, while
-//                that is much; else 0, "failures"}],
+//                that is much; else 0, "certificate_s": until its certificate expires, or null
+//                (it has none: a worker of this machine's own process), "failures"}],
 //   "links": [{"from", "to", "transport", "latency_us", "bytes_per_s", "bytes"}],
 //   "kv": {"page_tok", "pages_total", "pages_used", "pages_cached"},
 //   "requests": [{"id", "lane": number, "phase": "queued|prefill|decode", "n_choice", "n_prompt",

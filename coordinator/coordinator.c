@@ -221,6 +221,7 @@ static err_t open_fleet(struct coordinator *c, struct err_text *why)
                              .cluster = cluster_name,
                              .state_dir = c->config.state_dir,
                              .join_listen = c->config.join_listen,
+                             .life_s = c->config.cert_life_s,
                              .want = c->want,
                              .n_lane = c->config.n_lane,
                              .n_expect = c->config.n_expect,

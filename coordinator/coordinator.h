@@ -14,6 +14,7 @@ struct coordinator_config {
     struct door_config door;    // door.listen NULL: no front door (engine below is all there is)
     const char *state_dir;      // CA, certificates, tokens; NULL: no workers from outside
     const char *join_listen;    // "127.0.0.1:30001": where workers dial in; NULL: none
+    int64_t cert_life_s;        // of workers' certificates; 0: 90 days
     struct link **local;        // links of workers in this process, taken over; peer: worker's name
     uint32_t n_local;
     uint32_t n_expect;  // workers to wait for before the first plan, >= 1

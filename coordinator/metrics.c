@@ -1,5 +1,6 @@
 #include "coordinator/metrics.h"
 #include "proto/base/clock.h"
+#include "proto/base/hex.h"
 #include <string.h>
 
 // Upper bounds, ascending, ended by 0; +Inf is added when written.
@@ -263,12 +264,6 @@ static void write_cache_config(struct writer *w)
     }
 }
 
-static void hex(struct buf *b, const uint8_t *data, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        buf_printf(b, "%02x", data[i]);
-}
-
 static void write_plan(struct writer *w)
 {
     struct fleet_stats s = fleet_stats_get(w->v->fleet);
@@ -282,9 +277,10 @@ static void write_plan(struct writer *w)
     head(w, "trireme_plan_id", "gauge", "The plans that serve or load.");
     each_planned(w, i, fl)
     {
-        buf_printf(w->out, "trireme_plan_id{%s,lane=\"%s\",plan=\"", w->labels.data, fl->name);
-        hex(w->out, fl->lane.place.hash, 8);
-        buf_printf(w->out, "\",state=\"%s\"} 1\n", lane_state_name(fl->lane.state));
+        char plan[17];
+        hex_write(fl->lane.place.hash, 8, plan);
+        buf_printf(w->out, "trireme_plan_id{%s,lane=\"%s\",plan=\"%s\",state=\"%s\"} 1\n",
+                   w->labels.data, fl->name, plan, lane_state_name(fl->lane.state));
     }
 }
 
@@ -379,6 +375,11 @@ static double worker_trip(const struct fleet_worker *w)
     return (double)w->trip_us / 1e6;
 }
 
+static double worker_expiry(const struct fleet_worker *w)
+{
+    return w->tether->link ? (double)w->tether->link->expires_s : 0;
+}
+
 static void write_workers(struct writer *w)
 {
     each_worker(w, "worker_up", "gauge", "1: connected and not marked as failed.", worker_up);
@@ -391,6 +392,8 @@ static void write_workers(struct writer *w)
                 "Shortest round trip of the control link, 0: unknown.", worker_trip);
     each_worker(w, "trireme_worker_heartbeat_age_seconds", "gauge", "Since its last heartbeat.",
                 worker_beat_age);
+    each_worker(w, "trireme_worker_certificate_expiry_timestamp_seconds", "gauge",
+                "When its certificate expires, since 1970; 0: it has none.", worker_expiry);
 }
 
 struct stage_metric {

@@ -1,6 +1,6 @@
 #include "coordinator/steer.h"
 
-static uint32_t home_of(const struct steer *s, uint64_t session)
+uint32_t steer_home(const struct steer *s, uint64_t session)
 {
     const struct steer_home *h = &s->homes[session % STEER_HOMES];
     return session && h->session == session ? h->lane : STEER_NONE;
@@ -113,7 +113,7 @@ static uint32_t shortest_queue(const struct steer_lane *lanes, uint32_t n, bool 
 uint32_t steer_choose(const struct steer *s, const struct steer_lane *lanes, uint32_t n,
                       const struct steer_ask *ask)
 {
-    const uint32_t home = home_of(s, ask->session);
+    const uint32_t home = steer_home(s, ask->session);
     uint32_t at = with_room(lanes, n, false, home, ask);
     if (at == STEER_NONE) at = with_room(lanes, n, true, home, ask);
     if (at == STEER_NONE) at = shortest_queue(lanes, n, false, home, ask);

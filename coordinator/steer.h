@@ -2,14 +2,12 @@
 // small table of where each conversation went last.
 //
 //   1. near lanes with room: the one whose prefix cache knows most of the prompt, if that is half
-//   of it
-//      or more: the conversation goes on there; else the one that it was in last; else the one that
-//      is expected to be done first, by its predicted speed, what runs there and what it knows of
-//      the prompt; else the first
+//      of it or more (the conversation goes on there); else the one that the conversation was in
+//      last; else the one that is expected to be done first, by its predicted speed, what runs
+//      there and what it knows of the prompt; else the first
 //   2. far lanes with room, likewise: they take what the near ones cannot take at once
-//   3. all are full: it waits in the near lane that is expected to be done first; far ones only if
-//   there
-//      are no others
+//   3. all are full: it waits in the near lane that is expected to be done first; in a far one only
+//      if there are no others
 //
 // Room: a free slot for every choice and all who wait already, pages for the prompt. Where a lane's
 // speed is not known, shares of the slots in use are compared instead.
@@ -55,4 +53,6 @@ double steer_finish_us(const struct steer_lane *l, const struct steer_ask *ask);
 // Index of a lane, or STEER_NONE: none is open.
 uint32_t steer_choose(const struct steer *s, const struct steer_lane *lanes, uint32_t n,
                       const struct steer_ask *ask);
+// The lane of the session's last request; STEER_NONE: not known.
+uint32_t steer_home(const struct steer *s, uint64_t session);
 void steer_remember(struct steer *s, uint64_t session, uint32_t lane);

@@ -12,9 +12,10 @@ enum {
     CHUNK = 512,      // rows of a prefill step, as the server's
     BALANCE_ROWS = 4, // as coordinator/fleet/place cuts the layers
 };
-// What coordinator, front door and the workers' control threads take of the cores for a step and
-// for each row of it (measured: /proc/PID/task/*/schedstat, workers that are processes).
-static const double CONTROL_US = 120, CONTROL_ROW_US = 30;
+// What coordinator and front door take of the cores for a step and for each row of it, and every
+// worker's control thread for a step (measured: /proc/PID/task/*/schedstat, workers that are
+// processes).
+static const double CONTROL_US = 90, CONTROL_ROW_US = 30, CONTROL_WORKER_US = 30;
 
 err_t bench_predict_device(uint32_t n_threads, bool refresh, struct cluster_device *out,
                            struct err_text *why)
@@ -57,6 +58,7 @@ struct lane {
     struct cluster busy;    // as they are when `n_busy` compute at once
     struct plan plan;       // its cuts
     uint32_t n_stage;
+    struct cluster_link link; // between any two of them
 };
 
 static uint32_t ceil_div(uint32_t a, uint32_t b)
@@ -64,14 +66,15 @@ static uint32_t ceil_div(uint32_t a, uint32_t b)
     return (a + b - 1) / b;
 }
 
-static void fill_cluster(struct cluster *c, const struct cluster_device *d, uint32_t n)
+static void fill_cluster(struct cluster *c, const struct cluster_device *d,
+                         const struct cluster_link *link, uint32_t n)
 {
     c->n_device = (int32_t)n;
     for (uint32_t i = 0; i < n; i++) {
         c->devices[i] = *d;
         snprintf(c->devices[i].name, sizeof c->devices[i].name, "worker-%u", i);
         for (uint32_t k = 0; k < n; k++)
-            if (i != k) c->links[i][k] = cluster_same_host;
+            if (i != k) c->links[i][k] = *link;
     }
 }
 
@@ -93,6 +96,7 @@ static err_t cut(struct lane *l, const struct bench_predict_ask *ask, struct err
                                 .n_stage_max = (int32_t)l->n_stage,
                                 .split = is_group ? ask->split : SPLIT_NONE,
                                 .n_member = is_group ? (int32_t)ask->n_worker : 1,
+                                .divides_dense = true,
                                 .cost = {.kv_tokens = (int64_t)len * ask->batch,
                                          .depth = len / 4,
                                          .batch = BALANCE_ROWS,
@@ -101,33 +105,58 @@ static err_t cut(struct lane *l, const struct bench_predict_ask *ask, struct err
     return plan_make(l->m, &l->busy, &pa, &l->plan, why);
 }
 
-// A step through all stages, and its longest one.
+// What a step takes in each stage, and on the way to the next one.
 struct passage {
+    double stage_us[CLUSTER_DEVICES_MAX], hop_us;
     double sum_us, longest_us;
 };
 
-static struct passage pass(const struct lane *l, const struct cost_step *s)
+static void pass(const struct lane *l, const struct cost_step *s, struct passage *p)
 {
-    struct passage p = {0};
+    p->sum_us = p->longest_us = 0;
+    p->hop_us = l->n_stage > 1 ? (double)cost_hop_ns(l->m, &l->link, s) / 1e3 : 0;
     for (uint32_t i = 0; i < l->n_stage; i++) {
         const struct plan_stage *st = &l->plan.stages[i];
         struct cost_group g = {.share = {.split = st->split, .n_member = st->n_member},
-                               .link = cluster_same_host};
+                               .link = l->link};
         for (int32_t k = 0; k < st->n_member; k++) {
             g.devices[k] = &l->busy.devices[st->members[k].device];
             g.share.part[k] = st->members[k].part;
         }
         const struct cost_time t = cost_time_of(l->m, &g, s, st->layer_from, st->layer_to);
-        const double us = (double)t.ns / 1e3;
-        p.sum_us += us;
-        p.longest_us = fmax(p.longest_us, us);
-        if (l->n_stage > 1) p.sum_us += (double)cost_hop_ns(l->m, &cluster_same_host, s) / 1e3;
+        p->stage_us[i] = (double)t.ns / 1e3;
+        p->sum_us += p->stage_us[i];
+        p->longest_us = fmax(p->longest_us, p->stage_us[i]);
     }
-    return p;
+}
+
+// Stages that compute at once: as many as there are steps and cores for them. Who waits for a step
+// leaves its core to others.
+static void crowd_stages(struct lane *l, const struct bench_predict_ask *ask, uint32_t n_step,
+                         double n_core)
+{
+    uint32_t n = n_step < l->n_stage ? n_step : l->n_stage;
+    while (n > 1 && n * ask->n_threads > n_core)
+        n--;
+    crowd(l, l->n_stage > 1 ? n : 0);
+}
+
+// The cores' time of a step, which all workers' threads and the control threads want.
+static double work_us(const struct lane *l, const struct bench_predict_ask *ask,
+                      const struct passage *p, uint32_t n_draw, double n_core)
+{
+    const double control =
+        CONTROL_US + CONTROL_WORKER_US * ask->n_worker + CONTROL_ROW_US * n_draw;
+    const double threads = fmin(ask->n_threads, n_core);
+    if (l->n_stage > 1 || ask->n_worker == 1) return (p->sum_us * threads + control) / n_core;
+    // Members of a group wait for each other with their cores in hand: what keeps one keeps all.
+    return p->sum_us + (threads * ask->n_worker < n_core ? 0 : control);
 }
 
 // The scheduler deals the running requests out to as many steps as there are stages. While one is
 // in a stage the others are in other stages; each must go round before its requests' next tokens.
+// A round takes as long as one step's way, all that the busiest stage does, or all that the cores
+// do, whichever is longest.
 static double decode_tok_s(struct lane *l, const struct bench_predict_ask *ask, double n_core)
 {
     const uint32_t rows = ceil_div(ask->batch, l->n_stage), n_step = ceil_div(ask->batch, rows);
@@ -136,13 +165,12 @@ static double decode_tok_s(struct lane *l, const struct bench_predict_ask *ask, 
                                 .logit_rows = (int32_t)rows,
                                 .depth = ask->n_prompt + ask->n_decode / 2,
                                 .kv_elem_bits = ask->kv_elem_bits};
-    crowd(l, l->n_stage > 1 ? n_step : 0);
-    const struct passage p = pass(l, &s);
-    double round_us = fmax(p.sum_us, n_step * p.longest_us);
-    const uint32_t n_busy = l->n_stage > 1 ? n_step : ask->n_worker;
-    // With all cores busy what else is to be done is done instead.
-    if (n_busy * ask->n_threads >= n_core)
-        round_us += n_step * (CONTROL_US + CONTROL_ROW_US * rows) / n_core;
+    struct passage p;
+    crowd_stages(l, ask, n_step, n_core);
+    pass(l, &s, &p);
+    double round_us = p.sum_us + p.hop_us * l->n_stage; // the last one: ids to the first stage
+    round_us = fmax(round_us, n_step * p.longest_us);
+    round_us = fmax(round_us, n_step * work_us(l, ask, &p, rows, n_core));
     return ask->batch * 1e6 / round_us;
 }
 
@@ -159,12 +187,13 @@ static uint32_t piece_of(const struct lane *l, uint32_t n_prompt)
     return piece < CHUNK ? piece : CHUNK;
 }
 
-// Pieces follow each other through the stages; only the last draws a token.
+// Pieces follow each other through the stages, each when its stage is free; only the last draws a
+// token. Not faster than the cores do it all.
 static double prompt_tok_s(struct lane *l, const struct bench_predict_ask *ask, double n_core)
 {
     const uint32_t most = piece_of(l, ask->n_prompt), n_piece = ceil_div(ask->n_prompt, most);
-    double us = 0;
-    crowd(l, n_piece < l->n_stage ? n_piece : 0);
+    double free_us[CLUSTER_DEVICES_MAX] = {0}, all_us = 0; // when a stage is done with its pieces
+    crowd_stages(l, ask, n_piece, n_core);
     for (uint32_t i = 0; i < n_piece; i++) {
         const uint32_t from = i * most, rows = i + 1 < n_piece ? most : ask->n_prompt - from;
         const struct cost_step s = {.rows = (int32_t)rows,
@@ -172,11 +201,16 @@ static double prompt_tok_s(struct lane *l, const struct bench_predict_ask *ask, 
                                     .logit_rows = i + 1 == n_piece,
                                     .depth = from,
                                     .kv_elem_bits = ask->kv_elem_bits};
-        const struct passage p = pass(l, &s);
-        us += i + 1 < n_piece ? p.longest_us : p.sum_us;
-        us += (CONTROL_US + CONTROL_ROW_US) / n_core;
+        struct passage p;
+        double us = 0;
+        pass(l, &s, &p);
+        for (uint32_t k = 0; k < l->n_stage; k++) {
+            us = fmax(us + (k ? p.hop_us : 0), free_us[k]) + p.stage_us[k];
+            free_us[k] = us;
+        }
+        all_us += work_us(l, ask, &p, 1, n_core);
     }
-    return ask->n_prompt * 1e6 / us;
+    return ask->n_prompt * 1e6 / fmax(all_us, free_us[l->n_stage - 1]);
 }
 
 err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
@@ -186,7 +220,8 @@ err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
     struct lane *l = calloc(1, sizeof *l);
     if (!l) return err_say(why, ERR_MEMORY, "out of memory");
     l->m = m;
-    fill_cluster(&l->cluster, d, ask->n_worker);
+    l->link = ask->link.bytes_per_s > 0 ? ask->link : cluster_same_host;
+    fill_cluster(&l->cluster, d, &l->link, ask->n_worker);
     err_t e = cut(l, ask, why);
     if (!e)
         *out = (struct bench_predict){decode_tok_s(l, ask, d->host_cores),

@@ -3,9 +3,15 @@
 #include "proto/base/json.h"
 
 #include <curl/curl.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum {
+    CONNECT_MS = 5000,
+    SILENCE_S = 60, // a server says something more often, also while it reads a long prompt
+};
 
 struct transfer {
     CURL *curl;
@@ -26,11 +32,13 @@ static size_t on_data(char *data, size_t size, size_t n, void *arg)
     return t->piece(t->arg, data, size * n) ? size * n : 0;
 }
 
-static void read_key(const struct client_config *c, char *header, size_t size)
+static err_t read_key(const struct client_config *c, char *header, size_t size,
+                      struct err_text *why)
 {
     char key[512] = "";
     const char *env = getenv("TRIREME_API_KEY");
     FILE *f = c->key_file ? fopen(c->key_file, "r") : NULL;
+    if (c->key_file && !f) return err_say(why, ERR_CONFIG, "%s: %s", c->key_file, strerror(errno));
     if (f) {
         if (!fgets(key, sizeof key, f)) key[0] = 0;
         fclose(f);
@@ -40,6 +48,7 @@ static void read_key(const struct client_config *c, char *header, size_t size)
     key[strcspn(key, "\r\n")] = 0;
     header[0] = 0;
     if (key[0]) snprintf(header, size, "Authorization: Bearer %s", key);
+    return OK;
 }
 
 static err_t refused(struct transfer *t, const char *url, long status, struct err_text *why)
@@ -59,18 +68,21 @@ err_t client_request(const struct client_config *c, const char *path, const char
                      client_piece_fn *piece, void *arg, struct err_text *why)
 {
     char url[2048], auth[600];
+    err_t err = read_key(c, auth, sizeof auth, why);
+    if (err) return err;
     CURL *curl = curl_easy_init();
     if (!curl) return err_say(why, ERR_MEMORY, "out of memory");
     struct transfer t = {.curl = curl, .piece = piece, .arg = arg, .error_body.max = 1 << 20};
     snprintf(url, sizeof url, "%s%s", c->url, path);
-    read_key(c, auth, sizeof auth);
     struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
     if (auth[0]) headers = curl_slist_append(headers, auth);
     curl_easy_setopt(curl, CURLOPT_URL, url);
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(curl, CURLOPT_PROXY, ""); // a cluster is never asked through a proxy
-    curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, 5000L);
+    curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
+    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, (long)SILENCE_S);
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, &t);
     if (c->ca_file) curl_easy_setopt(curl, CURLOPT_CAINFO, c->ca_file);
@@ -78,7 +90,6 @@ err_t client_request(const struct client_config *c, const char *path, const char
     CURLcode code = curl_easy_perform(curl);
     long status = 0;
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-    err_t err = OK;
     if (code == CURLE_WRITE_ERROR)
         err = err_say(why, ERR_CANCELLED, "stopped");
     else if (code)

@@ -7,6 +7,7 @@ int cmd_serve(int argc, char **argv);
 int cmd_worker(int argc, char **argv);
 int cmd_store(int argc, char **argv);
 int cmd_token(int argc, char **argv);
+int cmd_trust(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
 int cmd_plan(int argc, char **argv);

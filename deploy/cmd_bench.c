@@ -19,6 +19,8 @@ struct bench_args {
     const char *path, *batches, *workers, *perplexity;
     uint32_t depth, n_prompt, n_decode, window, windows, kv_choice;
     uint32_t split; // enum share_split, of predictions
+    const char *link_text;
+    struct cluster_link link;
     bool json, predict, kept_rates, ops;
 };
 
@@ -190,6 +192,7 @@ static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint3
                                     .batch = batch,
                                     .n_prompt = a->n_prompt,
                                     .n_decode = a->n_decode,
+                                    .link = a->link,
                                     .kv_elem_bits = dtype_kv_bits((enum dtype)a->b.kv_dtype)};
     struct cluster_device d;
     struct bench_predict p, real;
@@ -218,6 +221,20 @@ static err_t measure_again(const struct bench_args *a, const uint32_t *workers, 
     return err;
 }
 
+static err_t parse_link(struct bench_args *a, struct err_text *why)
+{
+    char end;
+    struct cluster_link *l = &a->link;
+    if (!a->link_text) return OK;
+    if (sscanf(a->link_text, "%lf,%lf%c", &l->latency_us, &l->bytes_per_s, &end) != 2 ||
+        !(l->latency_us >= 0 && l->latency_us <= 1e7) ||
+        !(l->bytes_per_s >= 1 && l->bytes_per_s <= 1e16))
+        return err_say(why, ERR_INVALID,
+                       "--link %.40s, wanted US,BYTES: 0 to 1e7 microseconds, 1 to 1e16 bytes/s",
+                       a->link_text);
+    return OK;
+}
+
 // One worker against what this process measures (not with --json); for more workers the prediction
 // alone: tests/bench/predict.py measures those as processes.
 static err_t predict(struct bench_args *a, const uint32_t *batches, uint32_t n,
@@ -227,6 +244,7 @@ static err_t predict(struct bench_args *a, const uint32_t *batches, uint32_t n,
     bool is_first = true;
     if (parse_list("--workers", a->workers, CLUSTER_DEVICES_MAX, workers, &n_worker))
         return err_say(why, ERR_INVALID, "no list of numbers of workers");
+    if (parse_link(a, why)) return ERR_INVALID;
     struct cost_model *m = malloc(sizeof *m);
     if (!m) return err_say(why, ERR_MEMORY, "out of memory");
     cost_of_model(a->b.model, m);
@@ -380,6 +398,8 @@ int cmd_bench(int argc, char **argv)
          0},
         {"split", OPT_CHOICE, &a.split, "layers|tensor|experts",
          "of predictions: how they share the model (layers)", 0, 0},
+        {"link", OPT_STR, &a.link_text, "US,BYTES",
+         "of predictions: workers' latency and bytes/s, as `status` has them (of one host)", 0, 0},
         {"kept-rates", OPT_FLAG, &a.kept_rates, NULL,
          "of predictions: by operations measured before", 0, 0},
         {"profile", OPT_FLAG, &a.b.profile, NULL, "where the time of a step goes", 0, 0},

@@ -99,6 +99,7 @@ int cmd_doctor(int argc, char **argv)
     log_set_level(LOG_ERROR);
     const uint64_t available = doctor_machine(&ask, d);
     doctor_road(&ask, d);
+    doctor_groups(d);
     if (ask.model) doctor_model(&ask, available, d);
     if (ask.client.url) doctor_server(&ask, d);
     if (json)

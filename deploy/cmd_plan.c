@@ -4,6 +4,7 @@
 #include "deploy/here.h"
 #include "deploy/opts.h"
 #include "proto/base/buf.h"
+#include "proto/base/hex.h"
 #include "topology/plan_rank.h"
 
 #include <stdio.h>
@@ -60,13 +61,13 @@ static void json_stage(struct buf *b, const struct cluster *c, const struct plan
 
 static void json_plan(struct buf *b, const struct cluster *c, const struct plan *p)
 {
-    buf_str(b, "{\"hash\":\"");
-    for (int i = 0; i < 32; i++)
-        buf_printf(b, "%02x", p->hash[i]);
+    char hash[65];
+    hex_write(p->hash, 32, hash);
     buf_printf(b,
-               "\",\"decode_us\":%.1f,\"bottleneck_us\":%.1f,\"stream_tok_s\":%.2f,"
+               "{\"hash\":\"%s\",\"decode_us\":%.1f,\"bottleneck_us\":%.1f,\"stream_tok_s\":%.2f,"
                "\"total_tok_s\":%.2f,\"prefill_tok_s\":%.2f,\"stages\":[",
-               p->decode_us, p->bottleneck_us, p->stream_tok_s, p->total_tok_s, p->prefill_tok_s);
+               hash, p->decode_us, p->bottleneck_us, p->stream_tok_s, p->total_tok_s,
+               p->prefill_tok_s);
     for (int32_t i = 0; i < p->n_stage; i++) {
         if (i) buf_char(b, ',');
         json_stage(b, c, &p->stages[i]);
@@ -128,6 +129,7 @@ static err_t make(const struct plan_args *a, const struct model *m, const struct
                                  .n_stage_min = (int32_t)a->stages,
                                  .n_stage_max = (int32_t)a->stages,
                                  .split = splits[a->split],
+                                 .divides_dense = true,
                                  .cost = cost_ask_of(a->ctx ? a->ctx : ctx, (int32_t)a->batch)};
     err_t err = plan_rank(cost, c, &ask, &r, why);
     if (!err && a->json)

@@ -34,7 +34,7 @@ struct serve {
     const char *model, *cluster_file, *parts, *api_key_file, *tls_cert, *tls_key, *device,
         *share_text, *transports, *devices;
     double device_memory;
-    uint32_t n_worker, n_local, n_threads;
+    uint32_t n_worker, n_local, n_threads, cert_life_s;
     bool deterministic;
     uint32_t kv_choice, road_choice, group_choice;
     bool has_workers_option, verbose, profile;
@@ -224,6 +224,7 @@ static err_t prepare(struct serve *s, struct err_text *why)
     if (is_shared && !s->share_text) s->device_memory = 1.0 / own;
     if (!c->n_expect) c->n_expect = own ? own : 1;
     c->n_home = own;
+    c->cert_life_s = s->cert_life_s;
     if (!s->n_local && !c->join_listen) c->join_listen = "127.0.0.1:0";
     if (!c->join_listen) c->state_dir = NULL;
     return err;
@@ -262,6 +263,9 @@ static int serve(struct serve *s)
     struct local_worker locals[LOCAL_MAX] = {0};
     struct link *far[LOCAL_MAX] = {0};
     struct coordinator *co = NULL;
+    struct sigaction sa = {.sa_handler = on_signal};
+    sigaction(SIGTERM, &sa, NULL);
+    sigaction(SIGINT, &sa, NULL);
     err_t err = prepare(s, &why);
     if (!err) err = locals_start(locals, s, far, &why);
     if (!err) err = coordinator_open(&s->c, &co, &why);
@@ -295,6 +299,9 @@ int cmd_serve(int argc, char **argv)
          0, 0},
         {"join-listen", OPT_STR, &c->join_listen, "ADDR:PORT",
          "where workers dial in (127.0.0.1, any port)", 0, 0},
+        {"cert-life", OPT_U32, &s.cert_life_s, "S",
+         "seconds for which workers' certificates are good; they renew them (7776000: 90 days)", 1,
+         INT32_MAX},
         {"expect", OPT_U32, &c->n_expect, "N", "workers to wait for before the first plan", 1, 64},
         {"lanes", OPT_U32, &c->n_lane, "N",
          "complete copies of the model that the near workers make (1)", 1, FLEET_LANES_MAX / 2},
@@ -374,8 +381,5 @@ int cmd_serve(int argc, char **argv)
     if (!s.has_workers_option) s.n_worker = 0;
     if (s.verbose) log_set_level(LOG_DEBUG);
     log_set_who("coordinator");
-    struct sigaction sa = {.sa_handler = on_signal};
-    sigaction(SIGTERM, &sa, NULL);
-    sigaction(SIGINT, &sa, NULL);
     return serve(&s);
 }

@@ -5,7 +5,7 @@
 #include "deploy/experts_view.h"
 #include "deploy/opts.h"
 #include "deploy/pairs.h"
-#include "proto/base/json.h"
+#include "deploy/said.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -21,32 +21,6 @@ static void on_signal(int sig)
     stop = 1;
 }
 
-// -- reading, with a value for whatever is missing --
-
-static const char *str(const struct json *j, const char *key)
-{
-    const struct json *v = json_get(j, key);
-    return v && v->kind == J_STR ? v->str.s : "";
-}
-
-static double num(const struct json *j, const char *key)
-{
-    return json_number(json_get(j, key), 0);
-}
-
-static bool flag(const struct json *j, const char *key)
-{
-    const struct json *v = json_get(j, key);
-    return v && v->kind == J_BOOL && v->b;
-}
-
-static size_t items(const struct json *j, const char *key, const struct json **at)
-{
-    const struct json *v = json_get(j, key);
-    *at = v && v->kind == J_ARR ? v->arr.items : NULL;
-    return *at ? v->arr.n : 0;
-}
-
 static void bytes(char *out, size_t size, double n)
 {
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
@@ -60,7 +34,7 @@ static void bytes(char *out, size_t size, double n)
 
 static double sum_bytes(const struct json *j)
 {
-    return num(j, "weight_bytes") + num(j, "kv_bytes") + num(j, "work_bytes");
+    return said_num(j, "weight_bytes") + said_num(j, "kv_bytes") + said_num(j, "work_bytes");
 }
 
 // -- drawing --
@@ -68,15 +42,17 @@ static double sum_bytes(const struct json *j)
 static void draw_head(const struct json *j)
 {
     const struct json *model = json_get(j, "model"), *totals = json_get(j, "totals");
-    printf("%s: %s%s%s   epoch %.0f   up %.0f s\n", str(j, "cluster"), str(j, "state"),
-           *str(j, "reason") ? ", " : "", str(j, "reason"), num(j, "epoch"), num(j, "uptime_s"));
-    printf("model %s (%s), %.0f layers, context %.0f\n", str(model, "id"), str(model, "arch"),
-           num(model, "n_layer"), num(model, "ctx"));
+    printf("%s: %s%s%s   epoch %.0f   up %.0f s\n", said_str(j, "cluster"), said_str(j, "state"),
+           *said_str(j, "reason") ? ", " : "", said_str(j, "reason"), said_num(j, "epoch"),
+           said_num(j, "uptime_s"));
+    printf("model %s (%s), %.0f layers, context %.0f\n", said_str(model, "id"),
+           said_str(model, "arch"), said_num(model, "n_layer"), said_num(model, "ctx"));
     printf("%.1f tokens/s   %.0f running, %.0f waiting   %.0f tokens generated, %.0f%% of prompt "
            "tokens "
            "cached\n",
-           num(totals, "tokens_per_s"), num(totals, "running"), num(totals, "waiting"),
-           num(totals, "generated_tokens"), num(totals, "prefix_hit_share") * 100);
+           said_num(totals, "tokens_per_s"), said_num(totals, "running"),
+           said_num(totals, "waiting"), said_num(totals, "generated_tokens"),
+           said_num(totals, "prefix_hit_share") * 100);
 }
 
 static void draw_load(const struct json *m)
@@ -84,27 +60,29 @@ static void draw_load(const struct json *m)
     char planned[32], used[32];
     bytes(planned, sizeof planned, sum_bytes(json_get(m, "planned")));
     bytes(used, sizeof used, sum_bytes(json_get(m, "used")));
-    printf("memory %s planned, %s used   busy %.0f%%", planned, used, num(m, "busy_share") * 100);
-    if (num(m, "exchange_share") > 0)
-        printf(", %.0f%% waiting for its group", num(m, "exchange_share") * 100);
-    if (num(m, "bubble_share") > 0) printf("   bubble %.0f%%", num(m, "bubble_share") * 100);
-    printf("   %.2f ms a step\n", num(m, "step_ms"));
+    printf("memory %s planned, %s used   busy %.0f%%", planned, used,
+           said_num(m, "busy_share") * 100);
+    if (said_num(m, "exchange_share") > 0)
+        printf(", %.0f%% waiting for its group", said_num(m, "exchange_share") * 100);
+    if (said_num(m, "bubble_share") > 0)
+        printf("   bubble %.0f%%", said_num(m, "bubble_share") * 100);
+    printf("   %.2f ms a step\n", said_num(m, "step_ms"));
 }
 
 static void draw_stage(const struct json *s, size_t i)
 {
     const struct json *layers, *members;
-    size_t n = items(s, "layers", &layers), n_member = items(s, "members", &members);
+    size_t n = said_items(s, "layers", &layers), n_member = said_items(s, "members", &members);
     double from = n == 2 ? json_number(&layers[0], 0) : 0,
            to = n == 2 ? json_number(&layers[1], 0) : 0;
     printf("  stage %zu  %-14s layers %3.0f..%-3.0f %s%s  ", i,
-           n_member > 1 ? str(s, "split") : str(s, "worker"), from, to - 1,
-           flag(s, "embed") ? "+embed " : "", flag(s, "head") ? "+head" : "");
+           n_member > 1 ? said_str(s, "split") : said_str(s, "worker"), from, to - 1,
+           said_flag(s, "embed") ? "+embed " : "", said_flag(s, "head") ? "+head" : "");
     if (n_member <= 1) draw_load(s);
     if (n_member > 1) printf("%zu workers\n", n_member);
     for (size_t k = 0; n_member > 1 && k < n_member; k++) {
-        printf("           %-14s %3.0f%% of it  ", str(&members[k], "worker"),
-               num(&members[k], "part") * 100);
+        printf("           %-14s %3.0f%% of it  ", said_str(&members[k], "worker"),
+               said_num(&members[k], "part") * 100);
         draw_load(&members[k]);
     }
 }
@@ -112,12 +90,12 @@ static void draw_stage(const struct json *s, size_t i)
 static void draw_lane(const struct json *lane, size_t i)
 {
     const struct json *stages;
-    size_t n = items(lane, "stages", &stages);
+    size_t n = said_items(lane, "stages", &stages);
     printf("\nlane %zu: %s, %zu of %.0f stages, road %s, plan %.12s   %.0f running, %.0f waiting",
-           i, str(lane, "state"), n, num(lane, "n_stage_wanted"), str(lane, "road"),
-           str(lane, "plan"), num(lane, "running"), num(lane, "waiting"));
-    printf("%s%s%s\n", flag(lane, "far") ? "   far away" : "",
-           flag(lane, "draining") ? "   draining: takes no new requests" : "",
+           i, said_str(lane, "state"), n, said_num(lane, "n_stage_wanted"), said_str(lane, "road"),
+           said_str(lane, "plan"), said_num(lane, "running"), said_num(lane, "waiting"));
+    printf("%s%s%s\n", said_flag(lane, "far") ? "   far away" : "",
+           said_flag(lane, "draining") ? "   draining: takes no new requests" : "",
            n ? "" : "   (no workers)");
     for (size_t k = 0; k < n; k++)
         draw_stage(&stages[k], k);
@@ -126,60 +104,65 @@ static void draw_lane(const struct json *lane, size_t i)
 static void draw_lanes(const struct json *j)
 {
     const struct json *lanes;
-    size_t n_lane = items(j, "lanes", &lanes);
+    size_t n_lane = said_items(j, "lanes", &lanes);
     for (size_t i = 0; i < n_lane; i++)
         draw_lane(&lanes[i], i);
     const struct json *kv = json_get(j, "kv");
-    double total = num(kv, "pages_total"), used = num(kv, "pages_used");
+    double total = said_num(kv, "pages_total"), used = said_num(kv, "pages_used");
     printf("  kv       %.0f of %.0f pages used (%.0f%%), %.0f cached\n", used, total,
-           total > 0 ? used / total * 100 : 0, num(kv, "pages_cached"));
+           total > 0 ? used / total * 100 : 0, said_num(kv, "pages_cached"));
 }
 
 static void draw_workers(const struct json *j)
 {
     const struct json *workers, *links;
-    size_t n = items(j, "workers", &workers);
+    size_t n = said_items(j, "workers", &workers);
     printf("\nworkers\n");
     for (size_t i = 0; i < n; i++) {
         const struct json *w = &workers[i], *d = json_get(w, "device"), *m = json_get(w, "mem");
         char free_mem[32];
-        bytes(free_mem, sizeof free_mem, num(m, "free_bytes"));
-        printf("  %-14s %-9s %s pid %.0f   %s, %s, %.0f threads", str(w, "name"), str(w, "state"),
-               str(w, "host"), num(w, "pid"), str(d, "name"), str(d, "isa"), num(d, "threads"));
-        if (num(d, "read_bytes_per_s") > 0)
-            printf(", reads %.1f GB/s, int8 %.0f GOP/s", num(d, "read_bytes_per_s") * 1e-9,
-                   num(d, "int8_ops_per_s") * 1e-9);
-        printf("   %s   %s free   heard %.0f ms ago", str(w, "lane"), free_mem,
-               num(w, "heartbeat_age_ms"));
-        if (num(w, "trip_ms") > 1) printf("   round trip %.1f ms", num(w, "trip_ms"));
-        if (num(w, "slow_factor") > 0)
-            printf("   SLOW: %.1f times what was planned", num(w, "slow_factor"));
-        const double all = num(w, "fetch_bytes");
-        if (all > 0) printf("   fetching: %.0f%%", 100 * num(w, "fetched_bytes") / all);
+        bytes(free_mem, sizeof free_mem, said_num(m, "free_bytes"));
+        printf("  %-14s %-9s %s pid %.0f   %s, %s, %.0f threads", said_str(w, "name"),
+               said_str(w, "state"), said_str(w, "host"), said_num(w, "pid"), said_str(d, "name"),
+               said_str(d, "isa"), said_num(d, "threads"));
+        if (said_num(d, "read_bytes_per_s") > 0)
+            printf(", reads %.1f GB/s, int8 %.0f GOP/s", said_num(d, "read_bytes_per_s") * 1e-9,
+                   said_num(d, "int8_ops_per_s") * 1e-9);
+        printf("   %s   %s free   heard %.0f ms ago", said_str(w, "lane"), free_mem,
+               said_num(w, "heartbeat_age_ms"));
+        if (said_num(w, "trip_ms") > 1) printf("   round trip %.1f ms", said_num(w, "trip_ms"));
+        if (said_num(w, "slow_factor") > 0)
+            printf("   SLOW: %.1f times what was planned", said_num(w, "slow_factor"));
+        const struct json *left = json_get(w, "certificate_s");
+        if (left && left->kind != J_NULL)
+            printf("   certificate: %.0f days left", json_number(left, 0) / 86400);
+        const double all = said_num(w, "fetch_bytes");
+        if (all > 0) printf("   fetching: %.0f%%", 100 * said_num(w, "fetched_bytes") / all);
         printf("\n");
     }
-    n = items(j, "links", &links);
+    n = said_items(j, "links", &links);
     if (n) printf("\nlinks\n");
     for (size_t i = 0; i < n; i++) {
         char moved[32];
-        bytes(moved, sizeof moved, num(&links[i], "bytes"));
-        printf("  %s -> %s   %s   %.1f us   %.2f GB/s   %s moved\n", str(&links[i], "from"),
-               str(&links[i], "to"), str(&links[i], "transport"), num(&links[i], "latency_us"),
-               num(&links[i], "bytes_per_s") * 1e-9, moved);
+        bytes(moved, sizeof moved, said_num(&links[i], "bytes"));
+        printf("  %s -> %s   %s   %.1f us   %.2f GB/s   %s moved\n", said_str(&links[i], "from"),
+               said_str(&links[i], "to"), said_str(&links[i], "transport"),
+               said_num(&links[i], "latency_us"), said_num(&links[i], "bytes_per_s") * 1e-9, moved);
     }
 }
 
 static void draw_requests(const struct json *j)
 {
     const struct json *requests;
-    size_t n = items(j, "requests", &requests);
+    size_t n = said_items(j, "requests", &requests);
     if (!n) return;
     printf("\nrequests\n");
     for (size_t i = 0; i < n && i < 20; i++) {
         const struct json *r = &requests[i];
         printf("  %-34s %-8s prompt %.0f of %.0f (%.0f cached), %.0f generated, %.1f s\n",
-               str(r, "id"), str(r, "phase"), num(r, "n_prefilled"), num(r, "n_prompt"),
-               num(r, "n_cached"), num(r, "n_generated"), num(r, "age_s"));
+               said_str(r, "id"), said_str(r, "phase"), said_num(r, "n_prefilled"),
+               said_num(r, "n_prompt"), said_num(r, "n_cached"), said_num(r, "n_generated"),
+               said_num(r, "age_s"));
     }
     if (n > 20) printf("  and %zu more\n", n - 20);
 }
@@ -259,9 +242,6 @@ int cmd_status(int argc, char **argv)
                                   "Shows lanes, stages, workers, links and requests.", opts, 0, 0};
     int code = opts_parse(&spec, argc, argv, NULL);
     if (code >= 0) return code;
-    struct sigaction sa = {.sa_handler = on_signal};
-    sigaction(SIGINT, &sa, NULL);
-    sigaction(SIGTERM, &sa, NULL);
     struct err_text why = {0};
     err_t err = OK;
     if (cluster_file) {
@@ -271,6 +251,12 @@ int cmd_status(int argc, char **argv)
     if (experts) {
         err = draw_experts(&client, json, &why);
         return err ? cmd_fail(err, &why) : 0;
+    }
+    // The first signal lets a picture be drawn to its end.
+    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    if (watch) {
+        sigaction(SIGINT, &sa, NULL);
+        sigaction(SIGTERM, &sa, NULL);
     }
     err = draw(&client, json, watch, &why);
     while (watch && !stop) {

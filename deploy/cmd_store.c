@@ -2,6 +2,7 @@
 #include "deploy/cmd.h"
 #include "deploy/opts.h"
 #include "proto/base/buf.h"
+#include "proto/base/hex.h"
 #include "worker/store_keep.h"
 
 #include <inttypes.h>
@@ -11,12 +12,6 @@
 #include <time.h>
 #include <unistd.h>
 
-static void hex_of(const struct store_copy *c, char out[65])
-{
-    for (int i = 0; i < 32; i++)
-        snprintf(out + 2 * i, 3, "%02x", c->hash[i]);
-}
-
 static void print_json(const struct store_copy *copies, uint32_t n)
 {
     struct buf b = {0};
@@ -24,7 +19,7 @@ static void print_json(const struct store_copy *copies, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         const struct store_copy *c = &copies[i];
         char hex[65];
-        hex_of(c, hex);
+        hex_write(c->hash, sizeof c->hash, hex);
         buf_printf(&b, "%s{\"hash\":\"%s\",\"file\":", i ? "," : "", hex);
         buf_json_str(&b, c->file, strlen(c->file));
         buf_printf(&b,
@@ -47,7 +42,7 @@ static void print_copies(const char *dir, const struct store_copy *copies, uint3
         const time_t at = c->used_s;
         char hex[65], day[32];
         struct tm tm;
-        hex_of(c, hex);
+        hex_write(c->hash, sizeof c->hash, hex);
         strftime(day, sizeof day, "%Y-%m-%d %H:%M", localtime_r(&at, &tm));
         printf("%.12s  %s  %10.1f of %10.1f MiB  %-10s %s\n", hex, day, (double)c->disk_bytes / mib,
                (double)c->model_bytes / mib, c->is_whole ? "whole" : "in parts", c->file);
@@ -56,21 +51,32 @@ static void print_copies(const char *dir, const struct store_copy *copies, uint3
     printf("%u copies in %s, %.1f MiB\n", n, dir, (double)sum / mib);
 }
 
+// The model's copy, and what is left of one in parts.
 static err_t remove_one(const char *dir, const struct store_copy *copies, uint32_t n,
                         const char *start, struct err_text *why)
 {
     const struct store_copy *found = NULL;
     for (uint32_t i = 0; i < n; i++) {
         char hex[65];
-        hex_of(&copies[i], hex);
+        hex_write(copies[i].hash, sizeof copies[i].hash, hex);
         if (strncmp(hex, start, strlen(start))) continue;
-        if (found)
+        if (found && memcmp(found->hash, copies[i].hash, sizeof found->hash))
             return err_say(why, ERR_CONFIG, "several copies begin with %.64s: tell more of it",
                            start);
         found = &copies[i];
     }
     if (!found) return err_say(why, ERR_NOT_FOUND, "no copy in %s begins with %.64s", dir, start);
-    return store_remove(dir, found, why);
+    err_t e = OK;
+    for (uint32_t i = 0; !e && i < n; i++)
+        if (!memcmp(found->hash, copies[i].hash, sizeof found->hash))
+            e = store_remove(dir, &copies[i], why);
+    return e;
+}
+
+static err_t list(const char *dir, struct store_copy *copies, uint32_t *n, struct err_text *why)
+{
+    *n = STORE_COPIES_MAX;
+    return store_copies(dir, copies, n, why);
 }
 
 // Nobody fetches or loads while something is removed.
@@ -80,10 +86,10 @@ static err_t change(const char *dir, const char *start, uint64_t limit, struct s
     int lock = -1;
     err_t e = store_lock(dir, &lock, why);
     if (e) return e;
-    if (start) e = remove_one(dir, copies, *n, start, why);
+    if (start) e = list(dir, copies, n, why);
+    if (!e && start) e = remove_one(dir, copies, *n, start, why);
     if (!e && limit) store_trim(dir, limit, NULL, 0);
-    *n = STORE_COPIES_MAX;
-    if (!e) e = store_copies(dir, copies, n, why);
+    if (!e) e = list(dir, copies, n, why);
     close(lock);
     return e;
 }
@@ -110,11 +116,12 @@ int cmd_store(int argc, char **argv)
     snprintf(usual, sizeof usual, "%s/worker/store", cmd_state_dir(NULL));
     if (!dir) dir = usual;
     struct err_text why = {0};
-    uint32_t n = STORE_COPIES_MAX;
-    struct store_copy *copies = calloc(n, sizeof *copies);
-    err_t e =
-        copies ? store_copies(dir, copies, &n, &why) : err_say(&why, ERR_MEMORY, "out of memory");
-    if (!e && (start || limit)) e = change(dir, start, limit, copies, &n, &why);
+    uint32_t n = 0;
+    struct store_copy *copies = calloc(STORE_COPIES_MAX, sizeof *copies);
+    err_t e = copies ? OK : err_say(&why, ERR_MEMORY, "out of memory");
+    if (!e)
+        e = start || limit ? change(dir, start, limit, copies, &n, &why)
+                           : list(dir, copies, &n, &why);
     if (!e && json) print_json(copies, n);
     if (!e && !json) print_copies(dir, copies, n);
     free(copies);

@@ -48,9 +48,12 @@ static int run(struct worker_config *c, struct join *j)
     struct err_text why = {0};
     struct worker *w = NULL;
     c->dial = join_dial;
+    c->renewal = join_renewal;
+    c->renewed = join_renewed;
     c->dial_arg = j;
     c->name = j->name;
-    err_t err = worker_open(c, &w, &why);
+    err_t err = join_open(j, &why);
+    if (!err) err = worker_open(c, &w, &why);
     if (!err) err = worker_run(w, &stop, &why);
     if (w) worker_close(w);
     join_fini(j);

@@ -2,6 +2,7 @@
 
 #include "proto/base/buf.h"
 #include "proto/base/clock.h"
+#include "proto/base/folder.h"
 #include "proto/base/log.h"
 #include "proto/link/identity.h"
 #include "topology/probe.h"
@@ -14,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,36 +53,38 @@ static err_t member_token(struct crew *c, struct member *m, char *path, size_t s
     return err;
 }
 
+// Of a worker; ended by NULL.
+struct args {
+    const char *at[32];
+    size_t n;
+};
+
+// If it was given a value.
+static void add_option(struct args *a, const char *name, const char *value)
+{
+    if (!value) return;
+    BUG_ON(a->n + 2 >= sizeof a->at / sizeof *a->at);
+    a->at[a->n++] = name;
+    a->at[a->n++] = value;
+}
+
 static void member_exec(struct crew *c, struct member *m, const char *token)
 {
     char threads[16], share[32];
+    struct args a = {.at = {"trireme", "worker"}, .n = 2};
     snprintf(threads, sizeof threads, "%u", c->c.n_threads);
     snprintf(share, sizeof share, "%.6f", c->c.device_memory);
-    const char *argv[24] = {"trireme", "worker", "--join",    c->join,   "--token-file",
-                            token,     "--name", m->name,     "--state", m->state,
-                            "--model", c->model, "--threads", threads,   NULL};
-    int n = 14;
-    if (c->c.device) {
-        argv[n++] = "--device";
-        argv[n++] = c->c.device;
-    }
-    if (c->c.device_memory > 0) {
-        argv[n++] = "--device-memory";
-        argv[n++] = share;
-    }
-    if (c->transports) {
-        argv[n++] = "--transports";
-        argv[n++] = c->transports;
-    }
-    if (c->devices) {
-        argv[n++] = "--devices";
-        argv[n++] = c->devices;
-    }
-    if (c->c.group) {
-        argv[n++] = "--group";
-        argv[n++] = c->c.group;
-    }
-    argv[n] = NULL;
+    add_option(&a, "--join", c->join);
+    add_option(&a, "--token-file", token);
+    add_option(&a, "--name", m->name);
+    add_option(&a, "--state", m->state);
+    add_option(&a, "--model", c->model);
+    add_option(&a, "--threads", threads);
+    add_option(&a, "--device", c->c.device);
+    add_option(&a, "--device-memory", c->c.device_memory > 0 ? share : NULL);
+    add_option(&a, "--transports", c->transports);
+    add_option(&a, "--devices", c->devices);
+    add_option(&a, "--group", c->c.group);
     // A server that is killed takes its workers with it; Ctrl-C reaches the server alone, which
     // lets its streams finish before it ends them.
     prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -90,7 +92,7 @@ static void member_exec(struct crew *c, struct member *m, const char *token)
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    execv("/proc/self/exe", (char *const *)(uintptr_t)argv);
+    execv("/proc/self/exe", (char *const *)(uintptr_t)a.at);
     _exit(127);
 }
 
@@ -177,16 +179,18 @@ err_t crew_start(const struct crew_config *cfg, struct crew **out, struct err_te
     c->model = strdup(cfg->model);
     c->transports = cfg->transports ? strdup(cfg->transports) : NULL;
     c->devices = cfg->devices ? strdup(cfg->devices) : NULL;
+    if (!c->state_dir || !c->model || !c->transports != !cfg->transports ||
+        !c->devices != !cfg->devices) {
+        crew_stop(c);
+        return err_say(why, ERR_MEMORY, "out of memory");
+    }
     uint32_t share = (uint32_t)probe_usable() / cfg->n_worker;
     if (c->c.n_threads == 0) c->c.n_threads = share ? share : 1;
-    char dir[4096];
-    snprintf(dir, sizeof dir, "%s/workers", cfg->state_dir);
-    mkdir(dir, 0700);
     for (uint32_t i = 0; i < cfg->n_worker; i++) {
         struct member *m = &c->members[i];
         snprintf(m->name, sizeof m->name, "local-%u", i + 1);
         snprintf(m->state, sizeof m->state, "%s/workers/local-%u", cfg->state_dir, i + 1);
-        if (mkdir(m->state, 0700) && errno != EEXIST) {
+        if (folder_make(m->state)) {
             err_say(why, ERR_SYSTEM, "%s: cannot make the folder: %s", m->state, strerror(errno));
             crew_stop(c);
             return ERR_SYSTEM;

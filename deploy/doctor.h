@@ -37,6 +37,8 @@ void doctor_add(struct doctor *d, const char *area, enum doctor_level level, con
 uint64_t doctor_machine(const struct doctor_ask *ask, struct doctor *d);
 // doctor_road.c: UCX and the transports that open on the trusted devices.
 void doctor_road(const struct doctor_ask *ask, struct doctor *d);
+// doctor_road.c: how devices hand each other numbers.
+void doctor_groups(struct doctor *d);
 // doctor_model.c: does it open, does it fit, and what computes it.
 void doctor_model(const struct doctor_ask *ask, uint64_t available, struct doctor *d);
 // doctor_road.c: the running server.

@@ -1,6 +1,7 @@
 // What the doctor says of connections: the data road's transports here, and a server elsewhere.
 #include "deploy/doctor.h"
 
+#include "kernels/group.h"
 #include "proto/base/json.h"
 #include "proto/link/port.h"
 #include "proto/wire/wire.h"
@@ -52,6 +53,27 @@ void doctor_road(const struct doctor_ask *ask, struct doctor *d)
         doctor_add(d, "ucx", ok ? DOCTOR_OK : ways[i].without, ok ? NULL : ways[i].remedy,
                    "%s %s on %s", ways[i].what, ok ? "opens" : "is not there", devices);
     }
+}
+
+// From device to device; where that fails the data road is taken, so nothing is bad.
+void doctor_groups(struct doctor *d)
+{
+    struct err_text why = {0};
+    int32_t n = 0, version = 0;
+    if (kernels_count_cuda(&n, NULL) != OK || !n) return; // said of the machine
+    if (kernels_group_nccl(&version, &why) != OK) {
+        doctor_add(d, "nccl", DOCTOR_OK, NULL,
+                   "%.120s: only peers' memory between GPUs, of one machine (TRIREME_NCCL names "
+                   "another file)",
+                   why.s);
+        return;
+    }
+    doctor_add(
+        d, "nccl", DOCTOR_OK, NULL,
+        "version %d.%d.%d; for several workers on one GPU it wants %s, peers' memory nothing",
+        version / 10000, version / 100 % 100, version % 100,
+        version >= KERNELS_NCCL_SHARES_GPU ? "NCCL_MULTI_RANK_GPU_ENABLE=1"
+                                           : "another NCCL_HOSTID for each");
 }
 
 // The string under `key` of what the server answers at `path`.

@@ -1,64 +1,46 @@
 #include "deploy/experts_view.h"
 
-#include "proto/base/json.h"
+#include "deploy/said.h"
 
 #include <stdio.h>
 #include <string.h>
 
 enum { HOTTEST = 5 };
 
-static const char *str(const struct json *j, const char *key)
-{
-    const struct json *v = json_get(j, key);
-    return v && v->kind == J_STR ? v->str.s : "";
-}
-
-static double num(const struct json *j, const char *key)
-{
-    return json_number(json_get(j, key), 0);
-}
-
-static size_t items(const struct json *j, const char *key, const struct json **at)
-{
-    const struct json *v = json_get(j, key);
-    *at = v && v->kind == J_ARR ? v->arr.items : NULL;
-    return *at ? v->arr.n : 0;
-}
-
 // -- who --
 
 static double layers_of(const struct json *experts, double stage)
 {
     const struct json *layers;
-    const size_t n = items(experts, "layers", &layers);
+    const size_t n = said_items(experts, "layers", &layers);
     double sum = 0;
     for (size_t i = 0; i < n; i++)
-        sum += num(&layers[i], "stage") == stage;
+        sum += said_num(&layers[i], "stage") == stage;
     return sum;
 }
 
 static void draw_workers(const struct json *experts)
 {
     const struct json *workers;
-    const size_t n = items(experts, "workers", &workers);
+    const size_t n = said_items(experts, "workers", &workers);
     printf("  %-14s %5s %8s %7s %6s %6s   %s\n", "worker", "stage", "experts", "copies", "part",
            "load", "slowest in");
     for (size_t i = 0; i < n; i++) {
         const struct json *w = &workers[i];
         printf("  %-14s %5.0f %8.0f %7.0f %5.0f%% %5.0f%%   %.0f of %.0f layers\n",
-               str(w, "worker"), num(w, "stage"), num(w, "experts"), num(w, "copies"),
-               100 * num(w, "part"), 100 * num(w, "load"), num(w, "slowest"),
-               layers_of(experts, num(w, "stage")));
+               said_str(w, "worker"), said_num(w, "stage"), said_num(w, "experts"),
+               said_num(w, "copies"), 100 * said_num(w, "part"), 100 * said_num(w, "load"),
+               said_num(w, "slowest"), layers_of(experts, said_num(w, "stage")));
     }
 }
 
 static const char *name_of(const struct json *experts, double stage, double member)
 {
     const struct json *workers;
-    const size_t n = items(experts, "workers", &workers);
+    const size_t n = said_items(experts, "workers", &workers);
     for (size_t i = 0; i < n; i++)
-        if (num(&workers[i], "stage") == stage && num(&workers[i], "member") == member)
-            return str(&workers[i], "worker");
+        if (said_num(&workers[i], "stage") == stage && said_num(&workers[i], "member") == member)
+            return said_str(&workers[i], "worker");
     return "?";
 }
 
@@ -82,12 +64,12 @@ static void note(struct hot *list, int *n, const struct hot *h)
 static void draw_copies(const struct json *experts, const struct hot *h)
 {
     const struct json *copies, *pair;
-    const size_t n = items(h->layer, "copies", &copies);
+    const size_t n = said_items(h->layer, "copies", &copies);
     for (size_t i = 0; i < n; i++) {
         pair = copies[i].kind == J_ARR && copies[i].arr.n == 2 ? copies[i].arr.items : NULL;
         if (pair && json_number(&pair[0], -1) == (double)h->expert)
             printf(", copy at %s",
-                   name_of(experts, num(h->layer, "stage"), json_number(&pair[1], -1)));
+                   name_of(experts, said_num(h->layer, "stage"), json_number(&pair[1], -1)));
     }
 }
 
@@ -96,9 +78,9 @@ static void draw_hottest(const struct json *experts)
     const struct json *layers, *use, *owner;
     struct hot list[HOTTEST] = {{0}};
     int n_hot = 0;
-    const size_t n = items(experts, "layers", &layers);
+    const size_t n = said_items(experts, "layers", &layers);
     for (size_t i = 0; i < n; i++) {
-        const size_t n_expert = items(&layers[i], "use", &use);
+        const size_t n_expert = said_items(&layers[i], "use", &use);
         for (size_t e = 0; e < n_expert; e++) {
             const struct hot h = {&layers[i], e, json_number(&use[e], 0)};
             if (h.use > 0) note(list, &n_hot, &h);
@@ -107,10 +89,11 @@ static void draw_hottest(const struct json *experts)
     if (n_hot) printf("  hottest, of their layer's products\n");
     for (int i = 0; i < n_hot; i++) {
         const struct hot *h = &list[i];
-        const double member =
-            h->expert < items(h->layer, "owner", &owner) ? json_number(&owner[h->expert], -1) : -1;
-        printf("    layer %3.0f expert %4zu  %5.1f%%  at %s", num(h->layer, "layer"), h->expert,
-               100 * h->use, name_of(experts, num(h->layer, "stage"), member));
+        const double member = h->expert < said_items(h->layer, "owner", &owner)
+                                  ? json_number(&owner[h->expert], -1)
+                                  : -1;
+        printf("    layer %3.0f expert %4zu  %5.1f%%  at %s", said_num(h->layer, "layer"),
+               h->expert, 100 * h->use, name_of(experts, said_num(h->layer, "stage"), member));
         draw_copies(experts, h);
         printf("\n");
     }
@@ -119,14 +102,14 @@ static void draw_hottest(const struct json *experts)
 void experts_view_draw(const struct json *cluster)
 {
     const struct json *lanes;
-    const size_t n = items(cluster, "lanes", &lanes);
+    const size_t n = said_items(cluster, "lanes", &lanes);
     bool is_any = false;
     for (size_t i = 0; i < n; i++) {
         const struct json *e = json_get(&lanes[i], "experts");
         if (!e || e->kind != J_OBJ) continue;
         is_any = true;
         printf("\nexperts of %s: %.0f in each layer, %.0f products lately\n",
-               str(&lanes[i], "name"), num(e, "n_expert"), num(e, "products"));
+               said_str(&lanes[i], "name"), said_num(e, "n_expert"), said_num(e, "products"));
         draw_workers(e);
         draw_hottest(e);
     }

@@ -6,6 +6,7 @@
 
 #include <poll.h>
 #include <string.h>
+#include <time.h>
 
 enum { ENROL_MS = 10000 };
 
@@ -63,12 +64,42 @@ static err_t enrol(struct join *j, struct err_text *why)
     return err;
 }
 
+err_t join_open(struct join *j, struct err_text *why)
+{
+    return identity_open_worker(j->state_dir, j->token, &j->id, why);
+}
+
+// Between two connections, so nothing uses the old certificate any more.
+static err_t freshen(struct join *j, struct err_text *why)
+{
+    if (j->id && !identity_is_stale(j->id)) return OK;
+    identity_close(j->id);
+    j->id = NULL;
+    return join_open(j, why);
+}
+
 err_t join_dial(void *arg, struct link **out, struct err_text *why)
 {
     struct join *j = arg;
-    err_t err = j->id ? OK : identity_open_worker(j->state_dir, j->token, &j->id, why);
+    err_t err = freshen(j, why);
     if (!err && !identity_is_enrolled(j->id)) err = enrol(j, why);
     if (!err) err = link_tls_dial(j->address, j->id, out, why);
+    return err;
+}
+
+const char *join_renewal(void *arg)
+{
+    const struct join *j = arg;
+    return identity_renewal(j->id, time(NULL));
+}
+
+err_t join_renewed(void *arg, const char *certificate_pem, struct err_text *why)
+{
+    const struct join *j = arg;
+    err_t err = identity_renewed(j->id, certificate_pem, why);
+    if (!err)
+        log_info("got another certificate, good for %.1f days",
+                 (double)(identity_expires(j->id) - time(NULL)) / 86400);
     return err;
 }
 

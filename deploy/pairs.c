@@ -1,6 +1,6 @@
 #include "deploy/pairs.h"
 
-#include "proto/base/json.h"
+#include "deploy/said.h"
 #include "topology/cluster.h"
 
 #include <ctype.h>
@@ -8,29 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *str(const struct json *j, const char *key)
-{
-    const struct json *v = json_get(j, key);
-    return v && v->kind == J_STR ? v->str.s : "";
-}
-
-static double num(const struct json *j, const char *key)
-{
-    return json_number(json_get(j, key), 0);
-}
-
-static size_t items(const struct json *j, const char *key, const struct json **at)
-{
-    const struct json *v = json_get(j, key);
-    *at = v && v->kind == J_ARR ? v->arr.items : NULL;
-    return *at ? v->arr.n : 0;
-}
-
 // ---- drawing
 
 static bool is_return(const struct json *a, const struct json *b)
 {
-    return strcmp(str(a, "from"), str(b, "to")) == 0 && strcmp(str(a, "to"), str(b, "from")) == 0;
+    return strcmp(said_str(a, "from"), said_str(b, "to")) == 0 &&
+           strcmp(said_str(a, "to"), said_str(b, "from")) == 0;
 }
 
 // One line holds for both ways when the way back says the same.
@@ -38,9 +21,9 @@ static bool is_said(const struct json *pairs, size_t i)
 {
     for (size_t k = 0; k < i; k++)
         if (is_return(&pairs[k], &pairs[i]) &&
-            strcmp(str(&pairs[k], "state"), str(&pairs[i], "state")) == 0 &&
-            num(&pairs[k], "latency_us") == num(&pairs[i], "latency_us") &&
-            num(&pairs[k], "bytes_per_s") == num(&pairs[i], "bytes_per_s"))
+            strcmp(said_str(&pairs[k], "state"), said_str(&pairs[i], "state")) == 0 &&
+            said_num(&pairs[k], "latency_us") == said_num(&pairs[i], "latency_us") &&
+            said_num(&pairs[k], "bytes_per_s") == said_num(&pairs[i], "bytes_per_s"))
             return true;
     return false;
 }
@@ -48,16 +31,17 @@ static bool is_said(const struct json *pairs, size_t i)
 void pairs_draw(const struct json *cluster)
 {
     const struct json *pairs;
-    const size_t n = items(cluster, "pairs", &pairs);
+    const size_t n = said_items(cluster, "pairs", &pairs);
     if (n) printf("\npairs of workers\n");
     for (size_t i = 0; i < n; i++) {
         const struct json *p = &pairs[i];
         if (is_said(pairs, i)) continue;
-        printf("  %-14s -> %-14s %-12s", str(p, "from"), str(p, "to"), str(p, "state"));
-        if (num(p, "bytes_per_s") > 0)
-            printf(" %-8s %8.1f us %8.2f GB/s", str(p, "transport"), num(p, "latency_us"),
-                   num(p, "bytes_per_s") * 1e-9);
-        printf("%s%s\n", *str(p, "why") ? " " : "", str(p, "why"));
+        printf("  %-14s -> %-14s %-12s", said_str(p, "from"), said_str(p, "to"),
+               said_str(p, "state"));
+        if (said_num(p, "bytes_per_s") > 0)
+            printf(" %-8s %8.1f us %8.2f GB/s", said_str(p, "transport"), said_num(p, "latency_us"),
+                   said_num(p, "bytes_per_s") * 1e-9);
+        printf("%s%s\n", *said_str(p, "why") ? " " : "", said_str(p, "why"));
     }
 }
 
@@ -74,50 +58,50 @@ static void clean(char *out, size_t size, const char *name)
 // Names of a cluster file are shorter than those of workers; the number keeps them apart.
 static void name_device(char out[32], const struct json *worker)
 {
-    const char *name = str(worker, "name");
+    const char *name = said_str(worker, "name");
     char cut[32];
     clean(cut, strlen(name) < sizeof cut ? sizeof cut : 24, name);
     if (strlen(name) < sizeof cut)
         snprintf(out, 32, "%s", cut);
     else
-        snprintf(out, 32, "%.23s-%.0f", cut, num(worker, "number"));
+        snprintf(out, 32, "%.23s-%.0f", cut, said_num(worker, "number"));
 }
 
 static void take_worker(const struct json *w, struct cluster_device *d)
 {
     const struct json *device = json_get(w, "device"), *mem = json_get(w, "mem");
-    const struct json *unified = json_get(device, "unified");
     const bool is_cuda = json_is(json_get(device, "kind"), "cuda");
     *d = (struct cluster_device){
         .kind = is_cuda ? CLUSTER_CUDA : CLUSTER_CPU,
-        .threads = is_cuda ? 0 : (int32_t)num(device, "threads"),
-        .mem_bytes = (uint64_t)num(mem, "total_bytes"),
-        .mem_free_bytes = (uint64_t)num(mem, "usable_bytes"),
-        .unified = unified && unified->kind == J_BOOL && unified->b,
-        .read_bytes_per_s = num(device, "read_bytes_per_s"),
-        .int8_ops_per_s = num(device, "int8_ops_per_s"),
-        .f32_flops_per_s = num(device, "f32_flops_per_s"),
-        .host_cores = is_cuda ? 0 : num(device, "n_core"),
-        .host_read_bytes_per_s = is_cuda ? 0 : num(device, "host_read_bytes_per_s"),
+        .threads = is_cuda ? 0 : (int32_t)said_num(device, "threads"),
+        .mem_bytes = (uint64_t)said_num(mem, "total_bytes"),
+        .mem_free_bytes = (uint64_t)said_num(mem, "usable_bytes"),
+        .unified = said_flag(device, "unified"),
+        .read_bytes_per_s = said_num(device, "read_bytes_per_s"),
+        .int8_ops_per_s = said_num(device, "int8_ops_per_s"),
+        .f32_flops_per_s = said_num(device, "f32_flops_per_s"),
+        .host_cores = is_cuda ? 0 : said_num(device, "n_core"),
+        .host_read_bytes_per_s = is_cuda ? 0 : said_num(device, "host_read_bytes_per_s"),
     };
     name_device(d->name, w);
-    clean(d->host, sizeof d->host, str(w, "host"));
+    clean(d->host, sizeof d->host, said_str(w, "host"));
 }
 
 static const struct json *find_pair(const struct json *cluster, const char *from, const char *to)
 {
     const struct json *pairs;
-    const size_t n = items(cluster, "pairs", &pairs);
+    const size_t n = said_items(cluster, "pairs", &pairs);
     for (size_t i = 0; i < n; i++)
-        if (strcmp(str(&pairs[i], "from"), from) == 0 && strcmp(str(&pairs[i], "to"), to) == 0)
+        if (strcmp(said_str(&pairs[i], "from"), from) == 0 &&
+            strcmp(said_str(&pairs[i], "to"), to) == 0)
             return &pairs[i];
     return NULL;
 }
 
 static struct cluster_link take_link(const struct json *pair, bool is_one_host)
 {
-    if (num(pair, "bytes_per_s") > 0)
-        return (struct cluster_link){num(pair, "latency_us"), num(pair, "bytes_per_s")};
+    if (said_num(pair, "bytes_per_s") > 0)
+        return (struct cluster_link){said_num(pair, "latency_us"), said_num(pair, "bytes_per_s")};
     const bool is_broken = json_is(json_get(pair, "state"), "broken");
     return is_one_host && !is_broken ? cluster_same_host : (struct cluster_link){0, 0};
 }
@@ -137,7 +121,7 @@ static void share_memory(struct cluster *c)
 static err_t take_cluster(const struct json *j, struct cluster *c, struct err_text *why)
 {
     const struct json *workers;
-    const size_t n = items(j, "workers", &workers);
+    const size_t n = said_items(j, "workers", &workers);
     if (n == 0) return err_say(why, ERR_CAPACITY, "no worker is connected");
     c->n_device = n < CLUSTER_DEVICES_MAX ? (int32_t)n : CLUSTER_DEVICES_MAX;
     for (int32_t i = 0; i < c->n_device; i++)
@@ -146,7 +130,8 @@ static err_t take_cluster(const struct json *j, struct cluster *c, struct err_te
     for (int32_t i = 0; i < c->n_device; i++) {
         for (int32_t k = 0; k < c->n_device; k++) {
             if (i == k) continue;
-            const struct json *p = find_pair(j, str(&workers[i], "name"), str(&workers[k], "name"));
+            const struct json *p =
+                find_pair(j, said_str(&workers[i], "name"), said_str(&workers[k], "name"));
             c->links[i][k] = take_link(p, strcmp(c->devices[i].host, c->devices[k].host) == 0);
         }
     }

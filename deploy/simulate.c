@@ -420,15 +420,9 @@ static struct request *make_request(struct world *w, uint32_t number)
     return NULL;
 }
 
-static uint32_t home_of(const struct world *w, uint64_t session)
-{
-    const struct steer_home *h = &w->steer.homes[session % STEER_HOMES];
-    return session && h->session == session ? h->lane : STEER_NONE;
-}
-
 static uint32_t choose_lane(struct world *w, const struct request *r)
 {
-    const uint32_t home = home_of(w, r->session);
+    const uint32_t home = steer_home(&w->steer, r->session);
     for (uint32_t i = 0; i < w->n_lane; i++) {
         const struct sim_lane *l = &w->lanes[i];
         const struct sched_stats s = sched_stats_get(l->sched);
@@ -480,6 +474,10 @@ static err_t open_lane(struct world *w, uint32_t i)
     const struct simulate_ask *a = w->ask;
     struct sim_lane *l = &w->lanes[i];
     l->timing = &w->timings[i % a->n_lane];
+    if (a->kv_tokens / PAGE_TOK > STEP_PAGES_MAX)
+        return err_say(w->why, ERR_CONFIG, "a lane keeps %llu tokens, at most %llu are allowed",
+                       (unsigned long long)a->kv_tokens,
+                       (unsigned long long)STEP_PAGES_MAX * PAGE_TOK);
     const struct sched_config c = {
         .epoch = 1,
         .n_stage = l->timing->in_flight - 1,

@@ -15,6 +15,7 @@ static const struct {
     {"worker", cmd_worker, "join a coordinator and compute part of its model"},
     {"store", cmd_store, "list the copies of models that workers have fetched, or remove some"},
     {"token", cmd_token, "make a join token for a worker"},
+    {"trust", cmd_trust, "list the workers that have certificates, revoke them, take it back"},
     {"drain", cmd_drain, "let a worker or lane finish what it does, and leave"},
     {"status", cmd_status, "show lanes, stages, workers, links and requests of a running cluster"},
     {"probe", cmd_probe, "show what this machine is and can do"},

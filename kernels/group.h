@@ -19,6 +19,9 @@ struct kernels_group_config {
     int32_t n_member, member;
     uint32_t roads;     // those that may be offered
     uint64_t row_bytes; // the widest row that is handed over; the same at all members
+    // Not 0: member 0 gives rows to all others, who take them, and nothing else is asked for. About
+    // as many bytes can be on their way; the same at all members.
+    uint64_t queue_bytes;
     int64_t deadline_us;
     // Called again and again in a wait, to notice a stop (ERR_CANCELLED) and to do what must go on.
     err_t (*rest)(void *arg, int64_t since_us, struct err_text *why);
@@ -51,30 +54,57 @@ struct kernels_group_ops {
     void (*send)(struct kernels_group *g, int32_t to, const float *x, const int32_t *row,
                  int64_t n_row, int64_t n_col);
     void (*recv)(struct kernels_group *g, int32_t from, float *y, int64_t n_row, int64_t n_col);
+    // One way (queue_bytes): rows (n_row, n_col) of member 0 for all others, each of which takes
+    // the same numbers in the same order. Member 0 may be ahead; the others wait.
+    void (*give)(struct kernels_group *g, const float *x, int64_t n_row, int64_t n_col);
+    void (*take)(struct kernels_group *g, float *y, int64_t n_row, int64_t n_col);
     // Whether a gather of so many rows can be part of a recorded step.
     bool (*is_recordable)(const struct kernels_group *g, int64_t n_row, int64_t ld);
     // For waits elsewhere: helps the device on where it needs that, and looks for errors.
     err_t (*progress)(struct kernels_group *g, struct err_text *why);
     // First error; OK: none, and all that was asked for is done.
     err_t (*status)(struct kernels_group *g, struct err_text *why);
+    // Ends what is under way; nothing is done any more. Of several groups of a device all are ended
+    // before the first is closed.
+    void (*end)(struct kernels_group *g);
 };
 
 // Takes its memory, and connects to nobody yet. `k` outlives the group. ERR_UNSUPPORTED: no road
 // can be offered (the sentence says why), ERR_MEMORY.
 err_t kernels_group_open(struct kernels *k, const struct kernels_group_config *c,
                          struct kernels_group **out, struct err_text *why);
-// Of the device: each road has two buffers, of these bytes or of the widest row, and a little more.
-enum { KERNELS_GROUP_NCCL_BYTES = 8 << 20, KERNELS_GROUP_PEERS_BYTES = 1 << 20 };
+// What it takes of the device's memory. Of both roads that can be the most: NCCL has for each
+// connection (a ring's, and one with each other member, each KERNELS_NCCL_CTAS times) a buffer of
+// each of its protocols: 4 MiB (NCCL_BUFFSIZE), 4.7 and 0.5; and tables.
+enum {
+    KERNELS_GROUP_NCCL_BYTES = 8 << 20, // each of two buffers, or the widest row
+    KERNELS_GROUP_PEERS_BYTES = 1 << 20,
+    KERNELS_GROUP_SLOT_BYTES = 1 << 20, // one way
+    KERNELS_GROUP_SLOTS_MIN = 4,
+    KERNELS_NCCL_CTAS = 8,
+    KERNELS_NCCL_CONNECTION_BYTES = 10 << 20,
+    KERNELS_NCCL_TABLES_BYTES = 16 << 20,
+};
 static inline uint64_t kernels_group_buffer_bytes(uint64_t least, uint64_t row_bytes)
 {
     return ((row_bytes > least ? row_bytes : least) + 255) / 256 * 256;
 }
-static inline uint64_t kernels_group_bytes(uint64_t row_bytes)
+static inline int32_t kernels_group_slots(uint64_t row_bytes, uint64_t queue_bytes)
 {
-    return 2 * (kernels_group_buffer_bytes(KERNELS_GROUP_NCCL_BYTES, row_bytes) +
-                kernels_group_buffer_bytes(KERNELS_GROUP_PEERS_BYTES, row_bytes)) +
-           (1 << 20);
+    const uint64_t slot = kernels_group_buffer_bytes(KERNELS_GROUP_SLOT_BYTES, row_bytes);
+    const uint64_t n = (queue_bytes + slot - 1) / slot;
+    return n > (uint64_t)KERNELS_GROUP_SLOTS_MIN ? (int32_t)n : (int32_t)KERNELS_GROUP_SLOTS_MIN;
 }
+uint64_t kernels_group_bytes(const struct kernels_group_config *c);
+// Version of the machine's NCCL, 22907 for 2.29.7. ERR_UNSUPPORTED: there is none.
+//
+// Several members on one device: up to 2.29 NCCL refuses two ranks of one host on one device
+// ("Duplicate GPU detected"), and knows hosts by name and boot id or by NCCL_HOSTID, so another
+// NCCL_HOSTID for each worker passes; such members take each other for machines and go over
+// sockets. From 2.30 on NCCL_MULTI_RANK_GPU_ENABLE=1 allows it (experimental, its guide says: two
+// ranks by default; KERNELS_NCCL_CTAS leaves room for more). Peers need neither.
+enum { KERNELS_NCCL_SHARES_GPU = 23000 };
+err_t kernels_group_nccl(int32_t *version, struct err_text *why);
 // Interfaces and adapters that NCCL may use, from a list such as "lo" or "eth0,mlx5_0:1" (NULL:
 // "lo"): through NCCL's own variables, unless they are set. Before there are other threads.
 void kernels_group_trust(const char *devices);

@@ -128,6 +128,26 @@ struct kv_view {
     enum dtype dtype;
 };
 
+// What lies between the projections of a token and attention:
+//     q, key = norm of each head;  turned by rope;  norm of each head without a weight;  q *= scale
+// with norm as in rms_norm, and what is not there left out; each step rounds as if it were an
+// operation of its own. Then keys and values go to their pages, as kv_store does it.
+struct attn_place {
+    float *q;           // (n_tok, n_head, head_dim)
+    float *key;         // (n_tok, n_head_kv, head_dim), spent
+    const float *value; // (n_tok, n_head_kv, head_dim_v)
+    int32_t n_tok, n_head;
+    const float *q_norm, *k_norm; // (head_dim) or NULL: none
+    float eps;
+    const struct rope *rope; // NULL: no turning
+    const float *cos_sin;    // of rope_table
+    bool is_unit;            // the norm without a weight
+    const float *q_scale;    // (n_tok) or NULL
+    struct kv_view kv;       // not v_in_k
+    const struct attn_run *runs; // all n_tok rows
+    int32_t n_run;
+};
+
 struct attn_args {
     const float *q; // (n_tok, n_head, head_dim)
     float *out;     // (n_tok, n_head, head_dim_v); must not alias q
@@ -418,6 +438,7 @@ struct kernels_ops {
     // if v_in_k) of the runs into their pages.
     void (*kv_store)(struct kernels *k, const struct kv_view *kv, const struct attn_run *runs,
                      int32_t n_run, const float *key, const float *value);
+    void (*place)(struct kernels *k, const struct attn_place *a);
     // Causal attention over the pages. Every run's own keys are stored already. Online softmax
     // (Milakov and Gimelshein 2018) over tiles of absolute positions.
     void (*attention)(struct kernels *k, const struct attn_args *a);

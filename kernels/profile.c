@@ -8,7 +8,7 @@
 // clang-format off
 #define PROFILE_OPS(X) \
     X(embed) X(rms_norm) X(add_norm) X(gemm) X(ffn) X(gemm_each) X(gather) X(gather_experts) X(rope_table) X(rope) \
-    X(kv_store) X(attention) X(conv) X(delta) X(route) X(route_sort) X(gemm_experts) X(expert_ffn) X(spread) \
+    X(kv_store) X(place) X(attention) X(conv) X(delta) X(route) X(route_sort) X(gemm_experts) X(expert_ffn) X(spread) \
     X(combine) X(glu) X(gate) X(gate_rows) X(scale_rows) X(add) X(scale) X(softcap) X(argmax) \
     X(finite) X(logsumexp) X(top) X(copy) X(zero) X(put) X(get)
 // clang-format on
@@ -83,6 +83,7 @@ TIMED(gather_experts, (struct kernels *k, const float *x, const int32_t *row, co
 TIMED(rope_table, (struct kernels *k, const struct rope *r, const int32_t *pos, int32_t n_tok, float *cos_sin), r, pos, n_tok, cos_sin)
 TIMED(rope, (struct kernels *k, const struct rope *r, const float *cos_sin, int32_t n_tok, int32_t n_head, int32_t head_dim, float *x), r, cos_sin, n_tok, n_head, head_dim, x)
 TIMED(kv_store, (struct kernels *k, const struct kv_view *kv, const struct attn_run *runs, int32_t n_run, const float *key, const float *value), kv, runs, n_run, key, value)
+TIMED(place, (struct kernels *k, const struct attn_place *a), a)
 TIMED(attention, (struct kernels *k, const struct attn_args *a), a)
 TIMED(conv, (struct kernels *k, const struct conv_args *a), a)
 TIMED(delta, (struct kernels *k, const struct delta_args *a), a)

@@ -3,7 +3,8 @@
 # build/) and with ASan + UBSan and fuzzers (clang, in build/san), and runs everything with ctest.
 #   tests/run.sh          everything
 #   tests/run.sh --quick  no sanitizer build, no fuzzing, no nvcc
-#   tests/run.sh --all    and every fixture on the CUDA kernels
+#   tests/run.sh --all    and every fixture on the CUDA kernels, and each part of what measures a GPU,
+#                         tiny, on the host
 set -eu
 cd "$(dirname "$0")/.."
 quick=${1:-}
@@ -39,4 +40,10 @@ if [ "$quick" != --quick ]; then
 fi
 echo "== all tests, optimised build"
 ctest --test-dir build --output-on-failure -j "$jobs" || status=1
+if [ "$quick" = --all ]; then
+    echo "== tests/bench/gpu.sh on the host"
+    results=$(mktemp -d)
+    OUT=$results tests/bench/gpu.sh run --host build || status=1
+    rm -rf "$results"
+fi
 exit $status

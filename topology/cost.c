@@ -166,6 +166,9 @@ void cost_of_model(const struct model *m, struct cost_model *out)
     out->n_head_kv = s->n_head_kv;
     out->tied_head = s->tied_head;
     out->row_floats = row_floats(s);
+    for (int32_t i = 0; i < m->n_weight; i++)
+        if (m->weights[i].is_matrix && m->weights[i].cols > out->max_cols)
+            out->max_cols = m->weights[i].cols;
     for (int32_t i = 0; i < s->n_layer; i++)
         fill_mixer(&out->layers[i], m, i);
     add_weights(out, m);
@@ -273,11 +276,27 @@ static uint64_t rows_of_step(const struct cost_ask *a)
     return (uint64_t)(a->chunk > a->batch ? a->chunk : a->batch);
 }
 
-// F32 buffers of the largest step, and on the last stage the logits of a decode step.
-static uint64_t workspace_bytes(const struct cost_model *m, const struct cost_ask *a, bool is_last)
+// What a backend takes for itself: the inputs of products in 8 bits, as they are, with what they
+// leave over, and gathered for experts; a GPU's also the partial sums of attention (32 MiB), weights
+// expanded to 16 bits (64), its library of products (32) and the lists of steps (8).
+static uint64_t scratch_bytes(const struct cost_model *m, const struct cost_ask *a,
+                              const struct cluster_device *d)
 {
-    uint64_t logits = is_last ? (uint64_t)a->batch * (uint64_t)m->n_vocab : 0;
-    return 4 * (rows_of_step(a) * m->row_floats + logits);
+    enum { BLOCK_COLS = 32, BLOCK_BYTES = 56, GPU_MIB = 32 + 64 + 32 + 8 };
+    const uint64_t rows = rows_of_step(a) * (m->n_expert ? 1 + 2 * (uint64_t)m->n_used : 2);
+    const uint64_t row = ((uint64_t)m->max_cols / BLOCK_COLS + 1) * BLOCK_BYTES;
+    return rows * row + (d->kind == CLUSTER_CUDA ? (uint64_t)GPU_MIB << 20 : 0);
+}
+
+// F32 buffers of the largest step; on the last stage what the head does at a time (worker/head):
+// inputs, one of them ordered, and logits.
+static uint64_t workspace_bytes(const struct cost_model *m, const struct cost_ask *a,
+                                const struct cluster_device *d, bool is_last)
+{
+    const uint64_t block = d->kind == CLUSTER_CUDA ? 128 : 32, rows = rows_of_step(a);
+    const uint64_t head = (uint64_t)m->n_vocab + 2 * (uint64_t)m->dim;
+    const uint64_t ends = is_last ? (rows < block ? rows : block) * head : 0;
+    return 4 * (rows * m->row_floats + ends) + scratch_bytes(m, a, d);
 }
 
 // As worker/compute opens its port (one frame per step on its way each way and two more, and one in
@@ -343,7 +362,7 @@ void cost_memory_ends(const struct cost_model *m, const struct cost_ask *a,
                       const struct cluster_device *d, const struct share *s, bool is_first,
                       bool is_last, struct cost_memory *add)
 {
-    add->workspace += workspace_bytes(m, a, is_last);
+    add->workspace += workspace_bytes(m, a, d, is_last);
     add->comms += comms_bytes(m, a, s, is_first, is_last);
     add->reserve += cost_reserve(d);
     if (!share_is_dense(s, s->member)) return;

@@ -146,9 +146,23 @@ static double other_seconds(const struct cost_model *m, const struct cluster_dev
     return (1e-6 * r->layer_us + seqs + more * (1 + part) / 2) / 2;
 }
 
+// Of the last layer's rows only those that the head is asked about (one at least) go on behind the
+// mixer, where one has it alone: worker/stage_wanted.
+static struct cost_step step_behind(const struct cost_model *m, const struct cost_group *g,
+                                    const struct cost_step *s, int32_t layer)
+{
+    struct cost_step behind = *s;
+    const int32_t wanted = s->logit_rows > 1 ? s->logit_rows : 1;
+    if (layer + 1 < m->n_layer || g->share.n_member > 1 || wanted >= s->rows) return behind;
+    behind.rows = wanted;
+    if (behind.n_seq > wanted) behind.n_seq = wanted;
+    return behind;
+}
+
 static void member_work(const struct cost_model *m, const struct cost_group *g, int32_t member,
                         const struct cost_step *s, int32_t layer, struct work *out)
 {
+    const struct cost_step behind = step_behind(m, g, s, layer);
     struct share share = g->share;
     share.member = member;
     const struct cluster_device *d = g->devices[member];
@@ -163,16 +177,17 @@ static void member_work(const struct cost_model *m, const struct cost_group *g, 
         if (!(mine > 0)) continue;
         if (w->axis == SHARE_HEADS && share.split == SPLIT_TENSOR) heads = mine;
         if (w->axis == SHARE_KV && share.split == SPLIT_TENSOR) kv = mine;
+        const double rows = w->use == COST_IN ? s->rows : behind.rows;
         used[w->use] = true;
         out->s[w->use] += w->use == COST_EXPERT
-                              ? expert_seconds(m, d, w, s->rows, mine * m->n_expert, share.n_member)
-                              : product_seconds(d, w, s->rows, mine);
+                              ? expert_seconds(m, d, w, rows, mine * m->n_expert, share.n_member)
+                              : product_seconds(d, w, rows, mine);
     }
     for (int u = 0; d->rates.n_type && u < COST_USES; u++)
         if (used[u]) out->s[u] += 1e-6 * d->rates.product_us * n_call((enum cost_use)u);
     if (!share_is_dense(&g->share, member)) return;
     out->s[COST_IN] += mixer_seconds(m, d, s, l, heads, kv) + other_seconds(m, d, s, part);
-    out->s[used[COST_UP] ? COST_UP : COST_ROUTER] += other_seconds(m, d, s, part);
+    out->s[used[COST_UP] ? COST_UP : COST_ROUTER] += other_seconds(m, d, &behind, part);
 }
 
 // ---- groups
@@ -335,7 +350,10 @@ struct cost_time cost_time_of(const struct cost_model *m, const struct cost_grou
     struct cost_time layer = {0};
     if (from == 0) cost_time_embed(m, g, s, &t);
     for (int32_t i = from; i < to; i++) {
-        if (i == from || memcmp(&m->layers[i], &m->layers[i - 1], sizeof *m->layers)) {
+        const bool is_alike =
+            i > from && i + 1 < m->n_layer && // the last one has fewer rows
+            !memcmp(&m->layers[i], &m->layers[i - 1], sizeof *m->layers);
+        if (!is_alike) {
             memset(&layer, 0, sizeof layer);
             cost_time_layer(m, g, s, i, &layer);
         }

@@ -194,26 +194,64 @@ err_t plan_check(const struct cost_model *m, const struct cluster *c, const stru
     return OK;
 }
 
+static err_t make_one(const struct cost_model *m, const struct cluster *c,
+                      const struct plan_ask *ask, struct plan *out, struct err_text *why)
+{
+    struct plan_search *s = NULL;
+    err_t e = plan_search_open(m, c, ask, &s);
+    if (e) return err_say(why, e, "no memory for planning");
+    if (plan_search_best(s, out))
+        plan_fill(m, c, ask, out);
+    else
+        e = plan_say_none(m, c, ask, why);
+    plan_search_close(s);
+    return e;
+}
+
+static bool are_alike(const struct cluster *c, const struct plan_stage *st)
+{
+    for (int32_t k = 1; k < st->n_member; k++)
+        if (!plan_unit_alike(c, st->members[0].device, st->members[k].device)) return false;
+    return true;
+}
+
+static bool is_faster(const struct plan_ask *ask, const struct plan *a, const struct plan *b)
+{
+    if (ask->goal == PLAN_THROUGHPUT) return a->bottleneck_us < b->bottleneck_us;
+    return a->decode_us < b->decode_us;
+}
+
+// Instead of a lead that does all the dense work: each does his part. Takes it if it is faster.
+static void try_divided(const struct cost_model *m, const struct cluster *c,
+                        const struct plan_ask *ask, struct plan *p)
+{
+    struct plan_ask divided = *ask;
+    struct plan *other = calloc(1, sizeof *other);
+    divided.split = SPLIT_TENSOR;
+    bool may = other && m->n_expert && ask->n_member <= m->n_head &&
+               make_one(m, c, &divided, other, NULL) == OK;
+    for (int32_t i = 0; may && i < other->n_stage; i++)
+        may = are_alike(c, &other->stages[i]);
+    if (may && is_faster(ask, other, p)) *p = *other;
+    free(other);
+}
+
 err_t plan_make(const struct cost_model *m, const struct cluster *c, const struct plan_ask *ask,
                 struct plan *out, struct err_text *why)
 {
-    struct plan_search *s = NULL;
     struct plan *p = calloc(1, sizeof *p);
     err_t e = p ? plan_check(m, c, ask, why) : err_say(why, ERR_MEMORY, "no memory for planning");
-    if (!e && (e = plan_search_open(m, c, ask, &s))) err_say(why, e, "no memory for planning");
-    if (!e && !plan_search_best(s, p)) e = plan_say_none(m, c, ask, why);
-    if (!e) {
-        plan_fill(m, c, ask, p);
-        *out = *p;
-    }
-    if (s) plan_search_close(s);
+    if (!e) e = make_one(m, c, ask, p, why);
+    if (!e && ask->split == SPLIT_EXPERTS && ask->divides_dense && !ask->part[0])
+        try_divided(m, c, ask, p);
+    if (!e) *out = *p;
     free(p);
     return e;
 }
 
 uint32_t plan_piece_tok(const struct cost_model *m, bool has_gpu)
 {
-    enum { CPU_ROWS = 64, GPU_ROWS = 512, EXPERT_ROWS = 16 };
+    enum { CPU_ROWS = 32, GPU_ROWS = 512, EXPERT_ROWS = 16 };
     const uint32_t dense = has_gpu ? GPU_ROWS : CPU_ROWS;
     const uint32_t experts = m->n_used > 0 ? EXPERT_ROWS * (uint32_t)(m->n_expert / m->n_used) : 0;
     return dense > experts ? dense : experts;

@@ -63,6 +63,8 @@ err_t plan_units_open(const struct cost_model *m, const struct cluster *c,
 // Their costs. ERR_MEMORY.
 err_t plan_units_fill(struct plan_units *u);
 void plan_units_close(struct plan_units *u);
+// Exchanging the two leaves the cluster as it is.
+bool plan_unit_alike(const struct cluster *c, int32_t a, int32_t b);
 // The group of these devices, the lead first.
 struct cost_group plan_unit_group(const struct cluster *c, enum share_split split,
                                   const int32_t *devices, const uint32_t *part, int32_t n);

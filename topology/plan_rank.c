@@ -65,6 +65,7 @@ static err_t try_groups(const struct cost_model *m, const struct cluster *c,
     err_t e = ERR_CAPACITY;
     one.n_stage_min = one.n_stage_max = 1;
     one.split = o->kind == PLAN_TENSOR ? SPLIT_TENSOR : SPLIT_EXPERTS;
+    one.divides_dense &= ask->split == SPLIT_EXPERTS; // else that is a kind of its own
     if (one.split == SPLIT_EXPERTS && !m->n_expert)
         return err_say(why, ERR_CAPACITY, "the model has no experts");
     if (most < 2) return err_say(why, ERR_CAPACITY, "there is one device only");

@@ -98,8 +98,10 @@ static void add_stage(struct buf *out, const struct cost_model *m, const struct 
     const struct plan_stage *st = &p->stages[i];
     buf_printf(out, "  stage %d on ", i);
     if (st->n_member > 1)
-        buf_printf(out, "%d devices as %s group", st->n_member,
-                   st->split == SPLIT_TENSOR ? "a tensor" : "an expert");
+        buf_printf(out, "%d devices as %s", st->n_member,
+                   st->split == SPLIT_EXPERTS ? "an expert group"
+                   : m->n_expert              ? "a tensor group with whole experts each"
+                                              : "a tensor group");
     else
         buf_str(out, c->devices[st->members[0].device].name);
     buf_printf(out, ": layers %d-%d%s%s, decode %.3f ms, prefill %.3f ms", st->layer_from,

@@ -35,8 +35,7 @@ static bool same_link(const struct cluster_link *a, const struct cluster_link *b
     return a->latency_us == b->latency_us && a->bytes_per_s == b->bytes_per_s;
 }
 
-// Exchanging the two leaves the cluster as it is.
-static bool are_alike(const struct cluster *c, int32_t a, int32_t b)
+bool plan_unit_alike(const struct cluster *c, int32_t a, int32_t b)
 {
     if (!same_figures(&c->devices[a], &c->devices[b])) return false;
     if (!same_link(&c->links[a][b], &c->links[b][a])) return false;
@@ -52,7 +51,7 @@ static void find_classes(struct plan_classes *k, const struct cluster *c, bool e
 {
     for (int32_t i = 0; i < c->n_device; i++) {
         int32_t to = each_its_own ? k->n : 0;
-        while (to < k->n && !are_alike(c, k->member[to][0], i))
+        while (to < k->n && !plan_unit_alike(c, k->member[to][0], i))
             to++;
         if (to == k->n) k->n++;
         k->member[to][k->n_member[to]++] = i;

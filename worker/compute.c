@@ -49,8 +49,16 @@ static struct compute_letter *letter_of(struct list *l)
     return l ? list_item(l, struct compute_letter, list) : NULL;
 }
 
-static void letter_free(struct compute_letter *l)
+struct compute_letter *compute_letter_new(void)
 {
+    struct compute_letter *l = calloc(1, sizeof *l);
+    if (l) list_init(&l->list);
+    return l;
+}
+
+void compute_letter_free(struct compute_letter *l)
+{
+    if (!l) return;
     buf_fini(&l->bytes);
     free(l);
 }
@@ -71,11 +79,7 @@ void compute_spend(struct compute *c, struct compute_parcel *p)
 static struct compute_letter *new_letter(struct compute *c)
 {
     struct compute_letter *l = letter_of(mailbox_pop(&c->spent_out));
-    if (!l) {
-        l = calloc(1, sizeof *l);
-        if (l) list_init(&l->list);
-    }
-    return l;
+    return l ? l : compute_letter_new();
 }
 
 err_t compute_post(struct compute *c, const struct msg *m, struct err_text *why)
@@ -85,7 +89,7 @@ err_t compute_post(struct compute *c, const struct msg *m, struct err_text *why)
     buf_clear(&l->bytes);
     err_t e = wire_pack(m, &l->bytes);
     if (e) {
-        letter_free(l);
+        compute_letter_free(l);
         return err_say(why, e, "%s does not fit a message", wire_kind_name(m->kind));
     }
     l->kind = m->kind;
@@ -100,16 +104,13 @@ int compute_fd(const struct compute *c)
 
 struct compute_letter *compute_letter(struct compute *c)
 {
-    struct compute_letter *l = letter_of(mailbox_pop(&c->out));
-    if (l) return l;
-    mailbox_hush(&c->out);
-    return letter_of(mailbox_pop(&c->out)); // one may have come before the hush
+    return letter_of(mailbox_next(&c->out));
 }
 
 void compute_letter_done(struct compute *c, struct compute_letter *l)
 {
     if (l->is_end || atomic_load(&c->spent_out.n) >= SPARE_LETTERS)
-        letter_free(l);
+        compute_letter_free(l);
     else
         mailbox_push(&c->spent_out, &l->list);
 }
@@ -136,7 +137,10 @@ err_t compute_progress(struct compute *c, struct err_text *why)
     if (atomic_load(&c->stop)) return err_say(why, ERR_CANCELLED, "asked to stop");
     err_t e = c->port ? port_progress(c->port, why) : OK;
     struct port *group = compute_group_port(c);
-    return !e && group ? port_progress(group, why) : e;
+    if (!e && group) e = port_progress(group, why);
+    for (enum near_way way = NEAR_BEFORE; way < NEAR_WAYS && !e; way++)
+        if (c->near[way].side) e = port_progress(group_link_port(c->near[way].side), why);
+    return e;
 }
 
 // A large frame goes in several turns of both sides: neither shall wait until the other has
@@ -298,9 +302,9 @@ static void drop_letters(struct compute *c)
     for (struct list *l; (l = mailbox_pop(&c->spent_in));)
         compute_parcel_free(parcel_of(l));
     for (struct list *l; (l = mailbox_pop(&c->out));)
-        letter_free(letter_of(l));
+        compute_letter_free(letter_of(l));
     for (struct list *l; (l = mailbox_pop(&c->spent_out));)
-        letter_free(letter_of(l));
+        compute_letter_free(letter_of(l));
 }
 
 static void fini(struct compute *c)

@@ -55,6 +55,8 @@ struct compute_letter {
     enum msg_kind kind;
     struct buf bytes;
 };
+struct compute_letter *compute_letter_new(void); // NULL: no memory
+void compute_letter_free(struct compute_letter *l);
 
 struct compute_stats {
     uint64_t step_done, step_now, progress;

@@ -116,7 +116,7 @@ static err_t check_memory(const struct compute *c, const struct stage_config *st
     const uint64_t frame = frame_bytes_of(s, stage->model);
     if (has_port(c)) sizes->work_bytes += 2 * n_frame_of(s) * frame;
     if (stage->embed && compute_is_dense(c)) sizes->work_bytes += frame;
-    sizes->work_bytes += compute_group_bytes(c, stage->model);
+    sizes->work_bytes += compute_group_bytes(c, stage->model) + compute_near_bytes(c, stage->model);
     bool shared;
     const uint64_t most = memory_now(c, &shared);
     if (shared) sizes->work_bytes += sizes->host_bytes;
@@ -253,8 +253,10 @@ err_t compute_prepare(struct compute *c, struct err_text *why)
         .load_ms = (uint32_t)((clock_now_us() - from) / 1000),
     };
     if (c->port) port_address(c->port, &m.prepared.address, &m.prepared.n_address);
-    e = compute_group_offer(c, &m.prepared.group_address, &m.prepared.n_group_address, why);
+    e = compute_near_open(c, why);
     if (e) return e;
+    m.prepared.group_address = c->near_address;
+    m.prepared.n_group_address = compute_near_address(c, c->near_address, sizeof c->near_address);
     log_info("epoch %llu: stage %u of %u, member %u of %u ready: layers %u to %u, weights %.1f "
              "MiB, KV %.1f MiB, work %.1f MiB, %u ms",
              (unsigned long long)p->epoch, p->stage, p->n_stage, p->member,
@@ -299,6 +301,22 @@ static err_t connect_next(struct compute *c, const struct msg_connect *m, struct
                     : err_say(why, ERR_LINK_PROTOCOL, "connect: no address of stage %u", stage);
 }
 
+// From device to device: with the stage before, then with the next one.
+static err_t connect_stages(struct compute *c, const struct msg_connect *m, struct err_text *why)
+{
+    const struct compute_near *before = &c->near[NEAR_BEFORE], *after = &c->near[NEAR_AFTER];
+    err_t e = compute_near_connect(c, NEAR_BEFORE, m, why);
+    if (!e) e = compute_near_connect(c, NEAR_AFTER, m, why);
+    if (e) return e;
+    stage_stay(c->held.stage, before->inner, after->inner);
+    if (after->inner || after->why[0])
+        log_info("epoch %llu: activations go to stage %u %s%s",
+                 (unsigned long long)c->config.plan.epoch, c->config.plan.stage + 1,
+                 after->inner ? "from device to device over " : "through the host: ",
+                 after->inner ? compute_near_name(after) : after->why);
+    return OK;
+}
+
 static err_t connect_peers(struct compute *c, const struct msg_connect *m, struct err_text *why)
 {
     const struct msg_plan *p = &c->config.plan;
@@ -312,7 +330,8 @@ static err_t connect_peers(struct compute *c, const struct msg_connect *m, struc
             return err_say(why, ERR_LINK_PROTOCOL, "connect: there is no member %u of stage %u",
                            m->peers[i].member, m->peers[i].stage);
     err_t e = c->port && compute_is_lead(c) ? connect_next(c, m, why) : OK;
-    return e ? e : compute_group_connect(c, m, why);
+    if (!e) e = compute_group_connect(c, m, why);
+    return e ? e : connect_stages(c, m, why);
 }
 
 // A peer that has not come as far answers late or never; that is for status only and no reason to
@@ -344,10 +363,12 @@ static const char *transport(struct compute *c)
 {
     const char *group = c->group ? compute_group_transport(c) : "none";
     if (!c->n_target) return group;
-    const char *next = port_transport(c->port, c->targets[0]);
-    if (!c->near.group) return next;
-    snprintf(c->near.transport, sizeof c->near.transport, "%s; %s", next, group);
-    return c->near.transport;
+    const struct compute_near *after = &c->near[NEAR_AFTER];
+    const char *next =
+        after->inner ? compute_near_name(after) : port_transport(c->port, c->targets[0]);
+    if (!c->near_group) return next;
+    snprintf(c->transport, sizeof c->transport, "%s; %s", next, group);
+    return c->transport;
 }
 
 err_t compute_link(struct compute *c, struct err_text *why)

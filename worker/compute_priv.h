@@ -2,6 +2,7 @@
 #pragma once
 #include "proto/link/port.h"
 #include "worker/compute.h"
+#include "worker/compute_near.h"
 
 enum { COMPUTE_SPIN_US = 30, COMPUTE_STEP_WAIT_US = 10000000 };
 
@@ -23,16 +24,12 @@ struct compute {
 
     // of the compute thread
     struct compute_held held;
-    struct port *port;    // NULL while loading, and where no activations or ids come or go
-    struct group *group;  // NULL while loading, and alone
-    struct compute_near { // the way from device to device, beside it (compute_group.c)
-        struct kernels_group *offered; // until all are connected; NULL: nothing to offer
-        struct group *group;           // NULL: what members hand each other goes over the port
-        struct kernels_group *inner;   // of `group`
-        char why[160];                 // why not
-        uint8_t address[WIRE_ADDRESS_MAX];
-        char transport[WIRE_LABEL_BYTES_MAX + 1];
-    } near;
+    struct port *port;   // NULL while loading, and where no activations or ids come or go
+    struct group *group; // NULL while loading, and alone
+    struct compute_near near[NEAR_WAYS];
+    struct group *near_group; // near[NEAR_GROUP] as a group, which owns it; NULL: over the port
+    uint8_t near_address[WIRE_ADDRESS_MAX];
+    char transport[WIRE_LABEL_BYTES_MAX + 1];
     // Whom activations, or on the last stage ids, are sent to: their numbers at the port.
     uint32_t targets[WIRE_MEMBERS_MAX];
     uint32_t n_target;
@@ -112,9 +109,6 @@ err_t compute_link(struct compute *c, struct err_text *why);
 // The road between the members of a stage (compute_group.c). Alone: nothing is opened, OK.
 uint64_t compute_group_bytes(const struct compute *c, const struct model *m);
 err_t compute_group_open(struct compute *c, struct err_text *why);
-// When the stage is there: what the others are told of this member (the group's address).
-err_t compute_group_offer(struct compute *c, const uint8_t **data, uint32_t *len,
-                          struct err_text *why);
 // The group that the stage uses; NULL: alone.
 struct group *compute_group_now(const struct compute *c);
 // How its members reach each other.

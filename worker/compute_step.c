@@ -202,8 +202,30 @@ static err_t take_activations(struct compute *c, const struct step *st, struct f
     return e;
 }
 
+// The same from device to device: the stage has them when this returns.
+static err_t take_near(struct compute *c, const struct step *st, struct err_text *why)
+{
+    struct kernels_group *before = c->near[NEAR_BEFORE].inner;
+    const int64_t from = clock_now_us();
+    before->ops->take(before, stage_x(c->held.stage), stage_n_tok(st), c->held.model->shape.dim);
+    err_t e = before->ops->status(before, why);
+    atomic_fetch_add(&c->wait_us, (uint64_t)(clock_now_us() - from));
+    return e;
+}
+
+static err_t pass_on_near(struct compute *c, const struct step *st, struct err_text *why)
+{
+    struct kernels_group *after = c->near[NEAR_AFTER].inner;
+    const int64_t from = clock_now_us();
+    after->ops->give(after, stage_x(c->held.stage), stage_n_tok(st), c->held.model->shape.dim);
+    err_t e = after->ops->status(after, why);
+    atomic_fetch_add(&c->wait_us, (uint64_t)(clock_now_us() - from));
+    return e;
+}
+
 static err_t pass_on(struct compute *c, const struct step *st, float *x, struct err_text *why)
 {
+    if (c->near[NEAR_AFTER].inner) return pass_on_near(c, st, why);
     const uint32_t n_tok = stage_n_tok(st), dim = (uint32_t)c->held.model->shape.dim;
     const struct frame f = {.kind = FRAME_ACTIVATIONS,
                             .dtype = DT_F32,
@@ -231,6 +253,7 @@ static err_t say_run_failed(struct compute *c, const struct step *st, err_t e, s
     struct err_text said = {0};
     struct group *group = compute_group_now(c);
     if (group && group->ops->status(group, &said)) return err_say(why, e, "%s", said.s);
+    if (compute_near_progress(c, &said)) return err_say(why, e, "%s", said.s);
     if (stage_status(c->held.stage, &said)) return err_say(why, e, "%s", said.s);
     return err_say(why, e, "step %llu: %s", (unsigned long long)st->number,
                    e == ERR_MEMORY ? "no memory for its result" : err_name(e));
@@ -243,6 +266,8 @@ static err_t run(struct compute *c, const struct step *st, float *x, struct err_
     const int64_t from = clock_now_us();
     arena_reset(&c->arena);
     err_t e = stage_run(c->held.stage, st, x, c->chained, &c->arena, &result);
+    struct kernels_group *after = c->near[NEAR_AFTER].inner;
+    if (!e && after) e = after->ops->status(after, why); // what is handed on is computed
     const int64_t took_us = clock_now_us() - from;
     atomic_fetch_add(&c->busy_us, (uint64_t)took_us);
     struct group *group = compute_group_now(c);
@@ -257,6 +282,7 @@ static err_t take_input(struct compute *c, const struct step *st, struct frame *
                         struct err_text *why)
 {
     if (!compute_is_dense(c)) return OK;
+    if (c->near[NEAR_BEFORE].inner) return take_near(c, st, why);
     if (!compute_is_first(c)) return take_activations(c, st, out, why);
     err_t e = gather_chained(c, st, why);
     return !e && c->port && !compute_draws(c) ? note_step(c, st, why) : e;

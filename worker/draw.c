@@ -13,11 +13,6 @@ struct pool {
     float best, per_t;
 };
 
-static bool ranks_before(const struct sample_cand *a, const struct sample_cand *b)
-{
-    return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
-}
-
 static struct pool pool_of(const struct draw *d)
 {
     struct pool p = {.c = d->cands,
@@ -36,7 +31,7 @@ static struct pool pool_of(const struct draw *d)
     p.n_sure = p.n;
     if (p.is_all) return p;
     const struct sample_cand least = {.logit = d->value[d->n - 1], .id = d->id[d->n - 1]};
-    while (p.n_sure && ranks_before(&least, &p.c[p.n_sure - 1]))
+    while (p.n_sure && sample_ranks_before(&least, &p.c[p.n_sure - 1]))
         p.n_sure--;
     return p;
 }

@@ -32,43 +32,48 @@ void layer_attn_carve(struct attn_work *w, const struct pass_limits *l, struct m
     w->all = h.is_cut ? mem_carve(c, per_head * (uint64_t)s->n_head, sizeof(float)) : w->att;
 }
 
-// Norms of queries and keys before the rotation (Henry et al. 2020): each head by itself, or the
-// whole projection as one.
-static void norm_heads(struct pass *p, const struct part *w, const struct heads *h)
+// Norms of the whole projections, where heads do not stand alone (Henry et al. 2020).
+static void norm_all(struct pass *p, const struct part *w, const struct heads *h)
 {
     const struct model_shape *s = p->shape;
     const float *q_norm = part_vector(w, SLOT_ATTN_Q_NORM);
     const float *k_norm = part_vector(w, SLOT_ATTN_K_NORM);
-    const bool whole = s->qk_norm == QK_NORM_ALL;
-    const int32_t n_q = whole ? 1 : h->n_q, n_k = whole ? 1 : h->n_kv;
-    if (q_norm && n_q)
-        p->k->ops->rms_norm(p->k, p->attn.q, q_norm, (int64_t)p->n_tok * n_q,
-                            h->n_q * s->head_dim / n_q, s->norm_eps, p->attn.q);
-    if (k_norm && n_k)
-        p->k->ops->rms_norm(p->k, p->attn.key, k_norm, (int64_t)p->n_tok * n_k,
-                            h->n_kv * s->head_dim / n_k, s->norm_eps, p->attn.key);
+    if (s->qk_norm != QK_NORM_ALL) return;
+    if (q_norm)
+        p->k->ops->rms_norm(p->k, p->attn.q, q_norm, p->n_tok, h->n_q * s->head_dim, s->norm_eps,
+                            p->attn.q);
+    if (k_norm)
+        p->k->ops->rms_norm(p->k, p->attn.key, k_norm, p->n_tok, h->n_kv * s->head_dim, s->norm_eps,
+                            p->attn.key);
 }
 
-// Rotation, and what goes with it or stands in for it (llama4: unit heads after the rotation,
-// queries that grow with the position where there is none).
-static void place(struct pass *p, const struct model_layer *kind, const struct heads *h)
+// Norms of heads, rotation, and what goes with it or stands in for it (llama4: unit heads after the
+// rotation, queries that grow with the position where there is none); keys and values are stored.
+static void place(struct pass *p, const struct part *w, const struct model_layer *kind,
+                  const struct heads *h, const struct attn_args *args)
 {
-    const struct kernels_ops *op = p->k->ops;
     const struct model_shape *s = p->shape;
+    const bool each = s->qk_norm != QK_NORM_ALL;
     const int sight = kind->is_local ? PASS_LOCAL : PASS_GLOBAL;
-    float *q = p->attn.q, *key = p->attn.key;
-    if (!kind->no_rope) {
-        const struct rope *r = &p->rope[sight];
-        op->rope(p->k, r, p->cos_sin[sight], p->n_tok, h->n_q, s->head_dim, q);
-        op->rope(p->k, r, p->cos_sin[sight], p->n_tok, h->n_kv, s->head_dim, key);
-    }
-    if (!kind->no_rope && s->qk_norm == QK_NORM_L2) {
-        const int64_t n_q = (int64_t)p->n_tok * h->n_q, n_k = (int64_t)p->n_tok * h->n_kv;
-        op->rms_norm(p->k, q, NULL, n_q, s->head_dim, s->norm_eps, q);
-        op->rms_norm(p->k, key, NULL, n_k, s->head_dim, s->norm_eps, key);
-    }
-    if (s->q_beta != 0 && (kind->no_rope || !s->q_no_rope_only))
-        op->scale_rows(p->k, q, p->q_scale, p->n_tok, h->n_q * s->head_dim);
+    const bool grows = s->q_beta != 0 && (kind->no_rope || !s->q_no_rope_only);
+    const struct attn_place a = {
+        .q = p->attn.q,
+        .key = p->attn.key,
+        .value = p->attn.val,
+        .n_tok = p->n_tok,
+        .n_head = h->n_q,
+        .q_norm = each ? part_vector(w, SLOT_ATTN_Q_NORM) : NULL,
+        .k_norm = each ? part_vector(w, SLOT_ATTN_K_NORM) : NULL,
+        .eps = s->norm_eps,
+        .rope = kind->no_rope ? NULL : &p->rope[sight],
+        .cos_sin = p->cos_sin[sight],
+        .is_unit = !kind->no_rope && s->qk_norm == QK_NORM_L2,
+        .q_scale = grows ? p->q_scale : NULL,
+        .kv = args->kv,
+        .runs = args->runs,
+        .n_run = args->n_run,
+    };
+    p->k->ops->place(p->k, &a);
 }
 
 // att (n_tok, n_q, head_dim) = softmax(scale q key^T) val over each row's sequence, then
@@ -101,8 +106,7 @@ static void attend(struct pass *p, const struct part *w, int32_t index,
         {.w = gate, .y = b->gate, .rows = q_dim},
     };
     layer_project(k, p->ordered, p->h, p->n_tok, s->dim, in, has_gate ? 4 : 3);
-    norm_heads(p, w, h);
-    place(p, kind, h);
+    norm_all(p, w, h);
 
     const int32_t group = s->n_head / s->n_head_kv;
     const struct attn_args args = {
@@ -120,7 +124,7 @@ static void attend(struct pass *p, const struct part *w, int32_t index,
         .chunk = kind->is_local ? s->chunk : 0,
         .sinks = part_vector(w, SLOT_ATTN_SINKS),
     };
-    op->kv_store(k, &args.kv, args.runs, p->n_run, b->key, b->val);
+    place(p, w, kind, h, &args);
     op->attention(k, &args);
     if (has_gate) op->gate(k, b->att, b->gate, p->n_tok * q_dim);
 }

@@ -44,6 +44,14 @@ struct list *mailbox_pop(struct mailbox *m)
     return letter;
 }
 
+struct list *mailbox_next(struct mailbox *m)
+{
+    struct list *letter = mailbox_pop(m);
+    if (letter) return letter;
+    mailbox_hush(m);
+    return mailbox_pop(m); // one may have come before the hush
+}
+
 void mailbox_ring(struct mailbox *m)
 {
     const uint64_t one = 1;

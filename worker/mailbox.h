@@ -17,5 +17,7 @@ err_t mailbox_init(struct mailbox *m, struct err_text *why);
 void mailbox_fini(struct mailbox *m); // must be empty
 void mailbox_push(struct mailbox *m, struct list *letter);
 struct list *mailbox_pop(struct mailbox *m); // NULL: empty
-void mailbox_ring(struct mailbox *m);        // wakes the reader without a letter
-void mailbox_hush(struct mailbox *m);        // before looking for what woke us
+// For who sleeps on fd: when it returns NULL, fd is readable again only after the next push.
+struct list *mailbox_next(struct mailbox *m);
+void mailbox_ring(struct mailbox *m); // wakes the reader without a letter
+void mailbox_hush(struct mailbox *m); // before looking for what woke us

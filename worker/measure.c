@@ -2,6 +2,8 @@
 
 #include "proto/base/arena.h"
 #include "proto/base/clock.h"
+#include "proto/base/folder.h"
+#include "proto/base/hex.h"
 #include "proto/base/json.h"
 #include "proto/base/log.h"
 #include "topology/probe_disk.h"
@@ -33,10 +35,13 @@ static void add_text(struct sha256 *h, const char *text)
     sha256_add(h, text, strlen(text) + 1);
 }
 
-static void write_key(const uint8_t hash[32], char out[MEASURE_KEY_BYTES])
+// Other kernels compute at other speeds: the files that they are in, by size and time.
+static void add_file(struct sha256 *h, const char *path)
 {
-    for (int i = 0; i < MEASURE_KEY_BYTES / 2; i++)
-        snprintf(out + 2 * i, 3, "%02x", hash[i]);
+    struct stat st;
+    if (!path || stat(path, &st)) return;
+    const int64_t facts[] = {st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+    sha256_add(h, facts, sizeof facts);
 }
 
 void measure_key(const struct probe *p, const struct measure_ask *ask, char out[MEASURE_KEY_BYTES])
@@ -51,6 +56,7 @@ void measure_key(const struct probe *p, const struct measure_ask *ask, char out[
     add_text(&h, p->isa);
     add_text(&h, ask->isa);
     add_text(&h, TRIREME_VERSION);
+    add_file(&h, "/proc/self/exe");
     sha256_add(&h, facts, sizeof facts);
     struct kernels_about a;
     if (ask->device && kernels_about(ask->device, &a, NULL) == OK) {
@@ -60,7 +66,7 @@ void measure_key(const struct probe *p, const struct measure_ask *ask, char out[
         sha256_add(&h, more, sizeof more);
     }
     sha256_end(&h, hash);
-    write_key(hash, out);
+    hex_write(hash, MEASURE_KEY_BYTES / 2, out);
 }
 
 static bool path_of(char out[PATH_BYTES], const char *dir, const char *what, const char *key)
@@ -89,25 +95,12 @@ err_t measure_kept(const char *dir, const char *what, const char *key, struct bu
     return e;
 }
 
-// The folder and those above it.
-static void make_folders(const char *dir)
-{
-    char path[PATH_BYTES];
-    snprintf(path, sizeof path, "%s", dir);
-    for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
-        *p = 0;
-        mkdir(path, 0700);
-        *p = '/';
-    }
-    mkdir(path, 0700);
-}
-
 err_t measure_keep(const char *dir, const char *what, const char *key, const struct buf *text,
                    struct err_text *why)
 {
     char path[PATH_BYTES], temp[PATH_BYTES + 16];
     if (!path_of(path, dir, what, key)) return err_say(why, ERR_CONFIG, "%s: too long", dir);
-    make_folders(dir);
+    (void)folder_make(dir); // opening the file tells
     snprintf(temp, sizeof temp, "%s.XXXXXX", path);
     int fd = mkostemp(temp, O_CLOEXEC);
     bool ok = fd >= 0 && write(fd, text->data, text->len) == (ssize_t)text->len;
@@ -174,7 +167,7 @@ static void keep_peaks(const char *dir, const char *key, const struct measure *m
 int measure_lock(const char *dir)
 {
     char path[PATH_BYTES];
-    make_folders(dir);
+    (void)folder_make(dir);
     if (snprintf(path, sizeof path, "%s/lock", dir) >= (int)sizeof path) return -1;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     const int64_t until = clock_now_us() + LOCK_US;
@@ -239,7 +232,7 @@ static void key_of_volume(const struct probe_disk *d, char out[MEASURE_KEY_BYTES
     add_text(&h, d->mount);
     sha256_add(&h, &d->bytes, sizeof d->bytes);
     sha256_end(&h, hash);
-    write_key(hash, out);
+    hex_write(hash, MEASURE_KEY_BYTES / 2, out);
 }
 
 // 0: none.

@@ -38,7 +38,7 @@ double measure_disk(const char *path, const char *dir);
 err_t measure_isa(const char *device, char out[32], struct err_text *why);
 
 // Figures of other kinds, kept by the same rules: the CPU's model, cores and threads, memory, the
-// backend, this program's version and the number of threads make the key.
+// backend, this program's file and the number of threads make the key.
 void measure_key(const struct probe *p, const struct measure_ask *ask, char out[MEASURE_KEY_BYTES]);
 // One measurement at a time on a machine, or they would measure each other. -1: there is no lock to
 // be had, which only costs accuracy. Whoever gets it looks first what others have kept meanwhile.

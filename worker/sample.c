@@ -107,7 +107,7 @@ static double sum_weights(const struct sample_cand *c, int32_t n)
     return sum;
 }
 
-static bool ranks_before(const struct sample_cand *a, const struct sample_cand *b)
+bool sample_ranks_before(const struct sample_cand *a, const struct sample_cand *b)
 {
     return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
 }
@@ -148,7 +148,7 @@ static void sort(struct sample_cand *c, int32_t n, before_fn *before)
 
 void sample_sort_ranks(struct sample_cand *c, int32_t n)
 {
-    sort(c, n, ranks_before);
+    sort(c, n, sample_ranks_before);
 }
 
 void sample_sort_ids(struct sample_cand *c, int32_t n)

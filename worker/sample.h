@@ -26,7 +26,9 @@ int32_t sample_draw(const float *logits, int32_t n_vocab, const struct sampling 
 float sample_per_temperature(const struct sampling *s);
 // The weight of an id beside the best one. False: it cannot be drawn.
 bool sample_weigh(float logit, int32_t id, float best, float per_t, struct sample_cand *out);
-// Most likely first; by ids.
+// True if a ranks before b: it is more likely, or as likely with a lower id.
+bool sample_ranks_before(const struct sample_cand *a, const struct sample_cand *b);
+// By rank; by ids.
 void sample_sort_ranks(struct sample_cand *c, int32_t n);
 void sample_sort_ids(struct sample_cand *c, int32_t n);
 // The number in [0, 1) that decides.

@@ -226,6 +226,17 @@ void stage_join(struct stage *s, struct group *group)
     s->config.group = s->pass.group = group;
 }
 
+void stage_stay(struct stage *s, bool comes, bool goes)
+{
+    s->comes = comes;
+    s->goes = goes;
+}
+
+float *stage_x(const struct stage *s)
+{
+    return s->x;
+}
+
 struct kernels *stage_kernels(const struct stage *s)
 {
     return s->kernels;
@@ -446,14 +457,14 @@ static err_t run_dense(struct stage *s, const struct step *st, float *x, struct 
     const bool is_ahead = c->head && head_is_ahead(&s->head, st);
     s->head.is_ahead = is_ahead;
     p->x = s->x ? s->x : x;
-    if (s->x && !c->embed) op->put(s->kernels, s->x, x, bytes);
+    if (s->x && !c->embed && !s->comes) op->put(s->kernels, s->x, x, bytes);
     if (stage_has_halves(s)) stage_cut_halves(s);
     stage_find_wanted(s, st);
     if (!enter_kernels(s, c->embed ? s->ids : NULL, is_ahead || !c->head)) run_layers(s, is_ahead);
     op->leave(s->kernels);
     for (uint32_t i = 0; i < st->n_row; i++)
         state_save(&s->state, &st->rows[i]);
-    if (s->x && !c->head) op->get(s->kernels, x, s->x, bytes);
+    if (s->x && !c->head && !s->goes) op->get(s->kernels, x, s->x, bytes);
     return c->head ? head_run(&s->head, st, p->x, arena, result) : OK;
 }
 

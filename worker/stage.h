@@ -55,6 +55,10 @@ err_t stage_open(const struct stage_config *c, struct stage *reuse, struct stage
 void stage_close(struct stage *s);
 // From now on another group of the same members, which must outlive its use; between steps.
 void stage_join(struct stage *s, struct group *group);
+// Of a stage on a device, from now on: what comes in is already in stage_x, what goes out is left
+// there; either may still be computed when stage_run returns. Between steps.
+void stage_stay(struct stage *s, bool comes, bool goes);
+float *stage_x(const struct stage *s); // (max_tok, dim) the backend's; NULL: the caller's is used
 struct kernels *stage_kernels(const struct stage *s);      // its backend
 struct stage_sizes stage_sizes_get(const struct stage *s); // as they were planned
 // What the process holds of such memory now, all stages on the same device together.

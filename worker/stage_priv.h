@@ -11,7 +11,8 @@ struct stage {
     struct state state;
     struct head head;
     struct pass pass;
-    void *tables; // of config.share.experts
+    void *tables;     // of config.share.experts
+    bool comes, goes; // x stays on the device (stage_stay)
     struct stage_half {
         struct attn_run *runs[PASS_SIGHTS]; // (max_rows)
         uint32_t *slots;                    // (max_rows)

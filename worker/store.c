@@ -1,5 +1,7 @@
 #include "worker/store_priv.h"
 
+#include "proto/base/folder.h"
+#include "proto/base/hex.h"
 #include "proto/base/log.h"
 
 #include <errno.h>
@@ -19,33 +21,16 @@ static err_t say_errno(struct err_text *why, const char *what, const char *path)
 
 // -- the folder --
 
-// Like mkdir -p, for us alone.
-static err_t make_folders(const char *dir, struct err_text *why)
-{
-    char path[STORE_PATH_MAX];
-    const int n = snprintf(path, sizeof path, "%s", dir);
-    if (n < 1 || n >= (int)sizeof path)
-        return err_say(why, ERR_CONFIG, "store: folder's path is empty or too long");
-    for (char *p = path + 1;; p++) {
-        if (*p != '/' && *p) continue;
-        const char end = *p;
-        *p = 0;
-        if (mkdir(path, 0700) && errno != EEXIST) return say_errno(why, "make folder", path);
-        if (!end) return OK;
-        *p = end;
-    }
-}
-
 err_t store_lock(const char *dir, int *fd, struct err_text *why)
 {
     char path[STORE_FILE_MAX];
-    err_t e = make_folders(dir, why);
-    if (e) return e;
+    if (folder_make(dir)) return say_errno(why, "make folder", dir);
     snprintf(path, sizeof path, "%s/.lock", dir);
     const int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (lock < 0) return say_errno(why, "open", path);
     if (flock(lock, LOCK_EX | LOCK_NB)) {
-        e = errno == EWOULDBLOCK
+        const err_t e =
+            errno == EWOULDBLOCK
                 ? err_say(why, ERR_BUSY, "store: %s is another worker's; give each its own folder",
                           dir)
                 : say_errno(why, "lock", path);
@@ -62,13 +47,12 @@ static uint64_t free_bytes(const char *dir)
     return statvfs(dir, &v) ? 0 : (uint64_t)v.f_bavail * v.f_frsize;
 }
 
-static void name_folder(char *out, size_t size, const char *dir, const uint8_t hash[32],
-                        const char *end)
+void store_name_folder(char out[STORE_PATH_MAX], const char *dir, const uint8_t hash[32],
+                       bool is_whole)
 {
     char hex[65];
-    for (int i = 0; i < 32; i++)
-        snprintf(hex + 2 * i, 3, "%02x", hash[i]);
-    snprintf(out, size, "%s/%s%s", dir, hex, end);
+    hex_write(hash, 32, hex);
+    snprintf(out, STORE_PATH_MAX, "%s/%s%s", dir, hex, is_whole ? "" : STORE_PART);
 }
 
 // -- bits --
@@ -317,14 +301,14 @@ static err_t find_folder(struct store *s, const char *dir, const uint8_t hash[32
     struct stat st;
     if (strlen(dir) + 80 + 256 >= STORE_PATH_MAX)
         return err_say(why, ERR_CONFIG, "store: folder's path is too long");
-    name_folder(s->dir, sizeof s->dir, dir, hash, "");
+    store_name_folder(s->dir, dir, hash, true);
     if (!stat(s->dir, &st) && S_ISDIR(st.st_mode)) {
         // Whole: it got this name when nothing was missing.
         memset(s->have, 0xff, s->n_byte);
         s->is_saved = true;
         return OK;
     }
-    name_folder(s->dir, sizeof s->dir, dir, hash, ".part");
+    store_name_folder(s->dir, dir, hash, false);
     return open_part(s, why);
 }
 

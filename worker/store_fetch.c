@@ -53,22 +53,9 @@ static double mib(uint64_t bytes)
 
 // -- asking --
 
-static void letter_free(struct compute_letter *l)
-{
-    buf_fini(&l->bytes);
-    free(l);
-}
-
-static struct compute_letter *letter_new(void)
-{
-    struct compute_letter *l = calloc(1, sizeof *l);
-    if (l) list_init(&l->list);
-    return l;
-}
-
 static err_t ask(struct store_fetch *f, struct flying *x, struct err_text *why)
 {
-    struct compute_letter *l = letter_new();
+    struct compute_letter *l = compute_letter_new();
     if (!l) return err_say(why, ERR_MEMORY, "store: no memory for a message");
     x->id = f->result.next_id++;
     l->kind = MSG_FETCH;
@@ -79,7 +66,7 @@ static err_t ask(struct store_fetch *f, struct flying *x, struct err_text *why)
     memcpy(m.fetch.model_hash, f->hash, sizeof f->hash);
     err_t e = wire_pack(&m, &l->bytes);
     if (e) {
-        letter_free(l);
+        compute_letter_free(l);
         return err_say(why, e, "store: a request does not fit a message");
     }
     mailbox_push(&f->out, &l->list);
@@ -306,7 +293,7 @@ static void fini(struct store_fetch *f, int n_mailbox)
     if (n_mailbox > 0) drop(&f->in);
     if (n_mailbox > 1) drop(&f->spent);
     for (struct list *l; n_mailbox > 2 && (l = mailbox_pop(&f->out));)
-        letter_free(list_item(l, struct compute_letter, list));
+        compute_letter_free(list_item(l, struct compute_letter, list));
     if (n_mailbox > 2) mailbox_fini(&f->out);
     arena_fini(&f->arena);
     free(f);
@@ -328,7 +315,7 @@ err_t store_fetch_start(const struct store_fetch_config *c, struct store_fetch *
     while (!e && n < 3)
         if (!(e = mailbox_init(all[n], why))) n++;
     if (!e && !copy_offer(f, c->offer)) e = err_say(why, ERR_MEMORY, "store: no memory");
-    if (!e && !(f->end = letter_new())) e = err_say(why, ERR_MEMORY, "store: no memory");
+    if (!e && !(f->end = compute_letter_new())) e = err_say(why, ERR_MEMORY, "store: no memory");
     if (!e) f->end->is_end = true;
     if (!e && pthread_create(&f->thread, NULL, fetch_main, f))
         e = err_say(why, ERR_SYSTEM, "cannot start the store's thread");
@@ -355,17 +342,8 @@ int store_fetch_fd(const struct store_fetch *f)
 
 struct compute_letter *store_fetch_letter(struct store_fetch *f)
 {
-    struct list *l = mailbox_pop(&f->out);
-    if (!l) {
-        mailbox_hush(&f->out);
-        l = mailbox_pop(&f->out); // one may have come before the hush
-    }
+    struct list *l = mailbox_next(&f->out);
     return l ? list_item(l, struct compute_letter, list) : NULL;
-}
-
-void store_fetch_letter_done(struct compute_letter *l)
-{
-    letter_free(l);
 }
 
 struct store_fetch_stats store_fetch_stats_get(const struct store_fetch *f)

@@ -46,9 +46,8 @@ err_t store_fetch_start(const struct store_fetch_config *c, struct store_fetch *
 // Hands over a CHUNK. An empty parcel comes back, or NULL when there is none to spare.
 struct compute_parcel *store_fetch_hand(struct store_fetch *f, struct compute_parcel *p);
 int store_fetch_fd(const struct store_fetch *f); // readable: there may be letters
-// Next letter or NULL; given back with store_fetch_letter_done.
+// Next letter or NULL; freed with compute_letter_free.
 struct compute_letter *store_fetch_letter(struct store_fetch *f);
-void store_fetch_letter_done(struct compute_letter *l);
 struct store_fetch_stats store_fetch_stats_get(const struct store_fetch *f);
 void store_fetch_cancel(struct store_fetch *f); // returns at once
 // Waits for the thread and frees it.

@@ -1,5 +1,6 @@
 #include "worker/store_keep.h"
 
+#include "proto/base/hex.h"
 #include "proto/base/log.h"
 #include "worker/store_priv.h"
 
@@ -13,38 +14,13 @@
 #include <unistd.h>
 
 enum { HEX = 64, DISK_BLOCK = 512 };
-static const char part[] = ".part";
-
-static void write_hex(const uint8_t hash[32], char out[HEX + 1])
-{
-    for (int i = 0; i < 32; i++)
-        snprintf(out + 2 * i, 3, "%02x", hash[i]);
-}
-
-static int digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
 
 // False: no copy's folder is called so.
 static bool read_name(const char *name, struct store_copy *out)
 {
-    for (int i = 0; i < 32; i++) {
-        const int high = digit(name[2 * i]), low = high < 0 ? -1 : digit(name[2 * i + 1]);
-        if (low < 0) return false;
-        out->hash[i] = (uint8_t)(16 * high + low);
-    }
+    if (!hex_read(name, sizeof out->hash, out->hash)) return false;
     out->is_whole = name[HEX] == 0;
-    return out->is_whole || !strcmp(name + HEX, part);
-}
-
-static void name_folder(char out[STORE_PATH_MAX], const char *dir, const uint8_t hash[32],
-                        bool is_whole)
-{
-    char hex[HEX + 1];
-    write_hex(hash, hex);
-    snprintf(out, STORE_PATH_MAX, "%s/%s%s", dir, hex, is_whole ? "" : part);
+    return out->is_whole || !strcmp(name + HEX, STORE_PART);
 }
 
 typedef void each_fn(void *arg, int folder, const char *name);
@@ -88,7 +64,7 @@ static void add_copy(void *arg, int folder, const char *name)
     char path[STORE_PATH_MAX];
     if (f->n == f->most || !read_name(name, &c)) return;
     if (fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISDIR(st.st_mode)) return;
-    name_folder(path, f->dir, c.hash, c.is_whole);
+    store_name_folder(path, f->dir, c.hash, c.is_whole);
     c.used_s = st.st_mtime;
     if (each_name(path, add_file, &c)) return; // gone meanwhile
     f->out[f->n++] = c;
@@ -104,7 +80,7 @@ static int by_use(const void *a, const void *b)
 err_t store_copies(const char *dir, struct store_copy *out, uint32_t *n, struct err_text *why)
 {
     struct found f = {.dir = dir, .out = out, .most = *n};
-    if (strlen(dir) + HEX + sizeof part + 1 > STORE_PATH_MAX)
+    if (strlen(dir) + HEX + sizeof STORE_PART + 1 > STORE_PATH_MAX)
         return err_say(why, ERR_CONFIG, "store: folder's path is too long");
     if (each_name(dir, add_copy, &f) && errno != ENOENT)
         return err_say(why, ERR_SYSTEM, "store: cannot read %s: %s", dir, strerror(errno));
@@ -130,7 +106,7 @@ void store_used(const char *dir, const uint8_t hash[32])
 {
     char path[STORE_PATH_MAX];
     for (int whole = 0; whole < 2; whole++) {
-        name_folder(path, dir, hash, whole);
+        store_name_folder(path, dir, hash, whole);
         if (utimensat(AT_FDCWD, path, NULL, 0) && errno != ENOENT)
             log_warn("store: cannot mark %s as used: %s", path, strerror(errno));
     }
@@ -145,7 +121,7 @@ err_t store_remove(const char *dir, const struct store_copy *c, struct err_text 
 {
     char path[STORE_PATH_MAX];
     int failed = 0;
-    name_folder(path, dir, c->hash, c->is_whole);
+    store_name_folder(path, dir, c->hash, c->is_whole);
     if (each_name(path, remove_file, &failed)) failed = errno;
     if (!failed && rmdir(path)) failed = errno;
     return failed ? err_say(why, ERR_SYSTEM, "store: cannot remove %s: %s", path, strerror(failed))

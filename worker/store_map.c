@@ -209,7 +209,7 @@ static void each_part(const char *dir, each_fn *fn, void *arg)
     for (struct dirent *at; (at = readdir(d));) {
         char folder[STORE_PATH_MAX];
         struct map m;
-        if (strlen(at->d_name) != 69 || strcmp(at->d_name + 64, ".part")) continue;
+        if (strlen(at->d_name) != 69 || strcmp(at->d_name + 64, STORE_PART)) continue;
         if (snprintf(folder, sizeof folder, "%s/%s", dir, at->d_name) >= (int)sizeof folder)
             continue;
         if (!map_open(folder, &m)) continue;
@@ -253,7 +253,7 @@ static void tidy(void *arg, const char *folder, const struct map *m)
     if (map_bytes(m) != all || !files_are_there(folder, m)) return;
     char whole[STORE_PATH_MAX], path[STORE_FILE_MAX];
     snprintf(whole, sizeof whole, "%s", folder);
-    whole[strlen(whole) - strlen(".part")] = 0;
+    whole[strlen(whole) - strlen(STORE_PART)] = 0;
     if (rename(folder, whole)) {
         log_warn("store: cannot rename %s: %s", folder, strerror(errno));
         return;

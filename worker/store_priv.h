@@ -4,6 +4,7 @@
 
 enum { STORE_PATH_MAX = 4096, STORE_FILE_MAX = STORE_PATH_MAX + 300 }; // of folders, of files
 #define STORE_MAP_NAME ".map"
+#define STORE_PART ".part" // at the end of the name of a copy that is not whole
 
 struct store {
     char dir[STORE_PATH_MAX], model_path[STORE_FILE_MAX];
@@ -19,6 +20,9 @@ struct store {
     bool is_saved;                   // the map on disk says the same
 };
 
+// The folder of a copy: DIR/HASH, or DIR/HASH.part.
+void store_name_folder(char out[STORE_PATH_MAX], const char *dir, const uint8_t hash[32],
+                       bool is_whole);
 // Replaces the map in the folder. The files were synced.
 err_t store_map_write(const struct store *s, struct err_text *why);
 // Fills s->have. False: there is no map, or it is not of these files, or damaged: nothing is here.

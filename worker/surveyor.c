@@ -33,34 +33,22 @@ struct surveyor {
 static void post(struct surveyor *s, const struct msg_surveyed *m)
 {
     const struct msg out = {.kind = MSG_SURVEYED, .surveyed = *m};
-    struct compute_letter *l = calloc(1, sizeof *l);
+    struct compute_letter *l = compute_letter_new();
     err_t e = l ? wire_pack(&out, &l->bytes) : ERR_MEMORY;
     if (e) {
         // The coordinator's deadline does the rest.
         log_error("survey: cannot answer: %s", err_name(e));
-        surveyor_letter_free(l);
+        compute_letter_free(l);
         return;
     }
-    list_init(&l->list);
     l->kind = MSG_SURVEYED;
     mailbox_push(&s->out, &l->list);
 }
 
 struct compute_letter *surveyor_letter(struct surveyor *s)
 {
-    struct list *l = mailbox_pop(&s->out);
-    if (!l) {
-        mailbox_hush(&s->out);
-        l = mailbox_pop(&s->out); // one may have come before the hush
-    }
+    struct list *l = mailbox_next(&s->out);
     return l ? list_item(l, struct compute_letter, list) : NULL;
-}
-
-void surveyor_letter_free(struct compute_letter *l)
-{
-    if (!l) return;
-    buf_fini(&l->bytes);
-    free(l);
 }
 
 // ---- the round
@@ -155,21 +143,20 @@ static void act(struct surveyor *s, const struct msg_survey *m)
 
 // ---- the thread
 
-// True: there is work.
-static bool rest(struct surveyor *s)
+// Until there is work.
+static void rest(struct surveyor *s)
 {
     struct pollfd fds[2] = {{.fd = s->in.fd, .events = POLLIN}};
     nfds_t n = 1;
     int ms = -1;
     if (s->port) {
         const int64_t left_us = s->idle_us - clock_now_us();
-        if (port_arm(s->port)) return true;
+        if (port_arm(s->port)) return;
         fds[n++] = (struct pollfd){.fd = port_fd(s->port), .events = POLLIN};
         ms = left_us > 0 ? (int)(left_us / 1000) + 1 : 0;
     }
     poll(fds, n, ms);
     if (fds[0].revents) mailbox_hush(&s->in);
-    return false;
 }
 
 static void progress(struct surveyor *s)
@@ -236,7 +223,7 @@ void surveyor_close(struct surveyor *s)
     for (struct list *l; (l = mailbox_pop(&s->in));)
         compute_parcel_free(list_item(l, struct compute_parcel, list));
     for (struct list *l; (l = mailbox_pop(&s->out));)
-        surveyor_letter_free(list_item(l, struct compute_letter, list));
+        compute_letter_free(list_item(l, struct compute_letter, list));
     mailbox_fini(&s->in);
     mailbox_fini(&s->out);
     free(s);

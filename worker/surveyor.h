@@ -28,6 +28,5 @@ void surveyor_hand(struct surveyor *s, struct compute_parcel *p);
 // The round is over for us: a plan begins, or the coordinator is gone. Returns at once.
 void surveyor_shut(struct surveyor *s);
 int surveyor_fd(const struct surveyor *s); // readable: there may be letters
-// A packed SURVEYED for the coordinator, or NULL; freed by surveyor_letter_free.
+// A packed SURVEYED for the coordinator, or NULL; freed with compute_letter_free.
 struct compute_letter *surveyor_letter(struct surveyor *s);
-void surveyor_letter_free(struct compute_letter *l);

@@ -15,6 +15,7 @@
 enum {
     STOP_CHECK_US = 100000,
     BACKOFF_FIRST_US = 200000,
+    RENEW_CHECK_US = 1000000,
     BACKOFF_MAX_US = 5000000,
 };
 
@@ -217,6 +218,10 @@ static void keep_time(struct worker *w)
         w->beat_us += WIRE_HEARTBEAT_MS * 1000;
         if (w->beat_us < now) w->beat_us = now + WIRE_HEARTBEAT_MS * 1000;
         worker_beat(w);
+    }
+    if (w->link && w->is_welcome && now >= w->renew_us) {
+        w->renew_us = now + RENEW_CHECK_US;
+        worker_renew(w);
     }
 }
 

@@ -43,6 +43,10 @@ struct worker_config {
     const char *measured_dir; // where they are kept (measure.h); NULL: nowhere. Until open returns
     // Connects to the coordinator; called again after a lost link. ERR_END: do not try again.
     err_t (*dial)(void *arg, struct link **out, struct err_text *why);
+    // The request for another certificate when it is time to send one (else NULL), and what the
+    // coordinator answers to it. Both NULL: nothing expires.
+    const char *(*renewal)(void *dial_arg);
+    err_t (*renewed)(void *dial_arg, const char *certificate_pem, struct err_text *why);
     void *dial_arg;
 };
 

@@ -37,6 +37,7 @@ struct worker {
     int64_t heard_us; // last message, or the dial
     int64_t beat_us;  // next heartbeat
     int64_t dial_us;  // next dial
+    int64_t renew_us; // next look whether the certificate wants renewing
     int64_t backoff_us;
     uint32_t random;               // jitter
     struct compute_parcel *parcel; // the message being read
@@ -68,6 +69,8 @@ void worker_send(struct worker *w, const struct msg *m);
 void worker_send_bytes(struct worker *w, const struct buf *b);
 void worker_hello(struct worker *w);
 void worker_beat(struct worker *w);
+// Asks for another certificate, when it is time.
+void worker_renew(struct worker *w);
 // Closes the link, stops the epoch, keeps what is loaded.
 void worker_lose(struct worker *w, const char *reason);
 // Reads and acts on what it reads. True: there may be more, which the link's descriptor need not

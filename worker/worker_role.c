@@ -202,7 +202,7 @@ static void pump_fetch(struct worker *w)
     while (w->fetch && (l = store_fetch_letter(w->fetch))) {
         const bool is_end = l->is_end;
         if (!is_end && !w->is_stopping) worker_send_bytes(w, &l->bytes);
-        store_fetch_letter_done(l);
+        compute_letter_free(l);
         if (is_end) end_fetch(w);
     }
 }
@@ -212,7 +212,7 @@ static void pump_survey(struct worker *w)
     struct compute_letter *l;
     while (w->surveyor && (l = surveyor_letter(w->surveyor))) {
         worker_send_bytes(w, &l->bytes);
-        surveyor_letter_free(l);
+        compute_letter_free(l);
     }
 }
 

@@ -150,6 +150,14 @@ void worker_beat(struct worker *w)
     worker_send(w, &m);
 }
 
+void worker_renew(struct worker *w)
+{
+    const struct worker_config *c = &w->config;
+    const char *request = c->renewal ? c->renewal(c->dial_arg) : NULL;
+    const struct msg m = {.kind = MSG_RENEW, .renew = {.request_pem = request}};
+    if (request) worker_send(w, &m);
+}
+
 // -- in --
 
 static void refuse_step(struct worker *w, uint64_t epoch, const char *what)
@@ -200,6 +208,21 @@ static bool on_chunk(struct worker *w)
     if (!w->fetch) return false;
     w->parcel = store_fetch_hand(w->fetch, w->parcel);
     return true;
+}
+
+// Without another certificate this one goes on, and the next request comes by itself.
+static void on_renewed(struct worker *w, const struct msg_renewed *m)
+{
+    const struct worker_config *c = &w->config;
+    struct err_text why = {0};
+    err_t e = m->code;
+    if (e)
+        err_say(&why, e, "%s", m->why);
+    else if (!c->renewed)
+        e = err_say(&why, ERR_LINK_PROTOCOL, "none was asked for");
+    else
+        e = c->renewed(c->dial_arg, m->certificate_pem, &why);
+    if (e) log_warn("the certificate was not renewed: %s", why.s);
 }
 
 static void on_drain(struct worker *w)
@@ -260,6 +283,9 @@ static bool act(struct worker *w)
         return on_survey(w);
     case MSG_HEARTBEAT:
         on_heartbeat(w, &m->heartbeat);
+        return false;
+    case MSG_RENEWED:
+        on_renewed(w, &m->renewed);
         return false;
     case MSG_DRAIN:
         on_drain(w);

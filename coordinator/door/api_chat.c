@@ -13,6 +13,8 @@
 
 enum { TOOLS_MAX = 1024 };
 
+static const char white[] = " \t\r\n";
+
 // none, auto, required, or one function by its name: whether there must be a call, and which.
 static err_t read_choice(struct prepare *p, struct refusal *no)
 {
@@ -93,6 +95,25 @@ static err_t read_kwargs(struct prepare *p, struct refusal *no)
     return put_kwargs(p, more, n, no);
 }
 
+// The last message when the answer is to go on with it: an assistant's, of text alone.
+static err_t read_continued(struct prepare *p, struct refusal *no)
+{
+    const struct json *m = &p->messages->arr.items[p->messages->arr.n - 1];
+    const struct json *content = json_get(m, "content");
+    if (!p->p.continues) return OK;
+    if (p->p.generation_prompt && p->p.generation_prompt->b)
+        return refusal_field(no, "continue_final_message",
+                             "'continue_final_message' and 'add_generation_prompt' exclude each "
+                             "other");
+    if (!json_is(json_get(m, "role"), "assistant") || json_get(m, "tool_calls") || !content ||
+        content->kind != J_STR || content->str.s[strspn(content->str.s, white)] == 0)
+        return refusal_field(no, "continue_final_message",
+                             "'continue_final_message' needs a last message of the assistant's "
+                             "with text and without calls");
+    p->continued = content;
+    return OK;
+}
+
 err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
 {
     unsigned changed;
@@ -100,6 +121,7 @@ err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
     if (!err && p->p.merge_roles &&
         repair_apply(p->messages, REPAIR_MERGE, &p->scratch, &p->messages, &changed))
         err = refusal_set(no, 400, "json_too_large", "the messages need too much memory");
+    if (!err) err = read_continued(p, no);
     if (!err) err = read_tools(p, no);
     if (!err) err = read_choice(p, no);
     if (!err) err = read_kwargs(p, no);
@@ -157,7 +179,8 @@ static err_t render(struct prepare *p, struct template_input *in, struct templat
         .kwargs = p->kwargs,
         .bos_token = m->bos,
         .eos_token = m->eos,
-        .add_generation_prompt = true,
+        .add_generation_prompt =
+            !p->continued && (!p->p.generation_prompt || p->p.generation_prompt->b),
         .now_s = local_now(),
     };
     struct err_text why;
@@ -175,20 +198,51 @@ static err_t render(struct prepare *p, struct template_input *in, struct templat
     return refuse_messages(p, &why, no);
 }
 
+// Cuts off what the template wrote behind the message that is to be continued. Templates may trim
+// it, and some write a little of the input behind it.
+static err_t cut_continued(const struct prepare *p, struct template_output *text,
+                           struct refusal *no)
+{
+    enum { SPANS_MAX = 8 };
+    const char *s = p->continued->str.s + strspn(p->continued->str.s, white);
+    const char *const end = p->continued->str.s + p->continued->str.len;
+    size_t len = (size_t)(end - s);
+    while (len && strchr(white, s[len - 1]))
+        len--;
+    for (size_t i = text->n_plain; i-- > 0 && i + SPANS_MAX >= text->n_plain;) {
+        struct text_span *span = &text->plain[i];
+        size_t to = span->to;
+        while (to > span->from && strchr(white, text->text.data[to - 1]))
+            to--;
+        if (to - span->from < len || memcmp(text->text.data + to - len, s, len) != 0) continue;
+        for (const char *more = s + len; more < end && to < span->to; more++, to++)
+            if (text->text.data[to] != *more) break;
+        span->to = text->text.len = to;
+        text->n_plain = i + 1;
+        return OK;
+    }
+    return refusal_field(no, "continue_final_message",
+                         "the chat template changes the last message, so it cannot be continued");
+}
+
 // What a turn's parser must know; the body's trees go, so the functions are copied.
 static err_t keep_turn(const struct prepare *p, const struct template_output *text,
                        struct prepared *out, struct refusal *no)
 {
     enum { TAIL_MAX = 2048 };
-    const size_t from = text->n_plain ? text->plain[text->n_plain - 1].to : 0;
-    const bool is_whole = text->text.len - from <= TAIL_MAX;
-    out->tail_len = is_whole ? text->text.len - from : TAIL_MAX;
+    // The template's own words before the answer: behind the last message, or before the one that
+    // is continued.
+    const size_t n = text->n_plain - (p->continued ? 1 : 0);
+    const size_t from = n ? text->plain[n - 1].to : 0;
+    const size_t to = p->continued ? text->plain[n].from : text->text.len;
+    const bool is_whole = to - from <= TAIL_MAX;
+    out->tail_len = is_whole ? to - from : TAIL_MAX;
     const char *all = text->text.data ? text->text.data : ""; // a template may write nothing
-    out->replay = p->tools && is_whole ? p->in->replay : NULL;
+    out->replay = p->tools && is_whole && !p->continued ? p->in->replay : NULL;
     out->tenant = p->in->tenant;
     out->before = from;
     if (out->replay) out->before_hash = fnv_add(FNV_BEGIN, all, from);
-    out->tail = arena_copy_str(&out->arena, all + text->text.len - out->tail_len, out->tail_len);
+    out->tail = arena_copy_str(&out->arena, all + to - out->tail_len, out->tail_len);
     out->format = p->in->model->format;
     // A template that knows no calls lets the model write them in the commonest way.
     if (p->tools && !turn_format_has_calls(out->format)) out->format = turn_format_named("hermes");
@@ -212,6 +266,7 @@ err_t api_chat_encode(struct prepare *p, struct prepared *out, struct refusal *n
     struct ids ids = {0};
     err_t err = history_adapt(p, &history, no);
     if (!err) err = render(p, &in, &text, &out->repaired, no);
+    if (!err && p->continued) err = cut_continued(p, &text, no);
     if (!err) err = keep_turn(p, &text, out, no);
     if (!err) err = constrain_open(p, out, no);
     if (!err && prepare_unwanted(p->in)) err = ERR_CANCELLED;

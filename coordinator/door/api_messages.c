@@ -112,6 +112,17 @@ static struct json call_of(struct reading *r, const struct json *block)
     return call;
 }
 
+// Blocks of tools that another provider has run; like those tools they are passed over.
+static bool is_hosted(const struct json *block)
+{
+    static const char end[] = "_tool_result";
+    const struct json *type = json_get(block, "type");
+    if (!type || type->kind != J_STR) return false;
+    const size_t len = type->str.len, n = sizeof end - 1;
+    return json_is(type, "server_tool_use") || json_is(type, "mcp_tool_use") ||
+           (len > n && strcmp(type->str.s + len - n, end) == 0);
+}
+
 static err_t read_assistant(struct reading *r, const struct json *content)
 {
     struct json m = tree_object(&r->tree, 4), calls = tree_list(&r->tree, content->arr.n);
@@ -127,7 +138,7 @@ static err_t read_assistant(struct reading *r, const struct json *content)
             buf_add(&thoughts, t->str.s, t->str.len);
         else if (is_type(b, "tool_use"))
             tree_add(&calls, call_of(r, b));
-        else if (!is_type(b, "redacted_thinking"))
+        else if (!is_type(b, "redacted_thinking") && !is_hosted(b))
             err = refuse(r, "content", "holds a block that an assistant cannot have written");
     }
     tree_put(&m, "role", tree_word("assistant"));
@@ -228,6 +239,7 @@ static void put_thinking(struct reading *r, const struct json *body, struct json
     const struct json *thinking = json_get(body, "thinking");
     const struct json *config = json_get(body, "output_config"),
                       *format = json_get(config, "format");
+    if (!tree_given(format)) format = json_get(body, "output_format"); // its older name
     const struct json *effort = json_get(config, "effort");
     if (json_is(effort, "max")) // our highest has another name
         tree_put(out, "reasoning_effort", tree_word("xhigh"));
@@ -251,6 +263,16 @@ static void put_thinking(struct reading *r, const struct json *body, struct json
     tree_put(out, "chat_template_kwargs", kwargs);
 }
 
+// The answer goes on with a last message of the assistant's.
+static bool is_continued(const struct json *messages)
+{
+    if (!messages->arr.n) return false;
+    const struct json *last = &messages->arr.items[messages->arr.n - 1];
+    const struct json *content = json_get(last, "content");
+    return json_is(json_get(last, "role"), "assistant") && !json_get(last, "tool_calls") &&
+           content->str.s[strspn(content->str.s, " \t\r\n")] != 0;
+}
+
 static err_t translate(const struct json *body, struct arena *a, const struct json **out,
                        struct refusal *no)
 {
@@ -266,6 +288,8 @@ static err_t translate(const struct json *body, struct arena *a, const struct js
     tree_put_given(&chat, "stop", json_get(body, "stop_sequences"));
     tree_put_given(&chat, "user", json_get(json_get(body, "metadata"), "user_id"));
     tree_put(&chat, "messages", r.messages);
+    if (!r.tree.broken && is_continued(&r.messages))
+        tree_put(&chat, "continue_final_message", tree_bool(true));
     const struct json *tools = json_get(body, "tools");
     if (tools && tools->kind == J_ARR) tree_put(&chat, "tools", tools_of(&r, tools));
     put_choice(&r, json_get(body, "tool_choice"), &chat);

@@ -370,8 +370,9 @@ static void put_operation(const struct route *r, const struct doc *d, struct buf
     put(out, "}}");
 }
 
-void api_openapi_write(struct buf *out)
+void api_openapi_get(struct exchange *x)
 {
+    struct buf all = {0}, *out = &all;
     size_t n;
     const struct route *routes = route_table(&n);
     put(out, "{'openapi':'3.1.0','info':{'title':'Trireme','description':'One model over several "
@@ -389,11 +390,5 @@ void api_openapi_write(struct buf *out)
     put_bodies(out);
     put_shapes(out);
     put(out, "}}}");
-}
-
-void api_openapi_get(struct exchange *x)
-{
-    struct buf out = {0};
-    api_openapi_write(&out);
-    exchange_json(x, 200, &out);
+    exchange_json(x, 200, out);
 }

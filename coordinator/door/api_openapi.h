@@ -2,9 +2,7 @@
 // and who may ask come from the routes; fields of bodies, their kinds and ranges from fields_table;
 // shapes of answers are written out in api_openapi.c.
 #pragma once
-#include "proto/base/buf.h"
 
 struct exchange;
 
 void api_openapi_get(struct exchange *x);
-void api_openapi_write(struct buf *out);

@@ -153,6 +153,17 @@ static void read_thoughts(struct reading *r, const struct json *item)
     }
 }
 
+// Items of tools that another provider has run; like those tools they are passed over.
+static bool is_hosted(const struct json *item)
+{
+    static const char *const types[] = {
+        "web_search_call",       "file_search_call", "code_interpreter_call",
+        "image_generation_call", "mcp_call",         "mcp_list_tools"};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (is_type(item, types[i])) return true;
+    return false;
+}
+
 static err_t read_item(struct reading *r, const struct json *item)
 {
     const struct json *type = json_get(item, "type");
@@ -165,7 +176,7 @@ static err_t read_item(struct reading *r, const struct json *item)
         read_call(r, item, "input");
     else if (json_is(type, "reasoning"))
         read_thoughts(r, item);
-    else
+    else if (!is_hosted(item))
         return refuse(r, "type",
                       "must be message, function_call, function_call_output, custom_tool_call, "
                       "custom_tool_call_output or reasoning");

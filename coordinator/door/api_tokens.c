@@ -21,11 +21,13 @@ static err_t tokenize_encode(struct prepare *p, struct prepared *out, struct ref
     const struct json *special = p->p.add_special;
     if (p->p.messages) return api_chat_encode(p, out, no);
     // By default vLLM's form adds what the model begins a text with, llama.cpp's does not.
+    const struct json *parse = p->p.parse_special;
+    const unsigned reads = parse && !parse->b ? 0 : TOKENIZER_SPECIAL;
     const bool adds = special ? special->b : !p->p.content;
     struct ids ids = {0};
-    err_t err = tokenizer_encode(p->in->model->tokenizer, text->str.s, text->str.len,
-                                 TOKENIZER_SPECIAL | (adds ? TOKENIZER_BOS : 0), NULL, 0,
-                                 text->str.len + 64, &ids);
+    err_t err =
+        tokenizer_encode(p->in->model->tokenizer, text->str.s, text->str.len,
+                         reads | (adds ? TOKENIZER_BOS : 0), NULL, 0, text->str.len + 64, &ids);
     out->prompts = arena_take(&out->arena, sizeof *out->prompts);
     if (err || !out->prompts)
         err = refusal_set(no, 500, "internal_error", "the text could not be tokenised");

@@ -1,4 +1,5 @@
 #include "coordinator/door/auth.h"
+#include "proto/base/hex.h"
 #include "topology/sha256.h"
 
 #include <stdio.h>
@@ -78,24 +79,6 @@ static bool read_priority(const struct word *w, int32_t *out)
     return true;
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 32;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static bool read_hex(const struct word *w, uint8_t out[32])
-{
-    if (w->len != 64) return false;
-    for (size_t i = 0; i < 32; i++) {
-        int hi = hex_digit(w->s[2 * i]), lo = hex_digit(w->s[2 * i + 1]);
-        if (hi < 0 || lo < 0) return false;
-        out[i] = (uint8_t)(hi * 16 + lo);
-    }
-    return true;
-}
-
 static bool read_setting(const struct word *w, struct auth_key *k)
 {
     struct word v;
@@ -118,7 +101,7 @@ static err_t read_line(const char *line, size_t number, struct auth_key *out, st
     if (!next_word(&line, true, &w))
         return err_say(why, ERR_CONFIG, "API key number %zu is empty", number);
     if (begins(&w, "sha256:", &hex)) {
-        if (!read_hex(&hex, k.digest))
+        if (hex.len != 64 || !hex_read(hex.s, 32, k.digest))
             return err_say(
                 why, ERR_CONFIG,
                 "API key number %zu: 64 hexadecimal digits belong after sha256:", number);

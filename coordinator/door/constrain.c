@@ -160,6 +160,8 @@ err_t constrain_read(struct prepare *p, struct refusal *no)
         {"guided_regex", WAY_REGEX, q->guided_regex},
         {"guided_choice", WAY_CHOICE, q->guided_choice},
         {"guided_grammar", WAY_GRAMMAR, q->guided_grammar},
+        {"json_schema", WAY_JSON, q->json_schema},
+        {"grammar", WAY_GRAMMAR, q->grammar},
     };
     struct wish w = {.p = p, .no = no};
     err_t err = read_format(&w);

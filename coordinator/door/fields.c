@@ -53,6 +53,7 @@ static const struct field table[] = {
      .apis = FIELD_BOTH,
      .kinds = K(J_OBJ),
      .store = STORE_OBJECT,
+     .has = AT(has_stream_options),
      .sub = stream_options,
      .n_sub = sizeof stream_options / sizeof *stream_options},
     INT("max_tokens", FIELD_BOTH, max_tokens, 1, INT32_MAX),
@@ -87,6 +88,7 @@ static const struct field table[] = {
      .offset = AT(seed),
      .has = AT(has_seed)},
     TREE("stop", FIELD_BOTH, K(J_STR) | K(J_ARR), stop),
+    TREE("stop_token_ids", FIELD_BOTH, K(J_ARR), stop_ids),
     TREE("logit_bias", FIELD_BOTH, K(J_OBJ), logit_bias),
     TREE("logprobs", FIELD_CHAT, K(J_BOOL), logprobs),
     INT("top_logprobs", FIELD_CHAT, top_logprobs, 0, 20),
@@ -102,6 +104,8 @@ static const struct field table[] = {
     TREE("guided_regex", FIELD_BOTH, K(J_STR), guided_regex),
     TREE("guided_choice", FIELD_BOTH, K(J_ARR), guided_choice),
     TREE("guided_grammar", FIELD_BOTH, K(J_STR), guided_grammar),
+    TREE("json_schema", FIELD_BOTH, K(J_OBJ) | K(J_STR) | K(J_BOOL), json_schema),
+    TREE("grammar", FIELD_BOTH, K(J_STR), grammar),
     {.name = "reasoning",
      .apis = FIELD_CHAT,
      .kinds = K(J_OBJ),
@@ -118,6 +122,7 @@ static const struct field table[] = {
     TREE("tokens", FIELD_TOKENS, K(J_ARR), tokens),
     TREE("add_special_tokens", FIELD_TOKENS, K(J_BOOL), add_special),
     TREE("add_special", FIELD_TOKENS, K(J_BOOL), add_special),
+    TREE("parse_special", FIELD_TOKENS, K(J_BOOL), parse_special),
     FLAG("with_pieces", FIELD_TOKENS, with_pieces),
     INT("priority", FIELD_BOTH, priority, -1000000, 1000000),
     FLAG("return_progress", FIELD_BOTH, progress),
@@ -126,6 +131,8 @@ static const struct field table[] = {
     FLAG("return_token_ids", FIELD_BOTH, token_ids),
     FLAG("merge_consecutive_roles", FIELD_CHAT, merge_roles),
     FLAG("strict", FIELD_CHAT, strict),
+    FLAG("continue_final_message", FIELD_CHAT | FIELD_TOKENS, continues),
+    TREE("add_generation_prompt", FIELD_CHAT | FIELD_TOKENS, K(J_BOOL), generation_prompt),
 };
 
 const struct field *fields_table(size_t *n)

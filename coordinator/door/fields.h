@@ -12,11 +12,12 @@ enum { FIELD_CHAT = 1, FIELD_COMPLETIONS = 2, FIELD_BOTH = 3, FIELD_TOKENS = 4, 
 struct params {
     const struct json *model, *user, *messages, *prompt, *stop, *logit_bias, *tools, *tool_choice,
         *parallel_calls, *structured_outputs, *guided_json, *guided_regex, *guided_choice,
-        *guided_grammar, *content, *tokens, *add_special, *input, *encoding_format, *pooling;
+        *guided_grammar, *json_schema, *grammar, *content, *tokens, *add_special, *parse_special,
+        *input, *encoding_format, *pooling;
     const struct json *response_format, *kwargs, *suffix, *reasoning_effort, *logprobs,
-        *enable_thinking;
+        *enable_thinking, *stop_ids, *generation_prompt;
     bool stream, include_usage, continuous_usage, echo, ignore_eos, digest, token_ids, progress,
-        merge_roles, strict, with_pieces;
+        merge_roles, strict, with_pieces, continues, has_stream_options;
     int64_t max_tokens, max_completion_tokens; // 0: not given
     int64_t top_logprobs;                      // -1: not given
     int64_t dimensions;                        // 0: not given

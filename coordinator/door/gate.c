@@ -25,7 +25,8 @@ static bool value_ok(const struct gate_header *h)
     return true;
 }
 
-bool gate_layout_ok(const struct gate_request *q)
+// True when the header section holds nothing but what `q` shows.
+static bool layout_ok(const struct gate_request *q)
 {
     const char *at = q->method + strlen(q->method) + 1;
     if (at != q->uri) return false;
@@ -140,7 +141,7 @@ err_t gate_check(const struct gate_request *q, struct gate_facts *out, struct re
         err = take_header(&q->headers[i], &n, &f, no);
         if (err) return err;
     }
-    if (q->section_bytes && !gate_layout_ok(q))
+    if (q->section_bytes && !layout_ok(q))
         return refusal_set(no, 400, "bad_request",
                            "lines must end in CRLF, hold no NUL and not be folded");
     bool old = strcmp(q->version, "HTTP/1.0") == 0;

@@ -40,8 +40,6 @@ struct gate_facts {
 
 // ERR_INVALID with the refusal (400, 405, 414, 417, 431, 501, 505).
 err_t gate_check(const struct gate_request *q, struct gate_facts *out, struct refusal *no);
-// True when the header section holds nothing but what `q` shows.
-bool gate_layout_ok(const struct gate_request *q);
 
 // The path part of a raw URI, with %XX decoded, NUL-terminated into out (cap >= GATE_URI_MAX + 1).
 // Refuses absolute URIs, "*", control bytes, backslashes, broken or NUL escapes, and "." or ".."

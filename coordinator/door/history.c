@@ -286,6 +286,18 @@ static bool find_place(const struct prepare *p, const struct template_output *te
            holds(s + x->from, len, replay_trim(t->reasoning));
 }
 
+// A message that is such a turn, known by where its members lie.
+struct known {
+    const struct json_member *members;
+    const struct replay_turn *turn;
+};
+
+static int by_members(const void *a, const void *b)
+{
+    const struct known *x = a, *y = b;
+    return (x->members > y->members) - (x->members < y->members);
+}
+
 // The turns among the messages that were rendered: where they were repaired, those that were not
 // touched. False: no memory.
 static bool follow_repairs(const struct prepare *p, const struct json *messages, struct history *h)
@@ -294,17 +306,22 @@ static bool follow_repairs(const struct prepare *p, const struct json *messages,
     const size_t n = messages->arr.n;
     if (messages == adapted) return true;
     const struct replay_turn **turns = calloc(n + 1, sizeof *turns);
-    for (size_t i = 0, k = 0; turns && i < n; i++) {
-        size_t same = k;
-        while (same < h->n &&
-               adapted->arr.items[same].obj.members != messages->arr.items[i].obj.members)
-            same++;
-        if (same == h->n) continue;
-        turns[i] = h->turns[same];
-        k = same + 1;
+    struct known *known = calloc(h->n_found + 1, sizeof *known);
+    const bool ok = turns && known;
+    size_t n_known = 0;
+    for (size_t i = 0; ok && i < h->n; i++)
+        if (h->turns[i])
+            known[n_known++] = (struct known){adapted->arr.items[i].obj.members, h->turns[i]};
+    if (ok) qsort(known, n_known, sizeof *known, by_members);
+    for (size_t i = 0; ok && i < n; i++) {
+        const struct known key = {.members = messages->arr.items[i].obj.members};
+        const struct known *hit = bsearch(&key, known, n_known, sizeof *known, by_members);
+        if (hit) turns[i] = hit->turn;
     }
-    *h = (struct history){.turns = turns, .n = n, .n_found = h->n_found};
-    return turns;
+    free(known);
+    if (!ok) free(turns);
+    *h = (struct history){.turns = ok ? turns : NULL, .n = n, .n_found = h->n_found};
+    return ok;
 }
 
 static size_t list_places(const struct history *h, struct place *places)

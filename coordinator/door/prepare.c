@@ -113,6 +113,42 @@ static err_t read_bias(struct prepare *p, struct refusal *no)
     return OK;
 }
 
+enum { STOP_IDS_MAX = 1024 };
+
+static err_t check_stop_ids(const struct prepare *p, struct refusal *no)
+{
+    const struct json *list = p->p.stop_ids;
+    if (list && list->arr.n > STOP_IDS_MAX)
+        return refusal_field(no, "stop_token_ids", "'stop_token_ids' must hold at most %d ids",
+                             STOP_IDS_MAX);
+    for (size_t i = 0; list && i < list->arr.n; i++) {
+        const struct json *id = &list->arr.items[i];
+        if (id->kind != J_INT || id->i < 0 || id->i >= p->in->n_vocab)
+            return refusal_field(no, "stop_token_ids",
+                                 "'stop_token_ids' must hold token ids from 0 to %d",
+                                 p->in->n_vocab - 1);
+    }
+    return OK;
+}
+
+// The model's end ids and those that the caller adds. False: no memory.
+static bool set_ends(const struct prepare *p, struct request *r)
+{
+    const struct engine_model *m = p->in->model;
+    const struct json *list = p->p.stop_ids;
+    r->end_ids = m->end_ids;
+    r->n_end = p->p.ignore_eos ? 0 : m->n_end;
+    if (!list || list->arr.n == 0) return true;
+    int32_t *ids = arena_take_n(&r->arena, r->n_end + list->arr.n, sizeof *ids);
+    if (!ids) return false;
+    for (uint32_t i = 0; i < r->n_end; i++)
+        ids[i] = m->end_ids[i];
+    for (size_t i = 0; i < list->arr.n; i++)
+        ids[r->n_end++] = (int32_t)list->arr.items[i].i;
+    r->end_ids = ids;
+    return true;
+}
+
 static void read_wants(const struct params *p, struct prepared *out)
 {
     out->stream = p->stream;
@@ -138,9 +174,12 @@ err_t prepare_read(struct prepare *p, struct prepared *out, struct refusal *no)
     if (p->in->api->translate) err = p->in->api->translate(body, &p->scratch, &body, no);
     if (!err) err = fields_read(body, p->in->api->fields, &p->p, no);
     if (err) return err;
+    if (p->p.has_stream_options && !p->p.stream)
+        return refusal_field(no, "stream_options", "'stream_options' needs 'stream': true");
     read_wants(&p->p, out);
     err = read_model(p, out, no);
     if (!err) err = read_stop(p, out, no);
+    if (!err) err = check_stop_ids(p, no);
     if (!err) err = read_bias(p, no);
     if (!err) err = constrain_read(p, no);
     if (!err) err = p->in->api->read(p, out, no);
@@ -224,8 +263,7 @@ static struct request *make_request(const struct prepare *p, const struct prepar
     r->prompt = arena_copy(&r->arena, ids->at, ids->n * sizeof *ids->at);
     r->n_prompt = (uint32_t)ids->n;
     r->max_tokens = max_tokens;
-    r->end_ids = m->end_ids;
-    r->n_end = p->p.ignore_eos ? 0 : m->n_end;
+    const bool has_ends = set_ends(p, r);
     r->pooling = out->pooling;
     r->score_prompt = out->echo && out->n_logprobs >= 0;
     r->priority = (int32_t)p->p.priority;
@@ -244,8 +282,8 @@ static struct request *make_request(const struct prepare *p, const struct prepar
         .tail = out->tail,
         .tail_len = out->tail_len,
     };
-    if (!r->prompt || (p->n_bias && !bias) || request_init_choices(r, out->n_choice) != OK ||
-        !rules_request(r, &rules)) {
+    if (!r->prompt || !has_ends || (p->n_bias && !bias) ||
+        request_init_choices(r, out->n_choice) != OK || !rules_request(r, &rules)) {
         request_free(r);
         return NULL;
     }

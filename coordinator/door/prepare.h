@@ -50,6 +50,7 @@ struct prepare {
     struct grammar *grammar;           // what all of the answer must be; given back at the end
     struct logit_bias *bias;
     uint32_t n_bias;
+    const struct json *continued; // the last message, which the answer goes on with; NULL: none
 };
 
 // One prompt and its request. Several of them only for /v1/completions and /v1/embeddings.

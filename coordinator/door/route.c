@@ -40,18 +40,32 @@ const struct route *route_table(size_t *n)
     return routes;
 }
 
+// Whether a route answers a path. Callers that were given the address without /v1 leave it out
+// everywhere: what needs a key is found without it too.
+static bool answers(const struct route *r, const char *path, const char **rest)
+{
+    static const char version[] = "/v1";
+    const size_t skip =
+        r->access == ROUTE_KEY && strncmp(r->path, "/v1/", 4) == 0 && strncmp(path, "/v1/", 4) != 0
+            ? sizeof version - 1
+            : 0;
+    const char *want = r->path + skip;
+    const size_t len = strlen(want);
+    const bool below =
+        len > 1 && want[len - 1] == '/' && strncmp(path, want, len) == 0 && path[len];
+    if (!below && strcmp(path, want) != 0) return false;
+    *rest = path + len;
+    return true;
+}
+
 const struct route *route_find(const char *path, bool is_post, const struct route **any,
                                const char **rest)
 {
     *any = NULL;
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         const struct route *r = &routes[i];
-        size_t len = strlen(r->path);
-        bool below =
-            len > 1 && r->path[len - 1] == '/' && strncmp(path, r->path, len) == 0 && path[len];
-        if (!below && strcmp(path, r->path) != 0) continue;
+        if (!answers(r, path, rest)) continue;
         *any = r;
-        *rest = path + len;
         if (r->is_post == is_post) return r;
     }
     return NULL;

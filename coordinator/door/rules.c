@@ -28,7 +28,7 @@ struct follower {
     struct buf text; // scratch
     int64_t n_thought;
     uint32_t at; // of the close: forced so far; 0: none
-    bool is_new, is_free;
+    bool is_new;
 };
 
 // -- budgets --
@@ -93,23 +93,29 @@ static bool make_close(struct arena *a, struct ruled *r)
 
 static void count(const struct ruled *r, struct follower *f, int32_t id)
 {
-    const struct turn *t = &f->turn;
     stream_push(&f->stream, id, &f->text);
     if (f->text.len) turn_push(&f->turn, f->text.data, f->text.len);
     buf_clear(&f->text);
-    f->n_thought += t->state == TURN_IN_THINK;
-    const bool calls = t->n_call || t->state == TURN_IN_ARGS || t->state == TURN_IN_NAME;
-    f->is_free |= t->state != TURN_IN_THINK && (t->had_text || calls);
+    f->n_thought += f->turn.state == TURN_IN_THINK;
     if (f->at == r->n_close) f->at = 0;
+}
+
+// The answer has begun, or a call.
+static bool has_begun(const struct turn *t)
+{
+    return t->had_text || t->n_call || t->state == TURN_IN_ARGS || t->state == TURN_IN_NAME;
 }
 
 // What must come, if anything must; what the grammar lets through otherwise.
 static void force(const struct ruled *r, struct follower *f, struct choice *c)
 {
-    const bool is_over = f->turn.state == TURN_IN_THINK && f->n_thought >= r->want.budget;
-    c->may_chain =
-        !r->want.grammar && (f->is_free || (!f->at && f->n_thought + 1 < r->want.budget));
-    if (f->is_free || (!f->at && !is_over)) return;
+    const bool thinks = f->turn.state == TURN_IN_THINK;
+    // Where a row could be chained to the last one, its id is drawn already.
+    const bool is_over = thinks && f->n_thought >= r->want.budget && !c->may_chain;
+    const bool is_free = !thinks && has_begun(&f->turn);
+    const bool closes = f->at || is_over;
+    c->may_chain = !r->want.grammar && !closes && (is_free || f->n_thought + 1 < r->want.budget);
+    if (!closes) return;
     const struct idset *close = &r->close[f->at];
     struct idset_runs runs = {.set = close->set, .len = close->len};
     uint32_t from, to;

@@ -4,7 +4,8 @@
 //
 // Thoughts are counted as usage counts them. When `budget` tokens of them are there, what closes
 // them is forced, token by token; harmony's analysis is closed with its message, and the next
-// channel is another one. When the answer has begun, or a call, nothing is forced any more.
+// channel is another one. Between the parts of the answer rows are chained, so thoughts that begin
+// anew there get one token more.
 #pragma once
 #include "coordinator/schedule/request.h"
 #include "coordinator/text/grammar.h"

@@ -59,38 +59,47 @@ bool fleet_has_hands(const struct fleet *f)
     return false;
 }
 
+static struct place_worker candidate(const struct fleet_worker *w)
+{
+    const struct msg_hello *h = &w->hello;
+    const struct msg_device *d = &h->devices[0];
+    return (struct place_worker){
+        .number = w->number,
+        .name = h->name,
+        .host = h->host,
+        .process = h->process,
+        .roads = h->roads,
+        .threads = d->threads,
+        .has_cpu = strcmp(d->kind, "cpu") == 0,
+        .mem_bytes = d->mem_bytes,
+        .mem_free_bytes = w->mem_most_bytes ? w->mem_most_bytes : d->mem_free_bytes,
+        .read_bytes_per_s = d->read_bytes_per_s,
+        .int8_ops_per_s = d->int8_ops_per_s,
+        .f32_flops_per_s = d->f32_flops_per_s,
+        .n_core = d->n_core,
+        .host_read_bytes_per_s = d->host_read_bytes_per_s,
+        .rates = &d->rates,
+        .trip_us = (double)w->trip_us,
+        .held_from = h->held_from,
+        .held_to = h->held_to,
+        .held_embed = h->held_embed,
+        .held_head = h->held_head,
+    };
+}
+
 err_t crewing_place(const struct fleet *f, const struct place_want *want, const uint32_t *workers,
                     uint32_t n, struct place *out, struct err_text *why)
 {
-    struct place_worker candidates[LANE_WORKERS_MAX];
-    for (uint32_t i = 0; i < n; i++) {
-        const struct fleet_worker *w = &f->workers[workers[i]];
-        const struct msg_hello *h = &w->hello;
-        const struct msg_device *d = &h->devices[0];
-        candidates[i] = (struct place_worker){
-            .number = w->number,
-            .name = h->name,
-            .host = h->host,
-            .process = h->process,
-            .roads = h->roads,
-            .threads = d->threads,
-            .has_cpu = strcmp(d->kind, "cpu") == 0,
-            .mem_bytes = d->mem_bytes,
-            .mem_free_bytes = w->mem_most_bytes ? w->mem_most_bytes : d->mem_free_bytes,
-            .read_bytes_per_s = d->read_bytes_per_s,
-            .int8_ops_per_s = d->int8_ops_per_s,
-            .f32_flops_per_s = d->f32_flops_per_s,
-            .n_core = d->n_core,
-            .host_read_bytes_per_s = d->host_read_bytes_per_s,
-            .rates = &d->rates,
-            .trip_us = (double)w->trip_us,
-            .held_from = h->held_from,
-            .held_to = h->held_to,
-            .held_embed = h->held_embed,
-            .held_head = h->held_head,
-        };
-    }
-    return place_make(want, candidates, n, out, why);
+    struct place_worker candidates[LANE_WORKERS_MAX], beside[LANE_WORKERS_MAX];
+    struct place_want all = *want;
+    all.beside = beside;
+    all.n_beside = 0;
+    for (uint32_t i = 0; i < n; i++)
+        candidates[i] = candidate(&f->workers[workers[i]]);
+    for (uint32_t i = 0; n && i < LANE_WORKERS_MAX; i++)
+        if (is_hand(&f->workers[i]) && f->workers[i].lane != f->workers[workers[0]].lane)
+            beside[all.n_beside++] = candidate(&f->workers[i]);
+    return place_make(&all, candidates, n, out, why);
 }
 
 static err_t place_lane(void *arg, const uint32_t *usable, uint32_t n, struct place *out,

@@ -20,7 +20,7 @@ err_t fleet_pack_send(struct fleet *f, struct tether *c, const struct msg *m)
 
 static void later(struct fleet *f);
 
-void fleet_doom(struct fleet_worker *w, err_t err)
+static void doom(struct fleet_worker *w, err_t err)
 {
     if (w->is_doomed) return;
     w->is_doomed = true;
@@ -35,15 +35,16 @@ void fleet_doom(struct fleet_worker *w, err_t err)
 void fleet_tell(struct fleet_worker *w, const struct msg *m)
 {
     err_t err = fleet_pack_send(w->fleet, w->tether, m);
-    if (err) fleet_doom(w, err);
+    if (err) doom(w, err);
 }
 
-void fleet_tell_packed(struct fleet_worker *w)
+// What lies in fleet.packed.
+static void tell_packed(struct fleet_worker *w)
 {
     struct buf *b = &w->fleet->packed;
     err_t err = tether_send(w->tether, b->data, b->len);
     if (err == OK) err = tether_arm(w->tether);
-    if (err) fleet_doom(w, err);
+    if (err) doom(w, err);
 }
 
 err_t fleet_send(struct fleet *f, uint32_t lane, const struct step *s)
@@ -55,7 +56,7 @@ err_t fleet_send(struct fleet *f, uint32_t lane, const struct step *s)
     if (err) return err;
     lane_sent(l, s->number, clock_now_us());
     for (uint32_t i = 0; i < l->place.n_member; i++)
-        fleet_tell_packed(&f->workers[l->place.members[i].worker]);
+        tell_packed(&f->workers[l->place.members[i].worker]);
     return OK;
 }
 
@@ -173,8 +174,9 @@ static void on_heartbeat(struct fleet_worker *w, const struct msg_heartbeat *m, 
     w->beat = *m;
     w->beat_us = now;
     lane_beat(&fleet_lane_of(w)->lane, w->number, m, now);
-    const int64_t trip = now - (int64_t)m->echo_us - (int64_t)m->echo_age_us;
-    if (m->echo_us && trip >= 0 && trip < now) crewing_trip(w, trip, now);
+    const uint64_t since =
+        m->echo_us && m->echo_us <= (uint64_t)now ? (uint64_t)now - m->echo_us : 0;
+    if (since && m->echo_age_us <= since) crewing_trip(w, (int64_t)(since - m->echo_age_us), now);
 }
 
 // What it had no memory for is not asked of it again: the next plan gives it less.
@@ -230,6 +232,10 @@ static void take(struct fleet_worker *w, const void *data, size_t len)
         err = balancing_take(w, &m.usage, now, &why);
         if (err) lane_violated(l, w->number, err, why.s, now);
         break;
+    case MSG_RENEW:
+        err = trust_take(w, &m.renew, now, &why);
+        if (err) lane_violated(l, w->number, err, why.s, now);
+        break;
     case MSG_SURVEYED:
         err = surveying_take(w, &m.surveyed, now, &why);
         if (err) lane_violated(l, w->number, err, why.s, now);
@@ -261,7 +267,7 @@ static void on_ready(struct tether *c)
     for (int i = 0; i < FLEET_BATCH; i++) {
         err_t err = tether_recv(c, &data, &len, &why);
         if (err == ERR_AGAIN) {
-            if (tether_arm(c) != OK) fleet_doom(w, ERR_SYSTEM);
+            if (tether_arm(c) != OK) doom(w, ERR_SYSTEM);
             return;
         }
         if (err) {

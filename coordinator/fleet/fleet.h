@@ -34,6 +34,7 @@ struct fleet_config {
     const char *cluster;     // name
     const char *state_dir;   // NULL: no workers from outside
     const char *join_listen; // NULL: none
+    int64_t life_s;          // of workers' certificates; 0: 90 days
     // Of every lane; n_stage 0: as many as its workers make, n_member 0: its workers divided by
     // the stages.
     struct place_want want;
@@ -66,6 +67,7 @@ struct fleet_worker {
     uint64_t mem_most_bytes; // 0: on what it said
     int64_t mem_until_us;
     int64_t joined_us, beat_us;
+    int64_t renewed_us; // when it got another certificate; 0: never
     struct msg_heartbeat beat;
     // Of this epoch, while the lane had steps on their way from beat to beat: how long that was,
     // and how long the compute loop worked (and did not wait for the members of its group).
@@ -101,7 +103,7 @@ struct fleet_lane {
 };
 
 struct fleet_stats {
-    uint64_t deaths, refused, enrolled, plans, results, drained;
+    uint64_t deaths, refused, enrolled, renewed, plans, results, drained;
 };
 
 err_t fleet_open(const struct fleet_config *c, struct fleet **out, struct err_text *why);

@@ -54,8 +54,6 @@ void fleet_welcome(struct fleet *f, struct tether *c, const struct msg_hello *h)
 // Sends, or dooms the worker: one cannot be taken out in the middle of whatever found it broken;
 // the loop's next turn does.
 void fleet_tell(struct fleet_worker *w, const struct msg *m);
-void fleet_tell_packed(struct fleet_worker *w); // what lies in fleet.packed
-void fleet_doom(struct fleet_worker *w, err_t err);
 // Closes its link; its number is free.
 void fleet_forget(struct fleet_worker *w);
 static inline struct fleet_lane *fleet_lane_of(const struct fleet_worker *w)
@@ -110,6 +108,11 @@ void straggling_tick(struct fleet_lane *fl);
 // How many times as long as the others (their median) worker `at` takes; ratios (n) are times over
 // what was planned. 0: nobody to compare with.
 double straggling_factor(const double *ratios, uint32_t n, uint32_t at);
+
+// -- trust.c --
+// A worker wants another certificate; a violation if it may not ask.
+err_t trust_take(struct fleet_worker *w, const struct msg_renew *m, int64_t now_us,
+                 struct err_text *why);
 
 // -- guest.c --
 err_t guest_open(struct fleet *f, struct err_text *why);

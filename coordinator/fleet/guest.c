@@ -185,6 +185,7 @@ err_t guest_open(struct fleet *f, struct err_text *why)
                        c->join_listen);
     err_t err = identity_open_coordinator(c->state_dir, c->cluster, &f->identity, why);
     if (err) return err;
+    if (c->life_s) identity_set_life(f->identity, c->life_s);
     err = link_tls_listen(c->join_listen, f->identity, &f->listener, why);
     if (err) return err;
     if (uv_poll_init(c->loop, &f->listen_poll, link_tls_listener_fd(f->listener)) != 0)

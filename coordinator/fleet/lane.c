@@ -105,8 +105,11 @@ void lane_describe(const struct lane *l, struct err_text *out)
     switch (l->state) {
     case LANE_WAITING: {
         uint32_t n = lane_n_usable(l), want = l->config.n_expect;
-        err_say(out, OK, "waiting for %u more worker%s (%u of %u)", want - n,
-                want - n == 1 ? "" : "s", n, want);
+        if (n < want)
+            err_say(out, OK, "waiting for %u more worker%s (%u of %u)", want - n,
+                    want - n == 1 ? "" : "s", n, want);
+        else
+            err_say(out, OK, "measures the links between %u workers", n);
         return;
     }
     case LANE_LOADING:

@@ -1,4 +1,5 @@
 #include "coordinator/fleet/muster.h"
+#include "proto/base/hex.h"
 
 #include "topology/cluster.h"
 #include <stdio.h>
@@ -32,6 +33,8 @@ static err_t check_device(const char *worker, const struct msg_device *m, struct
         .read_bytes_per_s = figure(m->read_bytes_per_s),
         .int8_ops_per_s = m->int8_ops_per_s,
         .f32_flops_per_s = figure(m->f32_flops_per_s),
+        .host_cores = m->n_core,
+        .host_read_bytes_per_s = m->host_read_bytes_per_s,
         .rates = m->rates,
     };
     snprintf(d.name, sizeof d.name, "%.31s", worker);
@@ -79,13 +82,6 @@ err_t muster_check_name(const struct fleet_worker *owner, const struct msg_hello
 
 enum { HASH_SHOWN = 6 }; // bytes: enough to tell models apart
 
-static const char *hash_text(const uint8_t hash[32], char out[2 * HASH_SHOWN + 1])
-{
-    for (int i = 0; i < HASH_SHOWN; i++)
-        snprintf(out + 2 * i, 3, "%02x", hash[i]);
-    return out;
-}
-
 err_t muster_check_model(const struct msg_hello *h, const struct model *m, bool is_sent,
                          struct err_text *why)
 {
@@ -96,9 +92,10 @@ err_t muster_check_model(const struct msg_hello *h, const struct model *m, bool 
     const char *rest = !is_sent     ? ", and its files are not sent"
                        : h->n_model ? ", and it has no room for a copy"
                                     : " and no room for a copy";
-    hash_text(m->hash, ours);
+    hex_write(m->hash, HASH_SHOWN, ours);
     if (!h->n_model)
         return err_say(why, ERR_MODEL, "this model's hash is %s, it has no model%s", ours, rest);
+    hex_write(h->models[0].hash, HASH_SHOWN, theirs);
     return err_say(why, ERR_MODEL, "this model's hash is %s, of its %u models %.60s has %s%s", ours,
-                   h->n_model, h->models[0].name, hash_text(h->models[0].hash, theirs), rest);
+                   h->n_model, h->models[0].name, theirs, rest);
 }

@@ -33,6 +33,7 @@ struct placing {
 // One stage before it is a place_stage: members are indices into placing.workers.
 struct cut {
     uint32_t from, to;
+    enum share_split split;
     uint32_t n_member, members[WIRE_MEMBERS_MAX], part[WIRE_MEMBERS_MAX];
 };
 
@@ -186,14 +187,25 @@ static bool has_long_road(const struct placing *p)
     return false;
 }
 
+// What all workers of a host, other lanes' too, leave each other.
+static void share_host_time(struct placing *p)
+{
+    const struct place_want *w = p->want;
+    uint32_t n = p->n;
+    for (uint32_t i = 0; i < w->n_beside && n < CLUSTER_DEVICES_MAX; i++)
+        fill_device(&w->beside[i], &p->cluster.devices[n++]);
+    p->cluster.n_device = (int32_t)n;
+    crowd_apply(&p->cluster, 0);
+    p->cluster.n_device = (int32_t)p->n;
+}
+
 static void fill_cluster(struct placing *p)
 {
-    p->cluster.n_device = (int32_t)p->n;
     for (uint32_t i = 0; i < p->n; i++)
         fill_device(&p->workers[i], &p->cluster.devices[i]);
     share_host_memory(p);
     even_rates(p);
-    crowd_apply(&p->cluster, 0);
+    share_host_time(p);
     level_figures(p);
     for (uint32_t i = 0; i < p->n; i++)
         for (uint32_t k = 0; k < p->n; k++)
@@ -238,11 +250,6 @@ static void ask_for(struct cost_ask *ask, const struct placing *p, const struct 
     ask->n_state = (int32_t)(p->want->n_slot + snapshots(p, r));
 }
 
-static enum share_split split_of(const struct placing *p, const struct cut *c)
-{
-    return c->n_member > 1 ? p->want->split : SPLIT_NONE;
-}
-
 // A table of experts is of groups as large as wanted; smaller ones divide by parts.
 static const struct share_experts *experts_of(const struct placing *p, uint32_t n_member)
 {
@@ -252,8 +259,7 @@ static const struct share_experts *experts_of(const struct placing *p, uint32_t 
 static struct share share_of_member(const struct placing *p, const struct cut *c, uint32_t k)
 {
     const struct share_experts *e = experts_of(p, c->n_member);
-    struct share s = {
-        .split = split_of(p, c), .n_member = (int32_t)c->n_member, .member = (int32_t)k};
+    struct share s = {.split = c->split, .n_member = (int32_t)c->n_member, .member = (int32_t)k};
     if (e) s.experts = *e;
     memcpy(s.part, c->part, c->n_member * sizeof *s.part);
     return s;
@@ -392,6 +398,7 @@ static struct cut cut_of(const struct plan_stage *s)
 {
     struct cut c = {.from = (uint32_t)s->layer_from,
                     .to = (uint32_t)s->layer_to,
+                    .split = s->n_member > 1 ? s->split : SPLIT_NONE,
                     .n_member = (uint32_t)s->n_member};
     for (uint32_t k = 0; k < c.n_member; k++) {
         c.members[k] = (uint32_t)s->members[k].device;
@@ -411,6 +418,7 @@ static err_t cut_by_plan(struct placing *p, struct shape shape, struct cut *cuts
                            .hop_us_max = w->hop_us_max,
                            .split = shape.n_member > 1 ? w->split : SPLIT_NONE,
                            .n_member = (int32_t)shape.n_member,
+                           .divides_dense = true,
                            .cost = p->ask};
     if (shape.n_member == w->n_member) memcpy(ask.part, w->part, sizeof ask.part);
     struct room most = {page_tokens(w->kv_tokens), most_seqs(w)};
@@ -513,7 +521,7 @@ static void fill_stage(const struct placing *p, const struct cut *c, const struc
                               .layer_to = c->to,
                               .embed = c->from == 0,
                               .head = c->to == (uint32_t)p->cost.n_layer,
-                              .split = split_of(p, c),
+                              .split = c->split,
                               .first = out->n_member,
                               .n_member = c->n_member};
     const uint32_t first = out->n_member;

@@ -47,6 +47,7 @@ struct place {
 };
 
 struct survey;
+struct place_worker;
 
 // What the user asked for; all numbers are final (place_shape).
 struct place_want {
@@ -62,6 +63,10 @@ struct place_want {
     uint32_t road;               // 0: local if all stages share a process, else UCX
     double hop_us_max;           // slowest link between stages; 0: the planner's
     const struct survey *survey; // measured links, by the workers' numbers; NULL: all are guessed
+    // Workers of other lanes: those on the hosts of this one have their part of the host's cores and
+    // bandwidth.
+    const struct place_worker *beside;
+    uint32_t n_beside;
 };
 
 // A worker that may take part.

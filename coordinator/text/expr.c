@@ -97,11 +97,12 @@ struct expr *expr_quantified(struct nfa *a, struct expr *e, const char **at, con
     return times;
 }
 
-bool expr_is_empty(const struct expr *e)
+// It can match the empty text.
+static bool is_empty(const struct expr *e)
 {
     bool all = true, any = false;
     for (const struct expr *c = e->child; c; c = c->next) {
-        const bool is = expr_is_empty(c);
+        const bool is = is_empty(c);
         all &= is;
         any |= is;
     }
@@ -204,7 +205,7 @@ static uint32_t emit_times(struct nfa *a, const struct expr *e, bool in_json, ui
     enum { SMALL = 16 };
     if (e->max == 0) return next;
     if (e->max == NFA_NO_MAX && e->min <= 1) return emit_loop(a, e, in_json, next);
-    if (expr_is_empty(e->child) ||
+    if (is_empty(e->child) ||
         (e->max != NFA_NO_MAX && mul_capped(size_of(e->child), e->max) <= SMALL))
         return unroll(a, e, in_json, next);
     const uint32_t body = emit(a, e->child, in_json, NFA_LOOP_COUNT, 0);

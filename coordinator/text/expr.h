@@ -37,7 +37,6 @@ struct expr *expr_quantified(struct nfa *a, struct expr *e, const char **at, con
 // A hexadecimal number of n digits at *at, or NFA_CHAR_MAX + 1.
 uint32_t expr_hex(const char **at, const char *end, int n);
 
-bool expr_is_empty(const struct expr *e); // can match the empty text
 // Characters of what it matches; *max NFA_NO_MAX: any number.
 void expr_length(const struct expr *e, uint32_t *min, uint32_t *max);
 // The graph. in_json: as part of a JSON string (nfa_char).

@@ -3,7 +3,7 @@
 //   jinja_run   statements, scopes, loops, macros          jinja_eval  expressions
 //   jinja_str   strings that know which bytes are input    jinja_value truth, order, items, text
 //   jinja_call  arguments, global functions                jinja_method, jinja_filter, jinja_seq,
-//   jinja_test  `is` tests                                 jinja_json  tojson
+//   jinja_test  `is` tests                                 jinja_json  tojson, from_json
 // Language: Jinja 3.1 (https://jinja.palletsprojects.com/en/stable/templates/).
 //
 // Errors leave by longjmp to the place that began parsing or rendering: all memory is in an arena
@@ -469,4 +469,4 @@ jinja_fn jinja_format, jinja_format_braces;
 const struct jinja_builtin *jinja_filter_find(const char *name, size_t len);
 extern const struct jinja_builtin jinja_seq_filters[]; // ends with a NULL name
 const struct jinja_builtin *jinja_test_find(const char *name, size_t len);
-jinja_fn jinja_json;
+jinja_fn jinja_json, jinja_json_read;

@@ -249,6 +249,7 @@ const struct jinja_builtin *jinja_filter_find(const char *name, size_t len)
         {"count", filter_length, 0, 0, {NULL}},
         {"attr", filter_attr, 1, 0, {"name"}},
         {"items", filter_items, 0, 0, {NULL}},
+        {"from_json", jinja_json_read, 0, 0, {NULL}},
         {"tojson", jinja_json, 0, 0, {"ensure_ascii", "indent", "separators", "sort_keys"}},
         {NULL, NULL, 0, 0, {NULL}},
     };

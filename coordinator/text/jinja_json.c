@@ -207,3 +207,17 @@ struct jinja_value jinja_json(struct jinja *J, struct jinja_value v, const struc
     dump_value(&d, v, 0);
     return jinja_of_str(jinja_str_done(&d.text));
 }
+
+// from_json, which llama.cpp's templates know: the value that a text spells.
+struct jinja_value jinja_json_read(struct jinja *J, struct jinja_value v,
+                                   const struct jinja_args *args)
+{
+    (void)args;
+    const struct json *tree;
+    struct err_text why = {""};
+    const struct jinja_str *s = jinja_str_flat(J, jinja_call_str(J, v));
+    jinja_charge_bytes(J, s->len);
+    if (json_read(s->p, s->len, J->mem, &tree, NULL, &why) != OK)
+        jinja_fail(J, "from_json: %s", why.s);
+    return jinja_value_of_json(J, tree);
+}

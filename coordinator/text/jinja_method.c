@@ -242,6 +242,57 @@ METHOD(find)
     return jinja_int(jinja_str_chars(J, jinja_str_slice(J, self.s, 0, hit)));
 }
 
+// The last place of `what`; SIZE_MAX: none.
+static size_t find_last(struct jinja *J, struct jinja_str *str, struct jinja_str *what)
+{
+    const struct jinja_str *s = jinja_str_flat(J, str), *w = jinja_str_flat(J, what);
+    jinja_charge_bytes(J, s->len);
+    for (size_t at = s->len + 1; at-- > 0;)
+        if (w->len <= s->len - at && memcmp(s->p + at, w->p, w->len) == 0) return at;
+    return SIZE_MAX;
+}
+
+METHOD(rfind)
+{
+    size_t hit = find_last(J, self.s, jinja_call_str(J, args->at[0]));
+    if (hit == SIZE_MAX) return jinja_int(-1);
+    return jinja_int(jinja_str_chars(J, jinja_str_slice(J, self.s, 0, hit)));
+}
+
+METHOD(index)
+{
+    struct jinja_value at = method_find(J, self, args);
+    if (at.i < 0) jinja_fail(J, "substring not found");
+    return at;
+}
+
+// (before, separator, after): of the first separator, or the last; without one the text stands at
+// that end from which it was looked for.
+static struct jinja_value parts(struct jinja *J, struct jinja_str *s, struct jinja_str *sep,
+                                bool is_last)
+{
+    if (sep->len == 0) jinja_fail(J, "empty separator");
+    size_t hit = is_last ? find_last(J, s, sep) : jinja_str_find(J, s, sep, 0);
+    bool none = hit == SIZE_MAX;
+    size_t from = !none ? hit : is_last ? 0 : s->len, to = none ? from : hit + sep->len;
+    struct jinja_value v = jinja_value_new_list(J, 3);
+    v.list->items[0] = jinja_of_str(jinja_str_slice(J, s, 0, from));
+    v.list->items[1] = jinja_of_str(jinja_str_slice(J, s, from, to));
+    v.list->items[2] = jinja_of_str(jinja_str_slice(J, s, to, s->len));
+    v.kind = JINJA_TUPLE;
+    return v;
+}
+
+METHOD(partition)
+{
+    return parts(J, self.s, jinja_call_str(J, args->at[0]), false);
+}
+
+METHOD(rpartition)
+{
+    return parts(J, self.s, jinja_call_str(J, args->at[0]), true);
+}
+
 METHOD(count)
 {
     struct jinja_str *what = jinja_call_str(J, args->at[0]);
@@ -504,6 +555,10 @@ const struct jinja_builtin *jinja_method_find(enum jinja_kind kind, struct jinja
         {"title", method_title, 0, STR, {NULL}},
         {"capitalize", method_capitalize, 0, STR, {NULL}},
         {"find", method_find, 1, STR, {"sub"}},
+        {"rfind", method_rfind, 1, STR, {"sub"}},
+        {"index", method_index, 1, STR, {"sub"}},
+        {"partition", method_partition, 1, STR, {"sep"}},
+        {"rpartition", method_rpartition, 1, STR, {"sep"}},
         {"count", method_count, 1, STR, {"sub"}},
         {"join", method_join, 1, STR, {"iterable"}},
         {"format", jinja_format_braces, -1, STR, {NULL}},

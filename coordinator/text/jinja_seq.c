@@ -18,6 +18,12 @@ static struct jinja_value list_of(struct jinja *J, struct jinja_value v)
     return list;
 }
 
+// For map, select and their like nothing (none, undefined) is no items.
+static struct jinja_value items_of(struct jinja *J, struct jinja_value v)
+{
+    return jinja_value_truth(J, v) ? list_of(J, v) : jinja_value_new_list(J, 0);
+}
+
 // v.a.b for the path "a.b", v[0] for "0"; v itself if there is no path.
 static struct jinja_value at_path(struct jinja *J, struct jinja_value v, struct jinja_value path)
 {
@@ -267,7 +273,7 @@ FILTER(map)
             jinja_fail(J, "map: unknown argument");
     }
     if (!fn && !jinja_given(path)) jinja_fail(J, "map: a filter or an attribute is needed");
-    v = list_of(J, v);
+    v = items_of(J, v);
     for (size_t i = 0; i < v.list->n; i++) {
         struct jinja_value *item = &v.list->items[i];
         if (fn)
@@ -295,7 +301,7 @@ static struct jinja_value choose(struct jinja *J, struct jinja_value v,
         test = named(J, *rest.at++, jinja_test_find, "test");
         rest.n--;
     }
-    v = list_of(J, v);
+    v = items_of(J, v);
     size_t kept = 0;
     for (size_t i = 0; i < v.list->n; i++) {
         struct jinja_value item = at_path(J, v.list->items[i], path);

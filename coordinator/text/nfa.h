@@ -134,7 +134,6 @@ enum { NFA_CHAR_MAX = 0x10ffff, NFA_CLASS_MAX = 4096 };
 void nfa_class_add(struct nfa *a, struct nfa_class *c, uint32_t lo, uint32_t hi);
 void nfa_class_close(struct nfa_class *c); // sorts and joins
 void nfa_class_negate(struct nfa *a, struct nfa_class *c);
-bool nfa_class_is_plain(const struct nfa_class *c); // holds every plain character
 // One character of a closed class, in UTF-8 (no surrogates). in_json: as it stands in a JSON
 // string: quotes, backslashes and control characters in their shortest escape, NUL never.
 uint32_t nfa_char(struct nfa *a, const struct nfa_class *c, bool in_json, enum nfa_loop loop,

@@ -62,7 +62,8 @@ static bool holds(const struct nfa_class *c, uint32_t lo, uint32_t hi)
     return false;
 }
 
-bool nfa_class_is_plain(const struct nfa_class *c)
+// Holds every plain character.
+static bool is_plain(const struct nfa_class *c)
 {
     return holds(c, 0x20, '"' - 1) && holds(c, '"' + 1, '\\' - 1) && holds(c, '\\' + 1, 0xd7ff) &&
            holds(c, 0xe000, NFA_CHAR_MAX);
@@ -197,7 +198,7 @@ uint32_t nfa_char(struct nfa *a, const struct nfa_class *c, bool in_json, enum n
     if (any_escaped) way = add_way(a, way, escapes(a, escaped, next));
     if (!is_empty(&ascii)) {
         const uint32_t one = narrow(a, &ascii, next);
-        if (nfa_ok(a) && nfa_class_is_plain(c)) a->nodes[one].loop = (uint8_t)loop;
+        if (nfa_ok(a) && is_plain(c)) a->nodes[one].loop = (uint8_t)loop;
         way = add_way(a, way, one);
     }
     return way ? way : nfa_never(a);

@@ -20,9 +20,14 @@ err_t scan_fail(struct scan *s, const char *what)
     return s->err;
 }
 
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
 char scan_peek(struct scan *s)
 {
-    while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\t' || *s->at == '\r'))
+    while (s->at < s->end && is_space(*s->at))
         s->at++;
     return s->at < s->end ? *s->at : 0;
 }
@@ -187,16 +192,6 @@ bool scan_id(struct scan *s, int32_t *out)
     return true;
 }
 
-bool scan_literal(struct scan *s, const char *word)
-{
-    size_t n = strlen(word);
-    if (s->err) return false;
-    scan_peek(s);
-    if ((size_t)(s->end - s->at) < n || memcmp(s->at, word, n) != 0) return false;
-    s->at += n;
-    return true;
-}
-
 bool scan_skip(struct scan *s, struct scan_str *out)
 {
     size_t depth = 0;
@@ -206,7 +201,7 @@ bool scan_skip(struct scan *s, struct scan_str *out)
     const char *p = s->at;
     for (; p < s->end; p++) {
         char c = *p;
-        if (depth == 0 && (c == ',' || c == ']' || c == '}')) break;
+        if (depth == 0 && (c == ',' || c == ']' || c == '}' || is_space(c))) break;
         if (c == '"' && !(p = string_end(p + 1, s->end, &escaped)))
             return scan_fail(s, "a string without end") == OK;
         if (c == '[' || c == '{') depth++;

@@ -25,9 +25,8 @@ bool scan_key(struct scan *s, bool *first, struct scan_str *key);
 bool scan_key_is(const struct scan_str *key, const char *name);
 bool scan_string(struct scan *s, struct scan_str *out);
 bool scan_number(struct scan *s, double *out);
-bool scan_id(struct scan *s, int32_t *out);          // an integer from 0 to INT32_MAX
-bool scan_literal(struct scan *s, const char *word); // skips it if it is there: null, true
-char scan_peek(struct scan *s);                      // first byte of the next value; 0: end
+bool scan_id(struct scan *s, int32_t *out); // an integer from 0 to INT32_MAX
+char scan_peek(struct scan *s);             // first byte of the next value; 0: end
 // The text of any value, which is skipped.
 bool scan_skip(struct scan *s, struct scan_str *out);
 // A tree of such a text.

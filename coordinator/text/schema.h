@@ -69,7 +69,6 @@ struct nfa_word schema_word(struct nfa *a, const struct json *value);
 
 // -- schema_merge.c --
 
-bool schema_has_meaning(const char *key); // not an annotation, nor a place for definitions
 bool schema_says_something(const struct json *j, const char *but);
 // The schema without a member.
 const struct json *schema_without(struct schema *s, const struct json *j, const char *key);

@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool schema_has_meaning(const char *key)
+// Not an annotation, nor a place for definitions.
+static bool has_meaning(const char *key)
 {
     static const char *const silent[] = {"$schema",
                                          "$id",
@@ -36,7 +37,7 @@ bool schema_says_something(const struct json *j, const char *but)
 {
     for (size_t i = 0; j->kind == J_OBJ && i < j->obj.n; i++) {
         const char *key = j->obj.members[i].key;
-        if (schema_has_meaning(key) && (!but || strcmp(key, but) != 0)) return true;
+        if (has_meaning(key) && (!but || strcmp(key, but) != 0)) return true;
     }
     return false;
 }
@@ -253,7 +254,7 @@ static const struct json *merge_value(struct schema *s, const char *key, const s
     static const char *const smaller[] = {"maximum",  "exclusiveMaximum", "maxLength",
                                           "maxItems", "maxProperties",    NULL};
     static const char *const inside[] = {"items", "additionalProperties", "propertyNames", NULL};
-    if (!schema_has_meaning(key) || json_same(a, b)) return a;
+    if (!has_meaning(key) || json_same(a, b)) return a;
     if (is_one_of(key, larger)) return json_number(a, 0) > json_number(b, 0) ? a : b;
     if (is_one_of(key, smaller)) return json_number(a, 0) < json_number(b, 0) ? a : b;
     if (strcmp(key, "type") == 0 ||

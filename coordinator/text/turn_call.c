@@ -22,7 +22,7 @@ static const struct json *function_of(const struct turn *t, const char *name, si
     return NULL;
 }
 
-bool turn_is_tool(const struct turn *t, const char *name, size_t len)
+static bool is_tool(const struct turn *t, const char *name, size_t len)
 {
     return function_of(t, name, len);
 }
@@ -82,7 +82,8 @@ void turn_call_done(struct turn *t)
     over(t);
 }
 
-void turn_call_garbled(struct turn *t)
+// What began like a call is none: text again, as far as its name was not given away.
+static void garbled(struct turn *t)
 {
     t->n_garbled++;
     if (t->is_named) over(t); // its name was given away: a call with the arguments so far
@@ -170,7 +171,7 @@ static bool python_calls(struct turn *t, bool tell)
         buf_clear(&args);
         ok = n && n <= TURN_NAME_MAX && open < len && s[open] == '(';
         const size_t took = ok ? keywords(s + open + 1, len - open - 1, &args) : 0;
-        ok = took && buf_ok(&args) && (any || turn_is_tool(t, s + at, n) || !t->is_fresh);
+        ok = took && buf_ok(&args) && (any || is_tool(t, s + at, n) || !t->is_fresh);
         if (ok && tell) {
             turn_call_name(t, s + at, n);
             turn_call_arguments(t, args.data, args.len);
@@ -187,7 +188,7 @@ static bool in_python(struct turn *t)
 {
     if (!turn_left(t)) return false;
     if (!t->word.len && *turn_here(t) != '[') {
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     }
     t->value.has_quotes = true;
@@ -197,7 +198,7 @@ static bool in_python(struct turn *t)
     turn_eat(t, n);
     if (!t->value.is_over && t->word.len <= TURN_WHOLE_MAX) return false;
     if (!t->value.is_over || !python_calls(t, false)) {
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     }
     python_calls(t, true);
@@ -230,11 +231,11 @@ static bool object_key(struct turn *t)
     if (!t->value.is_begun && c == '}') {
         turn_eat(t, 1);
         if (t->is_named) return finish(t);
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     }
     if (!t->value.is_begun && c != '"') {
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     }
     const size_t n =
@@ -242,7 +243,7 @@ static bool object_key(struct turn *t)
     buf_add(&t->word, turn_here(t), n);
     turn_eat(t, n);
     if (t->word.len > TURN_NAME_MAX) {
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     }
     if (!t->value.is_over) return false;
@@ -261,7 +262,7 @@ static bool value_over(struct turn *t)
     if (t->member == MEMBER_NAME && !t->is_named) {
         ok = decode(&t->word, &text) && text.len && text.len <= TURN_NAME_MAX;
         // Without a mark only a function that there is makes a call of it.
-        if (ok && t->config.format->bare) ok = turn_is_tool(t, text.data, text.len);
+        if (ok && t->config.format->bare) ok = is_tool(t, text.data, text.len);
         if (ok) turn_call_name(t, text.data, text.len);
         if (ok && t->early.len) turn_call_arguments(t, t->early.data, t->early.len);
         buf_clear(&t->early);
@@ -274,7 +275,7 @@ static bool value_over(struct turn *t)
             buf_add(&t->early, text.data, text.len);
     }
     buf_fini(&text);
-    if (!ok) turn_call_garbled(t);
+    if (!ok) garbled(t);
     return true;
 }
 
@@ -292,7 +293,7 @@ static bool object_value(struct turn *t)
         buf_add(&t->early, s, n);
     turn_eat(t, n);
     if (t->word.len > TURN_NAME_MAX || t->early.len > TURN_WHOLE_MAX) {
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     }
     return t->value.is_over ? value_over(t) : false;
@@ -316,7 +317,7 @@ static bool in_object(struct turn *t)
             t->expect = t->expect == OBJECT_OPEN ? OBJECT_KEY : OBJECT_VALUE;
             break;
         }
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     default:
         if (c == '}') {
@@ -327,7 +328,7 @@ static bool in_object(struct turn *t)
         t->expect = OBJECT_KEY;
         if (c == ',') break;
         if (t->is_named) return finish(t); // the model forgot how it goes on
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     }
     turn_eat(t, 1);
@@ -369,7 +370,7 @@ static bool before_call(struct turn *t)
         t->in_list = false;
         t->state = TURN_AFTER_ARGS;
     } else if (!t->in_list || c != ',') {
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     }
     turn_eat(t, 1);
@@ -399,7 +400,7 @@ static bool in_name(struct turn *t)
     while (n && turn_is_space(s[n - 1]))
         n--;
     if (h.mark < 0 || n == 0 || n > TURN_NAME_MAX || name_len(s, n) < n) {
-        turn_call_garbled(t);
+        garbled(t);
         return true;
     }
     turn_call_name(t, s, n);
@@ -627,5 +628,5 @@ void turn_call_end(struct turn *t)
         t->state = TURN_IN_TEXT;
         return;
     }
-    turn_call_garbled(t);
+    garbled(t);
 }

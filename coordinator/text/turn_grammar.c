@@ -273,7 +273,7 @@ static void add_named_call(struct seq *s, const struct json *f, const char *name
         add_tags(s, f);
     } else {
         add_object(s, f);
-        if (t->args_open) add_word(s, "\n```");
+        if (t->args_open && strncmp(t->args_open, "```", 3) == 0) add_word(s, "\n```");
     }
     add_word(s, t->call_close);
 }
@@ -391,6 +391,7 @@ static void add_calls(struct seq *s, const struct json *tools, bool is_open)
         add_word(s, t->close);
     }
     if (brackets) add_word(s, "]");
+    if (brackets && !t->bare) add_word(s, t->call_close);
 }
 
 // The model has a token for the mark, so it may think; others would only spell it by chance.

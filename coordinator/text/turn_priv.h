@@ -51,11 +51,8 @@ void turn_call_begin(struct turn *t);
 void turn_call_name(struct turn *t, const char *s, size_t len);
 void turn_call_arguments(struct turn *t, const char *s, size_t len);
 void turn_call_done(struct turn *t);
-// What began like a call is none: text again, as far as its name was not given away.
-void turn_call_garbled(struct turn *t);
 // The model's turn is over in the middle of a call.
 void turn_call_end(struct turn *t);
-bool turn_is_tool(const struct turn *t, const char *name, size_t len);
 
 // turn_value.c. How many of the bytes belong to the value; sets is_over behind its last one.
 size_t turn_value_scan(struct turn_value *v, const char *s, size_t len);

@@ -1,4 +1,5 @@
 #include "coordinator/text/vocab.h"
+#include "proto/base/hex.h"
 #include "proto/base/utf8.h"
 
 #include <math.h>
@@ -123,19 +124,11 @@ size_t vocab_marks(const char *s, size_t len, char *out)
     return n;
 }
 
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                  : -1;
-}
-
 int vocab_byte_name(const char *s, size_t len)
 {
     if (len != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>') return -1;
-    int high = hex_digit(s[3]), low = hex_digit(s[4]);
-    return high < 0 || low < 0 ? -1 : high << 4 | low;
+    uint8_t byte;
+    return hex_read(s + 3, 1, &byte) ? byte : -1;
 }
 
 // --- building ---------------------------------------------------------------------------------

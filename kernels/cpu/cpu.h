@@ -82,6 +82,7 @@ void gemm_gather_experts(struct kernels *k, const float *x, const int32_t *row,
 uint64_t attn_kv_page_bytes(struct kernels *k, const struct kv_view *kv);
 void attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct attn_run *runs,
                    int32_t n_run, const float *key, const float *value);
+void place_run(struct kernels *k, const struct attn_place *a);
 void attn_run_all(struct kernels *k, const struct attn_args *a);
 void norm_rms(struct kernels *k, const float *x, const float *w, int64_t n_row, int32_t dim,
               float eps, float *y);

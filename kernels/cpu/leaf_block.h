@@ -21,6 +21,7 @@
 // distance from there is what is summed: that fits 16 bits.
 enum leaf_dot {
     DOT_U4,     // d * a + m * sum(x), w <= 15
+    DOT_M4,     // d * (a of w - 8), w <= 15
     DOT_U5,     // d * (a of w - 16) + z * sum(x), w <= 31, z = m + 16 * d
     DOT_S8,     // d * a + m * sum(x), w signed
     DOT_E2M1,   // d * (a of w - 12)
@@ -34,6 +35,7 @@ enum leaf_dot {
 static inline bool leaf_has_offset(int t)
 {
     switch (t) {
+    case DT_Q4_0:
     case DT_Q5_0:
     case DT_Q8_0:
     case DT_IQ4_NL:
@@ -51,6 +53,8 @@ static inline bool leaf_has_offset(int t)
 static inline enum leaf_dot leaf_dot_of(int t)
 {
     switch (t) {
+    case DT_Q4_0:
+        return DOT_M4;
     case DT_Q5_0:
     case DT_Q5_1:
     case DT_Q5_K:
@@ -71,7 +75,7 @@ static inline enum leaf_dot leaf_dot_of(int t)
         return DOT_K6;
     case DT_CODES:
         return DOT_K8;
-    default: // Q4_0, Q4_1, Q4_K, INT4, TQ2_0
+    default: // Q4_1, Q4_K, INT4, TQ2_0
         return DOT_U4;
     }
 }
@@ -306,6 +310,9 @@ LEAF_INLINE v8 leaf_block_dot(int ty, const struct leaf_block *w, const uint8_t 
     case DOT_U4:
         i[0] = dot_u4(w->w, x);
         break;
+    case DOT_M4:
+        i[0] = v8i_add_sums(dot_u4(w->w, x), sums, 8, 8);
+        break;
     case DOT_U5:
         i[0] = v8i_add_sums(dot_u5(w->w, x), sums, 16, 16);
         break;
@@ -353,6 +360,9 @@ LEAF_INLINE void leaf_quad(int ty, const struct leaf_block w[2], const struct qu
     case DOT_U4:
         dot_quad_u4(q, x, p, dot[0]);
         break;
+    case DOT_M4:
+        dot_quad_middle(q, x, p, 8, dot[0]);
+        break;
     case DOT_S8:
         dot_quad_s8(q, x, p, dot[0]);
         break;
@@ -371,10 +381,14 @@ LEAF_INLINE void leaf_quad(int ty, const struct leaf_block w[2], const struct qu
         dot_quad_middle(q, x, p, leaf_dot_of(ty) == DOT_U5 ? 16 : 12, dot[0]);
         break;
     }
-    LEAF_UNROLL(8)
-    for (int i = 0; i < 8; i++)
-        v8_store(acc + 8 * i, leaf_block_add(ty, &w[i % 2], dot[0][i], second[i], xb, n, t + i / 2,
-                                             v8_load(acc + 8 * i)));
+    LEAF_UNROLL(4)
+    for (int i = 0; i < 8; i += 2) { // both before a store: what they share is loaded once
+        v8 a = v8_load(acc + 8 * i), b = v8_load(acc + 8 * i + 8);
+        a = leaf_block_add(ty, &w[0], dot[0][i], second[i], xb, n, t + i / 2, a);
+        b = leaf_block_add(ty, &w[1], dot[0][i + 1], second[i + 1], xb, n, t + i / 2, b);
+        v8_store(acc + 8 * i, a);
+        v8_store(acc + 8 * i + 8, b);
+    }
 }
 #endif
 

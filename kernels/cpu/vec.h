@@ -34,7 +34,8 @@
 // the halves, as XQ_PAIRS lie.
 //     quad_prepare(w, s, o)    a panel's block made ready, once for all rows; s: w is signed
 //     dot_quad_u4, _s8(p, x, n, o)     dot_u4, dot_s8
-//     dot_quad_middle(p, x, n, k, o)   sum of (w - k) * x: k 16 and w <= 31, or k 12 and w <= 24
+//     dot_quad_middle(p, x, n, k, o)   sum of (w - k) * x: (k, largest w) is (8, 15), (16, 31) or
+//                                      (12, 24)
 //     dot_quad_half(p, x, from, n, k, o)   the same of columns 4 * from to 4 * from + 15
 //     dot_quad_k3, _k6(p, ka, kb, x, n, m, o)   dot_k3, dot_k6; k6s of both panels
 #pragma once

@@ -36,6 +36,7 @@ struct op_softcap {
 template <class Op>
 static __global__ void act_each(Op op, const float *a, const float *b, int64_t n, float *out)
 {
+    simt_follow();
     const int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
         out[i] = op(a[i], b[i]);
@@ -43,6 +44,7 @@ static __global__ void act_each(Op op, const float *a, const float *b, int64_t n
 template <class Op>
 static __global__ void act_fours(Op op, const float4 *a, const float4 *b, int64_t n, float4 *out)
 {
+    simt_follow();
     const int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
         const float4 x = a[i], y = b[i];
@@ -62,10 +64,10 @@ static void each(struct kernels *k, Op op, const float *a, const float *b, int64
     struct cuda *c = cuda_of(k);
     if (n < 1) return;
     if (!(n % 4) && !(((uintptr_t)a | (uintptr_t)b | (uintptr_t)out) % 16))
-        LAUNCH(act_fours<Op>, blocks_of(c, n / 4), ACT_BLOCK, 0, c->stream, op, (const float4 *)a,
+        LAUNCH_NEXT(c, act_fours<Op>, blocks_of(c, n / 4), ACT_BLOCK, 0, op, (const float4 *)a,
                (const float4 *)b, n / 4, (float4 *)out);
     else
-        LAUNCH(act_each<Op>, blocks_of(c, n), ACT_BLOCK, 0, c->stream, op, a, b, n, out);
+        LAUNCH_NEXT(c, act_each<Op>, blocks_of(c, n), ACT_BLOCK, 0, op, a, b, n, out);
 }
 
 void cuda_act_glu(struct kernels *k, const struct glu *kind, const float *gate, const float *up,
@@ -93,6 +95,7 @@ void cuda_act_softcap(struct kernels *k, float *x, float cap, int64_t n)
 template <bool with_sigmoid>
 static __global__ void act_rows(float *x, const float *s, int64_t n, int dim)
 {
+    simt_follow();
     const int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
         const float f = s[i / dim];
@@ -104,19 +107,20 @@ void cuda_act_gate_rows(struct kernels *k, float *x, const float *gate, int32_t 
 {
     struct cuda *c = cuda_of(k);
     const int64_t n = (int64_t)n_tok * dim;
-    if (n) LAUNCH(act_rows<true>, blocks_of(c, n), ACT_BLOCK, 0, c->stream, x, gate, n, dim);
+    if (n) LAUNCH_NEXT(c, act_rows<true>, blocks_of(c, n), ACT_BLOCK, 0, x, gate, n, dim);
 }
 void cuda_act_scale_rows(struct kernels *k, float *x, const float *s, int32_t n_tok, int32_t dim)
 {
     struct cuda *c = cuda_of(k);
     const int64_t n = (int64_t)n_tok * dim;
-    if (n) LAUNCH(act_rows<false>, blocks_of(c, n), ACT_BLOCK, 0, c->stream, x, s, n, dim);
+    if (n) LAUNCH_NEXT(c, act_rows<false>, blocks_of(c, n), ACT_BLOCK, 0, x, s, n, dim);
 }
 
 // out[i][c] = x[row ? row[i] : i][order[(expert ? expert[i] : 0) * cols + c]]
 static __global__ void act_gather(const float *x, const int32_t *row, const int32_t *order,
                                   const int32_t *expert, int64_t n, int cols, float *out)
 {
+    simt_follow();
     const int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; at < n; at += step) {
         const int64_t i = at / cols, col = at % cols;
@@ -137,6 +141,6 @@ void cuda_act_gather_experts(struct kernels *k, const float *x, const int32_t *r
     struct cuda *c = cuda_of(k);
     const int64_t all = (int64_t)n * cols;
     if (all)
-        LAUNCH(act_gather, blocks_of(c, all), ACT_BLOCK, 0, c->stream, x, row, order, expert, all,
+        LAUNCH_NEXT(c, act_gather, blocks_of(c, all), ACT_BLOCK, 0, x, row, order, expert, all,
                cols, out);
 }

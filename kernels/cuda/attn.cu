@@ -12,8 +12,7 @@ enum {
     ATTN_SPLIT_TOK = 128,       // fewest positions of a split where splits are absolute
     ATTN_FEW_ROWS = 16,
     ATTN_UNEVEN = 8,  // pieces that a long run among short ones may have when no length is known
-    ATTN_AT_ONCE = 4, // thread blocks that a processor has registers for
-    STORE_THREADS = 128
+    ATTN_AT_ONCE = 4  // thread blocks that a processor has registers for
 };
 
 struct cuda_attn {
@@ -94,8 +93,8 @@ uint64_t cuda_attn_kv_page_bytes(struct kernels *k, const struct kv_view *kv)
     return (uint64_t)(kv->n_head_kv * head_bytes(kv) + 255) / 256 * 256;
 }
 
-static struct attn_dev dev_of(struct cuda *c, const struct kv_view *kv, const struct attn_run *runs,
-                              int32_t n_run)
+struct attn_dev attn_dev_of(struct cuda *c, const struct kv_view *kv, const struct attn_run *runs,
+                            int32_t n_run)
 {
     struct attn_dev a;
     memset(&a, 0, sizeof a);
@@ -122,137 +121,6 @@ static struct attn_dev dev_of(struct cuda *c, const struct kv_view *kv, const st
         a.v_scale_at += (int64_t)kv->page_tok * a.k_scales * (int64_t)sizeof(float);
     }
     return a;
-}
-
-static __device__ __forceinline__ void store_one(float *to, float x)
-{
-    *to = x;
-}
-static __device__ __forceinline__ void store_one(__half *to, float x)
-{
-    *to = __float2half_rn(x);
-}
-static __device__ __forceinline__ void store_one(__nv_bfloat16 *to, float x)
-{
-    *to = __float2bfloat16_rn(x);
-}
-
-// The token and KV head of this thread block: where its keys, values and scales lie, and the number
-// of its row in `key` and `value`.
-struct store_at {
-    char *keys, *values;
-    float *k_scales, *v_scales;
-    int64_t row; // -1: none
-};
-
-static __device__ __forceinline__ struct store_at store_at_of(const struct attn_dev *a,
-                                                              int32_t elem)
-{
-    struct store_at s = {NULL, NULL, NULL, NULL, -1};
-    struct attn_block b;
-    int32_t number = (int32_t)blockIdx.x;
-    const int32_t r = attn_run_of(a->list.runs, a->n_run, 1, 1, INT32_MAX, 1, &number);
-    if (r < 0) return s;
-    b.run = a->list.runs[r];
-    b.head_kv = (int32_t)blockIdx.y;
-    const int32_t pos = b.run.pos_from + number, at = pos & (a->page_tok - 1);
-    char *page = (char *)attn_page(a, &b, pos);
-    s.keys = page + (int64_t)at * a->k_ld * elem;
-    s.values = page + a->v_at + (int64_t)at * a->v_ld * elem;
-    s.k_scales = (float *)(page + a->k_scale_at) + at * a->k_scales;
-    s.v_scales = (float *)(page + a->v_scale_at) + at * a->v_scales;
-    s.row = (int64_t)(b.run.tok_from + number) * a->n_head_kv + b.head_kv;
-    return s;
-}
-
-// One token and KV head; zeros behind each row's end, which tiles may read.
-template <class T>
-static __global__ void __launch_bounds__(STORE_THREADS)
-    store_kernel(struct attn_dev a, const float *key, const float *value)
-{
-    const struct store_at s = store_at_of(&a, sizeof(T));
-    if (s.row < 0) return;
-    T *k = (T *)s.keys, *v = (T *)s.values;
-    for (int32_t d = (int32_t)threadIdx.x; d < a.k_ld; d += STORE_THREADS)
-        store_one(k + d, d < a.head_dim ? key[s.row * a.head_dim + d] : 0.0f);
-    if (a.v_in_k) return;
-    for (int32_t d = (int32_t)threadIdx.x; d < a.v_ld; d += STORE_THREADS)
-        store_one(v + d, d < a.head_dim_v ? value[s.row * a.head_dim_v + d] : 0.0f);
-}
-
-// The scale of elements of which the largest has this size, when codes reach to `top`, and what
-// they are multiplied by. What is no number makes all of them none.
-static __device__ __forceinline__ float store_scale(float most, float top, float *inv)
-{
-    const bool is = most < INFINITY;
-    *inv = is && most > 1e-30f ? top / most : 0.0f;
-    return is ? __fmul_rn(most, 1.0f / top) : NAN;
-}
-// Of x, NaN is the largest.
-static __device__ __forceinline__ float store_size(float x)
-{
-    return x == x ? fabsf(x) : INFINITY;
-}
-
-// n elements (ld with the zeros behind them), by a warp.
-static __device__ __forceinline__ void store_row(int8_t *to, float *scales, const float *x,
-                                                 int32_t n, int32_t ld)
-{
-    const int32_t lane = (int32_t)threadIdx.x % 32;
-    for (int32_t from = 0; from < ld; from += ATTN_Q8_COLS) {
-        const int32_t d = from + lane;
-        const float y = d < n ? x[d] : 0.0f;
-        float inv;
-        const float scale = store_scale(warp_max(store_size(y)), 127.0f, &inv);
-        if (d < ld) to[d] = (int8_t)(inv != 0.0f ? __float2int_rn(__fmul_rn(y, inv)) : 0);
-        if (lane == 0 && from < n) scales[from / ATTN_Q8_COLS] = scale;
-    }
-}
-static __device__ __forceinline__ void store_row(uint8_t *to, float *scales, const float *x,
-                                                 int32_t n, int32_t ld)
-{
-    const int32_t lane = (int32_t)threadIdx.x % 32;
-    float most = 0.0f, inv;
-    for (int32_t d = lane; d < n; d += 32)
-        most = fmaxf(most, store_size(x[d]));
-    const float scale = store_scale(warp_max(most), 448.0f, &inv);
-    for (int32_t d = lane; d < ld; d += 32)
-        to[d] = d < n && inv != 0.0f ? simt_float_to_f8(__fmul_rn(x[d], inv)) : 0;
-    if (lane == 0) scales[0] = scale;
-}
-
-// One token and KV head in 8 bits: a warp has the key, another the value.
-template <class T>
-static __global__ void __launch_bounds__(64)
-    store_scaled_kernel(struct attn_dev a, const float *key, const float *value)
-{
-    const struct store_at s = store_at_of(&a, 1);
-    if (s.row < 0) return;
-    if (threadIdx.x < 32)
-        store_row((T *)s.keys, s.k_scales, key + s.row * a.head_dim, a.head_dim, a.k_ld);
-    else
-        store_row((T *)s.values, s.v_scales, value + s.row * a.head_dim_v, a.head_dim_v, a.v_ld);
-}
-
-void cuda_attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct attn_run *runs,
-                        int32_t n_run, const float *key, const float *value)
-{
-    struct cuda *c = cuda_of(k);
-    unsigned n_tok = 0;
-    for (int32_t i = 0; i < n_run; i++)
-        n_tok += (unsigned)runs[i].n_tok;
-    if (n_tok == 0) return;
-    const struct attn_dev a = dev_of(c, kv, runs, n_run);
-    const dim3 grid(n_tok, (unsigned)kv->n_head_kv);
-    const bool is_scaled = a.k_scales;
-    void (*const kernel)(struct attn_dev, const float *, const float *) =
-        kv->dtype == DT_F16       ? store_kernel<__half>
-        : kv->dtype == DT_BF16    ? store_kernel<__nv_bfloat16>
-        : kv->dtype == DT_Q8_0    ? store_scaled_kernel<int8_t>
-        : kv->dtype == DT_F8_E4M3 ? store_scaled_kernel<uint8_t>
-                                  : store_kernel<float>;
-    const int32_t threads = !is_scaled ? STORE_THREADS : kv->v_in_k ? 32 : 64;
-    LAUNCH(kernel, grid, (unsigned)threads, 0, c->stream, a, key, value);
 }
 
 // What one launch of a kernel has before it.
@@ -355,8 +223,8 @@ static void attend(struct cuda *c, const struct attn_args *args, struct attn_dev
             a->head_kv_from = (int32_t)h;
             const unsigned x = (unsigned)(p.n_block - b < n_block ? p.n_block - b : n_block);
             const unsigned z = (unsigned)(heads - h < n_head ? heads - h : n_head);
-            LAUNCH(k->fn, dim3(x, (unsigned)a->n_split, z), (unsigned)k->threads, k->shared,
-                   c->stream, *a);
+            LAUNCH_NEXT(c, k->fn, dim3(x, (unsigned)a->n_split, z), (unsigned)k->threads, k->shared,
+                   *a);
             if (a->n_split > 1) attn_plain_combine(c, a, (int32_t)x, (int32_t)z, p.n_row);
         }
 }
@@ -365,7 +233,7 @@ void cuda_attn_run(struct kernels *k, const struct attn_args *args)
 {
     struct cuda *c = cuda_of(k);
     if (args->n_run == 0) return;
-    struct attn_dev a = dev_of(c, &args->kv, args->runs, args->n_run);
+    struct attn_dev a = attn_dev_of(c, &args->kv, args->runs, args->n_run);
     BUG_ON(!args->group && args->n_head % args->kv.n_head_kv);
     a.q = args->q;
     a.out = args->out;

@@ -47,6 +47,10 @@ struct attn_dev {
     int32_t tile, slots;        // positions of a tile; thread blocks that the device runs at once
 };
 
+// What the pages of these runs and keys and values are (attn.cu); the rest is 0.
+struct attn_dev attn_dev_of(struct cuda *c, const struct kv_view *kv, const struct attn_run *runs,
+                            int32_t n_run);
+
 // A kernel of attention, of struct attn_dev; grid (blocks, splits, KV heads).
 struct attn_kernel {
     void (*fn)(struct attn_dev a);

@@ -438,6 +438,7 @@ static __global__ void __launch_bounds__(32 * mma_shape<HD>::MANY_WARPS, HD > 12
     typedef struct mma_shape<HD> shape;
     const int32_t M = shape::MANY_EACH, ROWS = shape::MANY_ROWS;
     SIMT_DYNAMIC_SHARED(uint16_t, shared);
+    simt_follow();
     const struct attn_block b = attn_block_of(&a, (int32_t)blockIdx.y);
     if (b.n_row == 0) return;
     const int32_t row_from = (int32_t)threadIdx.x / 32 * 16 * M;
@@ -462,6 +463,7 @@ static __global__ void __launch_bounds__(32 * mma_shape<HD>::FEW_WARPS)
     typedef struct mma_shape<HD> shape;
     const int32_t WARPS = shape::FEW_WARPS, LD = shape::LD;
     SIMT_DYNAMIC_SHARED(uint16_t, shared);
+    simt_follow();
     const struct attn_block b = attn_block_of(&a, (int32_t)blockIdx.y);
     if (b.n_row == 0) return;
     const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
@@ -546,6 +548,7 @@ static __global__ void __launch_bounds__(32 * ROWS * COLS, 1) attn_latent_kernel
     typedef struct mma_tile<LATENT_HD, LATENT_TOK, T> tile;
     enum { OWN = LATENT_TOK / COLS, N = LATENT_HD_V / COLS / 8 };
     SIMT_DYNAMIC_SHARED(uint16_t, shared);
+    simt_follow();
     const struct attn_block b = attn_block_of(&a, (int32_t)blockIdx.y);
     if (b.n_row == 0) return;
     const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;

@@ -105,6 +105,7 @@ template <class T, int COLS>
 static __global__ void __launch_bounds__(PLAIN_THREADS) plain_kernel(struct attn_dev a)
 {
     __shared__ struct plain_shared sh;
+    simt_follow();
     const struct attn_block b = attn_block_of(&a, (int32_t)blockIdx.y);
     if (b.n_row == 0) return;
     const int32_t warp = (int32_t)threadIdx.x / 32;
@@ -152,6 +153,7 @@ static __global__ void __launch_bounds__(PLAIN_THREADS) plain_kernel(struct attn
 static __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct attn_dev a)
 {
     __shared__ float weight[ATTN_SPLITS_MAX], total;
+    simt_follow();
     const int32_t row = (int32_t)blockIdx.y;
     const struct attn_block b = attn_block_of(&a, 0);
     if (row >= b.n_row || b.n_piece == 1) return;
@@ -212,5 +214,5 @@ struct attn_kernel attn_plain_kernel(const struct kv_view *kv)
 void attn_plain_combine(struct cuda *c, const struct attn_dev *a, int32_t n_block, int32_t n_head,
                         int32_t n_row)
 {
-    LAUNCH(combine_kernel, dim3(n_block, n_row, n_head), COMBINE_THREADS, 0, c->stream, *a);
+    LAUNCH_NEXT(c, combine_kernel, dim3(n_block, n_row, n_head), COMBINE_THREADS, 0, *a);
 }

@@ -30,6 +30,7 @@ static __device__ __forceinline__ void conv_past(const struct conv_dev *a,
 template <int TAPS>
 static __global__ void __launch_bounds__(CONV_THREADS) conv_kernel(struct conv_dev a)
 {
+    simt_follow();
     const int32_t c = (int32_t)(blockIdx.x * CONV_THREADS + threadIdx.x);
     const struct cuda_run run = a.runs[blockIdx.z];
     const int32_t from = (int32_t)blockIdx.y * CONV_TOK, to = min(from + CONV_TOK, run.n_tok);
@@ -64,6 +65,7 @@ static __global__ void __launch_bounds__(CONV_THREADS) conv_kernel(struct conv_d
 template <int TAPS>
 static __global__ void __launch_bounds__(CONV_THREADS) conv_state_kernel(struct conv_dev a)
 {
+    simt_follow();
     const int32_t c = (int32_t)(blockIdx.x * CONV_THREADS + threadIdx.x);
     const struct cuda_run run = a.runs[blockIdx.z];
     if (c >= a.n_channel || run.n_tok == 0) return;
@@ -79,10 +81,10 @@ static void conv_launch(struct cuda *c, const struct conv_dev *a, int32_t n_run,
 {
     const unsigned blocks = (unsigned)cuda_ceil(a->n_channel, CONV_THREADS);
     const dim3 grid(blocks, (unsigned)cuda_ceil(most, CONV_TOK), (unsigned)n_run);
-    LAUNCH(conv_kernel<TAPS>, grid, CONV_THREADS, 0, c->stream, *a);
+    LAUNCH_NEXT(c, conv_kernel<TAPS>, grid, CONV_THREADS, 0, *a);
     if (grid.y > 1)
-        LAUNCH(conv_state_kernel<TAPS>, dim3(blocks, 1, (unsigned)n_run), CONV_THREADS, 0,
-               c->stream, *a);
+        LAUNCH_NEXT(c, conv_state_kernel<TAPS>, dim3(blocks, 1, (unsigned)n_run), CONV_THREADS, 0,
+               *a);
 }
 
 void cuda_conv_run(struct kernels *k, const struct conv_args *a)

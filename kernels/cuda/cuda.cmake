@@ -24,7 +24,8 @@ if(TRIREME_TESTS)
     target_compile_features(cuda_host PRIVATE cxx_std_20)
     target_compile_options(cuda_host PRIVATE -Wno-unknown-pragmas -Wno-pass-failed)
     if(TRIREME_SANITIZE) # unrolled and counted kernels take minutes to compile
-        target_compile_options(cuda_host PRIVATE -O1 -fno-sanitize=fuzzer-no-link)
+        target_compile_options(cuda_host PRIVATE -O1 -fno-sanitize=fuzzer-no-link
+                               ${SANITIZE_NO_POINTERS})
     endif()
     add_library(kernels_cuda_host MODULE $<TARGET_OBJECTS:cuda_host>)
     target_link_libraries(kernels_cuda_host PRIVATE kernels base)

@@ -29,12 +29,14 @@ static void cuda_give_memory(struct kernels *k, void *data, uint64_t bytes)
 static void cuda_copy(struct kernels *k, float *dst, int64_t dst_ld, const float *src,
                       int64_t src_ld, int64_t n_row, int64_t n)
 {
+    cuda_no_kernel(cuda_of(k));
     device_copy(cuda_of(k)->dev, dst, (uint64_t)dst_ld * sizeof *dst, src,
                 (uint64_t)src_ld * sizeof *src, (uint64_t)n * sizeof *dst, (uint64_t)n_row);
 }
 
 static void cuda_zero(struct kernels *k, void *dst, uint64_t bytes)
 {
+    cuda_no_kernel(cuda_of(k));
     device_zero(cuda_of(k)->dev, dst, bytes);
 }
 
@@ -125,6 +127,7 @@ static const struct kernels_ops ops = {
     .rope_table = cuda_rope_table,
     .rope = cuda_rope_turn,
     .kv_store = cuda_attn_kv_store,
+    .place = cuda_attn_place,
     .attention = cuda_attn_run,
     .conv = cuda_conv_run,
     .delta = cuda_delta_run,

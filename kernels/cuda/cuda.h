@@ -41,6 +41,8 @@ struct cuda {
     struct cuda_top *top;
     int32_t *counts; // (CUDA_EXPERTS_MAX + 1) of route_sort
     uint64_t n_op;   // progress
+    bool is_behind_kernel; // what the compute thread gave to the stream last
+    uint64_t n_given;      // how much it has given
     pthread_mutex_t lock;
     err_t err; // first of our own; the device has others
     struct err_text why;
@@ -55,6 +57,24 @@ static inline struct cuda *cuda_of(struct kernels *k)
 static inline int32_t cuda_ceil(int64_t n, int64_t by)
 {
     return (int32_t)((n + by - 1) / by);
+}
+
+// Whether a kernel that is launched now may begin while the one before it ends (LAUNCH_NEXT): behind
+// another kernel, on devices that can, for which the module has such code, and where nothing else
+// was asked for. Not yet on those of 12.x, where others found that it could not be recorded
+// (github.com/sgl-project/sglang/pull/18596).
+static inline bool cuda_begins_early(struct cuda *c)
+{
+    const bool follows = c->is_behind_kernel;
+    c->n_given++;
+    c->is_behind_kernel = true;
+    return follows && c->info.sm >= 90 && c->info.sm < 120 && c->info.code >= 90 && !c->lim.eager;
+}
+// Something else was given to the stream.
+static inline void cuda_no_kernel(struct cuda *c)
+{
+    c->n_given++;
+    c->is_behind_kernel = false;
 }
 
 // -- cuda_step.cu: from the host to the device --
@@ -112,6 +132,7 @@ void cuda_gemm_experts(struct kernels *k, const struct expert_gemm *e);
 uint64_t cuda_attn_kv_page_bytes(struct kernels *k, const struct kv_view *kv);
 void cuda_attn_kv_store(struct kernels *k, const struct kv_view *kv, const struct attn_run *runs,
                         int32_t n_run, const float *key, const float *value);
+void cuda_attn_place(struct kernels *k, const struct attn_place *a);
 void cuda_attn_run(struct kernels *k, const struct attn_args *a);
 void cuda_conv_run(struct kernels *k, const struct conv_args *a);
 void cuda_delta_run(struct kernels *k, const struct delta_args *a);

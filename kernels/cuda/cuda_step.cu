@@ -281,6 +281,7 @@ bool cuda_step_enter(struct kernels *k, const struct kernels_step *step)
     device_enter(c->dev);
     __atomic_fetch_add(&c->n_op, 1, __ATOMIC_RELAXED);
     s->now = NULL;
+    cuda_no_kernel(c);
     if (send_lists(c, step)) { // the device's memory is at its end: nothing of the step is done
         cuda_fail(c, ERR_MEMORY, "cuda: no memory for the lists of a step");
         s->step = {};
@@ -340,6 +341,7 @@ const int32_t *cuda_ints_of(struct cuda *c, const int32_t *host, int32_t n)
     if (k->pos && host >= k->pos && host + n <= k->pos + k->n_tok)
         return (const int32_t *)(const void *)(s->image + s->layout.pos) + (host - k->pos);
     char *to = loose_place(c, (uint64_t)n * 4);
+    cuda_no_kernel(c);
     cuda_step_put(&c->base, to, host, (uint64_t)n * 4);
     return (const int32_t *)(const void *)to;
 }
@@ -362,6 +364,7 @@ struct cuda_list cuda_list_of(struct cuda *c, const struct attn_run *runs, int32
     const uint64_t head = line_up((uint64_t)n_run * sizeof(struct cuda_run));
     const uint64_t bytes = head + 4 * (uint64_t)n_page;
     char *to = loose_place(c, bytes), *p = (char *)malloc(bytes + 1);
+    cuda_no_kernel(c);
     if (!p) {
         cuda_fail(c, ERR_MEMORY, "cuda: no memory for a list");
         return {(const struct cuda_run *)(const void *)to, (const int32_t *)(const void *)to};

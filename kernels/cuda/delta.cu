@@ -115,6 +115,7 @@ template <int DIM>
 static __global__ void __launch_bounds__(DELTA_THREADS, 3) delta_kernel(struct delta_dev a)
 {
     __shared__ struct delta_shared<DIM> sh;
+    simt_follow();
     const struct cuda_run run = a.runs[blockIdx.z];
     typedef struct delta_shape<DIM> shape;
     const int32_t head = (int32_t)blockIdx.y, lane = (int32_t)threadIdx.x % 32;
@@ -155,7 +156,7 @@ static void delta_launch(struct cuda *c, const struct delta_dev *d, int32_t n_ru
 {
     const dim3 grid((unsigned)cuda_ceil(d->dim_v, delta_shape<DIM>::COLS), (unsigned)d->n_head_v,
                     (unsigned)n_run);
-    LAUNCH(delta_kernel<DIM>, grid, DELTA_THREADS, 0, c->stream, *d);
+    LAUNCH_NEXT(c, delta_kernel<DIM>, grid, DELTA_THREADS, 0, *d);
 }
 
 void cuda_delta_run(struct kernels *k, const struct delta_args *a)

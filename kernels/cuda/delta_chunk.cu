@@ -210,6 +210,7 @@ static __global__ void __launch_bounds__(CHUNK_THREADS, DIM > 128 ? 1 : 3)
     chunk_kernel(struct delta_dev a)
 {
     SIMT_DYNAMIC_SHARED(struct chunk_shared<DIM>, shared);
+    simt_follow();
     struct chunk_shared<DIM> *sh = shared;
     const struct cuda_run run = a.runs[blockIdx.z];
     if (run.n_tok < a.tok_min || run.n_tok > a.tok_max) return;
@@ -274,7 +275,7 @@ static bool chunk_launch(struct cuda *c, const struct delta_dev *d, int32_t n_ru
     if (bytes > c->info.shared_block_bytes) return false;
     const dim3 grid((unsigned)cuda_ceil(d->dim_v, CHUNK_COLS), (unsigned)d->n_head_v,
                     (unsigned)n_run);
-    LAUNCH(chunk_kernel<DIM>, grid, CHUNK_THREADS, bytes, c->stream, *d);
+    LAUNCH_NEXT(c, chunk_kernel<DIM>, grid, CHUNK_THREADS, bytes, *d);
     return true;
 }
 

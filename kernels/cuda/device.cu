@@ -2,6 +2,7 @@
 // the device; errors of kernels come to light at the next wait, as CUDA has it.
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/taken.h"
+#include "kernels/cuda/watch.h"
 #include "proto/base/clock.h"
 
 #include <cuda_runtime.h>
@@ -21,8 +22,7 @@ struct device {
     const char *where;
     cudaEvent_t work[WORK_TIMES][2]; // begin and end of the last steps
     uint64_t n_work, n_work_counted, work_ns;
-    void (*rest)(void *arg, int64_t since_us);
-    void *rest_arg;
+    struct watchers watchers;
 };
 struct device_event {
     cudaEvent_t event;
@@ -68,6 +68,17 @@ static uint64_t machine_available()
     return kib << 10;
 }
 
+static __global__ void about_code(void) {}
+
+// What the kernels that this device would get were compiled for; 0: there are none.
+static int32_t code_of(void)
+{
+    cudaFuncAttributes a = {};
+    if (cudaFuncGetAttributes(&a, (const void *)about_code) == cudaSuccess) return a.ptxVersion;
+    cudaGetLastError();
+    return 0;
+}
+
 err_t device_about(int32_t index, struct device_info *out, struct err_text *why)
 {
     cudaDeviceProp p;
@@ -78,9 +89,11 @@ err_t device_about(int32_t index, struct device_info *out, struct err_text *why)
     size_t free = 0, total = 0;
     e = cudaSetDevice(index);
     if (e == cudaSuccess) e = cudaMemGetInfo(&free, &total);
+    const int32_t code = e == cudaSuccess ? code_of() : 0;
     cudaSetDevice(before);
     if (e != cudaSuccess) return say(why, ERR_DEVICE, e, "memory of the device");
     *out = {};
+    out->code = code;
     snprintf(out->name, sizeof out->name, "%s", p.name);
     out->sm = p.major * 10 + p.minor;
     out->n_processor = p.multiProcessorCount;
@@ -332,10 +345,14 @@ bool device_idle(struct device *d)
     return true;
 }
 
-void device_watch(struct device *d, void (*rest)(void *arg, int64_t since_us), void *arg)
+bool device_watch(struct device *d, void (*rest)(void *arg, int64_t since_us), void *arg)
 {
-    d->rest = rest;
-    d->rest_arg = arg;
+    return watch_add(&d->watchers, rest, arg);
+}
+
+void device_unwatch(struct device *d, const void *arg)
+{
+    watch_remove(&d->watchers, arg);
 }
 
 // event NULL: the stream
@@ -346,7 +363,7 @@ static cudaError_t wait_watched(struct device *d, cudaEvent_t event)
     while ((e = event ? cudaEventQuery(event) : cudaStreamQuery(d->stream)) == cudaErrorNotReady) {
         const int64_t now = clock_now_us();
         if (!from) from = now;
-        d->rest(d->rest_arg, now - from);
+        watch_rest(&d->watchers, now - from);
     }
     return e;
 }
@@ -354,7 +371,7 @@ static cudaError_t wait_watched(struct device *d, cudaEvent_t event)
 void device_wait(struct device *d)
 {
     if (d->is_counter) return;
-    keep(d, d->rest ? wait_watched(d, NULL) : cudaStreamSynchronize(d->stream),
+    keep(d, d->watchers.n ? wait_watched(d, NULL) : cudaStreamSynchronize(d->stream),
          "work on the device");
 }
 
@@ -386,7 +403,7 @@ void device_event_record(struct device *d, struct device_event *e)
 }
 void device_event_wait(struct device *d, struct device_event *e)
 {
-    keep(d, d->rest ? wait_watched(d, e->event) : cudaEventSynchronize(e->event),
+    keep(d, d->watchers.n ? wait_watched(d, e->event) : cudaEventSynchronize(e->event),
          "work on the device");
 }
 

@@ -19,7 +19,8 @@ struct CUstream_st; // a cudaStream_t points to it
 
 struct device_info {
     char name[256];
-    int32_t sm; // compute capability: 86, 90, 121
+    int32_t sm;   // compute capability: 86, 90, 121
+    int32_t code; // that for which this module's kernels were compiled, of those the device takes
     int32_t n_processor;
     uint64_t memory, memory_free;          // bytes; of an integrated device those of the machine
     bool is_integrated;                    // memory is the machine's own
@@ -62,9 +63,11 @@ void device_zero(struct device *d, void *dst, uint64_t bytes);
 void device_wait(struct device *d); // until everything is done
 // Whether it is; where a device does nothing by itself (on the host) this helps it on.
 bool device_idle(struct device *d);
-// From now on every wait for the device calls this again and again, on the thread that waits;
-// since_us: how long it has lasted. It may end what the device waits for. NULL: nobody is called.
-void device_watch(struct device *d, void (*rest)(void *arg, int64_t since_us), void *arg);
+// From now on every wait for the device calls this too, again and again, on the thread that waits;
+// since_us: how long it has lasted. It may end what the device waits for. False: no room for one
+// more. `arg` tells the watchers apart.
+bool device_watch(struct device *d, void (*rest)(void *arg, int64_t since_us), void *arg);
+void device_unwatch(struct device *d, const void *arg);
 
 // Memory that others of this machine may work on too, other processes included, as device_take's.
 // Whoever maps it gives it back (device_unmap) before its owner does. ERR_UNSUPPORTED: not between

@@ -5,6 +5,7 @@
 #include "kernels/cuda/device_host.h"
 #include "kernels/cuda/simt.h"
 #include "kernels/cuda/taken.h"
+#include "kernels/cuda/watch.h"
 #include "proto/base/clock.h"
 
 #include <fcntl.h>
@@ -74,8 +75,7 @@ struct device {
     struct work_list todo;
     uint64_t todo_at;               // what lies before it is done
     struct device_graph *recording; // or NULL
-    void (*rest)(void *arg, int64_t since_us);
-    void *rest_arg;
+    struct watchers watchers;
     bool failed;
     struct simt_why why;
     uint64_t work_ns;
@@ -333,7 +333,7 @@ err_t device_about(int32_t index, struct device_info *out, struct err_text *why)
     if (index) return err_say(why, ERR_UNSUPPORTED, "cuda on host: there is device 0 only");
     *out = {};
     snprintf(out->name, sizeof out->name, "cuda on host");
-    out->sm = 86;
+    out->sm = out->code = 86;
     out->n_processor = 4;
     out->memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     out->memory_free = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
@@ -593,10 +593,14 @@ bool device_idle(struct device *d)
     return is_idle;
 }
 
-void device_watch(struct device *d, void (*rest)(void *arg, int64_t since_us), void *arg)
+bool device_watch(struct device *d, void (*rest)(void *arg, int64_t since_us), void *arg)
 {
-    d->rest = rest;
-    d->rest_arg = arg;
+    return watch_add(&d->watchers, rest, arg);
+}
+
+void device_unwatch(struct device *d, const void *arg)
+{
+    watch_remove(&d->watchers, arg);
 }
 
 void device_wait(struct device *d)
@@ -606,10 +610,8 @@ void device_wait(struct device *d)
     while (!device_idle(d)) {
         const int64_t now = clock_now_us();
         if (!from) from = now;
-        if (d->rest)
-            d->rest(d->rest_arg, now - from);
-        else
-            usleep(50);
+        watch_rest(&d->watchers, now - from);
+        if (!d->watchers.n) usleep(50);
     }
 }
 

@@ -7,7 +7,7 @@
 
 static __device__ __forceinline__ float value_of(const struct gemm_rows &r, int64_t at)
 {
-    return r.up ? r.glu(__ldg(r.x + at), __ldg(r.up + at)) : __ldg(r.x + at);
+    return r.up ? r.glu(r.x[at], r.up[at]) : r.x[at];
 }
 
 // Thread by thread 16 bytes of rows of ldq times 16: for lane t of the matrix units the groups 2
@@ -15,6 +15,7 @@ static __device__ __forceinline__ float value_of(const struct gemm_rows &r, int6
 static __global__ void prepare(const struct gemm_rows x, int64_t n, int cols, int ldq, uint4 *xq,
                                uint4 *xr)
 {
+    simt_follow();
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n * ldq) return;
     const int64_t row = i / ldq * cols;
@@ -35,12 +36,14 @@ static __global__ void prepare(const struct gemm_rows x, int64_t n, int cols, in
 // The same in plain order, n pairs, for blas.
 static __global__ void prepare_plain(const struct gemm_rows x, int64_t n, uint32_t *xq)
 {
+    simt_follow();
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) xq[i] = form_bf16x2(value_of(x, 2 * i), value_of(x, 2 * i + 1));
 }
 
 static __global__ void add_bias(float *y, int64_t ldy, const float *bias, int rows, int64_t n)
 {
+    simt_follow();
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i / rows * ldy + i % rows] += bias[i % rows];
 }
@@ -58,7 +61,7 @@ static int32_t row_of_xq(int32_t cols) // in 16 bytes
 void gemm_ready(struct cuda *c, const struct gemm_rows *rows, int64_t n, int32_t cols, bool is_fine)
 {
     const int32_t ldq = row_of_xq(cols);
-    LAUNCH(prepare, blocks_of(n * ldq), 256, 0, c->stream, *rows, n, cols, ldq, c->gemm->xq,
+    LAUNCH_NEXT(c, prepare, blocks_of(n * ldq), 256, 0, *rows, n, cols, ldq, c->gemm->xq,
            is_fine ? c->gemm->xr : NULL);
 }
 
@@ -66,6 +69,34 @@ static void ready_x(struct cuda *c, const float *x, int64_t n, int32_t cols, boo
 {
     const struct gemm_rows rows = {x, NULL, {}};
     gemm_ready(c, &rows, n, cols, is_fine);
+}
+
+struct gemm_next gemm_next_of(struct cuda *c, int64_t n, int32_t cols)
+{
+    const struct cuda_gemm *g = c->gemm;
+    const int32_t ldq = row_of_xq(cols);
+    struct gemm_next next = {};
+    if (n <= THIN_TOK || n >= GEMM_LARGE || n > c->lim.max_tok) return next;
+    if (!g->xr || cols % UNIT_COLS || cols > c->lim.max_cols) return next;
+    next.xq = (uint2 *)g->xq;
+    next.xr = (uint2 *)g->xr;
+    next.ldq = 2 * ldq;
+    return next;
+}
+
+void gemm_next_is(struct cuda *c, const float *x, int64_t n, int32_t cols)
+{
+    c->gemm->ready.x = x;
+    c->gemm->ready.n = n;
+    c->gemm->ready.cols = cols;
+    c->gemm->ready.when = c->n_given;
+}
+
+static bool is_ready(const struct cuda *c, const struct gemm_rows *rows, int64_t n, int32_t cols)
+{
+    const struct cuda_gemm *g = c->gemm;
+    return g->ready.when == c->n_given && g->ready.x == rows->x && !rows->up && g->ready.n == n &&
+           g->ready.cols == cols;
 }
 
 // -- arguments --
@@ -166,10 +197,11 @@ static bool run_large(struct cuda *c, const struct gemm_job *job, int32_t n_tok,
         struct blas_call call = {g->panel,   g->xq, job->y + from, job->ldy,
                                  (int32_t)n, n_tok, cols,          factor_of(job->w->factor)};
         quant_expand(c, job->w, from, n, g->panel);
+        cuda_no_kernel(c);
         if (!blas_run(g->blas, &call)) return false;
     }
     if (job->bias)
-        LAUNCH(add_bias, blocks_of(n_tok * rows), 256, 0, c->stream, job->y, job->ldy, job->bias,
+        LAUNCH_NEXT(c, add_bias, blocks_of(n_tok * rows), 256, 0, job->y, job->ldy, job->bias,
                (int)rows, n_tok * rows);
     return true;
 }
@@ -214,7 +246,7 @@ static int32_t run_all_large(struct cuda *c, const struct gemm_rows *rows, int32
         const bool large = is_large(c, &jobs[j], n_tok);
         if (large && !is_ready) {
             const int64_t n = (int64_t)n_tok * cols / 2;
-            LAUNCH(prepare_plain, blocks_of(n), 256, 0, c->stream, *rows, n,
+            LAUNCH_NEXT(c, prepare_plain, blocks_of(n), 256, 0, *rows, n,
                    (uint32_t *)c->gemm->xq);
             is_ready = true;
         }
@@ -240,7 +272,8 @@ void gemm_jobs(struct cuda *c, const struct gemm_rows *rows, int32_t n_tok, int3
         all_exact &= gemm_is_exact(c, left[j].w->dtype);
     }
     BUG_ON(rows->up && n && (all_exact || n_tok <= THIN_TOK));
-    if (!all_exact && n_tok > THIN_TOK) gemm_ready(c, rows, n_tok, cols, is_fine);
+    if (!all_exact && n_tok > THIN_TOK && !is_ready(c, rows, n_tok, cols))
+        gemm_ready(c, rows, n_tok, cols, is_fine);
     for (int32_t j = 0; j < n; j++) {
         int32_t before = 0;
         while (left[before].w->dtype != left[j].w->dtype)
@@ -306,7 +339,7 @@ static __device__ int first_of(const int32_t *expert, int n, int e) // not below
     int lo = 0, hi = n;
     while (lo < hi) {
         const int at = (lo + hi) / 2;
-        if (__ldg(expert + at) < e)
+        if (expert[at] < e)
             lo = at + 1;
         else
             hi = at;
@@ -319,6 +352,7 @@ static __global__ void expert_tiles(const int32_t *expert, int n, int n_expert, 
                                     int4 *tiles, int32_t *n_list)
 {
     SIMT_DYNAMIC_SHARED(int, at); // (n_expert + 1) the first tile of each
+    simt_follow();
     for (int e = (int)threadIdx.x; e < n_expert; e += (int)blockDim.x)
         at[e] = (first_of(expert, n, e + 1) - first_of(expert, n, e) + most - 1) / most;
     __syncthreads();
@@ -357,7 +391,7 @@ int32_t gemm_find_tiles(struct cuda *c, const struct expert_gemm *e, int32_t mos
     if (e->n <= DIRECT_MAX) return e->n;
     p->tiles = c->gemm->tiles;
     p->n_list = c->gemm->n_list;
-    LAUNCH(expert_tiles, 1, 256, (size_t)(n_expert + 1) * 4, c->stream, e->expert, e->n, n_expert,
+    LAUNCH_NEXT(c, expert_tiles, 1, 256, (size_t)(n_expert + 1) * 4, e->expert, e->n, n_expert,
            most, c->gemm->tiles, c->gemm->n_list);
     return e->n / most + (e->n < n_expert ? e->n : n_expert);
 }

@@ -15,6 +15,13 @@ struct gemm_rows {
     struct op_glu glu;
 };
 
+// Where whoever writes rows of x puts them for the products that come next as well, so that they need
+// not be made ready: the two terms of each as bf16, 8 bytes for four neighbours.
+struct gemm_next {
+    uint2 *xq, *xr; // NULL: not wanted
+    int32_t ldq;    // in 8 bytes
+};
+
 struct cuda_gemm {
     struct blas *blas;
     uint4 *xq, *xr;    // rows of x as bf16, and what those miss
@@ -26,6 +33,12 @@ struct cuda_gemm {
     int4 *tiles;       // (max_expert_rows)
     int32_t *n_list;
     unsigned *few; // FEW_STATE
+    struct {       // what lies in xq and xr by gemm_next
+        const float *x;
+        int64_t n;
+        int32_t cols;
+        uint64_t when; // n_given when it was written
+    } ready;
 };
 
 // What ffn.cu makes its parts of.
@@ -48,6 +61,16 @@ bool gemm_is_few(const struct cuda *c, const struct expert_gemm *e);
 // Experts by the matrix units, many rows: n_x rows are made ready; and the products.
 void gemm_ready(struct cuda *c, const struct gemm_rows *rows, int64_t n, int32_t cols,
                 bool is_fine);
+// For n rows; and that they are written, by what was given to the stream last.
+struct gemm_next gemm_next_of(struct cuda *c, int64_t n, int32_t cols);
+void gemm_next_is(struct cuda *c, const float *x, int64_t n, int32_t cols);
+// Where four neighbours number i of a row lie (gemm.cu: prepare).
+static __device__ __forceinline__ int64_t gemm_next_at(const struct gemm_next &next, int64_t row,
+                                                       int i)
+{
+    const int unit = i / 16, of = i % 16; // pair, half of it, lane
+    return row * next.ldq + unit * 16 + of / 8 * 8 + of % 4 * 2 + of / 4 % 2;
+}
 void gemm_wide(struct cuda *c, enum dtype t, struct product_args *p, int32_t n_z);
 
 // quant.cu: rows [row_from, row_from + n_row) of w (rows, cols) as bf16, row after row; row_from is

@@ -57,12 +57,19 @@ static void group_fail(struct cuda_group *g, err_t e, const char *why)
     if (g->peers) peers_abort(g->peers);
 }
 
+// What the roads say of themselves.
+static err_t roads_status(struct cuda_group *g, struct err_text *why)
+{
+    err_t e = g->err || !g->nccl ? OK : nccl_status(g->nccl, why);
+    return e || g->err || !g->peers ? e : peers_status(g->peers, why);
+}
+
 // What a wait does between two looks. False: it is over.
 static bool group_rest(void *arg, int64_t since_us)
 {
     struct cuda_group *g = (struct cuda_group *)arg;
     struct err_text why;
-    err_t e = g->err || !g->nccl ? OK : nccl_status(g->nccl, &why);
+    err_t e = roads_status(g, &why);
     if (!e && !g->is_closing) e = g->config.rest(g->config.rest_arg, since_us, &why);
     if (!e && since_us > g->deadline_us)
         e = err_say(&why, ERR_TIMEOUT, "the device, or another member's, was waited for too long");
@@ -157,6 +164,29 @@ static void cuda_group_recv(struct kernels_group *base, int32_t from, float *y, 
     nccl_recv(g->nccl, from, y, n_row, n_col);
 }
 
+static void cuda_group_give(struct kernels_group *base, const float *x, int64_t n_row,
+                            int64_t n_col)
+{
+    struct cuda_group *g = group_of(base);
+    if (g->err || n_row <= 0) return;
+    __atomic_fetch_add(&g->c->n_op, 1, __ATOMIC_RELAXED);
+    if (g->peers)
+        peers_give(g->peers, x, n_row * n_col);
+    else
+        nccl_give(g->nccl, x, n_row * n_col);
+}
+
+static void cuda_group_take(struct kernels_group *base, float *y, int64_t n_row, int64_t n_col)
+{
+    struct cuda_group *g = group_of(base);
+    if (g->err || n_row <= 0) return;
+    __atomic_fetch_add(&g->c->n_op, 1, __ATOMIC_RELAXED);
+    if (g->peers)
+        peers_take(g->peers, y, n_row * n_col);
+    else
+        nccl_take(g->nccl, y, n_row * n_col);
+}
+
 static bool cuda_group_is_recordable(const struct kernels_group *base, int64_t n_row, int64_t ld)
 {
     const struct cuda_group *g = (const struct cuda_group *)(const void *)base;
@@ -169,7 +199,7 @@ static err_t cuda_group_progress(struct kernels_group *base, struct err_text *wh
     struct cuda_group *g = group_of(base);
     struct err_text said;
     device_idle(g->c->dev);
-    const err_t e = g->err || !g->nccl ? OK : nccl_status(g->nccl, &said);
+    const err_t e = roads_status(g, &said);
     if (e) group_fail(g, e, said.s);
     return g->err ? err_say(why, g->err, "%s", g->why.s) : OK;
 }
@@ -194,6 +224,24 @@ static int64_t test_from(const struct cuda_group *g, int32_t member, int round)
 static uint32_t test_word(int round, int64_t i)
 {
     return (uint32_t)(i + 1) * 2654435761u + (uint32_t)round * 40503u;
+}
+
+// One way.
+static bool test_queue(struct cuda_group *g, int round)
+{
+    uint32_t words[TEST_ROWS * TEST_COLS];
+    const int64_t n = (round % 3 ? TEST_ROWS : 1) * TEST_COLS - round;
+    for (int64_t i = 0; i < n; i++)
+        words[i] = g->config.member ? 0 : test_word(round, i);
+    cuda_step_put(&g->c->base, g->test, words, (uint64_t)n * sizeof *words);
+    if (g->config.member)
+        cuda_group_take(&g->base, g->test, 1, n);
+    else
+        cuda_group_give(&g->base, g->test, 1, n);
+    cuda_step_get(&g->c->base, words, g->test, (uint64_t)n * sizeof *words);
+    for (int64_t i = 0; i < n; i++)
+        if (words[i] != test_word(round, i)) return false;
+    return !g->err;
 }
 
 // Hands numbers over and looks whether they come as they were.
@@ -226,7 +274,7 @@ static bool test_all(struct cuda_group *g)
 {
     bool ok = !g->err;
     for (int round = 0; round < TEST_ROUNDS && ok; round++)
-        ok = test_round(g, round);
+        ok = g->config.queue_bytes ? test_queue(g, round) : test_round(g, round);
     if (!ok && !g->err) group_fail(g, ERR_UNSUPPORTED, "what members hand each other is damaged");
     return ok;
 }
@@ -310,7 +358,10 @@ static err_t cuda_group_connect(struct kernels_group *base,
     // Those who wait for our word have more patience than we have here.
     g->deadline_us = g->config.deadline_us * 3 / 4;
     if (!e && peers) e = try_road(g, KERNELS_ROAD_PEERS, of, &agreement, &said[1]);
-    if (!e && nccl) e = try_road(g, KERNELS_ROAD_NCCL, of, &agreement, &said[0]);
+    // Of two ways one is enough.
+    const bool is_enough = g->config.queue_bytes && g->peers;
+    if (is_enough) drop(g, true, false);
+    if (!e && nccl && !is_enough) e = try_road(g, KERNELS_ROAD_NCCL, of, &agreement, &said[0]);
     g->deadline_us = g->config.deadline_us;
     device_give(g->c->dev, g->test);
     g->test = NULL;
@@ -335,6 +386,13 @@ static void cuda_group_offer(const struct kernels_group *base, uint8_t out[KERNE
 
 // -- opening --
 
+static void cuda_group_end(struct kernels_group *base)
+{
+    struct cuda_group *g = group_of(base);
+    device_enter(g->c->dev);
+    if (!g->err) group_fail(g, ERR_CANCELLED, "ended");
+}
+
 static void cuda_group_close(struct kernels_group *base)
 {
     if (!base) return;
@@ -344,7 +402,7 @@ static void cuda_group_close(struct kernels_group *base)
     if (g->nccl) nccl_abort(g->nccl);
     if (g->peers) peers_abort(g->peers);
     device_wait(g->c->dev);
-    device_watch(g->c->dev, NULL, NULL);
+    device_unwatch(g->c->dev, g);
     drop(g, true, true);
     free(g);
 }
@@ -358,9 +416,12 @@ static const struct kernels_group_ops ops = {
     .gather_rows = cuda_group_gather_rows,
     .send = cuda_group_send,
     .recv = cuda_group_recv,
+    .give = cuda_group_give,
+    .take = cuda_group_take,
     .is_recordable = cuda_group_is_recordable,
     .progress = cuda_group_progress,
     .status = cuda_group_status,
+    .end = cuda_group_end,
 };
 
 // The machine since it was started, as far as memory is shared. 0: not known.
@@ -378,8 +439,13 @@ static uint64_t machine_number()
 
 static err_t open_roads(struct cuda_group *g, struct err_text *why)
 {
-    const struct members_config m = {
-        g->c, g->config.n_member, g->config.member, g->config.row_bytes, group_rest, g};
+    const struct members_config m = {g->c,
+                                     g->config.n_member,
+                                     g->config.member,
+                                     g->config.row_bytes,
+                                     g->config.queue_bytes,
+                                     group_rest,
+                                     g};
     struct err_text said[2] = {{"not wanted"}, {"not wanted"}};
     g->offer.magic = OFFER_MAGIC;
     g->offer.machine = machine_number();
@@ -410,8 +476,9 @@ err_t cuda_group_open(struct kernels *k, const struct kernels_group_config *c,
     g->config = *c;
     g->deadline_us = c->deadline_us;
     device_enter(g->c->dev);
-    device_watch(g->c->dev, group_watch, g);
-    err_t e = open_roads(g, why);
+    err_t e = device_watch(g->c->dev, group_watch, g)
+                  ? open_roads(g, why)
+                  : err_say(why, ERR_UNSUPPORTED, "too many groups of one device");
     if (e) {
         cuda_group_close(&g->base);
         return e;

@@ -14,7 +14,7 @@ struct members_parts {
 struct members_config {
     struct cuda *c;
     int32_t n_member, member;
-    uint64_t row_bytes; // of the group's config
+    uint64_t row_bytes, queue_bytes; // of the group's config
     // In waits that are not for the device. False: give up.
     bool (*rest)(void *arg, int64_t since_us);
     void *rest_arg;
@@ -35,6 +35,9 @@ void nccl_exchange(struct nccl *n, float *y, const struct members_parts *p, int3
 void nccl_send(struct nccl *n, int32_t to, const float *x, const int32_t *row, int64_t n_row,
                int64_t n_col);
 void nccl_recv(struct nccl *n, int32_t from, float *y, int64_t n_row, int64_t n_col);
+// One way: x from member 0 to all others, y there.
+void nccl_give(struct nccl *n, const float *x, int64_t count);
+void nccl_take(struct nccl *n, float *y, int64_t count);
 // First error; looks for those that come by themselves.
 err_t nccl_status(struct nccl *n, struct err_text *why);
 void nccl_abort(struct nccl *n);
@@ -49,4 +52,8 @@ err_t peers_connect(struct peers *p, const struct device_shared *of, struct err_
 uint64_t peers_most(const struct peers *p); // floats of one exchange, from the first to the last
 // All parts lie within peers_most floats from y on.
 void peers_exchange(struct peers *p, float *y, const struct members_parts *parts, int32_t root);
+// One way: n floats from member 0 to all others, of which n are asked for.
+void peers_give(struct peers *p, const float *x, int64_t n);
+void peers_take(struct peers *p, float *y, int64_t n);
 void peers_abort(struct peers *p);
+err_t peers_status(const struct peers *p, struct err_text *why); // ERR_LINK: a member has left

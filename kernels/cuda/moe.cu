@@ -130,6 +130,7 @@ static __device__ __forceinline__ void choose(const struct route_args &a, int64_
 static __global__ void __launch_bounds__(32) moe_choose(const struct route_args a)
 {
     SIMT_DYNAMIC_SHARED(float, s);
+    simt_follow();
     choose(a, blockIdx.x, s);
 }
 
@@ -162,6 +163,7 @@ static __device__ __forceinline__ void rank_all(const struct route_sort &a, int 
 static __global__ void __launch_bounds__(RANK_MAX) moe_rank(const struct route_sort a, int n)
 {
     __shared__ int32_t ids[RANK_MAX];
+    simt_follow();
     rank_all(a, n, ids);
 }
 
@@ -171,6 +173,7 @@ static __global__ void __launch_bounds__(32 * ROUTE_TOK)
 {
     SIMT_DYNAMIC_SHARED(float, s);
     __shared__ int32_t ids[RANK_MAX];
+    simt_follow();
     const int warp = (int)threadIdx.x / 32, n_group = a.n_group > 1 ? a.n_group : 0;
     choose(a, warp, s + warp * (2 * a.n_expert + n_group));
     __syncthreads();
@@ -181,6 +184,7 @@ static __global__ void __launch_bounds__(32 * ROUTE_TOK)
 static __global__ void __launch_bounds__(32)
     moe_count(const struct route_sort a, int n, int *counts)
 {
+    simt_follow();
     const int expert = (int)blockIdx.x, lane = (int)threadIdx.x;
     int mine = 0;
     for (int i = lane; i < n; i += 32)
@@ -193,6 +197,7 @@ static __global__ void __launch_bounds__(32)
 static __global__ void __launch_bounds__(32)
     moe_place(const struct route_sort a, int n, const int *counts)
 {
+    simt_follow();
     const int expert = (int)blockIdx.x, lane = (int)threadIdx.x;
     int at = 0;
     for (int e = lane; e < expert; e += 32)
@@ -214,11 +219,11 @@ void cuda_moe_route_sort(struct kernels *k, const struct route_sort *a, int32_t 
     BUG_ON(a->n_expert < 1 || a->n_expert > CUDA_EXPERTS_MAX);
     if (!n) return;
     if (n <= RANK_MAX) {
-        LAUNCH(moe_rank, 1, (unsigned)cuda_ceil(n, 32) * 32, 0, c->stream, *a, n);
+        LAUNCH_NEXT(c, moe_rank, 1, (unsigned)cuda_ceil(n, 32) * 32, 0, *a, n);
         return;
     }
-    LAUNCH(moe_count, (unsigned)a->n_expert, 32, 0, c->stream, *a, n, c->counts);
-    LAUNCH(moe_place, (unsigned)a->n_expert, 32, 0, c->stream, *a, n, c->counts);
+    LAUNCH_NEXT(c, moe_count, (unsigned)a->n_expert, 32, 0, *a, n, c->counts);
+    LAUNCH_NEXT(c, moe_place, (unsigned)a->n_expert, 32, 0, *a, n, c->counts);
 }
 
 void cuda_moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok)
@@ -233,11 +238,11 @@ void cuda_moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok
     const int n = n_tok * a->n_used;
     if (n_tok == 0) return;
     if (a->sort && n_tok <= ROUTE_TOK && n <= RANK_MAX && shared * (size_t)n_tok <= SHARED_MOST) {
-        LAUNCH(moe_choose_sorted, 1, 32 * (unsigned)n_tok, shared * (size_t)n_tok, c->stream, *a,
+        LAUNCH_NEXT(c, moe_choose_sorted, 1, 32 * (unsigned)n_tok, shared * (size_t)n_tok, *a,
                *a->sort, n);
         return;
     }
-    LAUNCH(moe_choose, (unsigned)n_tok, 32, shared, c->stream, *a);
+    LAUNCH_NEXT(c, moe_choose, (unsigned)n_tok, 32, shared, *a);
     if (a->sort) cuda_moe_route_sort(k, a->sort, n_tok);
 }
 
@@ -246,6 +251,7 @@ void cuda_moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok
 static __global__ void moe_spread(const float *x, const int32_t *at, float *weights, int n_used,
                                   int dim, float *out)
 {
+    simt_follow();
     const int64_t i = blockIdx.x; // product
     const float w = weights[i];
     const float *from = x + i / n_used * dim;
@@ -261,13 +267,14 @@ void cuda_moe_spread(struct kernels *k, const float *x, const int32_t *at, float
 {
     struct cuda *c = cuda_of(k);
     if (n_tok)
-        LAUNCH(moe_spread, (unsigned)(n_tok * n_used), MOE_BLOCK, 0, c->stream, x, at, weights,
+        LAUNCH_NEXT(c, moe_spread, (unsigned)(n_tok * n_used), MOE_BLOCK, 0, x, at, weights,
                n_used, dim, out);
 }
 
 static __global__ void moe_sum(const float *y, const int32_t *at, const float *weights, int64_t n,
                                int n_used, int dim, float *out)
 {
+    simt_follow();
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     const int64_t tok = i / dim, col = i % dim;
@@ -283,6 +290,6 @@ void cuda_moe_combine(struct kernels *k, const float *y, const int32_t *at, cons
     struct cuda *c = cuda_of(k);
     const int64_t n = (int64_t)n_tok * dim;
     if (n)
-        LAUNCH(moe_sum, (unsigned)cuda_ceil(n, MOE_BLOCK), MOE_BLOCK, 0, c->stream, y, at, weights,
+        LAUNCH_NEXT(c, moe_sum, (unsigned)cuda_ceil(n, MOE_BLOCK), MOE_BLOCK, 0, y, at, weights,
                n, n_used, dim, out);
 }

@@ -244,6 +244,24 @@ void nccl_recv(struct nccl *n, int32_t from, float *y, int64_t n_row, int64_t n_
     }
 }
 
+// -- one way --
+
+// In the stream: NCCL keeps what fits its buffers until it is taken, for more it waits.
+void nccl_give(struct nccl *n, const float *x, int64_t count)
+{
+    if (!begin(n)) return;
+    for (int32_t i = 1; i < n->config.n_member; i++)
+        send(n, i, x, count);
+    end(n);
+}
+
+void nccl_take(struct nccl *n, float *y, int64_t count)
+{
+    if (!begin(n)) return;
+    recv(n, 0, y, count);
+    end(n);
+}
+
 // -- opening --
 
 err_t nccl_open(const struct members_config *c, struct nccl **out, struct err_text *why)
@@ -257,8 +275,10 @@ err_t nccl_open(const struct members_config *c, struct nccl **out, struct err_te
     n->api = api;
     n->config = *c;
     n->most = bytes / sizeof(float);
-    e = cuda_take(c->c, bytes, "rows for other members", (void **)&n->out, why);
-    if (!e) e = cuda_take(c->c, bytes, "rows of other members", (void **)&n->in, why);
+    if (!c->queue_bytes)
+        e = cuda_take(c->c, bytes, "rows for other members", (void **)&n->out, why);
+    if (!e && !c->queue_bytes)
+        e = cuda_take(c->c, bytes, "rows of other members", (void **)&n->in, why);
     if (e) {
         nccl_close(n);
         return e;
@@ -308,6 +328,7 @@ err_t nccl_connect(struct nccl *n, const uint8_t id[NCCL_ID_BYTES], struct err_t
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     ncclUniqueId one;
     config.blocking = 0;
+    config.maxCTAs = KERNELS_NCCL_CTAS; // its buffers are as many times as large
     memcpy(one.internal, id, NCCL_ID_BYTES);
     device_enter(n->config.c->dev);
     check(n, n->api->init(&n->comm, n->config.n_member, one, n->config.member, &config),

@@ -1,6 +1,6 @@
 // norm: RMS normalisation (Zhang and Sennrich 2019). Short rows (heads) take a warp each, long ones
 // a block. The order of a row's sum depends on its length alone.
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/gemm.h"
 
 enum { NORM_WARPS = 4, NORM_WARP_DIM = 512, NORM_BLOCK = 256, NORM_WIDE = 1024 };
 
@@ -20,6 +20,7 @@ static __device__ __forceinline__ void norm_row(const float *x, const float *w, 
 static __global__ void __launch_bounds__(NORM_WARPS * 32)
     norm_warps(const float *x, const float *w, int64_t n_row, int dim, float eps, float *y)
 {
+    simt_follow();
     const int64_t row = (int64_t)blockIdx.x * NORM_WARPS + threadIdx.x / 32;
     if (row < n_row)
         norm_row<32>(x + row * dim, w, dim, eps, y + row * dim, (int)threadIdx.x % 32, NULL);
@@ -29,6 +30,7 @@ static __global__ void __launch_bounds__(NORM_BLOCK)
     norm_blocks(const float *x, const float *w, int dim, float eps, float *y)
 {
     __shared__ float part[32];
+    simt_follow();
     const int64_t row = blockIdx.x;
     norm_row<NORM_BLOCK>(x + row * dim, w, dim, eps, y + row * dim, (int)threadIdx.x, part);
 }
@@ -39,10 +41,10 @@ void cuda_norm_rms(struct kernels *k, const float *x, const float *w, int64_t n_
     struct cuda *c = cuda_of(k);
     if (n_row < 1) return;
     if (dim <= NORM_WARP_DIM)
-        LAUNCH(norm_warps, (unsigned)cuda_ceil(n_row, NORM_WARPS), NORM_WARPS * 32, 0, c->stream, x,
+        LAUNCH_NEXT(c, norm_warps, (unsigned)cuda_ceil(n_row, NORM_WARPS), NORM_WARPS * 32, 0, x,
                w, n_row, dim, eps, y);
     else
-        LAUNCH(norm_blocks, (unsigned)n_row, NORM_BLOCK, 0, c->stream, x, w, dim, eps, y);
+        LAUNCH_NEXT(c, norm_blocks, (unsigned)n_row, NORM_BLOCK, 0, x, w, dim, eps, y);
 }
 
 // -- with the residual stream --
@@ -67,6 +69,14 @@ struct norm_four {
     {
         return fmaf(a.w, a.w, fmaf(a.z, a.z, fmaf(a.y, a.y, fmaf(a.x, a.x, sum))));
     }
+    static __device__ __forceinline__ void put(const struct gemm_next &next, int64_t row, int i,
+                                               float4 a)
+    {
+        const uint2 q = make_uint2(form_bf16x2(a.x, a.z), form_bf16x2(a.y, a.w));
+        const int64_t at = gemm_next_at(next, row, i);
+        next.xq[at] = q;
+        next.xr[at] = make_uint2(form_bf16x2_rest(a.x, a.z, q.x), form_bf16x2_rest(a.y, a.w, q.y));
+    }
 };
 struct norm_one {
     typedef float type;
@@ -86,6 +96,7 @@ struct norm_one {
     {
         return fmaf(a, a, sum);
     }
+    static __device__ __forceinline__ void put(const struct gemm_next &, int64_t, int, float) {}
 };
 
 // 1 / sqrt(x), to a unit of the last place and in few registers.
@@ -99,10 +110,11 @@ static __device__ __forceinline__ float norm_factor(float x)
 // 1 / dim.
 template <class V, int threads>
 static __global__ void __launch_bounds__(threads)
-    norm_add(const struct add_norm a, float part_of_dim)
+    norm_add(const struct add_norm a, float part_of_dim, const struct gemm_next next)
 {
     typedef typename V::type T;
     __shared__ float part[2][32];
+    simt_follow();
     const int64_t at = blockIdx.x * (int64_t)a.dim;
     const int n = a.dim / (int)(sizeof(T) / sizeof(float)), thread = (int)threadIdx.x;
     T *x = (T *)(a.x + at), *y = a.y ? (T *)(a.y + at) : NULL;
@@ -126,8 +138,11 @@ static __global__ void __launch_bounds__(threads)
     if (!a.out) return;
     k = norm_factor(block_sum(sum, part[1]) * part_of_dim + a.eps);
     T *out = (T *)(a.out + at);
-    for (int i = thread; i < n; i += threads)
-        out[i] = w ? V::times(x[i], k, w[i]) : V::times(x[i], k);
+    for (int i = thread; i < n; i += threads) {
+        const T v = w ? V::times(x[i], k, w[i]) : V::times(x[i], k);
+        out[i] = v;
+        if (next.xq) V::put(next, blockIdx.x, i, v);
+    }
 }
 
 static bool is_aligned(const struct add_norm *a)
@@ -142,11 +157,15 @@ void cuda_norm_add(struct kernels *k, const struct add_norm *a, int64_t n_row)
     struct cuda *c = cuda_of(k);
     const unsigned n = (unsigned)n_row;
     const float part = 1.0f / (float)a->dim;
+    const bool is_four = is_aligned(a);
+    struct gemm_next next = {};
     if (n_row < 1) return;
-    if (!is_aligned(a))
-        LAUNCH((norm_add<norm_one, NORM_BLOCK>), n, NORM_BLOCK, 0, c->stream, *a, part);
+    if (is_four && a->out) next = gemm_next_of(c, n_row, a->dim);
+    if (!is_four)
+        LAUNCH_NEXT(c, (norm_add<norm_one, NORM_BLOCK>), n, NORM_BLOCK, 0, *a, part, next);
     else if (a->dim <= 4 * NORM_BLOCK)
-        LAUNCH((norm_add<norm_four, NORM_BLOCK>), n, NORM_BLOCK, 0, c->stream, *a, part);
+        LAUNCH_NEXT(c, (norm_add<norm_four, NORM_BLOCK>), n, NORM_BLOCK, 0, *a, part, next);
     else
-        LAUNCH((norm_add<norm_four, NORM_WIDE>), n, NORM_WIDE, 0, c->stream, *a, part);
+        LAUNCH_NEXT(c, (norm_add<norm_four, NORM_WIDE>), n, NORM_WIDE, 0, *a, part, next);
+    if (next.xq) gemm_next_is(c, a->out, n_row, a->dim);
 }

@@ -11,75 +11,29 @@
 //
 // The flag is released and acquired for the whole system after a barrier of the block (PTX ISA,
 // memory consistency model: both are cumulative), so the block's slices are seen with it.
-#include "kernels/cuda/members.h"
-#ifndef __CUDACC__
-#include "kernels/cuda/device_host.h"
-#endif
+#include "kernels/cuda/peers.h"
 
 #include <stdlib.h>
 
 enum {
-    THREADS = 256,
-    BLOCKS = 32,
-    BLOCK_FLOATS = THREADS * 8, // of all parts together; below, fewer blocks
-    FLAGS = 16,                 // words of a block: one of each member
-    LOOKS = 1 << 10,            // between looks whether it was given up
+    BLOCK_FLOATS = PEERS_THREADS * 8, // of all parts together; below, fewer blocks
+    FLAGS = 16,                       // words of a block: one of each member
 };
 static_assert((int)KERNELS_MEMBERS_MAX <= (int)FLAGS, "a word for each");
-static const uint64_t FLAG_BYTES = BLOCKS * FLAGS * sizeof(uint32_t);
-
-// What the kernel knows of it.
-struct exchange {
-    int32_t n_member, member, root;
-    bool wide;                         // parts are made of four floats
-    char *shared[KERNELS_MEMBERS_MAX]; // flags, then two buffers
-    int64_t most;                      // floats of a buffer
-    uint32_t *count;                   // (BLOCKS) the same in all between two exchanges
-    const volatile int32_t *given_up;  // pinned
-    struct members_parts parts;
-};
+static const uint64_t FLAG_BYTES = sizeof(uint32_t) * PEERS_BLOCKS * FLAGS;
 enum { GIVE = 1, TAKE = 2 };
 
-struct peers {
-    struct members_config config;
-    struct device_shared shared, others[KERNELS_MEMBERS_MAX];
-    struct exchange x;
-    void *mine;
-    uint64_t bytes;
-    int32_t *given_up;
-};
-
-#ifdef __CUDACC__
-static __device__ __forceinline__ void raise_flag(uint32_t *flag, uint32_t value)
+static __device__ __forceinline__ uint32_t *flag_of(const struct peers_exchange *x, int of,
+                                                    int block, int member)
 {
-    __threadfence_system();
-    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+    return (uint32_t *)(void *)(x->view.memory[of] + PEERS_HEAD_BYTES) + block * FLAGS + member;
 }
-static __device__ __forceinline__ uint32_t read_flag(const uint32_t *flag)
-{
-    uint32_t value;
-    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
-    return value;
-}
-#else
-static void raise_flag(uint32_t *flag, uint32_t value)
-{
-    __atomic_store_n(flag, value, __ATOMIC_RELEASE);
-}
-static uint32_t read_flag(const uint32_t *flag)
-{
-    return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
-}
-#endif
-
-static __device__ __forceinline__ uint32_t *flag_of(char *shared, int block, int member)
-{
-    return (uint32_t *)(void *)shared + block * FLAGS + member;
-}
-static __device__ __forceinline__ float *buffer_of(const struct exchange *x, int member,
+static __device__ __forceinline__ float *buffer_of(const struct peers_exchange *x, int member,
                                                    uint32_t count)
 {
-    return (float *)(void *)(x->shared[member] + FLAG_BYTES) + (count & 1) * x->most;
+    char *flags = x->view.memory[member] + PEERS_HEAD_BYTES;
+    return (float *)(void *)(flags + sizeof(uint32_t) * PEERS_BLOCKS * FLAGS) +
+           (count & 1) * x->most;
 }
 
 // The block's slice of part i from one array into another one of the same layout.
@@ -99,8 +53,8 @@ static __device__ __forceinline__ void copy_slice(const struct members_part *p, 
     }
 }
 
-static __device__ __forceinline__ void copy_part(const struct exchange *x, int part, float *to,
-                                                 const float *from)
+static __device__ __forceinline__ void copy_part(const struct peers_exchange *x, int part,
+                                                 float *to, const float *from)
 {
     if (x->wide)
         copy_slice(&x->parts.of[part], (float4 *)(void *)to, (const float4 *)(const void *)from);
@@ -108,54 +62,55 @@ static __device__ __forceinline__ void copy_part(const struct exchange *x, int p
         copy_slice(&x->parts.of[part], to, from);
 }
 
-static __global__ void __launch_bounds__(THREADS)
-    exchange_run(float *y, struct exchange x, int what)
+static __global__ void __launch_bounds__(PEERS_THREADS)
+    exchange_run(float *y, struct peers_exchange x, int what)
 {
     __shared__ uint32_t gone;
     const uint32_t count = x.count[blockIdx.x] + 1;
+    const int n_member = x.view.n_member, me = x.view.member, block = (int)blockIdx.x;
     const int other = (int)threadIdx.x; // of the threads that have one
-    const bool has_other = other < x.n_member && other != x.member;
+    const bool has_other = other < n_member && other != me;
     if (threadIdx.x == 0) gone = 0;
+    __syncthreads();
+    if (has_other && peers_has_left(&x.view, other)) gone = 1;
+    __syncthreads();
+    if (gone) return;
     if (what & GIVE) {
-        for (int i = 0; i < x.n_member; i++)
-            if (i != x.member && (x.root < 0 || x.root == i))
-                copy_part(&x, x.member, buffer_of(&x, i, count), y);
+        for (int i = 0; i < n_member; i++)
+            if (i != me && (x.root < 0 || x.root == i))
+                copy_part(&x, me, buffer_of(&x, i, count), y);
         __syncthreads();
-        if (has_other) raise_flag(flag_of(x.shared[other], (int)blockIdx.x, x.member), count);
+        if (has_other) peers_raise(flag_of(&x, other, block, me), count);
     }
     if (!(what & TAKE)) return;
     __syncthreads();
-    const uint32_t *flag = flag_of(x.shared[x.member], (int)blockIdx.x, other % FLAGS);
-    for (int look = 1; has_other && (int32_t)(read_flag(flag) - count) < 0; look++)
-        if (look % LOOKS == 0 && *x.given_up) {
-            gone = 1;
-            break;
-        }
+    if (has_other && !peers_await(&x.view, other, flag_of(&x, me, block, other % FLAGS), count))
+        gone = 1;
     __syncthreads();
-    for (int i = 0; i < x.n_member && !gone; i++)
-        if (i != x.member && (x.root < 0 || x.root == x.member))
-            copy_part(&x, i, y, buffer_of(&x, x.member, count));
-    if (threadIdx.x == 0) x.count[blockIdx.x] = count;
-    for (unsigned b = gridDim.x + threadIdx.x; blockIdx.x == 0 && b < BLOCKS; b += blockDim.x)
+    for (int i = 0; i < n_member && !gone; i++)
+        if (i != me && (x.root < 0 || x.root == me)) copy_part(&x, i, y, buffer_of(&x, me, count));
+    if (threadIdx.x == 0) x.count[block] = count;
+    for (unsigned b = gridDim.x + threadIdx.x; blockIdx.x == 0 && b < PEERS_BLOCKS; b += blockDim.x)
         x.count[b] = count; // of those that had nothing to do
 }
 
 #ifndef __CUDACC__
 // On the host a kernel that waits for another process would keep everybody else waiting.
 struct all_here {
-    struct exchange x;
+    struct peers_exchange x;
     int blocks;
 };
 static bool are_all_here(void *arg)
 {
     const struct all_here *a = (const struct all_here *)arg;
-    if (*a->x.given_up) return true;
+    const struct peers_exchange *x = &a->x;
+    const int me = x->view.member;
+    bool all = true;
     for (int b = 0; b < a->blocks; b++)
-        for (int i = 0; i < a->x.n_member; i++)
-            if (i != a->x.member && (int32_t)(read_flag(flag_of(a->x.shared[a->x.member], b, i)) -
-                                              a->x.count[b] - 1) < 0)
-                return false;
-    return true;
+        for (int i = 0; i < x->view.n_member; i++)
+            all = all && (i == me || *x->view.word || peers_has_left(&x->view, i) ||
+                          peers_is_up(flag_of(x, me, b, i), x->count[b] + 1));
+    return all;
 }
 #endif
 
@@ -169,51 +124,53 @@ static bool is_wide(const struct members_parts *p, int32_t n_member, const float
 
 void peers_exchange(struct peers *p, float *y, const struct members_parts *parts, int32_t root)
 {
-    struct cuda *c = p->config.c;
-    struct exchange x = p->x;
+    struct cuda *c = p->memory.config.c;
+    struct peers_exchange x = p->x;
     int64_t n = 0;
-    if (*p->given_up) return;
+    if (*x.view.word) return;
     x.root = root;
     x.parts = *parts;
-    x.wide = is_wide(parts, x.n_member, y);
-    for (int32_t i = 0; i < x.n_member; i++)
+    x.wide = is_wide(parts, x.view.n_member, y);
+    for (int32_t i = 0; i < x.view.n_member; i++)
         n += parts->of[i].n_row * parts->of[i].width;
     const int32_t want = cuda_ceil(n, BLOCK_FLOATS);
-    const int32_t blocks = want < 1 ? 1 : want < BLOCKS ? want : (int32_t)BLOCKS;
+    const int32_t blocks = want < 1 ? 1 : want < PEERS_BLOCKS ? want : (int32_t)PEERS_BLOCKS;
 #ifdef __CUDACC__
-    LAUNCH(exchange_run, blocks, THREADS, 0, c->stream, y, x, GIVE | TAKE);
+    LAUNCH(exchange_run, blocks, PEERS_THREADS, 0, c->stream, y, x, GIVE | TAKE);
 #else
     const struct all_here here = {x, blocks};
-    LAUNCH(exchange_run, blocks, THREADS, 0, c->stream, y, x, GIVE);
+    LAUNCH(exchange_run, blocks, PEERS_THREADS, 0, c->stream, y, x, GIVE);
     device_host_call(c->stream, are_all_here, &here, sizeof here);
-    LAUNCH(exchange_run, blocks, THREADS, 0, c->stream, y, x, TAKE);
+    LAUNCH(exchange_run, blocks, PEERS_THREADS, 0, c->stream, y, x, TAKE);
 #endif
 }
 
 // -- opening --
 
+static err_t exchange_open(struct peers *p, const struct members_config *c, struct err_text *why)
+{
+    const uint64_t bytes = kernels_group_buffer_bytes(KERNELS_GROUP_PEERS_BYTES, c->row_bytes);
+    uint64_t each[KERNELS_MEMBERS_MAX];
+    for (int32_t i = 0; i < c->n_member; i++)
+        each[i] = FLAG_BYTES + 2 * bytes;
+    p->x.most = (int64_t)(bytes / sizeof(float));
+    err_t e = peers_memory_open(c, each, &p->memory, why);
+    if (!e)
+        e = cuda_take(c->c, PEERS_BLOCKS * sizeof *p->x.count, "counts of exchanges",
+                      (void **)&p->x.count, why);
+    p->x.view = p->memory.view;
+    return e;
+}
+
 err_t peers_open(const struct members_config *c, struct peers **out, struct err_text *why)
 {
-    struct device *d = c->c->dev;
     struct peers *p = (struct peers *)calloc(1, sizeof *p);
     if (!p) return err_say(why, ERR_MEMORY, "peers: no memory");
-    const uint64_t bytes = kernels_group_buffer_bytes(KERNELS_GROUP_PEERS_BYTES, c->row_bytes);
-    p->config = *c;
-    p->bytes = FLAG_BYTES + 2 * bytes;
-    p->x.n_member = c->n_member;
-    p->x.member = c->member;
-    p->x.most = (int64_t)(bytes / sizeof(float));
-    err_t e = device_share_take(d, p->bytes, &p->shared, &p->mine, why);
-    if (!e)
-        e = cuda_take(c->c, BLOCKS * sizeof *p->x.count, "counts of exchanges",
-                      (void **)&p->x.count, why);
-    if (!e) e = device_pinned_take(d, sizeof *p->given_up, (void **)&p->given_up, why);
+    err_t e = c->queue_bytes ? peers_queue_open(p, c, why) : exchange_open(p, c, why);
     if (e) {
         peers_close(p);
         return e;
     }
-    *p->given_up = 0;
-    p->x.given_up = p->given_up;
     *out = p;
     return OK;
 }
@@ -221,33 +178,23 @@ err_t peers_open(const struct members_config *c, struct peers **out, struct err_
 void peers_close(struct peers *p)
 {
     if (!p) return;
-    struct device *d = p->config.c->dev;
-    peers_abort(p);
-    device_wait(d);
-    for (int32_t i = 0; i < p->x.n_member; i++)
-        if (i != p->x.member) device_unmap(d, &p->others[i], p->x.shared[i], p->bytes);
-    device_give(d, p->mine);
+    struct device *d = p->memory.config.c->dev;
+    peers_memory_close(&p->memory);
     device_give(d, p->x.count);
-    device_pinned_give(d, p->given_up);
+    device_give(d, p->queue.count);
     free(p);
 }
 
 const struct device_shared *peers_shared(const struct peers *p)
 {
-    return &p->shared;
+    return &p->memory.own;
 }
 
 err_t peers_connect(struct peers *p, const struct device_shared *of, struct err_text *why)
 {
-    for (int32_t i = 0; i < p->x.n_member; i++) {
-        void *mapped = p->mine;
-        err_t e =
-            i == p->x.member ? OK : device_map(p->config.c->dev, &of[i], p->bytes, &mapped, why);
-        if (e) return e;
-        p->others[i] = of[i];
-        p->x.shared[i] = (char *)mapped;
-    }
-    return OK;
+    err_t e = peers_memory_connect(&p->memory, of, why);
+    p->x.view = p->queue.view = p->memory.view;
+    return e;
 }
 
 uint64_t peers_most(const struct peers *p)
@@ -257,5 +204,10 @@ uint64_t peers_most(const struct peers *p)
 
 void peers_abort(struct peers *p)
 {
-    if (p->given_up) *(volatile int32_t *)p->given_up = 1;
+    peers_memory_end(&p->memory);
+}
+
+err_t peers_status(const struct peers *p, struct err_text *why)
+{
+    return peers_memory_status(&p->memory, why);
 }

@@ -89,18 +89,18 @@ static __device__ __forceinline__ bool product_expert(const struct product_args 
 {
     int expert, from = z, n = 1;
     if (p.tiles) {
-        if (z >= __ldg(p.n_list)) return false;
-        const int4 t = __ldg(p.tiles + z);
+        if (z >= *p.n_list) return false;
+        const int4 t = p.tiles[z];
         expert = t.x;
         from = t.y;
         n = t.z;
     } else {
-        expert = __ldg(p.expert + z);
+        expert = p.expert[z];
         int before = 0;
-        while (before < z && __ldg(p.expert + z - 1 - before) == expert)
+        while (before < z && p.expert[z - 1 - before] == expert)
             before++;
         if (before % most) return false;
-        while (n < most && z + n < p.n_product && __ldg(p.expert + z + n) == expert)
+        while (n < most && z + n < p.n_product && p.expert[z + n] == expert)
             n++;
     }
     o->w += expert * p.w_step;
@@ -140,15 +140,26 @@ static __device__ __forceinline__ bool product_pick(const struct product_args &p
     return true;
 }
 
-// Block number `at` of a grid over all jobs.
-static __device__ __forceinline__ bool product_at(const struct product_args &p, int at, int most,
-                                                  struct product *o)
+// Block number `at` of all jobs', n_z for each block of rows.
+static __device__ __forceinline__ int product_job_of(const struct product_args &p, int b)
 {
-    const int n_z = gridDim.x / p.n_block, b = at / n_z;
     int j = 0;
     while (j + 1 < p.n_job && b >= p.jobs[j + 1].from)
         j++;
+    return j;
+}
+static __device__ __forceinline__ bool product_at(const struct product_args &p, int at, int n_z,
+                                                  int most, struct product *o)
+{
+    const int b = at / n_z, j = product_job_of(p, b);
     return product_pick(p, j, b - p.jobs[j].from, at % n_z, most, o);
+}
+// Where its first tile of weights lies; not of experts.
+static __device__ __forceinline__ const uint8_t *product_tile(const struct product_args &p, int at,
+                                                              int n_z)
+{
+    const int b = at / n_z, j = product_job_of(p, b);
+    return p.jobs[j].w + at % n_z / p.n_tile * p.w_step + (b - p.jobs[j].from) * p.tile_bytes;
 }
 
 // Columns col to col + 3 of a row of x; 0 where there is none. Where weights are floats there may
@@ -163,18 +174,18 @@ static __device__ __forceinline__ float4 product_x(const struct product_args &p,
         return v;
     }
     if (form<t>::KIND < FORM_BF16 || p.is_aligned) {
-        if (col < p.cols) v = __ldg((const float4 *)(row + col));
+        if (col < p.cols) v = *(const float4 *)(row + col);
         return v;
     }
-    if (col < p.cols) v.x = __ldg(row + col);
-    if (col + 1 < p.cols) v.y = __ldg(row + col + 1);
-    if (col + 2 < p.cols) v.z = __ldg(row + col + 2);
-    if (col + 3 < p.cols) v.w = __ldg(row + col + 3);
+    if (col < p.cols) v.x = row[col];
+    if (col + 1 < p.cols) v.y = row[col + 1];
+    if (col + 2 < p.cols) v.z = row[col + 2];
+    if (col + 3 < p.cols) v.w = row[col + 3];
     return v;
 }
 static __device__ __forceinline__ const float *product_row(const struct product &o, int i)
 {
-    return o.x + (o.row ? __ldg(o.row + i) : i) * o.ldx;
+    return o.x + (o.row ? o.row[i] : i) * o.ldx;
 }
 
 static __device__ __forceinline__ int product_units(const struct product_args &p, int chunk)

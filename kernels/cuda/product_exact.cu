@@ -44,8 +44,9 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS)
     exact(const __grid_constant__ struct product_args p)
 {
     SIMT_DYNAMIC_SHARED(float, part); // (warp, t, token, row)
+    simt_follow();
     struct product o;
-    if (!product_at(p, (int)blockIdx.x, EXACT_TOK, &o)) return;
+    if (!product_at(p, (int)blockIdx.x, (int)gridDim.x / p.n_block, EXACT_TOK, &o)) return;
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     const int n_warp = (int)blockDim.x / 32;
     const uint8_t *tile = o.w + o.block * p.tile_bytes;
@@ -80,7 +81,7 @@ void product_exact(struct cuda *c, enum dtype form, const struct product_args *p
     switch (form) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
-        LAUNCH(exact<t>, grid, dim3(32 * n_warp), shared, c->stream, *p);                          \
+        LAUNCH_NEXT(c, exact<t>, grid, dim3(32 * n_warp), shared, *p);                          \
         break;
         FORM_EACH(CASE)
 #undef CASE

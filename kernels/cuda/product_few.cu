@@ -27,9 +27,9 @@ static __device__ __forceinline__ void few_out(const struct few_args &a, int til
     const int n_team = FEW_WARPS / n_warp, team = warp / n_warp, mate = warp % n_warp;
     const int n_used = a.at ? a.n_used : 1;
     for (int j = team; j < n_used && team < n_team; j += n_team) {
-        const int i = a.at ? __ldg(a.at + z * n_used + j) : z;
+        const int i = a.at ? a.at[z * n_used + j] : z;
         const uint8_t *tile =
-            job.w + __ldg(p.expert + i) * p.w_step + (int64_t)block * p.tile_bytes;
+            job.w + p.expert[i] * p.w_step + (int64_t)block * p.tile_bytes;
         const float *x = lane < 4 ? p.x + i * p.ldx : NULL;
         struct thin_sums sums = {};
         struct form_chunk<t> r;
@@ -44,7 +44,7 @@ static __device__ __forceinline__ void few_out(const struct few_args &a, int til
     const int row = block * TILE_ROWS + (int)threadIdx.x;
     float all = 0;
     for (int j = 0; j < n_used && threadIdx.x < TILE_ROWS && row < job.rows; j++) {
-        const int i = a.at ? __ldg(a.at + z * n_used + j) : z, expert = __ldg(p.expert + i);
+        const int i = a.at ? a.at[z * n_used + j] : z, expert = p.expert[i];
         const float *mine = part + j * n_warp * TILE_ROWS + threadIdx.x;
         float sum = mine[0];
         for (int k = 1; k < n_warp; k++)
@@ -52,7 +52,7 @@ static __device__ __forceinline__ void few_out(const struct few_args &a, int til
         const float f = job.factors ? __ldg(job.factors + expert) : job.factor;
         sum *= f == 0.0f ? 1.0f : f;
         if (job.bias) sum += __ldg(job.bias + (int64_t)expert * job.rows + row);
-        all = a.at ? fmaf(__ldg(a.weights + z * n_used + j), sum, all) : sum;
+        all = a.at ? fmaf(a.weights[z * n_used + j], sum, all) : sum;
     }
     if (threadIdx.x < TILE_ROWS && row < job.rows) job.y[z * job.ldy + row] = all;
 }
@@ -63,6 +63,7 @@ static __global__ void __launch_bounds__(32 * FEW_WARPS, 1)
 {
     SIMT_DYNAMIC_SHARED(float, part);
     __shared__ unsigned taken[2];
+    simt_follow();
     if (threadIdx.x == 0) taken[0] = atomicAdd(a.state + FEW_NEXT, 1u);
     for (int turn = 0;; turn ^= 1) {
         __syncthreads();
@@ -96,7 +97,7 @@ void product_few(struct cuda *c, enum dtype form, const struct few_args *a)
     switch (form) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
-        LAUNCH(few<t>, (unsigned)n_block, 32 * FEW_WARPS, shared, c->stream, *a);                  \
+        LAUNCH_NEXT(c, few<t>, (unsigned)n_block, 32 * FEW_WARPS, shared, *a);                  \
         break;
         FORM_EACH_FAST(CASE)
 #undef CASE

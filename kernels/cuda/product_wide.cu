@@ -33,9 +33,9 @@ static __device__ __forceinline__ void wide_add(const struct wide_block<t> &w, c
     constexpr bool has_scale = f::KIND < FORM_BF16;
     const uint32_t ones[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
     float c[4] = {0, 0, 0, 0}, x[4] = {0, 0, 0, 0};
-    const uint4 v = __ldg(q);
+    const uint4 v = *q;
     uint4 vr = make_uint4(0, 0, 0, 0);
-    if (r) vr = __ldg(r);
+    if (r) vr = *r;
     SIMT_UNROLL
     for (int i = 0; i < 2; i++) {
         const uint32_t b[2] = {i ? v.z : v.x, i ? v.w : v.y};
@@ -134,8 +134,9 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS, 1)
     wide(const __grid_constant__ struct product_args p)
 {
     SIMT_DYNAMIC_SHARED(float, kept); // (4 n_8, threads) where wide_keep is used
+    simt_follow();
     struct product o;
-    if (!product_at(p, (int)blockIdx.x, 8 * n_8, &o)) return;
+    if (!product_at(p, (int)blockIdx.x, (int)gridDim.x / p.n_block, 8 * n_8, &o)) return;
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4;
     const int tile = o.block * PRODUCT_WARPS + warp;
     float acc[n_8][4];
@@ -143,7 +144,7 @@ static __global__ void __launch_bounds__(32 * PRODUCT_WARPS, 1)
     SIMT_UNROLL
     for (int i = 0; i < n_8; i++) {
         const int tok = 8 * i + g < o.n ? 8 * i + g : 0;
-        x.at[i] = o.q_at + (o.row ? __ldg(o.row + tok) : tok) * p.ldq;
+        x.at[i] = o.q_at + (o.row ? o.row[tok] : tok) * p.ldq;
         acc[i][0] = acc[i][1] = acc[i][2] = acc[i][3] = 0;
     }
     for (int k = (int)blockIdx.y; k < p.n_order; k += p.n_split) {
@@ -176,9 +177,9 @@ void product_wide(struct cuda *c, enum dtype form, const struct product_args *p,
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
         if (is_small)                                                                              \
-            LAUNCH((wide<t, 2>), grid, dim3(32 * PRODUCT_WARPS), shared, c->stream, *p);           \
+            LAUNCH_NEXT(c, (wide<t, 2>), grid, dim3(32 * PRODUCT_WARPS), shared, *p);           \
         else                                                                                       \
-            LAUNCH((wide<t, 8>), grid, dim3(32 * PRODUCT_WARPS), shared, c->stream, *p);           \
+            LAUNCH_NEXT(c, (wide<t, 8>), grid, dim3(32 * PRODUCT_WARPS), shared, *p);           \
         break;
         FORM_EACH_FAST(CASE)
 #undef CASE

@@ -66,6 +66,7 @@ static __global__ void __launch_bounds__(128)
     embed(const uint8_t *table, int64_t tile_bytes, const int32_t *ids, int cols, float factor,
           struct form_levels levels, float *out)
 {
+    simt_follow();
     const int id = ids[blockIdx.x], r = id % TILE_ROWS;
     const int n_chunk = (cols + CHUNK_COLS - 1) / CHUNK_COLS;
     for (int i = (int)threadIdx.x; i < 4 * n_chunk; i += (int)blockDim.x)
@@ -90,7 +91,7 @@ void cuda_quant_embed(struct kernels *k, const struct view *table, const int32_t
     switch (form_of(table->dtype)) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
-        LAUNCH(embed<t>, (unsigned)n_tok, n_thread, 0, c->stream, (const uint8_t *)table->data,    \
+        LAUNCH_NEXT(c, embed<t>, (unsigned)n_tok, n_thread, 0, (const uint8_t *)table->data,    \
                tile, on_device, (int)cols, factor, quant_levels(table->dtype), out);               \
         break;
         FORM_EACH(CASE)
@@ -106,6 +107,7 @@ static __global__ void __launch_bounds__(256)
     expand(const uint8_t *w, int64_t tile_bytes, int rows, int cols, struct form_levels levels,
            uint16_t *out)
 {
+    simt_follow();
     const int n_chunk = (cols + CHUNK_COLS - 1) / CHUNK_COLS;
     const int64_t i = (int64_t)blockIdx.x * 8 + threadIdx.x / 32;
     const int tile = (int)(i / n_chunk), chunk = (int)(i % n_chunk);
@@ -137,7 +139,7 @@ void quant_expand(struct cuda *c, const struct view *w, int64_t row_from, int64_
     switch (form_of(w->dtype)) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
-        LAUNCH(expand<t>, (unsigned)((n + 7) / 8), 256, 0, c->stream, from, tile, (int)n_row,      \
+        LAUNCH_NEXT(c, expand<t>, (unsigned)((n + 7) / 8), 256, 0, from, tile, (int)n_row,      \
                (int)cols, quant_levels(w->dtype), (uint16_t *)out);                                \
         break;
         FORM_EACH_FAST(CASE)

@@ -12,6 +12,7 @@ struct rope_freq { // by value: nothing on the host is read later
 static __global__ void rope_angles(const struct rope_freq freq, const int32_t *pos, int n_tok,
                                    int pairs, int from, int n, double factor, float2 *cos_sin)
 {
+    simt_follow();
     const int at = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     if (at >= n_tok * n) return;
     const int tok = at / n, j = at % n;
@@ -35,14 +36,15 @@ void cuda_rope_table(struct kernels *k, const struct rope *r, const int32_t *pos
             freq.f[j] = r->freq_scale * pow(r->theta, -2.0 * (from + j) / r->n_rot);
             if (r->freq_factors) freq.f[j] /= r->freq_factors[from + j];
         }
-        LAUNCH(rope_angles, (unsigned)cuda_ceil((int64_t)n_tok * n, ROPE_BLOCK), ROPE_BLOCK, 0,
-               c->stream, freq, where, n_tok, pairs, from, n, r->attn_factor, (float2 *)cos_sin);
+        LAUNCH_NEXT(c, rope_angles, (unsigned)cuda_ceil((int64_t)n_tok * n, ROPE_BLOCK), ROPE_BLOCK, 0,
+               freq, where, n_tok, pairs, from, n, r->attn_factor, (float2 *)cos_sin);
     }
 }
 
 static __global__ void rope_pairs(const float2 *cos_sin, int64_t n, int pairs, int n_head,
                                   int head_dim, int step, int far, float *x)
 {
+    simt_follow();
     const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= n) return;
     const int64_t head = at / pairs;
@@ -63,7 +65,6 @@ void cuda_rope_turn(struct kernels *k, const struct rope *r, const float *cos_si
     const bool neox = r->kind == ROPE_NEOX;
     const int64_t n = (int64_t)n_tok * n_head * pairs;
     if (n)
-        LAUNCH(rope_pairs, (unsigned)cuda_ceil(n, ROPE_BLOCK), ROPE_BLOCK, 0, c->stream,
-               (const float2 *)cos_sin, n, pairs, n_head, head_dim, neox ? 1 : 2, neox ? pairs : 1,
+        LAUNCH_NEXT(c, rope_pairs, (unsigned)cuda_ceil(n, ROPE_BLOCK), ROPE_BLOCK, 0, (const float2 *)cos_sin, n, pairs, n_head, head_dim, neox ? 1 : 2, neox ? pairs : 1,
                x);
 }

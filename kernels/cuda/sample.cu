@@ -77,6 +77,7 @@ static __global__ void __launch_bounds__(SAMPLE_BLOCK)
     __shared__ float value[32];
     __shared__ int32_t at[32];
     __shared__ double part[32];
+    simt_follow();
     const int64_t from = (int64_t)(blockIdx.x % (unsigned)chunks) * SAMPLE_CHUNK;
     const int64_t to = from + SAMPLE_CHUNK < n ? from + SAMPLE_CHUNK : n;
     const int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
@@ -107,6 +108,7 @@ static __global__ void __launch_bounds__(SAMPLE_BLOCK)
 static __global__ void __launch_bounds__(32)
     sample_best(const struct best *best, int chunks, int32_t *out)
 {
+    simt_follow();
     best += (int64_t)blockIdx.x * chunks;
     struct best b = {-INFINITY, INT32_MAX};
     for (int i = (int)threadIdx.x; i < chunks; i += 32)
@@ -123,6 +125,7 @@ static __device__ __forceinline__ double base_of(float x)
 static __global__ void sample_merge(const struct best *best, const double *sum, int n_row,
                                     int chunks, double *out)
 {
+    simt_follow();
     const int row = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     if (row >= n_row) return;
     best += (int64_t)row * chunks;
@@ -141,7 +144,7 @@ static int reduce(struct cuda *c, const float *x, int32_t n_row, int64_t n, bool
 {
     BUG_ON(n < 1 || n > c->lim.max_rows || n_row > c->lim.max_tok);
     const int chunks = (int)chunks_of(n);
-    LAUNCH(sample_chunks, (unsigned)n_row * (unsigned)chunks, SAMPLE_BLOCK, 0, c->stream, x, n,
+    LAUNCH_NEXT(c, sample_chunks, (unsigned)n_row * (unsigned)chunks, SAMPLE_BLOCK, 0, x, n,
            chunks, with_sum, c->sample->best, c->sample->sum);
     return chunks;
 }
@@ -152,7 +155,7 @@ void cuda_sample_argmax(struct kernels *k, const float *x, int32_t n_row, int64_
     if (n_row < 1) return;
     const int chunks = reduce(c, x, n_row, n, false);
     int32_t *to = (int32_t *)(void *)c->sample->out;
-    LAUNCH(sample_best, (unsigned)n_row, 32, 0, c->stream, c->sample->best, chunks, to);
+    LAUNCH_NEXT(c, sample_best, (unsigned)n_row, 32, 0, c->sample->best, chunks, to);
     cuda_step_get(k, out, to, (uint64_t)n_row * sizeof *out);
 }
 
@@ -161,7 +164,7 @@ void cuda_sample_logsumexp(struct kernels *k, const float *x, int32_t n_row, int
     struct cuda *c = cuda_of(k);
     if (n_row < 1) return;
     const int chunks = reduce(c, x, n_row, n, true);
-    LAUNCH(sample_merge, (unsigned)cuda_ceil(n_row, 32), 32, 0, c->stream, c->sample->best,
+    LAUNCH_NEXT(c, sample_merge, (unsigned)cuda_ceil(n_row, 32), 32, 0, c->sample->best,
            c->sample->sum, n_row, chunks, c->sample->out);
     cuda_step_get(k, out, c->sample->out, (uint64_t)n_row * sizeof *out);
 }
@@ -170,6 +173,7 @@ static __global__ void __launch_bounds__(SAMPLE_BLOCK)
     sample_all_finite(const float *x, int64_t n, uint8_t *out)
 {
     __shared__ float part[32];
+    simt_follow();
     x += (int64_t)blockIdx.x * n;
     float bad = 0;
     for (int64_t i = threadIdx.x; i < n; i += SAMPLE_BLOCK)
@@ -184,6 +188,6 @@ void cuda_sample_finite(struct kernels *k, const float *x, int32_t n_row, int64_
     static_assert(sizeof(bool) == 1, "out is bytes");
     if (n_row < 1) return;
     uint8_t *to = (uint8_t *)(void *)c->sample->out;
-    LAUNCH(sample_all_finite, (unsigned)n_row, SAMPLE_BLOCK, 0, c->stream, x, n, to);
+    LAUNCH_NEXT(c, sample_all_finite, (unsigned)n_row, SAMPLE_BLOCK, 0, x, n, to);
     cuda_step_get(k, out, to, (uint64_t)n_row);
 }

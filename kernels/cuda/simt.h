@@ -43,6 +43,44 @@ static inline void simt_launch(const char *name, void (*kernel)(P...), dim3 grid
     kernel<<<grid, block, shared, stream>>>(static_cast<P>(args)...);
 }
 
+// early: the kernel may begin before the one before it has ended.
+template <class... P, class... A>
+static inline void simt_launch_next(const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
+                                    size_t shared, cudaStream_t stream, bool early, A... args)
+{
+    if (!early) {
+        simt_launch(name, kernel, grid, block, shared, stream, args...);
+        return;
+    }
+    if (shared > SIMT_SHARED_FREE)
+        cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)shared);
+    cudaLaunchAttribute how = {};
+    how.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    how.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &how;
+    config.numAttrs = 1;
+    cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
+}
+
+static __device__ __forceinline__ void simt_let_next(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+static __device__ __forceinline__ void simt_wait_before(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Until *count has come to `least`; what was written before it was counted is seen afterwards, by
 // loads that do not go through the first cache.
 static __device__ __forceinline__ void simt_wait(const unsigned *count, unsigned least)
@@ -53,6 +91,17 @@ static __device__ __forceinline__ void simt_wait(const unsigned *count, unsigned
         if (now >= least) return;
         __nanosleep(64);
     }
+}
+
+// Asks for `bytes` of device memory, both in units of 16, to come to the second cache.
+static __device__ __forceinline__ void simt_prefetch(const void *p, uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#else
+    (void)p;
+    (void)bytes;
+#endif
 }
 
 static __device__ __forceinline__ float simt_f8_to_float(uint8_t x) // E4M3
@@ -79,6 +128,22 @@ static __device__ __forceinline__ uint8_t simt_float_to_f8(float x) // nearest, 
 // commas of its own in parentheses: LAUNCH((gemm<float, 4>), ...).
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                           \
     simt_launch(#kernel, kernel, grid, block, shared, stream, ##__VA_ARGS__)
+
+// LAUNCH_NEXT(c, kernel, grid, block, bytes, arguments...), c a struct cuda: the kernel may begin
+// while the one before it in the stream ends. Each of its threads calls simt_wait_before, before
+// which it touches no memory (but may ask for some: simt_prefetch), and should call simt_let_next,
+// after which the next one may begin. All blocks have begun by then, so nobody takes the place of
+// those that others wait for; and since all wait until those before them are through, whoever has
+// waited has all that was ever written before. What kernels of a step write is not read by __ldg:
+// the compiler takes that for memory that never changes and may move it ahead of the wait.
+#define LAUNCH_NEXT(c, kernel, grid, block, shared, ...)                                           \
+    simt_launch_next(#kernel, kernel, grid, block, shared, (c)->stream, cuda_begins_early(c),      \
+                     ##__VA_ARGS__)
+static __device__ __forceinline__ void simt_follow(void)
+{
+    simt_let_next();
+    simt_wait_before();
+}
 
 #define SIMT_FULL 0xffffffffu
 

@@ -42,6 +42,7 @@ struct fiber {
     const char *file;
     int line; // where it waits
     struct simt_lane lane;
+    bool has_waited; // simt_wait_before
     int n_copy, n_group;
     struct copy copies[COPIES_MAX];
 };
@@ -230,6 +231,11 @@ void __syncthreads(const char *file, int line)
     to_scheduler(false);
 }
 
+void simt_wait_before(void)
+{
+    now()->has_waited = true;
+}
+
 void simt_collective(uint32_t mask, simt_solve *solve, const void *in, void *out, const char *file,
                      int line)
 {
@@ -354,6 +360,7 @@ static void run_block(unsigned n)
         f->state = NEW;
         f->stack = -1;
         f->n_copy = f->n_group = 0;
+        f->has_waited = !run.call->waits;
     }
     const unsigned n_warp = (n + 31) / 32;
     for (unsigned w = 0; w < n_warp; w++)
@@ -366,6 +373,9 @@ static void run_block(unsigned n)
         for (unsigned i = 0; i < n_warp && !run.failed; i++)
             run_warp(run.fibers + warps[i] * 32, n - warps[i] * 32, lanes);
     } while (!run.failed && pass_barrier(n));
+    for (unsigned i = 0; i < n && !run.failed; i++)
+        if (!run.fibers[i].has_waited)
+            blame(run.fibers + i, __FILE__, __LINE__, "ended and did not wait for what came before");
     for (unsigned i = 0; i < n; i++) // given up
         if (run.fibers[i].stack >= 0) run.free_stacks[run.n_free++] = run.fibers[i].stack;
 }

@@ -80,6 +80,7 @@ struct simt_call {
     void (*run)(const void *args); // one thread
     void *args;
     size_t args_bytes;
+    bool waits; // each thread calls simt_wait_before
 };
 // Puts a launch into the stream's order; args are copied (device_host.cc).
 void simt_enqueue(cudaStream_t stream, const struct simt_call *call);
@@ -105,15 +106,32 @@ template <class... P> struct simt_args {
     }
 };
 template <class... P, class... A>
-static inline void simt_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
-                               size_t shared, cudaStream_t stream, A... args)
+static inline void simt_start(const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
+                              size_t shared, cudaStream_t stream, bool waits, A... args)
 {
     static_assert((std::is_trivially_copyable<P>::value && ...), "arguments are copied as bytes");
     simt_args<P...> a{kernel, std::tuple<P...>(static_cast<P>(args)...)};
     std::apply([&](const P &...v) { (simt_check(stream, name, v), ...); }, a.values);
-    struct simt_call call = {name, grid, block, shared, simt_args<P...>::run, &a, sizeof a};
+    struct simt_call call = {name, grid, block, shared, simt_args<P...>::run, &a, sizeof a, waits};
     simt_enqueue(stream, &call);
 }
+template <class... P, class... A>
+static inline void simt_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
+                               size_t shared, cudaStream_t stream, A... args)
+{
+    simt_start(name, kernel, grid, block, shared, stream, false, args...);
+}
+// Nothing begins early here, but each thread has to wait.
+template <class... P, class... A>
+static inline void simt_launch_next(const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
+                                    size_t shared, cudaStream_t stream, bool early, A... args)
+{
+    (void)early;
+    simt_start(name, kernel, grid, block, shared, stream, true, args...);
+}
+void simt_wait_before(void);
+static inline void simt_let_next(void) {}
+static inline void simt_prefetch(const void *, uint32_t) {}
 
 // -- barriers and collectives --
 #define SIMT_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()

@@ -51,10 +51,14 @@ thin_chunk(const struct product_args &p, const float *x, bool is_fine, int chunk
     for (int u = 0; u < UNITS; u++) {
         if (u >= n_unit) break;
         SIMT_UNROLL
-        for (int s = 0; s < 4; s++) {
-            float4 v = make_float4(0, 0, 0, 0);
-            if (x) v = product_x<t, is_new>(p, x, col + u * UNIT_COLS + s * 16);
-            thin_group<t>(p, r, is_fine, u, s, v, o);
+        for (int s = 0; s < 4; s += 2) {
+            float4 v[2] = {make_float4(0, 0, 0, 0), make_float4(0, 0, 0, 0)}; // asked for at once
+            SIMT_UNROLL
+            for (int i = 0; i < 2 && x; i++)
+                v[i] = product_x<t, is_new>(p, x, col + u * UNIT_COLS + (s + i) * 16);
+            SIMT_UNROLL
+            for (int i = 0; i < 2; i++)
+                thin_group<t>(p, r, is_fine, u, s + i, v[i], o);
         }
     }
 }
@@ -107,35 +111,39 @@ static __device__ __forceinline__ float thin_add(const float *part, int n_warp, 
     return sum;
 }
 
-// A warp's sums of the tile that `o` picks, into part.
+// What a kernel begins with. The block's first weights, at `tile`, are asked for while the kernel
+// before it ends, by one thread: what memory brings in the time of a small kernel, from which all
+// blocks together fill a part of the second cache only.
+static __device__ __forceinline__ void thin_begin(const struct product_args &p, const uint8_t *tile)
+{
+    const uint32_t most = 48u << 10;
+    simt_let_next();
+    if (tile) simt_prefetch(tile, p.tile_bytes < most ? (uint32_t)p.tile_bytes : most);
+    simt_wait_before();
+}
+
+// A warp's sums of the tile that `o` picks, into part; r holds its first chunk.
 template <int t>
-static __device__ __forceinline__ void
-thin_sum(const struct product_args &p, const struct product &o, int warp, int n_warp, float *part)
+static __device__ __forceinline__ void thin_sum(const struct product_args &p,
+                                                const struct product &o, int warp, int n_warp,
+                                                struct form_chunk<t> &r, float *part)
 {
     const int lane = (int)threadIdx.x % 32;
-    const uint8_t *tile = o.w + o.block * p.tile_bytes;
     const float *x = lane / 4 < o.n ? product_row(o, lane / 4) : NULL;
     struct thin_sums sums = {};
-    struct form_chunk<t> r;
-    thin_load<t>(p, tile, warp, &r);
-    thin_tile<t, false>(p, tile, x, o.is_fine, warp, n_warp, r, &sums);
+    thin_tile<t, false>(p, o.w + o.block * p.tile_bytes, x, o.is_fine, warp, n_warp, r, &sums);
     thin_put(sums, part);
 }
 
-// Tile b of the jobs 0 and 1 by a whole block, n_warp of its warps for each; part (2 n_warp,
-// THIN_PART) is shared memory.
-template <int t>
-static __device__ __forceinline__ void thin_pair(const struct product_args &p, int b, int z,
-                                                 const struct op_glu &glu, int n_warp, float *part)
+// Both halves of a block (2 n_warp warps) have put down their sums of tiles of jobs 0 and 1, which
+// are brought to an end here, each in the place of its first warp's sums; then glu of both.
+static __device__ __forceinline__ void thin_pair_end(const struct product &o,
+                                                     const struct op_glu &glu, int half, int n_warp,
+                                                     float *part)
 {
-    const int at = (int)threadIdx.x / 32, half = at / n_warp, warp = at - half * n_warp;
-    struct product o;
-    if (!product_pick(p, half & 1, b, z, THIN_TOK, &o)) return; // so for all threads
-    if (half < 2) thin_sum<t>(p, o, warp, n_warp, part + at * THIN_PART);
-    __syncthreads();
-    // Each half brings its products to an end, in the place of its first warp's sums.
     float *mine = part + half * n_warp * THIN_PART;
     const int thread = (int)threadIdx.x - half * n_warp * 32, n = o.n * TILE_ROWS;
+    __syncthreads();
     for (int i = thread; i < n && half < 2; i += n_warp * 32) {
         const int row = o.block * TILE_ROWS + i % TILE_ROWS;
         const float sum = thin_add(mine, n_warp, i);
@@ -147,4 +155,21 @@ static __device__ __forceinline__ void thin_pair(const struct product_args &p, i
         if (row < o.rows)
             o.y[i / TILE_ROWS * o.ldy + row] = glu(mine[i], mine[n_warp * THIN_PART + i]);
     }
+}
+
+// Tile b of the jobs 0 and 1 by a whole block, n_warp of its warps for each; part (2 n_warp,
+// THIN_PART) is shared memory.
+template <int t>
+static __device__ __forceinline__ void thin_pair(const struct product_args &p, int b, int z,
+                                                 const struct op_glu &glu, int n_warp, float *part)
+{
+    const int at = (int)threadIdx.x / 32, half = at / n_warp, warp = at - half * n_warp;
+    struct product o;
+    if (!product_pick(p, half & 1, b, z, THIN_TOK, &o)) return; // so for all threads
+    if (half < 2) {
+        struct form_chunk<t> r;
+        thin_load<t>(p, o.w + o.block * p.tile_bytes, warp, &r);
+        thin_sum<t>(p, o, warp, n_warp, r, part + at * THIN_PART);
+    }
+    thin_pair_end(o, glu, half, n_warp, part);
 }

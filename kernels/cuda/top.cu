@@ -102,7 +102,7 @@ struct top_row_at {
     __device__ __forceinline__ uint32_t key(int i) const
     {
         if (mask && !(__ldg(mask + i / 32) >> i % 32 & 1)) return 0;
-        const float v = __ldg(x + i);
+        const float v = x[i];
         return v == v ? key_of(v) : 0;
     }
     __device__ __forceinline__ uint64_t operator()(int i) const
@@ -130,6 +130,7 @@ static __device__ __forceinline__ struct top_row_at row_at(const float *x, const
 static __global__ void __launch_bounds__(TOP_CHUNK_BLOCK)
     top_group(const float *x, int n, int n_group, const char *words, uint32_t *group)
 {
+    simt_follow();
     const int row = (int)blockIdx.y, lane = (int)threadIdx.x % 32;
     const struct top_row_at at = row_at(x, words, ((const struct top_one *)words)[row], n);
     const int first = (int)(blockIdx.x * TOP_CHUNK_BLOCK + threadIdx.x) / 32;
@@ -265,6 +266,7 @@ static __global__ void __launch_bounds__(TOP_BLOCK)
              const uint32_t *group, struct top_places to, char *answer)
 {
     __shared__ struct top_shared s;
+    simt_follow();
     const struct top_one o = ((const struct top_one *)words)[blockIdx.x];
     const struct top_row_at at = row_at(x, words, o, n);
     group += (int64_t)blockIdx.x * n_group;
@@ -301,6 +303,7 @@ static __global__ void __launch_bounds__(TOP_CHUNK_BLOCK)
     top_mass(const float *x, int n, const char *words, struct top_places to, char *answer)
 {
     __shared__ double part[TOP_CHUNK_BLOCK / 32];
+    simt_follow();
     const struct top_one o = ((const struct top_one *)words)[blockIdx.y];
     const struct top_row_at at = row_at(x, words, o, n);
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
@@ -363,11 +366,11 @@ static void run(struct cuda *c, const float *x, int64_t n, int32_t n_top, struct
     const int n_group = cuda_ceil(n, 32), n_chunk = cuda_ceil(n, KERNELS_TOP_CHUNK);
     const unsigned n_row_u = (unsigned)n_row;
     cuda_step_put(&c->base, t->words, t->host, write_words(t->host, n, rows, n_row));
-    LAUNCH(top_group, dim3((unsigned)n_chunk, n_row_u), TOP_CHUNK_BLOCK, 0, c->stream, x, (int)n,
+    LAUNCH_NEXT(c, top_group, dim3((unsigned)n_chunk, n_row_u), TOP_CHUNK_BLOCK, 0, x, (int)n,
            n_group, t->words, t->group);
-    LAUNCH(top_sort, n_row_u, TOP_BLOCK, 0, c->stream, x, (int)n, n_group, n_top, t->words,
+    LAUNCH_NEXT(c, top_sort, n_row_u, TOP_BLOCK, 0, x, (int)n, n_group, n_top, t->words,
            t->group, to, t->answer);
-    LAUNCH(top_mass, dim3((unsigned)n_chunk, n_row_u), TOP_CHUNK_BLOCK, 0, c->stream, x, (int)n,
+    LAUNCH_NEXT(c, top_mass, dim3((unsigned)n_chunk, n_row_u), TOP_CHUNK_BLOCK, 0, x, (int)n,
            t->words, to, t->answer);
     cuda_step_get(&c->base, t->heard, t->answer, (uint64_t)to.bytes * n_row_u);
     for (int32_t i = 0; i < n_row; i++)

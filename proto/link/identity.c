@@ -1,71 +1,25 @@
-#include "proto/link/identity.h"
+#include "proto/link/identity_state.h"
 
 #include "proto/base/log.h"
-#include "proto/link/identity_cert.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <gnutls/crypto.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 enum {
-    CA_DAYS = 3650,
-    SERVER_DAYS = 730,
-    SERVER_RENEW_DAYS = 30, // a server certificate with less left is made anew
-    WORKER_DAYS = 90,
-    SECRET_CHARS = 32,
+    CA_LIFE_S = 3650 * IDENTITY_DAY_S,
+    SERVER_LIFE_S = 730 * IDENTITY_DAY_S,
+    SERVER_RENEW_S = 365 * IDENTITY_DAY_S, // one with less left is made anew at a start
     CLUSTER_NAME_MAX = 50,
-    TOKEN_FILE_MAX = 4096, // tokens kept at once
 };
 
 static const char SERVER_NAME[] = "trireme-coordinator"; // what workers verify: addresses change
-static const char TOKEN_PREFIX[] = "trireme1.";
-
-struct identity {
-    bool is_coordinator;
-    bool is_enrolled;
-    char *dir;
-    gnutls_x509_privkey_t key;               // worker's own; coordinator: the CA's
-    gnutls_x509_crt_t ca;                    // NULL in a worker that only knows its fingerprint
-    gnutls_certificate_credentials_t before; // empty: a worker before enrolment
-    gnutls_certificate_credentials_t cred;   // NULL in a worker before enrolment
-    uint8_t pin[IDENTITY_PIN_BYTES];         // SHA-256 of the CA's certificate
-    char secret[SECRET_CHARS + 1];
-    struct buf ca_pem, public_pem;
-};
-
-// -- small things --
-
-static bool name_ok(const char *s)
-{
-    size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789-");
-    return n >= 1 && n <= IDENTITY_NAME_MAX && s[n] == 0;
-}
-
-static bool hex_ok(const char *s, size_t n)
-{
-    return strspn(s, "0123456789abcdef") >= n;
-}
-
-static void hex_of(const uint8_t *p, size_t n, char *out)
-{
-    for (size_t i = 0; i < n; i++)
-        snprintf(out + 2 * i, 3, "%02x", p[i]);
-}
-
-static gnutls_datum_t datum(const void *p, size_t len)
-{
-    return (gnutls_datum_t){(unsigned char *)p, (unsigned)len};
-}
 
 // -- opening --
 
-static err_t identity_new(const char *dir, struct identity **out, struct err_text *why)
+err_t identity_state_new(const char *dir, struct identity **out, struct err_text *why)
 {
     err_t e = identity_store_open(dir, why);
     if (e) return e;
@@ -89,11 +43,12 @@ void identity_close(struct identity *id)
     gnutls_memset(id->secret, 0, sizeof id->secret);
     buf_fini(&id->ca_pem);
     buf_fini(&id->public_pem);
+    buf_fini(&id->request_pem);
     free(id->dir);
     free(id);
 }
 
-static err_t ca_load(struct identity *id, struct err_text *why)
+err_t identity_state_ca(struct identity *id, struct err_text *why)
 {
     buf_clear(&id->ca_pem);
     err_t e = identity_store_read(id->dir, "ca.pem", &id->ca_pem, why);
@@ -108,7 +63,8 @@ static err_t ca_make(struct identity *id, const char *cluster, struct err_text *
 {
     char name[64];
     snprintf(name, sizeof name, "trireme CA %s", cluster);
-    struct identity_cert_spec spec = {.common_name = name, .now_s = time(NULL), .days = CA_DAYS};
+    struct identity_cert_spec spec = {
+        .common_name = name, .now_s = time(NULL), .life_s = CA_LIFE_S};
     struct buf pem = {0};
     err_t e = identity_cert_key_make(id->dir, "ca.key", &id->key, why);
     if (!e) e = identity_cert_public(id->key, &spec.key, why);
@@ -122,7 +78,7 @@ static err_t ca_make(struct identity *id, const char *cluster, struct err_text *
     if (!e) e = identity_store_write(id->dir, "ca.pem", &pem, why);
     buf_fini(&pem);
     if (!e) log_info("made a certificate authority for cluster %s in %s", cluster, id->dir);
-    return e ? e : ca_load(id, why);
+    return e ? e : identity_state_ca(id, why);
 }
 
 static err_t ca_open(struct identity *id, const char *cluster, struct err_text *why)
@@ -131,7 +87,7 @@ static err_t ca_open(struct identity *id, const char *cluster, struct err_text *
     if (e == ERR_NOT_FOUND) {
         // A CA whose key is gone cannot be continued, and must not be replaced unseen: every
         // worker trusts the old one.
-        e = ca_load(id, why);
+        e = identity_state_ca(id, why);
         if (e == ERR_NOT_FOUND) return ca_make(id, cluster, why);
         if (e) return e;
         e = err_say(why, ERR_CONFIG,
@@ -140,7 +96,7 @@ static err_t ca_open(struct identity *id, const char *cluster, struct err_text *
                     id->dir);
         return e;
     }
-    if (!e) e = ca_load(id, why);
+    if (!e) e = identity_state_ca(id, why);
     if (e != ERR_NOT_FOUND) return e;
     e = err_say(why, ERR_CONFIG,
                 "%s/ca.key has lost its ca.pem: restore it, or remove ca.key and "
@@ -159,9 +115,8 @@ static bool server_cert_is_good(const struct identity *id, const struct buf *cha
     gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, name, &len);
     bool good =
         strcmp(name, cluster) == 0 &&
-        gnutls_x509_crt_get_expiration_time(crt) >
-            time(NULL) + (time_t)SERVER_RENEW_DAYS * IDENTITY_DAY_S &&
-        identity_cert_verify(crt, id->ca, GNUTLS_KP_TLS_WWW_SERVER, SERVER_NAME, NULL) == OK;
+        gnutls_x509_crt_get_expiration_time(crt) > time(NULL) + (time_t)SERVER_RENEW_S &&
+        identity_cert_verify(crt, id->ca, GNUTLS_KP_TLS_WWW_SERVER, SERVER_NAME, NULL, NULL) == OK;
     gnutls_x509_crt_deinit(crt);
     return good;
 }
@@ -174,7 +129,7 @@ static err_t server_make(struct identity *id, const char *cluster, gnutls_x509_p
                                       .dns_name = SERVER_NAME,
                                       .purpose = GNUTLS_KP_TLS_WWW_SERVER,
                                       .now_s = time(NULL),
-                                      .days = SERVER_DAYS};
+                                      .life_s = SERVER_LIFE_S};
     gnutls_x509_crt_t crt;
     err_t e = identity_cert_public(key, &spec.key, why);
     if (e) return e;
@@ -215,9 +170,10 @@ err_t identity_open_coordinator(const char *state_dir, const char *cluster, stru
         return err_say(why, ERR_CONFIG, "cluster name must have 1 to %d characters",
                        CLUSTER_NAME_MAX);
     struct identity *id;
-    err_t e = identity_new(state_dir, &id, why);
+    err_t e = identity_state_new(state_dir, &id, why);
     if (e) return e;
     id->is_coordinator = id->is_enrolled = true;
+    id->life_s = IDENTITY_LIFE_S;
     e = ca_open(id, cluster, why);
     if (!e) e = server_open(id, cluster, why);
     if (e) {
@@ -233,156 +189,17 @@ const char *identity_ca_pem(const struct identity *id)
     return id->ca_pem.data;
 }
 
-// -- tokens --
-
-static void token_file(const char *secret, char out[16 + 2 * IDENTITY_PIN_BYTES])
-{
-    uint8_t hash[IDENTITY_PIN_BYTES];
-    gnutls_hash_fast(GNUTLS_DIG_SHA256, secret, strlen(secret), hash);
-    memcpy(out, "tokens/", 7);
-    hex_of(hash, sizeof hash, out + 7);
-}
-
-// Expiry time in the file, 0 if there is no such token.
-static int64_t token_expiry(const char *dir, const char *file)
-{
-    struct buf text = {0};
-    int64_t expiry = 0;
-    if (identity_store_read(dir, file, &text, NULL) == OK) expiry = strtoll(text.data, NULL, 10);
-    buf_fini(&text);
-    return expiry;
-}
-
-// Also if the clock went back so far that the token would live longer than any token may.
-static bool is_expired(int64_t expiry, int64_t now_s)
-{
-    return now_s > expiry || expiry - now_s > IDENTITY_TOKEN_TTL_S + IDENTITY_SKEW_S;
-}
-
-static int tokens_prune(const char *dir, const char *tokens, int64_t now_s)
-{
-    int n = 0;
-    DIR *d = opendir(tokens);
-    for (struct dirent *f; d && (f = readdir(d));) {
-        char name[16 + 2 * IDENTITY_PIN_BYTES];
-        if (strlen(f->d_name) != 2 * IDENTITY_PIN_BYTES ||
-            !hex_ok(f->d_name, 2 * IDENTITY_PIN_BYTES))
-            continue;
-        snprintf(name, sizeof name, "tokens/%s", f->d_name);
-        if (is_expired(token_expiry(dir, name), now_s))
-            unlinkat(dirfd(d), f->d_name, 0);
-        else
-            n++;
-    }
-    if (d) closedir(d);
-    return n;
-}
-
-static err_t token_keep(const char *dir, const char *secret, int64_t now_s, struct err_text *why)
-{
-    char tokens[PATH_MAX], file[16 + 2 * IDENTITY_PIN_BYTES];
-    int n = snprintf(tokens, sizeof tokens, "%s/tokens", dir);
-    if (n < 0 || n >= (int)sizeof tokens) return err_say(why, ERR_CONFIG, "%s: too long", dir);
-    err_t e = identity_store_open(tokens, why);
-    if (e) return e;
-    if (tokens_prune(dir, tokens, now_s) >= TOKEN_FILE_MAX)
-        return err_say(why, ERR_BUSY, "%d unused join tokens are enough", TOKEN_FILE_MAX);
-    struct buf text = {0};
-    buf_printf(&text, "%lld\n", (long long)now_s + IDENTITY_TOKEN_TTL_S);
-    token_file(secret, file);
-    e = buf_ok(&text) ? identity_store_write(dir, file, &text, why) : ERR_MEMORY;
-    buf_fini(&text);
-    return e;
-}
-
-err_t identity_token_new(const char *state_dir, int64_t now_s, struct buf *token,
-                         struct err_text *why)
-{
-    struct identity *id;
-    err_t e = identity_new(state_dir, &id, why);
-    if (e) return e;
-    uint8_t raw[SECRET_CHARS / 2];
-    char pin[2 * IDENTITY_PIN_BYTES + 1], secret[SECRET_CHARS + 1];
-    e = ca_load(id, why);
-    if (e == ERR_NOT_FOUND)
-        e = err_say(why, ERR_CONFIG, "%s is not the state folder of a coordinator", state_dir);
-    int rc = gnutls_rnd(GNUTLS_RND_KEY, raw, sizeof raw);
-    if (!e && rc < 0) e = identity_cert_say(why, ERR_SYSTEM, "random numbers", rc);
-    if (!e) {
-        hex_of(id->pin, sizeof id->pin, pin);
-        hex_of(raw, sizeof raw, secret);
-        e = token_keep(state_dir, secret, now_s, why);
-    }
-    if (!e) {
-        buf_printf(token, "%s%s.%s", TOKEN_PREFIX, pin, secret);
-        if (!buf_ok(token)) e = ERR_MEMORY;
-    }
-    gnutls_memset(secret, 0, sizeof secret);
-    identity_close(id);
-    return e;
-}
-
-// One sentence for all three: a stranger learns nothing.
-static err_t token_refused(struct err_text *why)
-{
-    return err_say(why, ERR_LINK_AUTH, "the join token is unknown, used or expired");
-}
-
-static err_t sign_worker(struct identity *ca, const char *name, gnutls_pubkey_t key, int64_t now_s,
-                         struct buf *out, struct err_text *why)
-{
-    struct identity_cert_spec spec = {.common_name = name,
-                                      .purpose = GNUTLS_KP_TLS_WWW_CLIENT,
-                                      .key = key,
-                                      .now_s = now_s,
-                                      .days = WORKER_DAYS};
-    gnutls_x509_crt_t crt;
-    err_t e = identity_cert_make(&spec, ca->ca, ca->key, &crt, why);
-    if (e) return e;
-    e = identity_cert_to_pem(crt, out, why);
-    gnutls_x509_crt_deinit(crt);
-    return e;
-}
-
-err_t identity_enroll(struct identity *ca, const char *secret, const char *name,
-                      const char *public_key_pem, int64_t now_s, struct buf *certificate_pem,
-                      struct err_text *why)
-{
-    char file[16 + 2 * IDENTITY_PIN_BYTES], path[PATH_MAX];
-    if (!ca->is_coordinator) return err_say(why, ERR_INVALID, "not a coordinator");
-    if (strlen(secret) != SECRET_CHARS || !hex_ok(secret, SECRET_CHARS)) return token_refused(why);
-    token_file(secret, file);
-    if (is_expired(token_expiry(ca->dir, file), now_s)) return token_refused(why);
-    if (!name_ok(name)) return err_say(why, ERR_LINK_AUTH, "a worker cannot have that name");
-    struct identity_peer peer = {.serial = "none"};
-    snprintf(peer.name, sizeof peer.name, "%s", name);
-    if (identity_is_revoked(ca, &peer))
-        return err_say(why, ERR_LINK_AUTH, "the name %s was revoked", name);
-    gnutls_pubkey_t key;
-    gnutls_datum_t d = datum(public_key_pem, strlen(public_key_pem));
-    if (gnutls_pubkey_init(&key) < 0) return err_say(why, ERR_MEMORY, "no memory for a key");
-    err_t e = OK;
-    if (gnutls_pubkey_import(key, &d, GNUTLS_X509_FMT_PEM) < 0 ||
-        gnutls_pubkey_get_pk_algorithm(key, NULL) != GNUTLS_PK_EDDSA_ED25519)
-        e = err_say(why, ERR_LINK_AUTH, "the worker's key is not an Ed25519 public key");
-    // Of all who come with this secret, one succeeds in removing the file.
-    int n = snprintf(path, sizeof path, "%s/%s", ca->dir, file);
-    if (!e && (n < 0 || n >= (int)sizeof path || unlink(path) != 0)) e = token_refused(why);
-    if (!e) e = sign_worker(ca, name, key, now_s, certificate_pem, why);
-    gnutls_pubkey_deinit(key);
-    return e;
-}
-
 // -- the worker's --
 
 static err_t token_parse(struct identity *id, const char *token, struct err_text *why)
 {
-    size_t at = sizeof TOKEN_PREFIX - 1;
+    size_t at = sizeof IDENTITY_TOKEN_PREFIX - 1;
     size_t len = strcspn(token, " \t\r\n"); // a file ends with a newline
-    if (len != at + 2 * IDENTITY_PIN_BYTES + 1 + SECRET_CHARS ||
-        strncmp(token, TOKEN_PREFIX, at) != 0 || !hex_ok(token + at, 2 * IDENTITY_PIN_BYTES) ||
+    if (len != at + 2 * IDENTITY_PIN_BYTES + 1 + IDENTITY_SECRET_CHARS ||
+        strncmp(token, IDENTITY_TOKEN_PREFIX, at) != 0 ||
+        !identity_hex_ok(token + at, 2 * IDENTITY_PIN_BYTES) ||
         token[at + 2 * IDENTITY_PIN_BYTES] != '.' ||
-        !hex_ok(token + at + 2 * IDENTITY_PIN_BYTES + 1, SECRET_CHARS))
+        !identity_hex_ok(token + at + 2 * IDENTITY_PIN_BYTES + 1, IDENTITY_SECRET_CHARS))
         return err_say(why, ERR_CONFIG,
                        "that is not a join token (\"trireme1.\", 64 hex digits, "
                        "\".\", 32 hex digits)");
@@ -390,27 +207,62 @@ static err_t token_parse(struct identity *id, const char *token, struct err_text
         char hex[3] = {token[at + 2 * i], token[at + 2 * i + 1], 0};
         id->pin[i] = (uint8_t)strtoul(hex, NULL, 16);
     }
-    memcpy(id->secret, token + at + 2 * IDENTITY_PIN_BYTES + 1, SECRET_CHARS);
+    memcpy(id->secret, token + at + 2 * IDENTITY_PIN_BYTES + 1, IDENTITY_SECRET_CHARS);
     return OK;
 }
 
-// Uses what the folder holds; ERR_NOT_FOUND if that is no certificate, or one that has expired.
+// Uses what the folder holds. ERR_NOT_FOUND if that is no certificate.
 static err_t worker_load(struct identity *id, struct err_text *why)
 {
     struct buf pem = {0};
     gnutls_x509_crt_t crt = NULL;
+    size_t n_name = sizeof id->name;
     err_t e = identity_store_read(id->dir, "worker.pem", &pem, why);
-    if (!e) e = ca_load(id, why);
+    if (!e) e = identity_state_ca(id, why);
     if (!e) e = identity_cert_from_pem("worker.pem", pem.data, pem.len, &crt, why);
-    if (!e && gnutls_x509_crt_get_expiration_time(crt) <= time(NULL)) e = ERR_NOT_FOUND;
+    if (!e && id->cred) gnutls_certificate_free_credentials(id->cred);
+    if (!e) id->cred = NULL;
     if (!e) e = identity_cert_credentials(&pem, id->key, &id->cred, why);
+    if (!e && gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, id->name,
+                                            &n_name) < 0)
+        e = err_say(why, ERR_CONFIG, "worker.pem: the certificate of nobody");
+    if (!e) {
+        id->issued_s = gnutls_x509_crt_get_activation_time(crt) + IDENTITY_EARLY_S;
+        id->expires_s = gnutls_x509_crt_get_expiration_time(crt);
+    }
     if (crt) gnutls_x509_crt_deinit(crt);
     buf_fini(&pem);
-    if (e == ERR_NOT_FOUND && id->ca) {
-        gnutls_x509_crt_deinit(id->ca);
-        id->ca = NULL;
-    }
     return e;
+}
+
+static void worker_forget_ca(struct identity *id)
+{
+    if (id->ca) gnutls_x509_crt_deinit(id->ca);
+    id->ca = NULL;
+}
+
+// What a day tells of the time when something expired.
+static const char *day_of(int64_t s, char out[16])
+{
+    const time_t t = s;
+    struct tm tm;
+    if (!gmtime_r(&t, &tm) || !strftime(out, 16, "%Y-%m-%d", &tm)) snprintf(out, 16, "long ago");
+    return out;
+}
+
+// Whose certificate has expired by its own clock joins with the token, if there is one. Without,
+// the coordinator's clock decides, unless ours would have to be wrong by more than a day.
+static err_t worker_check_age(struct identity *id, bool has_token, struct err_text *why)
+{
+    const int64_t age_s = (int64_t)time(NULL) - id->expires_s;
+    char day[16];
+    if (age_s < 0 || (!has_token && age_s < IDENTITY_EARLY_S)) return OK;
+    if (has_token) return ERR_NOT_FOUND;
+    return err_say(why, ERR_CONFIG,
+                   "this worker's certificate expired on %s by this machine's clock (%.100s): "
+                   "run \"trireme token new\" at the coordinator, and start the worker with "
+                   "--token-file once",
+                   day_of(id->expires_s, day), id->dir);
 }
 
 static err_t worker_token(struct identity *id, const char *token, struct err_text *why)
@@ -433,12 +285,14 @@ err_t identity_open_worker(const char *state_dir, const char *token, struct iden
                            struct err_text *why)
 {
     struct identity *id;
-    err_t e = identity_new(state_dir, &id, why);
+    err_t e = identity_state_new(state_dir, &id, why);
     if (e) return e;
     gnutls_pubkey_t pub = NULL;
     e = identity_cert_key(state_dir, "worker.key", &id->key, why);
     if (!e) e = worker_load(id, why);
+    if (!e) e = worker_check_age(id, token != NULL, why);
     id->is_enrolled = e == OK;
+    if (e == ERR_NOT_FOUND) worker_forget_ca(id);
     if (!e || e == ERR_NOT_FOUND) e = worker_token(id, token, why);
     if (!e) e = identity_cert_public(id->key, &pub, why);
     if (!e) {
@@ -473,21 +327,29 @@ const char *identity_public_key_pem(const struct identity *id)
     return id->public_pem.data;
 }
 
-// The certificate must be for our key, from the CA that the token named.
-static err_t accept_check(const struct identity *id, gnutls_x509_crt_t crt, gnutls_x509_crt_t ca,
-                          struct err_text *why)
+// The certificate must be good, and for our key.
+static err_t certificate_check(const struct identity *id, gnutls_x509_crt_t crt,
+                               gnutls_x509_crt_t ca, struct err_text *why)
 {
-    uint8_t pin[IDENTITY_PIN_BYTES], ours[64], theirs[64];
+    uint8_t ours[64], theirs[64];
     size_t n_ours = sizeof ours, n_theirs = sizeof theirs;
-    err_t e = identity_cert_fingerprint(ca, pin, why);
-    if (e) return e;
-    if (memcmp(pin, id->pin, sizeof pin) != 0)
-        return err_say(why, ERR_LINK_AUTH, "the coordinator sent another CA than the token names");
     if (gnutls_x509_crt_get_key_id(crt, 0, theirs, &n_theirs) < 0 ||
         gnutls_x509_privkey_get_key_id(id->key, 0, ours, &n_ours) < 0 || n_ours != n_theirs ||
         memcmp(ours, theirs, n_ours) != 0)
         return err_say(why, ERR_LINK_AUTH, "the coordinator sent a certificate for another key");
-    return identity_cert_verify(crt, ca, GNUTLS_KP_TLS_WWW_CLIENT, NULL, why);
+    return identity_cert_verify(crt, ca, GNUTLS_KP_TLS_WWW_CLIENT, NULL, NULL, why);
+}
+
+// And from the CA that the token named.
+static err_t accept_check(const struct identity *id, gnutls_x509_crt_t crt, gnutls_x509_crt_t ca,
+                          struct err_text *why)
+{
+    uint8_t pin[IDENTITY_PIN_BYTES];
+    err_t e = identity_cert_fingerprint(ca, pin, why);
+    if (e) return e;
+    if (memcmp(pin, id->pin, sizeof pin) != 0)
+        return err_say(why, ERR_LINK_AUTH, "the coordinator sent another CA than the token names");
+    return certificate_check(id, crt, ca, why);
 }
 
 err_t identity_accept(struct identity *id, const char *certificate_pem, const char *ca_pem,
@@ -506,8 +368,9 @@ err_t identity_accept(struct identity *id, const char *certificate_pem, const ch
     if (!e) e = identity_cert_to_pem(ca, &ca_text, why);
     if (!e) e = identity_store_write(id->dir, "ca.pem", &ca_text, why);
     if (!e) e = identity_store_write(id->dir, "worker.pem", &cert_text, why);
+    if (!e && id->ca) gnutls_x509_crt_deinit(id->ca);
+    if (!e) id->ca = NULL;
     if (!e) e = worker_load(id, why);
-    if (e == ERR_NOT_FOUND) e = err_say(why, ERR_LINK_AUTH, "certificate refused: it has expired");
     id->is_enrolled = e == OK;
     if (crt) gnutls_x509_crt_deinit(crt);
     if (ca) gnutls_x509_crt_deinit(ca);
@@ -516,48 +379,114 @@ err_t identity_accept(struct identity *id, const char *certificate_pem, const ch
     return e;
 }
 
+// -- renewal --
+
+// In the last third of its life, and not more often than 50 times in it or once an hour, as far as
+// that is less.
+static bool is_due(const struct identity *id, int64_t now_s)
+{
+    const int64_t life_s = id->expires_s - id->issued_s, pause_s = life_s / 50;
+    if (!id->is_enrolled || id->is_coordinator || id->expires_s - now_s > life_s / 3) return false;
+    return !id->asked_s || now_s < id->asked_s ||
+           now_s - id->asked_s >= (pause_s > 3600 ? 3600
+                                   : pause_s < 1  ? 1
+                                                  : pause_s);
+}
+
+const char *identity_renewal(struct identity *id, int64_t now_s)
+{
+    struct err_text why;
+    if (!is_due(id, now_s)) return NULL;
+    id->asked_s = now_s;
+    if (id->request_pem.len == 0 &&
+        identity_cert_request(id->key, id->name, &id->request_pem, &why) != OK) {
+        log_warn("the certificate cannot be renewed: %s", why.s);
+        return NULL;
+    }
+    return id->request_pem.data;
+}
+
+static err_t renewed_check(const struct identity *id, gnutls_x509_crt_t crt, struct err_text *why)
+{
+    char name[IDENTITY_NAME_MAX + 1] = "";
+    size_t n = sizeof name;
+    gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, name, &n);
+    if (strcmp(name, id->name) != 0)
+        return err_say(why, ERR_LINK_AUTH, "the coordinator sent a certificate for another name");
+    return certificate_check(id, crt, id->ca, why);
+}
+
+err_t identity_renewed(struct identity *id, const char *certificate_pem, struct err_text *why)
+{
+    gnutls_x509_crt_t crt = NULL;
+    struct buf text = {0};
+    if (!id->is_enrolled || !id->asked_s)
+        return err_say(why, ERR_INVALID, "no certificate was asked for");
+    err_t e =
+        identity_cert_from_pem("certificate", certificate_pem, strlen(certificate_pem), &crt, why);
+    if (!e) e = renewed_check(id, crt, why);
+    if (!e) e = identity_cert_to_pem(crt, &text, why);
+    if (!e) e = identity_store_write(id->dir, "worker.pem", &text, why);
+    if (!e) {
+        id->issued_s = gnutls_x509_crt_get_activation_time(crt) + IDENTITY_EARLY_S;
+        id->expires_s = gnutls_x509_crt_get_expiration_time(crt);
+        id->asked_s = 0;
+        id->is_stale = true;
+    }
+    if (crt) gnutls_x509_crt_deinit(crt);
+    buf_fini(&text);
+    return e;
+}
+
+bool identity_is_stale(const struct identity *id)
+{
+    return id->is_stale;
+}
+
+int64_t identity_expires(const struct identity *id)
+{
+    return id->is_enrolled && !id->is_coordinator ? id->expires_s : 0;
+}
+
+void identity_expired(struct identity *id)
+{
+    if (id->secret[0]) id->is_enrolled = false;
+}
+
 // -- for sessions --
 
 gnutls_certificate_credentials_t identity_credentials(const struct identity *id)
 {
-    return id->cred ? id->cred : id->before;
+    return id->is_enrolled ? id->cred : id->before;
 }
 
 bool identity_is_revoked(const struct identity *ca, const struct identity_peer *peer)
 {
-    const char *const keys[] = {peer->name, peer->serial};
-    for (int i = 0; i < 2; i++) {
-        char path[PATH_MAX];
-        int n = snprintf(path, sizeof path, "%s/revoked/%s", ca->dir, keys[i]);
-        if (n < 0 || n >= (int)sizeof path) return true;
-        if (access(path, F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR)) return true;
-    }
-    return false;
+    return identity_roll_is_revoked(ca->dir, peer->name) ||
+           identity_roll_is_revoked(ca->dir, peer->serial);
 }
 
 static err_t peer_of(gnutls_x509_crt_t crt, struct identity_peer *out, struct err_text *why)
 {
-    uint8_t serial[20];
-    size_t n_serial = sizeof serial, n_name = sizeof out->name;
+    size_t n_name = sizeof out->name;
     if (gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, out->name, &n_name) <
-            0 ||
-        gnutls_x509_crt_get_serial(crt, serial, &n_serial) < 0)
-        return err_say(why, ERR_LINK_AUTH, "certificate refused: no name or serial number");
-    hex_of(serial, n_serial, out->serial);
-    return OK;
+        0)
+        return err_say(why, ERR_LINK_AUTH, "certificate refused: no name");
+    out->expires_s = gnutls_x509_crt_get_expiration_time(crt);
+    return identity_cert_serial(crt, out->serial, why);
 }
 
 static err_t worker_check(const struct identity *id, gnutls_x509_crt_t crt,
                           struct identity_peer *out, struct err_text *why)
 {
-    err_t e = identity_cert_verify(crt, id->ca, GNUTLS_KP_TLS_WWW_CLIENT, NULL, why);
+    err_t e = identity_cert_verify(crt, id->ca, GNUTLS_KP_TLS_WWW_CLIENT, NULL, &out->alert, why);
     if (!e) e = peer_of(crt, out, why);
     if (e) return e;
-    if (!name_ok(out->name))
+    if (!identity_name_ok(out->name))
         return err_say(why, ERR_LINK_AUTH, "certificate refused: bad worker name");
-    if (identity_is_revoked(id, out))
-        return err_say(why, ERR_LINK_AUTH, "certificate refused: %s was revoked", out->name);
-    return OK;
+    if (!identity_is_revoked(id, out)) return OK;
+    out->alert = GNUTLS_A_CERTIFICATE_REVOKED;
+    return err_say(why, ERR_LINK_AUTH, "certificate refused: %s was revoked", out->name);
 }
 
 // A worker that joins knows its CA by fingerprint, and takes it from the end of the chain.
@@ -575,7 +504,8 @@ static err_t coordinator_check(const struct identity *id, gnutls_x509_crt_t crt,
             e = err_say(why, ERR_LINK_AUTH,
                         "certificate refused: not the authority that the token names");
     }
-    if (!e) e = identity_cert_verify(crt, ca, GNUTLS_KP_TLS_WWW_SERVER, SERVER_NAME, why);
+    if (!e)
+        e = identity_cert_verify(crt, ca, GNUTLS_KP_TLS_WWW_SERVER, SERVER_NAME, &out->alert, why);
     if (!e) e = peer_of(crt, out, why);
     if (ca && ca != id->ca) gnutls_x509_crt_deinit(ca);
     return e;
@@ -585,19 +515,18 @@ err_t identity_check_peer(const struct identity *id, gnutls_session_t session,
                           struct identity_peer *out, struct err_text *why)
 {
     unsigned n = 0;
+    *out = (struct identity_peer){.alert = GNUTLS_A_BAD_CERTIFICATE};
     const gnutls_datum_t *chain = gnutls_certificate_get_peers(session, &n);
     if (!chain || n == 0) return err_say(why, ERR_LINK_AUTH, "no certificate");
     gnutls_x509_crt_t crt;
     if (gnutls_x509_crt_init(&crt) < 0) return err_say(why, ERR_MEMORY, "no memory");
-    struct identity_peer peer = {{0}, {0}};
     err_t e;
     if (gnutls_x509_crt_import(crt, &chain[0], GNUTLS_X509_FMT_DER) < 0)
         e = err_say(why, ERR_LINK_AUTH, "certificate refused: it does not parse");
     else if (id->is_coordinator)
-        e = worker_check(id, crt, &peer, why);
+        e = worker_check(id, crt, out, why);
     else
-        e = coordinator_check(id, crt, &chain[n - 1], &peer, why);
+        e = coordinator_check(id, crt, &chain[n - 1], out, why);
     gnutls_x509_crt_deinit(crt);
-    if (!e) *out = peer;
     return e;
 }

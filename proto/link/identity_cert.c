@@ -1,5 +1,7 @@
 #include "proto/link/identity_cert.h"
 
+#include "proto/base/hex.h"
+
 #include <gnutls/abstract.h>
 #include <gnutls/crypto.h>
 #include <stdio.h>
@@ -143,9 +145,8 @@ static int cert_fill(gnutls_x509_crt_t crt, const struct identity_cert_spec *s)
     if (rc >= 0)
         rc = gnutls_x509_crt_set_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, s->common_name,
                                            (unsigned)strlen(s->common_name));
-    if (rc >= 0) rc = gnutls_x509_crt_set_activation_time(crt, s->now_s - IDENTITY_SKEW_S);
-    if (rc >= 0)
-        rc = gnutls_x509_crt_set_expiration_time(crt, s->now_s + (int64_t)s->days * IDENTITY_DAY_S);
+    if (rc >= 0) rc = gnutls_x509_crt_set_activation_time(crt, s->now_s - IDENTITY_EARLY_S);
+    if (rc >= 0) rc = gnutls_x509_crt_set_expiration_time(crt, s->now_s + s->life_s);
     if (rc >= 0) rc = gnutls_x509_crt_set_pubkey(crt, s->key);
     if (rc >= 0) rc = gnutls_x509_crt_set_basic_constraints(crt, !s->purpose, s->purpose ? -1 : 0);
     if (rc >= 0)
@@ -189,19 +190,22 @@ err_t identity_cert_fingerprint(gnutls_x509_crt_t crt, uint8_t out[IDENTITY_PIN_
 
 static const struct {
     unsigned bit;
+    gnutls_alert_description_t alert;
     const char *words;
 } verdicts[] = {
-    {GNUTLS_CERT_SIGNER_NOT_FOUND, "it was signed by another authority"},
-    {GNUTLS_CERT_SIGNATURE_FAILURE, "it was signed by another authority"},
-    {GNUTLS_CERT_EXPIRED, "it has expired"},
-    {GNUTLS_CERT_NOT_ACTIVATED, "it is not valid yet (is a clock wrong?)"},
-    {GNUTLS_CERT_UNEXPECTED_OWNER, "it is not that of a coordinator"},
-    {GNUTLS_CERT_PURPOSE_MISMATCH, "it was made for another purpose"},
+    {GNUTLS_CERT_SIGNER_NOT_FOUND, GNUTLS_A_UNKNOWN_CA, "it was signed by another authority"},
+    {GNUTLS_CERT_SIGNATURE_FAILURE, GNUTLS_A_UNKNOWN_CA, "it was signed by another authority"},
+    {GNUTLS_CERT_EXPIRED, GNUTLS_A_CERTIFICATE_EXPIRED, "it has expired"},
+    {GNUTLS_CERT_NOT_ACTIVATED, GNUTLS_A_BAD_CERTIFICATE,
+     "it is not valid yet (is a clock wrong?)"},
+    {GNUTLS_CERT_UNEXPECTED_OWNER, GNUTLS_A_BAD_CERTIFICATE, "it is not that of a coordinator"},
+    {GNUTLS_CERT_PURPOSE_MISMATCH, GNUTLS_A_BAD_CERTIFICATE, "it was made for another purpose"},
 };
 
 // The leaf alone against the one authority: our chains have no middle.
 err_t identity_cert_verify(gnutls_x509_crt_t crt, gnutls_x509_crt_t ca, const char *purpose,
-                           const char *host, struct err_text *why)
+                           const char *host, gnutls_alert_description_t *alert,
+                           struct err_text *why)
 {
     gnutls_x509_trust_list_t list;
     gnutls_typed_vdata_st wanted[2] = {
@@ -217,10 +221,71 @@ err_t identity_cert_verify(gnutls_x509_crt_t crt, gnutls_x509_crt_t ca, const ch
     gnutls_x509_trust_list_deinit(list, 0);
     if (rc < 0) return err_say(why, ERR_LINK_AUTH, "certificate: %s", gnutls_strerror(rc));
     if (status == 0) return OK;
-    for (size_t i = 0; i < sizeof verdicts / sizeof *verdicts; i++)
-        if (status & verdicts[i].bit)
-            return err_say(why, ERR_LINK_AUTH, "certificate refused: %s", verdicts[i].words);
+    for (size_t i = 0; i < sizeof verdicts / sizeof *verdicts; i++) {
+        if (!(status & verdicts[i].bit)) continue;
+        if (alert) *alert = verdicts[i].alert;
+        return err_say(why, ERR_LINK_AUTH, "certificate refused: %s", verdicts[i].words);
+    }
     return err_say(why, ERR_LINK_AUTH, "certificate refused (status 0x%x)", status);
+}
+
+err_t identity_cert_serial(gnutls_x509_crt_t crt, char out[IDENTITY_SERIAL_MAX],
+                           struct err_text *why)
+{
+    uint8_t serial[IDENTITY_SERIAL_MAX / 2];
+    size_t n = sizeof serial;
+    int rc = gnutls_x509_crt_get_serial(crt, serial, &n);
+    if (rc < 0) return identity_cert_say(why, ERR_LINK_AUTH, "certificate's serial number", rc);
+    hex_write(serial, n, out);
+    return OK;
+}
+
+// -- requests --
+
+err_t identity_cert_request(gnutls_x509_privkey_t key, const char *name, struct buf *pem,
+                            struct err_text *why)
+{
+    gnutls_x509_crq_t crq;
+    gnutls_datum_t d;
+    int rc = gnutls_x509_crq_init(&crq);
+    if (rc < 0) return identity_cert_say(why, ERR_MEMORY, "making a request", rc);
+    rc = gnutls_x509_crq_set_version(crq, 1);
+    if (rc >= 0)
+        rc = gnutls_x509_crq_set_dn_by_oid(crq, GNUTLS_OID_X520_COMMON_NAME, 0, name,
+                                           (unsigned)strlen(name));
+    if (rc >= 0) rc = gnutls_x509_crq_set_key(crq, key);
+    if (rc >= 0) rc = gnutls_x509_crq_sign2(crq, key, GNUTLS_DIG_SHA512, 0);
+    if (rc >= 0) rc = gnutls_x509_crq_export2(crq, GNUTLS_X509_FMT_PEM, &d);
+    gnutls_x509_crq_deinit(crq);
+    if (rc < 0) return identity_cert_say(why, ERR_SYSTEM, "making a request", rc);
+    return add_pem(pem, &d) ? OK : ERR_MEMORY;
+}
+
+err_t identity_cert_request_key(const char *pem, gnutls_pubkey_t *out, struct err_text *why)
+{
+    gnutls_x509_crq_t crq;
+    gnutls_pubkey_t key = NULL;
+    gnutls_datum_t d = datum(pem, strlen(pem));
+    int rc = gnutls_x509_crq_init(&crq);
+    if (rc < 0) return identity_cert_say(why, ERR_MEMORY, "certificate request", rc);
+    rc = gnutls_x509_crq_import(crq, &d, GNUTLS_X509_FMT_PEM);
+    if (rc >= 0) rc = gnutls_x509_crq_verify(crq, 0);
+    if (rc >= 0) rc = gnutls_pubkey_init(&key);
+    if (rc >= 0) rc = gnutls_pubkey_import_x509_crq(key, crq, 0);
+    gnutls_x509_crq_deinit(crq);
+    err_t e = rc < 0 ? identity_cert_say(why, ERR_LINK_AUTH, "certificate request", rc)
+                     : identity_cert_check_key(key, why);
+    if (e)
+        gnutls_pubkey_deinit(key);
+    else
+        *out = key;
+    return e;
+}
+
+err_t identity_cert_check_key(gnutls_pubkey_t key, struct err_text *why)
+{
+    if (gnutls_pubkey_get_pk_algorithm(key, NULL) == GNUTLS_PK_EDDSA_ED25519) return OK;
+    return err_say(why, ERR_LINK_AUTH, "the worker's key is not an Ed25519 public key");
 }
 
 // Credentials of a certificate chain and its key.

@@ -9,7 +9,7 @@
 enum {
     IDENTITY_PIN_BYTES = 32, // SHA-256
     IDENTITY_DAY_S = 86400,
-    IDENTITY_SKEW_S = 300, // certificates begin this much early, for peers whose clock is behind
+    IDENTITY_EARLY_S = 86400, // certificates begin this much early, for peers whose clock is behind
 };
 
 // Says what gnutls reports and returns e.
@@ -30,8 +30,7 @@ struct identity_cert_spec {
     const char *dns_name; // NULL: none
     const char *purpose;  // key purpose OID; NULL: a certificate authority
     gnutls_pubkey_t key;
-    int64_t now_s;
-    int days;
+    int64_t now_s, life_s;
 };
 
 // issuer NULL: signs itself.
@@ -45,9 +44,19 @@ err_t identity_cert_to_pem(gnutls_x509_crt_t crt, struct buf *out, struct err_te
 err_t identity_cert_fingerprint(gnutls_x509_crt_t crt, uint8_t out[IDENTITY_PIN_BYTES],
                                 struct err_text *why);
 // A leaf against the one authority, for one purpose and, unless NULL, one host name.
-// ERR_LINK_AUTH with the reason, not logged.
+// ERR_LINK_AUTH with the reason, not logged, and what a peer is told of it (unless alert is NULL).
 err_t identity_cert_verify(gnutls_x509_crt_t crt, gnutls_x509_crt_t ca, const char *purpose,
-                           const char *host, struct err_text *why);
+                           const char *host, gnutls_alert_description_t *alert,
+                           struct err_text *why);
+// Its serial number as hex digits. ERR_LINK_AUTH.
+err_t identity_cert_serial(gnutls_x509_crt_t crt, char out[IDENTITY_SERIAL_MAX],
+                           struct err_text *why);
+// A request (PKCS #10) for a certificate over the key, and the key of one whose signature is right.
+err_t identity_cert_request(gnutls_x509_privkey_t key, const char *name, struct buf *pem,
+                            struct err_text *why);
+err_t identity_cert_request_key(const char *pem, gnutls_pubkey_t *out, struct err_text *why);
+// Whether the key may be a worker's. ERR_LINK_AUTH.
+err_t identity_cert_check_key(gnutls_pubkey_t key, struct err_text *why);
 // Of a PEM chain of at most two and the key of its first.
 err_t identity_cert_credentials(const struct buf *chain, gnutls_x509_privkey_t key,
                                 gnutls_certificate_credentials_t *out, struct err_text *why);

@@ -1,5 +1,7 @@
 #include "proto/link/identity_priv.h"
 
+#include "proto/base/folder.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -10,30 +12,10 @@
 
 enum { FILE_BYTES_MAX = 65536 };
 
-// Every folder on the way, each 0700.
-static int make_folders(const char *dir)
-{
-    char path[PATH_MAX];
-    size_t len = strlen(dir);
-    if (len == 0 || len >= sizeof path) {
-        errno = len ? ENAMETOOLONG : ENOENT;
-        return -1;
-    }
-    memcpy(path, dir, len + 1);
-    for (size_t i = 1; i <= len; i++) {
-        if (path[i] != '/' && path[i] != 0) continue;
-        char c = path[i];
-        path[i] = 0;
-        if (mkdir(path, 0700) != 0 && errno != EEXIST) return -1;
-        path[i] = c;
-    }
-    return 0;
-}
-
 err_t identity_store_open(const char *dir, struct err_text *why)
 {
     struct stat st;
-    if (stat(dir, &st) != 0 && (make_folders(dir) != 0 || stat(dir, &st) != 0))
+    if (stat(dir, &st) != 0 && (folder_make(dir) != 0 || stat(dir, &st) != 0))
         return err_say(why, ERR_CONFIG, "%s: %s", dir, strerror(errno));
     if (!S_ISDIR(st.st_mode)) return err_say(why, ERR_CONFIG, "%s is not a folder", dir);
     if (st.st_mode & 077)

@@ -12,6 +12,7 @@ struct link {
     const struct link_ops *ops;
     char peer[64];         // name proven by the peer's certificate, or given (local)
     bool is_authenticated; // false: a TLS peer without a certificate; only ENROLL may be talked
+    int64_t expires_s;     // of the certificate that the peer has; 0: none (also local)
 };
 
 struct link_ops {
@@ -68,6 +69,7 @@ err_t link_tls_accept(struct link_listener *l, struct link **out);
 void link_tls_listener_close(struct link_listener *l);
 // Starts connecting to "host:port" (name resolution may block up to its own limits); errors of the
 // connection come from recv. `id` of a worker: its client certificate, or, before enrolment, only
-// the CA fingerprint of its token, which the server's chain must match.
-err_t link_tls_dial(const char *address, const struct identity *id, struct link **out,
+// the CA fingerprint of its token, which the server's chain must match. If the coordinator answers
+// that the certificate has expired, `id` turns to its token, if it has one.
+err_t link_tls_dial(const char *address, struct identity *id, struct link **out,
                     struct err_text *why);

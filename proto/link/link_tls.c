@@ -51,6 +51,7 @@ struct tls {
     struct link link;
     struct list list; // among a listener's handshakes
     const struct identity *id;
+    struct identity *dialled; // the same, of a link that we opened
     gnutls_session_t session;
     int fd;
     bool is_server;
@@ -122,10 +123,30 @@ static bool is_retry(int rc)
     return rc == GNUTLS_E_AGAIN || rc == GNUTLS_E_INTERRUPTED;
 }
 
+// What a coordinator answers to a worker whose certificate it does not take any more.
+static bool refused_us(struct tls *t)
+{
+    const gnutls_alert_description_t alert = gnutls_alert_get(t->session);
+    if (!t->dialled) return false;
+    if (alert == GNUTLS_A_CERTIFICATE_REVOKED) {
+        tls_die(t, ERR_LINK_AUTH,
+                "the coordinator has revoked this worker (\"trireme trust restore\" there would "
+                "take it back)");
+        return true;
+    }
+    if (alert != GNUTLS_A_CERTIFICATE_EXPIRED) return false;
+    identity_expired(t->dialled);
+    tls_die(t, ERR_LINK_AUTH,
+            "this worker's certificate has expired by the coordinator's clock: run \"trireme "
+            "token new\" there, and start the worker with --token-file once");
+    return true;
+}
+
 // A fatal result of a gnutls call, in our terms.
 static err_t session_failed(struct tls *t, int rc, const char *during)
 {
     if (t->refusal.s[0]) return tls_die(t, ERR_LINK_AUTH, "%s", t->refusal.s);
+    if (rc == GNUTLS_E_FATAL_ALERT_RECEIVED && refused_us(t)) return t->error;
     if (rc == GNUTLS_E_FATAL_ALERT_RECEIVED) {
         gnutls_alert_description_t alert = gnutls_alert_get(t->session);
         bool is_auth = alert == GNUTLS_A_BAD_CERTIFICATE || alert == GNUTLS_A_UNKNOWN_CA ||
@@ -199,13 +220,17 @@ static err_t shake_step(struct tls *t)
     if (is_retry(rc)) return ERR_AGAIN;
     if (rc < 0 && !gnutls_error_is_fatal(rc)) return ERR_AGAIN;
     if (rc < 0) {
-        gnutls_alert_send_appropriate(t->session, rc);
+        if (t->refusal.s[0])
+            gnutls_alert_send(t->session, GNUTLS_AL_FATAL, t->peer.alert);
+        else
+            gnutls_alert_send_appropriate(t->session, rc);
         return session_failed(t, rc, "handshake");
     }
     // A client has always checked its server here: without a certificate there is no handshake.
     if (!t->is_server && !t->link.is_authenticated)
         return tls_die(t, ERR_LINK_AUTH, "handshake: no certificate");
     if (t->link.is_authenticated) snprintf(t->link.peer, sizeof t->link.peer, "%s", t->peer.name);
+    if (t->link.is_authenticated) t->link.expires_s = t->peer.expires_s;
     t->state = TLS_OPEN;
     return OK;
 }
@@ -432,11 +457,12 @@ static err_t address_find(const char *text, int flags, struct addrinfo **out, st
                    text, gai_strerror(rc));
 }
 
-err_t link_tls_dial(const char *address, const struct identity *id, struct link **out,
+err_t link_tls_dial(const char *address, struct identity *id, struct link **out,
                     struct err_text *why)
 {
     struct tls *t = tls_new(id, -1);
     if (!t) return err_say(why, ERR_MEMORY, "no memory for a connection");
+    t->dialled = id;
     snprintf(t->link.peer, sizeof t->link.peer, "%s", address);
     err_t e = address_find(address, 0, &t->addresses, why);
     t->next_address = t->addresses;

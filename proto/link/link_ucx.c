@@ -5,6 +5,7 @@
 #include "proto/base/log.h"
 #include "proto/wire/wire.h"
 
+#include <errno.h>
 #include <net/if.h>
 #include <signal.h>
 #include <stdio.h>
@@ -454,19 +455,20 @@ static void road_close(struct ucx_road *road)
 
 // -- peers --
 
-// From now on two descriptors are one.
-static bool poll_both(struct ucx_port *p)
+// From now on two descriptors are one. 0, or the system's error.
+static int poll_both(struct ucx_port *p)
 {
     const int all = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event readable = {.events = EPOLLIN};
-    if (all < 0) return false;
+    if (all < 0) return errno;
     for (int i = 0; i < ROADS; i++) {
         if (epoll_ctl(all, EPOLL_CTL_ADD, p->roads[i].fd, &readable) == 0) continue;
+        const int error = errno;
         close(all);
-        return false;
+        return error;
     }
     p->fd = all;
-    return true;
+    return 0;
 }
 
 static err_t road_to(struct ucx_port *p, uint32_t to, const uint8_t *room, struct ucx_road **out,
@@ -482,13 +484,14 @@ static err_t road_to(struct ucx_port *p, uint32_t to, const uint8_t *room, struc
     }
     if (road->worker) return OK;
     ucs_status_t st = road_open(road, p->transports, p->devices);
-    if (st == UCS_OK && poll_both(p)) {
+    const int failed = st == UCS_OK ? poll_both(p) : 0;
+    if (st == UCS_OK && !failed) {
         log_info("peer %u is on this machine but shares no memory with us: %s", to, p->transports);
         return OK;
     }
     road_close(road);
     return err_say(why, ERR_LINK, "peer %u shares no memory with us, and %s cannot be used: %s", to,
-                   p->transports, ucs_status_string(st));
+                   p->transports, failed ? strerror(failed) : ucs_status_string(st));
 }
 
 // UCX believes an address, and aborts on some that are cut short or altered. So only addresses

@@ -17,7 +17,7 @@ static const char *const kind_names[] = {
     [MSG_HEARTBEAT] = "heartbeat", [MSG_FAILED] = "failed",     [MSG_DRAIN] = "drain",
     [MSG_ENROLL] = "enroll",       [MSG_ENROLLED] = "enrolled", [MSG_SURVEY] = "survey",
     [MSG_SURVEYED] = "surveyed",   [MSG_FETCH] = "fetch",       [MSG_CHUNK] = "chunk",
-    [MSG_USAGE] = "usage",
+    [MSG_USAGE] = "usage",         [MSG_RENEW] = "renew",       [MSG_RENEWED] = "renewed",
 };
 enum { N_KIND = sizeof kind_names / sizeof *kind_names };
 
@@ -247,6 +247,25 @@ static err_t enrolled_in(struct wire_in *in, const Trireme__Envelope *env, struc
     return OK;
 }
 
+static err_t renew_in(struct wire_in *in, const Trireme__Envelope *env, struct msg *out)
+{
+    const Trireme__Renew *r = env->renew;
+    WIRE_NEED(in, wire_text_ok(r->request_pem, PEM_MAX_BYTES, WIRE_LINES), "renew: bad request");
+    out->renew = (struct msg_renew){.request_pem = r->request_pem};
+    return OK;
+}
+
+static err_t renewed_in(struct wire_in *in, const Trireme__Envelope *env, struct msg *out)
+{
+    const Trireme__Renewed *r = env->renewed;
+    WIRE_NEED(in, wire_text_ok(r->certificate_pem, PEM_MAX_BYTES, WIRE_LINES),
+              "renewed: bad certificate text");
+    WIRE_NEED(in, wire_text_ok(r->why, sizeof in->why->s, WIRE_ONE_LINE), "renewed: bad text");
+    out->renewed =
+        (struct msg_renewed){.certificate_pem = r->certificate_pem, .code = r->code, .why = r->why};
+    return OK;
+}
+
 static wire_in_fn *const from_wire[N_KIND] = {
     [MSG_HELLO] = hello_in,
     [MSG_WELCOME] = welcome_in,
@@ -267,6 +286,8 @@ static wire_in_fn *const from_wire[N_KIND] = {
     [MSG_FETCH] = wire_file_fetch_in,
     [MSG_CHUNK] = wire_file_chunk_in,
     [MSG_USAGE] = wire_usage_in,
+    [MSG_RENEW] = renew_in,
+    [MSG_RENEWED] = renewed_in,
 };
 
 // protobuf-c asks for memory as the bytes tell it to (20 times the message and more: an empty
@@ -465,6 +486,22 @@ static bool enrolled_out(struct arena *a, const struct msg *m, Trireme__Envelope
     return true;
 }
 
+static bool renew_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
+{
+    (void)a;
+    env->renew->request_pem = wire_text_out(m->renew.request_pem);
+    return true;
+}
+
+static bool renewed_out(struct arena *a, const struct msg *m, Trireme__Envelope *env)
+{
+    (void)a;
+    env->renewed->certificate_pem = wire_text_out(m->renewed.certificate_pem);
+    env->renewed->code = m->renewed.code;
+    env->renewed->why = wire_text_out(m->renewed.why);
+    return true;
+}
+
 static const struct {
     const ProtobufCMessageDescriptor *type;
     wire_out_fn *fill;
@@ -488,6 +525,8 @@ static const struct {
     [MSG_FETCH] = {&trireme__fetch__descriptor, wire_file_fetch_out},
     [MSG_CHUNK] = {&trireme__chunk__descriptor, wire_file_chunk_out},
     [MSG_USAGE] = {&trireme__usage__descriptor, wire_usage_out},
+    [MSG_RENEW] = {&trireme__renew__descriptor, renew_out},
+    [MSG_RENEWED] = {&trireme__renewed__descriptor, renewed_out},
 };
 
 static err_t pack_in_arena(struct arena *a, const struct msg *m, struct buf *out)

@@ -14,6 +14,7 @@
 //   W USAGE every few seconds, from leads of stages with experts
 //   W FETCH, C CHUNK ...   a worker that lacks the model's file copies ranges of it
 //   C SURVEY, W SURVEYED   while no plan runs: links between workers are measured
+//   W RENEW, C RENEWED     another certificate before the worker's own expires
 //   C REFUSE / DRAIN, W FAILED at any time
 //
 // A PLAN with a higher epoch replaces the old one at any point; everything that carries a lower
@@ -26,7 +27,7 @@
 #include "proto/wire/step.h"
 
 enum {
-    WIRE_VERSION = 5,
+    WIRE_VERSION = 6,
     WIRE_MESSAGE_MAX = 1 << 20,
     WIRE_ARENA_MAX = 4 << 20, // budget for unpacking one message
     WIRE_STAGES_MAX = 64,
@@ -65,7 +66,9 @@ enum msg_kind {
     MSG_SURVEYED,
     MSG_FETCH,
     MSG_CHUNK,
-    MSG_USAGE
+    MSG_USAGE,
+    MSG_RENEW,
+    MSG_RENEWED
 };
 
 struct msg_device {
@@ -239,6 +242,17 @@ struct msg_enrolled {
     const char *ca_pem;
 };
 
+// A certificate request, over a connection that a certificate has proven already: the answer is for
+// the same name.
+struct msg_renew {
+    const char *request_pem;
+};
+struct msg_renewed {
+    const char *certificate_pem;
+    int32_t code; // err_t; not OK: there is none
+    const char *why;
+};
+
 struct msg_target {
     uint32_t worker;
     const uint8_t *address;
@@ -309,6 +323,8 @@ struct msg {
         struct msg_fetch fetch;
         struct msg_chunk chunk;
         struct msg_usage usage;
+        struct msg_renew renew;
+        struct msg_renewed renewed;
     };
 };
 

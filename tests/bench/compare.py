@@ -175,9 +175,11 @@ def server_rows(llama, turns, kind):
 
 
 def split_rows(llama, turns):
-    """Against ourselves in one process of two threads."""
+    """Against ourselves in one process of two threads. Stages are balanced for requests as long as the context
+    allows: it is as long as these need."""
     def cluster(name, *serve):
-        return turns.get(name, lambda: kit.Cluster(kit.SMOLLM2, workers=["a", "b"], serve=["--slots", "32", *serve]))
+        return turns.get(name, lambda: kit.Cluster(kit.SMOLLM2, workers=["a", "b"],
+                                                   serve=["--slots", "32", "--ctx", "512", *serve]))
 
     def run(server, n):
         return load.together(server, [load.ids(fresh(), 16) for _ in range(n)], 64)[0]

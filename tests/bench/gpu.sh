@@ -136,6 +136,7 @@ do_models() {
     bench 8b-int4 shape:llama-3.1-8b:Q4_0 --batch 1,16 --prompt 512 --tokens 128
     bench 8b-q4k shape:llama-3.1-8b:Q4_K --batch 1 --prompt 512 --tokens 128
     bench 8b-bf16 shape:llama-3.1-8b --batch 1 --prompt 2048 --tokens 128
+    bench 1b shape:llama-3.2-1b --batch 1 --prompt 128 --tokens 256
     bench small shape:qwen3-0.6b --batch 1,64 --prompt 128 --tokens 256
     bench small-eager shape:qwen3-0.6b --batch 1 --prompt 128 --tokens 256 --graphs off
     bench moe shape:qwen3-30b-a3b:Q4_0 --batch 1 --prompt 512 --tokens 128

@@ -84,7 +84,7 @@ def prompts_of(folder):
 def goals_of(folder):
     """(number, what, goal, measured or None, more is better, what else there is to say)"""
     int4, q4k, bf16 = (bench_of(folder, n) for n in ("8b-int4", "8b-q4k", "8b-bf16"))
-    small, eager, moe = (bench_of(folder, n) for n in ("small", "small-eager", "moe"))
+    one, small, eager, moe = (bench_of(folder, n) for n in ("1b", "small", "small-eager", "moe"))
     ours, theirs = products_of(folder), torch_of(folder)
     fast, slow, busy = row(small, 1, "decode_tok_s"), row(eager, 1, "decode_tok_s"), row(small, 64, "decode_busy")
     blas = max([t[1] for k, t in theirs.items() if k[0] == "bfloat16"], default=0)
@@ -97,6 +97,7 @@ def goals_of(folder):
         ("G1", "decode 8B Q4_K, share of read bandwidth", 0.70, row(q4k, 1, "decode_share"), True, ""),
         ("G1", "decode 8B BF16, share of read bandwidth", 0.78, row(bf16, 1, "decode_share"), True,
          f"read {read / 1e9:.0f} GB/s" if read else ""),
+        ("G2", "decode 1.2B BF16, share of read bandwidth", 0.55, row(one, 1, "decode_share"), True, ""),
         ("G2", "decode 0.6B BF16, share of read bandwidth", 0.55, row(small, 1, "decode_share"), True,
          f"{fast:.0f} tok/s" if fast else ""),
         ("G3", "W4A16 M=16 (Q4_0) over FP16 of the library", 2.8, against(ours, theirs, 16, "Q4_0", "float16"), True, ""),

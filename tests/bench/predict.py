@@ -3,11 +3,12 @@
 
     predict.py MODEL [--split layers|tensor|experts] [--workers 1,2,3] [--batch 1,4,8,16] [--runs 3] [--csv FILE]
 
-The prediction is `trireme bench MODEL --predict` (operations measured on this machine now, then the planner's
-cost model); the measurement is `trireme serve MODEL --workers N` answering streams over the real road. The speeds
-of operations are those of the fastest quarter of many; so of the runs the fastest quarter counts (of up to 7 runs
-the best): what the machine does when nobody else is at it. Runs in which others take over 5 % of the processors'
-time are made again, and marked with * if there is no rest. All streams of a run share one small client.
+The prediction is `trireme bench MODEL --predict` (operations measured on this machine, and the workers' link as the
+coordinator found it, then the planner's cost model); the measurement is `trireme serve MODEL --workers N` answering
+streams over the real road. A virtual machine's speed changes from minute to minute, so both are made by turns, --runs
+times: operations are measured, then every row once; of each row's errors the median counts. What is disturbed, because
+others take over 5 % of the processors' time, is made again, and marked with * if there is no rest. All streams of a
+run share one small client.
 """
 import argparse
 import csv
@@ -19,10 +20,12 @@ import re
 import selectors
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = pathlib.Path(os.environ.get("TRIREME_BUILD", ROOT / "build")) / "trireme"
@@ -30,12 +33,13 @@ SHORT, LONG, TOKENS, IDS = 32, 512, 64, 10000  # prompts where decoding is measu
 TOKEN_IDS = re.compile(rb'"token_ids":\[([^\]]+)\]')
 
 
-def predicted(model, split, workers, batches, prompt, measured):
-    out = subprocess.run([PROGRAM, "bench", model, "--predict", "--json", "--split", split, "--workers",
-                          ",".join(map(str, workers)), "--batch", ",".join(map(str, batches)), "--prompt", str(prompt),
-                          "--tokens", str(TOKENS), *(["--kept-rates"] if measured else [])], check=True,
+def predicted(model, split, workers, batches, prompt, link, measured):
+    """By batch; operations are measured now, unless they just have been."""
+    out = subprocess.run([PROGRAM, "bench", model, "--predict", "--json", "--split", split, "--workers", str(workers),
+                          "--batch", ",".join(map(str, batches)), "--prompt", str(prompt), "--tokens", str(TOKENS),
+                          *(["--link", link] if link else []), *(["--kept-rates"] if measured else [])], check=True,
                          capture_output=True, text=True).stdout
-    return {(r["workers"], r["batch"]): r for r in json.loads(out)["rows"]}
+    return {r["batch"]: r for r in json.loads(out)["rows"]}
 
 
 class Server:
@@ -81,6 +85,14 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+    def link(self):
+        """Latency and bandwidth of the slowest pair of workers; None if nothing was measured."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/cluster", timeout=10) as r:
+            pairs = [p for p in json.load(r)["pairs"] if p["state"] == "measured"]
+        if not pairs:
+            return None
+        return f"{max(p['latency_us'] for p in pairs)},{min(p['bytes_per_s'] for p in pairs)}"
 
     def send(self, prompt, tokens):
         body = json.dumps({"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
@@ -134,13 +146,13 @@ def watched(run):
     return value, others < 0.05 * span * os.cpu_count() + 0.02
 
 
-def undisturbed(run, n_run):
-    """The best quarter of n_run runs that others left alone, and whether there were as many."""
-    quiet, loud = [], []
-    while len(quiet) < n_run and len(loud) < 2 * n_run:
+def undisturbed(run, n_more):
+    """What run() gives when others leave it alone, which is tried n_more times again, and whether they did."""
+    for _ in range(n_more + 1):
         value, is_quiet = watched(run)
-        (quiet if is_quiet else loud).append(value)
-    return best_quarter(quiet or loud), len(quiet) == n_run
+        if is_quiet:
+            break
+    return value, is_quiet
 
 
 def ids(rng, n):
@@ -159,8 +171,18 @@ def prompt(server, rng):
     return LONG / (server.streams([ids(rng, LONG)], 1)[0][0] - begin)
 
 
-def best_quarter(values):
-    return sorted(values, reverse=True)[(len(values) - 1) // 4 if len(values) > 7 else 0]
+def rounds(a, server, workers, batches, rng):
+    """Rows of (what, pairs of predicted and measured, whether all were left alone)."""
+    rows = {what: [[], True] for what in [0, *batches]}  # 0: the prompt
+    link = server.link()
+    for _ in range(a.runs):
+        guess, is_quiet = undisturbed(lambda: predicted(a.model, a.split, workers, batches, SHORT, link, False), 1)
+        guess_prompt = predicted(a.model, a.split, workers, [1], LONG, link, True)[1]["prompt_predicted"]
+        for b, row in rows.items():
+            real, was_quiet = undisturbed(lambda n=b: decode(server, n, rng) if n else prompt(server, rng), 2)
+            row[0].append((guess[b]["decode_predicted"] if b else guess_prompt, real))
+            row[1] &= is_quiet and was_quiet
+    return [(f"{b} streams" if b else f"a prompt of {LONG}", *row) for b, row in rows.items()]
 
 
 def main():
@@ -174,30 +196,17 @@ def main():
     a = p.parse_args()
     workers, batches = ([int(x) for x in v.split(",")] for v in (a.workers, a.batch))
     rng, cores, rows = random.Random(1), len(os.sched_getaffinity(0)), []
-    for _ in range(5):
-        guess, is_quiet = watched(lambda: predicted(a.model, a.split, workers, batches, SHORT, False))
-        if is_quiet:
-            break
-    else:
-        print("others used this machine while its operations were measured: predictions are too low")
-    guess_prompt = predicted(a.model, a.split, workers, [1], LONG, True)
     head = ["split", "workers", "threads each", "what", "tok/s predicted", "measured", "error"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head), flush=True)
-
-    def add(w, threads, what, g, run):
-        real, is_quiet = undisturbed(run, a.runs)
-        rows.append([a.split, w, threads, what, g, real, g / real - 1, "" if is_quiet else "*"])
-        print("| {} | {} | {} | {} | {:.0f} | {:.0f} | {:+.0%}{} |".format(*rows[-1]), flush=True)
-
     for w in workers:
         threads = max(1, cores // w)
         with Server(a.model, a.split, w, threads, max(batches)) as server:
             decode(server, 1, rng)
-            add(w, threads, f"a prompt of {LONG}", guess_prompt[w, 1]["prompt_predicted"],
-                lambda: prompt(server, rng))
-            for b in batches:
-                add(w, threads, f"{b} streams", guess[w, b]["decode_predicted"],
-                    lambda n=b: decode(server, n, rng))
+            for what, pairs, is_quiet in rounds(a, server, w, batches, rng):
+                guess, real = (statistics.median(x) for x in zip(*pairs))
+                error = statistics.median(g / r - 1 for g, r in pairs)
+                rows.append([a.split, w, threads, what, guess, real, error, "" if is_quiet else "*"])
+                print("| {} | {} | {} | {} | {:.0f} | {:.0f} | {:+.0%}{} |".format(*rows[-1]), flush=True)
     if a.csv:
         with open(a.csv, "w", newline="") as f:
             csv.writer(f).writerows([[*head, "disturbed"], *rows])

@@ -2,7 +2,8 @@
 two workers of one thread that share the layers, the inside of each layer, or the experts. Alternating
 rounds, medians; real processes over UCX.
 
-    splits.py MODEL [--rounds N] [--tokens N] [--streams 1,4,16] [--csv FILE]
+    splits.py MODEL [--rounds N] [--tokens N] [--streams 1,4,16] [--ways layers,experts] [--csv FILE]
+                                  --ways: only these, beside the one process
     splits.py MODEL --far "ssh other" --address A --devices eth0
                                   two stages, the second worker started by that command; A: our address
 """
@@ -44,16 +45,18 @@ def has_experts(model):
     return "expert" in text or "moe" in text or "a3b" in text
 
 
-def local_ways(model):
-    two = {"workers": ["a", "b"]}
+def local_ways(model, wanted, n_tok):
+    # Stages are balanced for requests as long as the context allows: so it is as long as these need.
+    ctx = ["--ctx", str(max(256, 8 * n_tok))]
+    two = {"workers": ["a", "b"], "serve": ctx}
     ways = {
-        "one process, 2 threads": dict(local=1, serve=["--threads", "2"]),
-        "two workers, layers": dict(two),
-        "two workers, tensor": dict(two, serve=["--split", "tensor"]),
+        "layers": dict(two),
+        "tensor": dict(two, serve=[*ctx, "--split", "tensor"]),
     }
     if has_experts(str(model)):
-        ways["two workers, experts"] = dict(two, serve=["--split", "experts"])
-    return ways
+        ways["experts"] = dict(two, serve=[*ctx, "--split", "experts"])
+    return {"one process, 2 threads": dict(local=1, serve=[*ctx, "--threads", "2"])} | {
+        f"two workers, {name}": ways[name] for name in ways if not wanted or name in wanted.split(",")}
 
 
 def far_ways(a):
@@ -76,6 +79,7 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--tokens", type=int, default=64)
     p.add_argument("--streams", default="1,4,16")
+    p.add_argument("--ways")
     p.add_argument("--csv")
     p.add_argument("--far")
     p.add_argument("--address", default="127.0.0.1")
@@ -83,7 +87,7 @@ def main():
     a = p.parse_args()
     kit.Worker.measuring = ()  # the planner goes by what they measure
     streams = [int(s) for s in a.streams.split(",")]
-    ways = far_ways(a) if a.far else local_ways(a.model)
+    ways = far_ways(a) if a.far else local_ways(a.model, a.ways, a.tokens)
     clusters = {name: open_cluster(a, how) for name, how in ways.items()}
     got = {name: {n: [] for n in streams} for name in clusters}
     opened = []

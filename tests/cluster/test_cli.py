@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
+import time
 
 from cluster import PROGRAM, ROOT, SMOLLM2, Cluster, need, run
 
@@ -29,7 +30,7 @@ def test_usage_errors_are_2():
     one_error(trireme("serve"), 2, "missing argument")
     one_error(trireme("serve", SMOLLM2, "--ctx", "many"), 2, "--ctx", "many")
     one_error(trireme("serve", SMOLLM2, "--frobnicate"), 2, "--frobnicate")
-    for command in ("serve", "worker", "token", "status", "plan", "probe", "doctor", "bench", "chat"):
+    for command in ("serve", "worker", "token", "trust", "status", "plan", "probe", "doctor", "bench", "chat"):
         r = trireme(command, "--help")
         assert r.returncode == 0 and r.stdout.startswith(f"trireme {command}"), r
 
@@ -52,6 +53,31 @@ def test_no_server_says_so():
     for command in ("status", "chat"):
         r = trireme(command, *(["hi"] if command == "chat" else []), "--url", "http://127.0.0.1:9")
         one_error(r, 69, "http://127.0.0.1:9")
+
+
+def test_missing_key_file_is_said():
+    one_error(trireme("status", "--api-key-file", "/nowhere/key"), 78, "/nowhere/key")
+
+
+def test_store_of_copies():
+    with tempfile.TemporaryDirectory() as d:
+        store = pathlib.Path(d)
+        names = ["ab" + "0" * 62, "ab" + "1" * 62, "ab" + "0" * 62 + ".part", "cd" + "0" * 62]
+        for age, name in enumerate(names):
+            (store / name).mkdir()
+            (store / name / "m.gguf").write_bytes(b"x" * 5000)
+            os.utime(store / name, (1e9 - age, 1e9 - age))
+
+        def left(*args):
+            r = trireme("store", "--store", d, "--json", *args)
+            assert r.returncode == 0, r.stderr
+            return [c["hash"][:3] + ("" if c["whole"] else " in parts") for c in json.loads(r.stdout)["copies"]]
+
+        assert left() == ["cd0", "ab0 in parts", "ab1", "ab0"]
+        one_error(trireme("store", "--store", d, "--remove", "ab"), 78, "several")
+        one_error(trireme("store", "--store", d, "--remove", "ef"), 66, "no copy")
+        assert left("--remove", "ab0") == ["cd0", "ab1"]
+        assert left("--limit", 9000) == ["ab1"]
 
 
 def test_public_bind_needs_key_and_tls():
@@ -213,7 +239,50 @@ def test_worker_without_a_valid_token_is_refused():
         assert len(c.complete([1, 2, 3], max_tokens=2)["choices"]) == 1
 
 
-run([test_usage_errors_are_2, test_bad_models_are_78, test_no_server_says_so, test_public_bind_needs_key_and_tls,
+def wait_for(what, seconds, *why):
+    deadline = time.time() + seconds
+    while not what():
+        assert time.time() < deadline, why
+        time.sleep(0.1)
+
+
+def test_certificates_are_renewed_and_revoked():
+    with Cluster(SMOLLM2, workers=["a"], serve=["--cert-life", "6"]) as c:
+        state, pem, log = c.dir / "state", c.dir / "worker-a" / "worker.pem", c.dir / "worker-a.log"
+
+        def trust(*args):
+            return trireme("trust", *args, "--state", state)
+
+        def known():
+            return json.loads(trust("list", "--json").stdout)["workers"]
+
+        first, serial = pem.read_bytes(), known()[0]["serial"]
+        before = c.status()["workers"][0]
+        assert before["certificate_s"] <= 6, before
+        # It gets another one, over the connection that it has.
+        wait_for(lambda: pem.read_bytes() != first, 60, log.read_text()[-2000:])
+        wait_for(lambda: known()[0]["serial"] != serial, 10)
+        after = c.status()["workers"][0]
+        assert after["pid"] == before["pid"] and after["connected_s"] > before["connected_s"], (before, after)
+        assert "got another certificate" in log.read_text()
+        assert "certificate: 0 days left" in trireme("status", "--url", f"http://127.0.0.1:{c.port}").stdout
+        assert [w["state"] for w in known()] == ["valid"] and pem.stat().st_mode & 0o777 == 0o600
+        assert trust("list").stdout.startswith("a ")
+        # Revoked: it is out, and is told why.
+        assert "is revoked" in trust("revoke", "a").stdout
+        wait_for(lambda: not c.status()["workers"], 20)
+        wait_for(lambda: "has revoked this worker" in log.read_text(), 20, log.read_text()[-2000:])
+        assert "already" in trust("revoke", "a").stdout and known()[0]["state"] == "revoked"
+        assert "may come back" in trust("restore", "a").stdout and known()[0]["state"] != "revoked"
+        one_error(trust("revoke", "../a"), 65)
+        one_error(trireme("trust", "list", "a", "b"), 2)
+        one_error(trireme("trust", "pardon", "a"), 2, "restore")
+        one_error(trireme("trust", "revoke"), 2)
+        one_error(trireme("trust", "revoke", "a", "--state", c.dir / "worker-a"), 78, "coordinator")
+
+
+run([test_usage_errors_are_2, test_bad_models_are_78, test_no_server_says_so, test_missing_key_file_is_said, test_store_of_copies,
+     test_public_bind_needs_key_and_tls,
      test_ledger_that_cannot_be_written, test_plan,
      test_probe, test_doctor, test_bench, test_status_and_chat, test_tokens_are_secret_and_single_use,
-     test_worker_without_a_valid_token_is_refused])
+     test_worker_without_a_valid_token_is_refused, test_certificates_are_renewed_and_revoked])

@@ -35,11 +35,23 @@ def test_groups_of_devices():
     for n, split, way, told in ((2, "tensor", "auto", "nccl, peers"), (3, "tensor", "peers", "peers"),
                                 (2, "experts", "auto", "nccl"), (2, "experts", "port", "")):
         with Cluster(MODEL, serve=[*SMALL, "--device", "cuda", "--threads", "1", "--workers", str(n), "--split", split,
-                                   "--group", way]) as c:
+                                   "--parts", ",".join("1" * n), "--group", way]) as c:
             got = [c.complete(p, max_tokens=8, ignore_eos=True)["choices"][0]["text"] for p in PROMPTS]
             roads = [w["road"].split("; ")[-1] for w in c.status()["workers"]]
         assert got == want, (n, split, way, got, want)
         assert all(r == told if told else r.startswith("ucx") for r in roads), (n, split, way, roads)
+
+
+def test_stages_on_devices():
+    """Activations stay on devices between stages, of groups too; where that is not wanted they take the host's road."""
+    _, want = greedy("--threads", "1")
+    for n, more, way, told in ((2, (), "auto", "peers"), (3, (), "nccl", "nccl"), (2, (), "port", "ucx"),
+                               (4, ("--split", "tensor", "--stages", "2"), "auto", "peers; nccl, peers")):
+        with Cluster(MODEL, serve=[*SMALL, "--device", "cuda", "--threads", "1", "--workers", str(n), *more, "--group", way]) as c:
+            got = [c.complete(p, max_tokens=8, ignore_eos=True)["choices"][0]["text"] for p in PROMPTS]
+            roads = [w["road"] for w in c.status()["workers"]]
+        assert got == want, (n, more, way, got, want)
+        assert any(r.startswith(told) for r in roads), (n, more, way, roads)
 
 
 def test_a_device_that_is_not_there():
@@ -49,4 +61,4 @@ def test_a_device_that_is_not_there():
         assert r.returncode and word in r.stderr, (device, r.stderr)
 
 
-run([test_a_device_says_what_the_cpu_says, test_groups_of_devices, test_a_device_that_is_not_there])
+run([test_a_device_says_what_the_cpu_says, test_groups_of_devices, test_stages_on_devices, test_a_device_that_is_not_there])

@@ -148,7 +148,8 @@ def test_two_tensor_groups_ucx_tcp():
 
 
 def test_experts_group_ucx_shm():
-    split(2, workers=["a", "b"], worker=["--transports", "posix,self"], serve=["--split", "experts"])
+    """With parts given it is the lead that has all that is not experts."""
+    split(2, workers=["a", "b"], worker=["--transports", "posix,self"], serve=["--split", "experts", "--parts", "1,1"])
 
 
 def test_uneven_experts_group_local():
@@ -156,7 +157,7 @@ def test_uneven_experts_group_local():
 
 
 def test_two_experts_groups_ucx_shm():
-    split(2, 2, workers=["a", "b", "c", "d"], serve=["--split", "experts", "--stages", "2"])
+    split(2, 2, workers=["a", "b", "c", "d"], serve=["--split", "experts", "--stages", "2"])  # as the planner will
 
 
 def test_one_prefill_chunk_of_32_and_no_chain():

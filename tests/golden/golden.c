@@ -15,6 +15,7 @@
 //   --stages N             computed in N stages
 //   --split tensor|experts --members N   each of them by N members
 //   --threads N, --device NAME; --alone: not compared with itself
+//   --group nccl|peers|both   members, on devices, hand each other numbers so
 //   --table FILE        adds a line "architecture container quant ok" for each DIR
 //   --verbose           where the residual stream parts from the golden one
 //
@@ -625,8 +626,16 @@ static int usage(void)
 {
     fprintf(stderr, "usage: golden [--precision exact|fast|deterministic] [--stages N] "
                     "[--split tensor|experts --members N] [--threads N] [--device NAME] [--alone] "
-                    "[--kv TYPE] [--table FILE] [--verbose] DIR... | --real JSON FILE.gguf\n");
+                    "[--group nccl|peers|both] [--kv TYPE] [--table FILE] [--verbose] DIR... | "
+                    "--real JSON FILE.gguf\n");
     return 2;
+}
+
+static uint32_t roads_of(const char *name)
+{
+    if (!strcmp(name, "both")) return KERNELS_ROAD_NCCL | KERNELS_ROAD_PEERS;
+    if (!strcmp(name, "nccl")) return KERNELS_ROAD_NCCL;
+    return strcmp(name, "peers") ? 0 : KERNELS_ROAD_PEERS;
 }
 
 // Of keys and values by name, "BF16"; DT_NONE: no such.
@@ -653,6 +662,8 @@ static bool take_option(struct settings *s, const char **real, const char *a, co
         s->lane.n_threads = atoi(v);
     else if (!strcmp(a, "--device"))
         s->lane.device = v;
+    else if (!strcmp(a, "--group") && roads_of(v))
+        s->lane.roads = roads_of(v);
     else if (!strcmp(a, "--kv") && kv_type(v))
         s->lane.kv_dtype = kv_type(v);
     else if (!strcmp(a, "--table"))

@@ -1,9 +1,9 @@
 // One lane in one process: the stages of a model called one after the other, no links between. What
 // golden and the stage tests drive. The members of a stage are threads, and what they hand each
-// other goes over local ports.
+// other goes over local ports, or from device to device.
 #pragma once
 #include "proto/wire/wire.h"
-#include "worker/stage.h"
+#include "tests/golden/near.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -25,6 +25,8 @@ struct lane {
     const struct model *model;
     struct stage *stages[LANE_STAGES_MAX][LANE_MEMBERS_MAX];
     struct group *groups[LANE_STAGES_MAX][LANE_MEMBERS_MAX];
+    struct group *near[LANE_STAGES_MAX][LANE_MEMBERS_MAX];          // in their place, with `roads`
+    struct kernels_group *inner[LANE_STAGES_MAX][LANE_MEMBERS_MAX]; // of near
     int32_t n_member[LANE_STAGES_MAX];
     uint32_t n_stage;
     struct plan_settings settings;
@@ -53,6 +55,7 @@ struct lane_options {
     enum dtype kv_dtype;
     int32_t n_threads;
     const char *device;
+    uint32_t roads; // KERNELS_ROAD_*: members are devices and hand each other numbers so; 0: ports
     bool mtp, watch;
     bool local_pages; // layers that see a window or chunk have few pages of their own
 };
@@ -104,6 +107,8 @@ static inline void lane_see_experts(void *arg, int32_t layer, int32_t n_tok, con
 static inline void lane_close(struct lane *l)
 {
     for (uint32_t i = 0; i < l->n_stage; i++)
+        near_close(l->stages[i], l->groups[i], l->near[i], l->inner[i], l->n_member[i]);
+    for (uint32_t i = 0; i < l->n_stage; i++)
         for (int32_t k = 0; k < LANE_MEMBERS_MAX; k++) {
             stage_close(l->stages[i][k]);
             group_close(l->groups[i][k]);
@@ -125,7 +130,11 @@ static inline void lane_close(struct lane *l)
 
 static inline err_t lane_rest(void *arg, struct port *port, int64_t since_us, struct err_text *why)
 {
-    (void)arg, (void)why;
+    struct kernels_group *const *inner = arg;
+    if (*inner) { // the device does nothing by itself where it is run on the host
+        sched_yield();
+        return (*inner)->ops->progress(*inner, why);
+    }
     struct pollfd p = {.fd = port_fd(port), .events = POLLIN};
     if (since_us < 200)
         sched_yield();
@@ -134,7 +143,7 @@ static inline err_t lane_rest(void *arg, struct port *port, int64_t since_us, st
     return OK;
 }
 
-static inline bool lane_open_groups(struct group **g, int32_t n)
+static inline bool lane_open_groups(struct group **g, struct kernels_group **inner, int32_t n)
 {
     struct err_text why = {0};
     for (int32_t i = 0; i < n; i++) {
@@ -142,7 +151,8 @@ static inline bool lane_open_groups(struct group **g, int32_t n)
                                             .n_member = n,
                                             .member = i,
                                             .deadline_us = LANE_DEADLINE_US,
-                                            .rest = lane_rest};
+                                            .rest = lane_rest,
+                                            .rest_arg = &inner[i]};
         if (group_link_open(&c, &g[i], &why)) return false;
     }
     for (int32_t i = 0; i < n * n; i++) {
@@ -225,7 +235,7 @@ static inline bool lane_open_stage(struct lane *l, uint32_t i, const struct lane
         c.share.n_member = o->n_member;
         share_parts(o->part[0] > 0 ? o->part : equal, o->n_member, c.share.part);
         if (o->has_table) lane_deal(&table, m, &c.share);
-        if (!lane_open_groups(l->groups[i], o->n_member)) return false;
+        if (!lane_open_groups(l->groups[i], l->inner[i], o->n_member)) return false;
     }
     struct err_text why = {0};
     err_t e = OK;
@@ -236,7 +246,10 @@ static inline bool lane_open_stage(struct lane *l, uint32_t i, const struct lane
     }
     lane_undeal(&table);
     if (e) fprintf(stderr, "stage %u: %s\n", i, why.s);
-    return !e;
+    if (e || !is_group || !o->roads) return !e;
+    // Experts' rows go to one member alone, which is NCCL's.
+    const uint32_t roads = o->split == SPLIT_EXPERTS ? (uint32_t)KERNELS_ROAD_NCCL : o->roads;
+    return near_open(l->stages[i], l->groups[i], o->n_member, roads, l->near[i], l->inner[i]);
 }
 
 static inline bool lane_open(struct lane *l, const struct model *m, const struct lane_options *o)
@@ -341,7 +354,7 @@ static inline err_t lane_run_stage(struct lane *l, uint32_t i, const struct step
         arena_fini(&parts[k].arena);
         if (!e) e = parts[k].err;
     }
-    struct group *g = l->groups[i][0];
+    struct group *g = l->near[i][0] ? l->near[i][0] : l->groups[i][0];
     if (e && g) g->ops->status(g, why);
     return e;
 }

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """The official anthropic client against door_mock: anthropic_client.py DOOR_MOCK. Installs the package into
 build/venv once; exit 77 if that is not possible."""
-import os
-import sys
+import kit
+import test_dialects as d
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 MODEL = "mock/tiny-1"
 
 
-def raises(kit, kind, f, status):
+def raises(kind, f, status):
     try:
         f()
     except kind as e:
@@ -18,7 +17,9 @@ def raises(kit, kind, f, status):
     raise AssertionError(f"no {kind.__name__}")
 
 
-def plain_checks(client, strict, kit, anthropic):
+def plain_checks(client, strict):
+    import anthropic
+
     def ask(c=client, **more):
         return c.messages.create(**{"model": MODEL, "max_tokens": 5, "messages": kit.USER, **more})
 
@@ -42,12 +43,12 @@ def plain_checks(client, strict, kit, anthropic):
                                          ["content_block_stop", "message_delta", "message_stop"]))
 
     def errors():
-        raises(kit, anthropic.NotFoundError, lambda: ask(model="x"), 404)
-        raises(kit, anthropic.BadRequestError, lambda: ask(max_tokens=20000), 400)
-        raises(kit, anthropic.BadRequestError, lambda: ask(messages=[]), 400)
-        raises(kit, anthropic.RateLimitError, lambda: ask(extra_body={"seed": kit.BUSY}), 429)
-        raises(kit, anthropic.InternalServerError, lambda: ask(extra_body={"seed": kit.NO_CAPACITY}), 529)
-        raises(kit, anthropic.AuthenticationError, lambda: ask(strict), 401)
+        raises(anthropic.NotFoundError, lambda: ask(model="x"), 404)
+        raises(anthropic.BadRequestError, lambda: ask(max_tokens=20000), 400)
+        raises(anthropic.BadRequestError, lambda: ask(messages=[]), 400)
+        raises(anthropic.RateLimitError, lambda: ask(extra_body={"seed": kit.BUSY}), 429)
+        raises(anthropic.InternalServerError, lambda: ask(extra_body={"seed": kit.NO_CAPACITY}), 529)
+        raises(anthropic.AuthenticationError, lambda: ask(strict), 401)
         try:
             list(ask(stream=True, extra_body={"seed": kit.FAIL_LATER}))
         except anthropic.APIStatusError as e:
@@ -62,7 +63,7 @@ def plain_checks(client, strict, kit, anthropic):
     return [whole, stream_helper, raw_events, errors, models]
 
 
-def calling_checks(client, kit, d):
+def calling_checks(client):
     """Against a mock that thinks, speaks and calls (test_dialects.py)."""
     body = {"model": MODEL, "max_tokens": 500, "messages": kit.USER, "tools": d.M_TOOLS}
 
@@ -91,37 +92,11 @@ def calling_checks(client, kit, d):
     return [calls, calls_stream, replayed]
 
 
-def main():
-    sys.path.insert(0, HERE)
+def connect(url):
     import anthropic
-    import kit
-    import test_dialects
-    kit.program = sys.argv[2]
-    if not os.path.exists(kit.VOCAB):
-        print(f"SKIP: no fixtures at {kit.FIXTURES} (set TRIREME_FIXTURES)")
-        return 77
-    doors = [kit.Door(), kit.Door("--key", "sk-right"), kit.Door(*test_dialects.QWEN)]
-    client, strict, caller = (anthropic.Anthropic(base_url=f"http://127.0.0.1:{d.port}", api_key="sk-wrong",
-                                                  max_retries=0) for d in doors)
-    failed = 0
-    for check in plain_checks(client, strict, kit, anthropic) + calling_checks(caller, kit, test_dialects):
-        try:
-            check()
-            print("ok  ", check.__name__)
-        except Exception as e:
-            failed += 1
-            print("FAIL", check.__name__, repr(e))
-    for each in (client, strict, caller, *doors):
-        each.close()
-    print(f"anthropic {anthropic.__version__}: {failed} failed")
-    return 1 if failed else 0
+    return anthropic.Anthropic(base_url=url, api_key="sk-wrong", max_retries=0)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: anthropic_client.py DOOR_MOCK")
-    if sys.argv[1] != "--inside":
-        sys.path.insert(0, HERE)
-        import kit
-        kit.enter_venv("anthropic", __file__)
-    sys.exit(main())
+    kit.client_main("anthropic", __file__, d.QWEN, connect, lambda client, strict, caller:
+                    plain_checks(client, strict) + calling_checks(caller))

@@ -71,6 +71,35 @@ def enter_venv(package, script, *more):
     os.execv(python, [python, os.path.abspath(script), "--inside", *sys.argv[1:]])
 
 
+def client_main(package, script, calling, connect, checks):
+    """The main program of SCRIPT DOOR_MOCK, which tries the client of a package. connect(url) opens one;
+    checks(client, strict, caller): strict has the wrong key; caller's mock, with the options `calling`,
+    thinks, speaks and calls."""
+    global program
+    if len(sys.argv) < 2:
+        sys.exit(f"usage: {os.path.basename(script)} DOOR_MOCK")
+    if sys.argv[1] != "--inside":
+        enter_venv(package, script)
+    program = sys.argv[2]
+    if not os.path.exists(VOCAB):
+        print(f"SKIP: no fixtures at {FIXTURES} (set TRIREME_FIXTURES)")
+        sys.exit(77)
+    doors = [Door(), Door("--key", "sk-right"), Door(*calling)]
+    clients = [connect(f"http://127.0.0.1:{d.port}") for d in doors]
+    failed = 0
+    for check in checks(*clients):
+        try:
+            check()
+            print("ok  ", check.__name__)
+        except Exception as e:
+            failed += 1
+            print("FAIL", check.__name__, repr(e))
+    for each in (*clients, *doors):
+        each.close()
+    print(f"{package} {sys.modules[package].__version__}: {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
 class Answer:
     def __init__(self, status, headers, body, rest=b""):
         self.status, self.headers, self.body, self.rest = status, headers, body, rest
@@ -263,6 +292,14 @@ class Door:
 
     def fds(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def cpu_s(self):
+        """Seconds that its threads have computed: what it took, however busy the machine is."""
+        total = 0
+        for t in os.listdir(f"/proc/{self.process.pid}/task"):
+            with open(f"/proc/{self.process.pid}/task/{t}/schedstat") as f:
+                total += int(f.read().split()[0])
+        return total / 1e9
 
     def rss_kb(self):
         with open(f"/proc/{self.process.pid}/status") as f:

@@ -2,13 +2,13 @@
 """The official openai client against door_mock: openai_client.py DOOR_MOCK. Installs the package into
 build/venv once; exit 77 if that is not possible."""
 import json
-import os
-import sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+import kit
+import test_dialects as d
 
 
-def checks(client, strict, kit, openai):
+def plain_checks(client, strict):
+    import openai
     want = "The quick brown fox jumps"
     user = [{"role": "user", "content": "hi"}]
 
@@ -84,7 +84,7 @@ def checks(client, strict, kit, openai):
     return [whole, streamed, stream_helper, logprobs, completions, models, errors]
 
 
-def calling_checks(client, kit, d):
+def calling_checks(client):
     """Against a mock that thinks, speaks and calls (test_dialects.py)."""
     def spoken(choice):
         kit.eq(choice.message.content, d.SPOKEN)
@@ -123,37 +123,11 @@ def calling_checks(client, kit, d):
     return [chat_calls, chat_calls_stream, responses, responses_stream]
 
 
-def main():
-    sys.path.insert(0, HERE)
-    import kit
+def connect(url):
     import openai
-    import test_dialects
-    kit.program = sys.argv[2]
-    if not os.path.exists(kit.VOCAB):
-        print(f"SKIP: no fixtures at {kit.FIXTURES} (set TRIREME_FIXTURES)")
-        return 77
-    doors = [kit.Door(), kit.Door("--key", "sk-right"), kit.Door(*test_dialects.QWEN)]
-    client, strict, caller = (openai.OpenAI(base_url=f"http://127.0.0.1:{d.port}/v1", api_key="sk-wrong",
-                                            max_retries=0) for d in doors)
-    failed = 0
-    for check in checks(client, strict, kit, openai) + calling_checks(caller, kit, test_dialects):
-        try:
-            check()
-            print("ok  ", check.__name__)
-        except Exception as e:
-            failed += 1
-            print("FAIL", check.__name__, repr(e))
-    for each in (client, strict, caller, *doors):
-        each.close()
-    print(f"openai {openai.__version__}: {failed} failed")
-    return 1 if failed else 0
+    return openai.OpenAI(base_url=url + "/v1", api_key="sk-wrong", max_retries=0)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: openai_client.py DOOR_MOCK")
-    if sys.argv[1] != "--inside":
-        sys.path.insert(0, HERE)
-        import kit
-        kit.enter_venv("openai", __file__)
-    sys.exit(main())
+    kit.client_main("openai", __file__, d.QWEN, connect, lambda client, strict, caller:
+                    plain_checks(client, strict) + calling_checks(caller))

@@ -206,15 +206,17 @@ HOSTILE = {"one_char": "a", "emoji": "\U0001f642", "quotes": "'  '", "long_s": "
 for _name, _unit in HOSTILE.items():
     def _run(door, unit=_unit):
         def timed(n):
-            start = time.monotonic()
             text = unit * (n // len(unit.encode()))
+            start = door.cpu_s()
             door.chat(messages=[{"role": "user", "content": text}]).refused(
                 400, code="context_length_exceeded")
-            return time.monotonic() - start
+            return door.cpu_s() - start
+
         def ratio():
-            half = min(timed(1 << 20) for _ in range(2))
-            return (min(timed(2 << 20) for _ in range(2)) - 0.05) / half
-        # Twice as much takes at most 2.5 times as long; other work goes on on this machine.
+            half = timed(1 << 20)
+            return (timed(2 << 20) - 0.05) / half
+
+        # Twice as much takes at most 2.5 times as long; caches are shared with other work.
         assert kit.sanitized or any(ratio() <= 2.5 for _ in range(4)), "not linear"
         assert timed(3 << 20) < (20 if kit.sanitized else 2), "3 MiB took more than 2 s"
     case("H31_" + _name)(_run)

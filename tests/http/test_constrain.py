@@ -67,6 +67,18 @@ def _(door):
             assert re.fullmatch(pattern, text, re.S), (fields, text)
 
 
+@case("C3_24_forms_by_the_names_of_llama_cpp")
+def _(door):
+    for fields, want in (({"grammar": 'root ::= "a"{5,5}'}, "aaaaa"), ({"json_schema": {"const": "42"}}, '"42"')):
+        a = door.chat(max_tokens=20, **fields)
+        eq(a.json["choices"][0]["message"]["content"], want)
+    for fields in ({"grammar": "root ::= foo"}, {"json_schema": {"type": "hiccup"}}):
+        door.chat(**fields).refused(400, code="invalid_schema", param=next(iter(fields)))
+    a = door.post("/v1/messages", {"messages": USER, "max_tokens": 20,
+                                   "output_format": {"type": "json_schema", "schema": {"const": 7}}})
+    eq(a.json["content"][0]["text"], "7")
+
+
 @case("C3_24_forms_are_compiled_once")
 def _(door):
     def count(what, cache):

@@ -150,3 +150,100 @@ def _(door):
     s.close()
     first = data[data.index(b"event: "):].split(b"\n")[0]
     eq(first, b"event: message_start")
+
+
+BEGUN = USER + [{"role": "assistant", "content": " The answer ("}]
+
+
+def count(door, **body):
+    a = door.post(CHAT + "/input_tokens", {"messages": USER, **body})
+    eq(a.status, 200, a.body[:300])
+    return a.json["input_tokens"]
+
+
+@case("C7_52_a_last_turn_of_the_assistant_is_continued")
+@case("C7_52_a_last_turn_of_the_assistant_is_continued_by_qwen3", "--template", template("qwen3"))
+@case("C7_52_a_last_turn_of_the_assistant_is_continued_by_gpt_oss", "--template", template("gpt-oss"))
+def _(door):
+    n = count(door, messages=BEGUN, continue_final_message=True)
+    whole = door.post("/tokenize", {"messages": BEGUN, "continue_final_message": True}).json["tokens"]
+    eq(len(whole), n)
+    text = door.post("/detokenize", {"tokens": whole}).json["content"]
+    assert text.endswith("The answer ("), text[-80:]
+    # Messages do so by themselves; text in several blocks, too.
+    blocks = [{"type": "text", "text": " The an"}, {"type": "text", "text": "swer ("}]
+    for content in (BEGUN[-1]["content"], blocks):
+        a = door.post(MESSAGES + "/count_tokens", {"messages": USER + [{"role": "assistant", "content": content}]})
+        eq(a.json["input_tokens"], n)
+    # Not where there is nothing to go on with.
+    assert count(door, messages=BEGUN) > n
+    for messages in (USER, USER + [{"role": "assistant", "content": " \n"}]):
+        door.chat(messages=messages, continue_final_message=True).refused(400, param="continue_final_message")
+    door.chat(messages=BEGUN, continue_final_message=True, add_generation_prompt=True).refused(400)
+
+
+@case("C3_18_what_the_template_changes_cannot_be_continued", "--template", template("qwen3"))
+def _(door):
+    messages = USER + [{"role": "assistant", "content": "<think>hm</think>yes"}]
+    door.chat(messages=messages, continue_final_message=True).refused(400, param="continue_final_message")
+
+
+@case("C3_18_generation_prompt")
+def _(door):
+    n = count(door)
+    eq(n - count(door, add_generation_prompt=False), 4)  # <|im_start|>assistant\n
+
+
+@case("C3_18_stop_token_ids")
+def _(door):
+    fox = door.post("/tokenize", {"content": " fox"}).json["tokens"]
+    a = door.chat(stop_token_ids=fox, ignore_eos=True, max_tokens=40)
+    eq(a.json["choices"][0]["message"]["content"], "The quick brown")
+    eq(a.json["choices"][0]["finish_reason"], "stop")
+    for bad in ([1 << 20], [-1], ["a"], [1.5], [0] * 1025):
+        door.chat(stop_token_ids=bad).refused(400, param="stop_token_ids")
+
+
+@case("C3_18_stream_options_need_a_stream")
+def _(door):
+    for path, body in ((CHAT, {"messages": USER}), (COMPLETIONS, {"prompt": "a"})):
+        for stream in ({}, {"stream": False}, {"stream": None}):
+            door.post(path, {**body, **stream, "stream_options": {"include_usage": None}}).refused(
+                400, param="stream_options")
+
+
+@case("C5_39_paths_without_a_version")
+def _(door):
+    for path, body in ((CHAT, {"messages": USER}), (COMPLETIONS, {"prompt": "a"}), (RESPONSES, {"input": "a"})):
+        eq(door.post(path[3:], {**body, "max_tokens": 1, "max_output_tokens": 1}).status, 200)
+    eq(door.request("GET", "/models").json, door.request("GET", "/v1/models").json)
+    for path in ("/cluster", "/cluster/drain", "/v1/v1/models", "/models/", "/v1chat/completions"):
+        eq(door.request("GET", path).status, 404, path)
+
+
+@case("C5_39_paths_without_a_version_need_the_key_too", "--key", "secret-key-of-sixteen")
+def _(door):
+    wrong = {"Authorization": "Bearer sk-other"}
+    eq(door.request("GET", "/models").status, 200)
+    eq(door.request("GET", "/models", headers=wrong).status, 401)
+    eq(door.request("POST", CHAT[3:], {"messages": USER}, headers=wrong).status, 401)
+
+
+@case("C5_43_special_tokens_as_text")
+def _(door):
+    def tokens(**body):
+        return door.post("/tokenize", {"content": "<|im_start|>a", **body}).json["tokens"]
+    eq(tokens(), tokens(parse_special=True))
+    assert len(tokens(parse_special=False)) > len(tokens())
+
+
+@case("C6_46_work_of_other_providers_tools_is_passed_over")
+def _(door):
+    items = [{"type": "web_search_call", "id": "ws", "status": "completed"}, {"role": "user", "content": "hi"}]
+    blocks = [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+              {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}, {"type": "text", "text": "a"}]
+    eq(door.post(RESPONSES + "/input_tokens", {"input": items}).json,
+       door.post(RESPONSES + "/input_tokens", {"input": "hi"}).json)
+    for content in (blocks, blocks[2:], "a"):
+        a = door.post(MESSAGES + "/count_tokens", {"messages": USER + [{"role": "assistant", "content": content}] + USER})
+        eq(a.status, 200, a.body[:300])

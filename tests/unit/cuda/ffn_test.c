@@ -284,6 +284,32 @@ static void check_add_norm(const struct rig *r, struct kernels *cpu, int dim, in
 }
 
 // from, to: kinds of weights
+// Products of what a norm has just written, which may have made it ready for them, and of a copy of
+// it; also where somebody has changed it meanwhile.
+static void check_after_norm(const struct rig *r, int n_tok, bool is_changed)
+{
+    const struct kernels_ops *o = r->k->ops;
+    const struct view gate = view_of_stack(&r->gate, 0), up = view_of_stack(&r->up, 0);
+    const struct add_norm norm = {
+        .x = r->x, .scale = 1, .w = r->bias[0], .out = r->out, .dim = DIM, .eps = 1e-6f};
+    float *both[2] = {malloc(TOK * DIM * sizeof(float)), malloc(TOK * DIM * sizeof(float))};
+    if (!both[0] || !both[1]) exit(2);
+    for (int i = 0; i < 2; i++) {
+        const struct gemm_job jobs[] = {{.w = &gate, .y = r->middle[0], .ldy = DIM},
+                                        {.w = &up, .y = r->middle[0] + MIDDLE, .ldy = DIM, .fine = true}};
+        o->add_norm(r->k, &norm, n_tok);
+        if (is_changed) o->scale(r->k, r->out, 3, (int64_t)n_tok * DIM);
+        if (i) o->copy(r->k, r->y, DIM, r->out, DIM, n_tok, DIM);
+        o->gemm(r->k, i ? r->y : r->out, n_tok, DIM, jobs, 2);
+        o->get(r->k, both[i], r->middle[0], (uint64_t)n_tok * DIM * sizeof(float));
+    }
+    struct rig same = *r;
+    same.is_bits = true;
+    compare(&same, is_changed ? "after a changed norm" : "after a norm", n_tok, both[0], both[1]);
+    free(both[0]);
+    free(both[1]);
+}
+
 static void check(struct kernels *k, struct kernels *cpu, bool is_bits, int from, int to)
 {
     static const int dims[] = {96, 1032, 514}, parts[] = {63, 49, 33, 32, 57, 7};
@@ -292,6 +318,9 @@ static void check(struct kernels *k, struct kernels *cpu, bool is_bits, int from
         r.is_bits = is_bits;
         check_dense(&r);
         check_experts(&r);
+        check_after_norm(&r, TOK, false);
+        check_after_norm(&r, TOK, true);
+        check_after_norm(&r, 3, false);
         unmake(&r);
     }
     const struct rig r = {.k = k};

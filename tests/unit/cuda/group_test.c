@@ -34,6 +34,8 @@ struct party {
     int32_t n;
     pthread_barrier_t barrier;
     bool all;
+    uint64_t queue_bytes; // of the config
+    bool is_ragged;       // members close when they are done, others still at it or not
     uint8_t offers[KERNELS_MEMBERS_MAX][KERNELS_OFFER_BYTES];
 };
 struct member {
@@ -96,6 +98,7 @@ static err_t open_group(struct member *m, int32_t n, int64_t deadline_us)
                                            .member = m->me,
                                            .roads = m->roads,
                                            .row_bytes = 4000,
+                                           .queue_bytes = m->party ? m->party->queue_bytes : 0,
                                            .deadline_us = deadline_us,
                                            .rest = rest,
                                            .rest_arg = m};
@@ -114,7 +117,7 @@ static void *member_main(void *arg)
         m->err = m->g->ops->connect(m->g, (const uint8_t(*)[KERNELS_OFFER_BYTES])p->offers, agree,
                                     m, &m->why);
     if (!m->err) m->play(m);
-    pthread_barrier_wait(&p->barrier); // nobody's memory goes while others use it
+    if (!p->is_ragged) pthread_barrier_wait(&p->barrier);
     if (m->g) m->g->ops->close(m->g);
     if (m->y) m->k->ops->give(m->k, m->y, MOST * sizeof(float));
     if (m->k) m->k->ops->close(m->k);
@@ -123,10 +126,10 @@ static void *member_main(void *arg)
 }
 
 // roads: of each member. Returns the first error, and its sentence.
-static err_t run_party(int32_t n, const uint32_t *roads, bool *stop, void (*play)(struct member *),
-                       struct err_text *why)
+static err_t run_party_of(struct party p, const uint32_t *roads, bool *stop,
+                          void (*play)(struct member *), struct err_text *why)
 {
-    struct party p = {.n = n};
+    const int32_t n = p.n;
     struct member m[MEMBERS] = {{0}};
     pthread_t t[MEMBERS];
     err_t e = OK;
@@ -144,6 +147,12 @@ static err_t run_party(int32_t n, const uint32_t *roads, bool *stop, void (*play
     }
     pthread_barrier_destroy(&p.barrier);
     return e;
+}
+
+static err_t run_party(int32_t n, const uint32_t *roads, bool *stop, void (*play)(struct member *),
+                       struct err_text *why)
+{
+    return run_party_of((struct party){.n = n}, roads, stop, play, why);
 }
 
 // -- operations --
@@ -294,7 +303,90 @@ static void test_recorded(void **state)
     if (run_party(2, roads, NULL, play_recorded, &why)) fail_msg("%s", why.s);
 }
 
+// -- one way --
+
+static void hand_on(struct member *m, uint64_t op, int64_t n_row, int64_t n_col)
+{
+    const int64_t n = n_row * n_col;
+    for (int64_t i = 0; i < n && !m->me; i++)
+        m->host[i] = value(op, i);
+    if (!m->me) put(m, n);
+    if (m->me)
+        m->g->ops->take(m->g, m->y, n_row, n_col);
+    else
+        m->g->ops->give(m->g, m->y, n_row, n_col);
+    if (m->me) check(m, op, n);
+}
+
+// Member 0 is ahead of the others, as far as there is room; then pieces of any size, larger than a
+// slot too, often round the queue.
+static void play_queue(struct member *m)
+{
+    enum { AHEAD = 3, PIECES = 12 };
+    const bool is_ahead = m->g->ops->roads(m->g) == KERNELS_ROAD_PEERS;
+    if (m->me && is_ahead) pthread_barrier_wait(&m->party->barrier);
+    for (uint64_t op = 0; op < AHEAD; op++)
+        hand_on(m, op, 2, 777);
+    if (!m->me && m->g->ops->status(m->g, &m->why)) m->n_wrong++;
+    if (!m->me && is_ahead) pthread_barrier_wait(&m->party->barrier);
+    uint64_t rng = 88172645463325252u;
+    for (uint64_t op = AHEAD; op < PIECES; op++) {
+        const int64_t n_row = 1 + (int64_t)(rng_next(&rng) % 300),
+                      n_col = 1 + (int64_t)(rng_next(&rng) % 1000);
+        hand_on(m, op, n_row, n_col);
+    }
+    m->n_wrong += m->g->ops->status(m->g, &m->why) != OK;
+}
+
+static void test_queue(void **state)
+{
+    (void)state;
+    for (int road = KERNELS_ROAD_NCCL; road <= KERNELS_ROAD_PEERS; road++)
+        for (int32_t n = 2; n <= MEMBERS; n++) {
+            const uint32_t roads[MEMBERS] = {(uint32_t)road, (uint32_t)road, (uint32_t)road};
+            struct err_text why = {{0}};
+            if (run_party_of((struct party){.n = n, .queue_bytes = 1 << 20}, roads, NULL,
+                             play_queue, &why))
+                fail_msg("%d members, road %d: %s", n, road, why.s);
+        }
+}
+
 // -- what goes wrong --
+
+// Member 0 goes, the others wait for it: they hear of it long before the deadline.
+static void play_left(struct member *m)
+{
+    const int64_t from[] = {0, 8, 16}, begin = clock_now_us();
+    if (!m->me) return;
+    if (m->party->queue_bytes)
+        m->g->ops->take(m->g, m->y, 1, 16);
+    else
+        m->g->ops->gather(m->g, m->y, 1, 16, from, -1);
+    m->n_wrong += m->g->ops->status(m->g, &m->why) != ERR_LINK;
+    m->n_wrong += clock_now_us() > begin + DEADLINE_US / 2;
+}
+
+// The other way round: nobody takes, and there is no room for more.
+static void play_left_full(struct member *m)
+{
+    if (m->me) return;
+    for (int i = 0; i < 8 && !m->g->ops->progress(m->g, NULL); i++)
+        m->g->ops->give(m->g, m->y, 1, MOST);
+    m->n_wrong += m->g->ops->status(m->g, &m->why) != ERR_LINK;
+}
+
+static void test_left(void **state)
+{
+    (void)state;
+    for (int road = KERNELS_ROAD_NCCL; road <= KERNELS_ROAD_PEERS; road++)
+        for (int kind = 0; kind < 3; kind++) {
+            const uint32_t roads[] = {(uint32_t)road, (uint32_t)road};
+            const struct party p = {.n = 2, .queue_bytes = kind ? 1 << 20 : 0, .is_ragged = true};
+            struct err_text why = {{0}};
+            if (run_party_of(p, roads, NULL, kind < 2 ? play_left : play_left_full, &why))
+                fail_msg("road %d, kind %d: %s", road, kind, why.s);
+        }
+}
 
 static void test_not_everywhere(void **state)
 {
@@ -408,6 +500,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_death), // first: forks
         cmocka_unit_test(test_bits),  cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_queue), cmocka_unit_test(test_left),
         cmocka_unit_test(test_stop),  cmocka_unit_test(test_not_everywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

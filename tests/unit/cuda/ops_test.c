@@ -214,6 +214,93 @@ static void check_top(struct kernels *k, const struct top_case *t)
     free(picks);
 }
 
+// What lies before attention in one operation, and one operation after the other.
+struct place_case {
+    enum dtype dtype;
+    int n_head, n_kv, hd, n_rot; // n_rot 0: no turning
+    enum rope_kind kind;
+    bool has_norms, is_unit, has_scale;
+};
+static const struct place_case place_cases[] = {
+    {DT_F16, 4, 2, 128, 128, ROPE_NEOX, true, false, false},
+    {DT_BF16, 3, 1, 64, 64, ROPE_INTERLEAVED, false, false, false},
+    {DT_F8_E4M3, 4, 4, 80, 20, ROPE_NEOX, true, false, true},
+    {DT_Q8_0, 2, 1, 96, 96, ROPE_INTERLEAVED, false, true, false},
+    {DT_F32, 5, 1, 256, 0, ROPE_NEOX, false, false, true}};
+
+static void place_apart(struct kernels *k, const struct attn_place *a)
+{
+    const struct kernels_ops *o = k->ops;
+    const int n_q = a->n_tok * a->n_head, n_k = a->n_tok * a->kv.n_head_kv, hd = a->kv.head_dim;
+    if (a->q_norm) o->rms_norm(k, a->q, a->q_norm, n_q, hd, a->eps, a->q);
+    if (a->k_norm) o->rms_norm(k, a->key, a->k_norm, n_k, hd, a->eps, a->key);
+    if (a->rope) o->rope(k, a->rope, a->cos_sin, a->n_tok, a->n_head, hd, a->q);
+    if (a->rope) o->rope(k, a->rope, a->cos_sin, a->n_tok, a->kv.n_head_kv, hd, a->key);
+    if (a->is_unit) o->rms_norm(k, a->q, NULL, n_q, hd, a->eps, a->q);
+    if (a->is_unit) o->rms_norm(k, a->key, NULL, n_k, hd, a->eps, a->key);
+    if (a->q_scale) o->scale_rows(k, a->q, a->q_scale, a->n_tok, a->n_head * hd);
+    o->kv_store(k, &a->kv, a->runs, a->n_run, a->key, a->value);
+}
+
+static void check_place(struct kernels *k, const struct place_case *c)
+{
+    enum { TOK = 7, PAGES = 3 };
+    const int n_q = TOK * c->n_head * c->hd, n_k = TOK * c->n_kv * c->hd;
+    const int32_t pages[2][2] = {{2, 0}, {1, -1}}, pos[TOK] = {14, 15, 16, 17, 18, 3, 4};
+    const struct attn_run runs[] = {{0, 5, 14, pages[0]}, {5, 2, 3, pages[1]}};
+    const struct rope rope = {
+        .kind = c->kind, .n_rot = c->n_rot, .theta = 1e4, .freq_scale = 1, .attn_factor = 1};
+    float *q = floats(n_q), *key = floats(n_k), *value = floats(n_k), *table = floats(TOK * 256);
+    float *norms = floats(2 * c->hd), *scale = floats(TOK), *both = floats(2 * (n_q + n_k));
+    struct kv_view kv = {.page_tok = 16,
+                         .n_head_kv = c->n_kv,
+                         .head_dim = c->hd,
+                         .head_dim_v = c->hd,
+                         .dtype = c->dtype};
+    kv.page_bytes = (int64_t)k->ops->kv_page_bytes(k, &kv);
+    const size_t bytes = (size_t)kv.page_bytes * PAGES;
+    char *memory = aligned_alloc(256, 2 * bytes);
+    if (!memory || !kv.page_bytes) exit(2);
+    memset(memory, 0xff, 2 * bytes);
+    if (c->n_rot) k->ops->rope_table(k, &rope, pos, TOK, table);
+    for (int i = 0; i < 2; i++) {
+        float *mine = both + i * (n_q + n_k);
+        memcpy(mine, q, (size_t)n_q * sizeof *q);
+        memcpy(mine + n_q, key, (size_t)n_k * sizeof *key);
+        kv.data = memory + (size_t)i * bytes;
+        const struct attn_place a = {.q = mine,
+                                     .key = mine + n_q,
+                                     .value = value,
+                                     .n_tok = TOK,
+                                     .n_head = c->n_head,
+                                     .q_norm = c->has_norms ? norms : NULL,
+                                     .k_norm = c->has_norms ? norms + c->hd : NULL,
+                                     .eps = 1e-6f,
+                                     .rope = c->n_rot ? &rope : NULL,
+                                     .cos_sin = table,
+                                     .is_unit = c->is_unit,
+                                     .q_scale = c->has_scale ? scale : NULL,
+                                     .kv = kv,
+                                     .runs = runs,
+                                     .n_run = 2};
+        if (i)
+            k->ops->place(k, &a);
+        else
+            place_apart(k, &a);
+        check_status(k, "place"); // and waits
+    }
+    same_bits("place", "queries", both, both + n_q + n_k, (size_t)n_q * sizeof *q);
+    same_bits("place", "pages", memory, memory + bytes, bytes);
+    free(q);
+    free(key);
+    free(value);
+    free(table);
+    free(norms);
+    free(scale);
+    free(both);
+    free(memory);
+}
+
 static void check_memory(struct kernels *k)
 {
     enum { ROWS = 7, LD = 11, N = 5 };
@@ -254,6 +341,10 @@ static void check_simple_ops(void)
     check_finite(k, 3);
     for (size_t i = 0; i < sizeof top_cases / sizeof *top_cases; i++)
         check_top(k, &top_cases[i]);
+    for (size_t i = 0; i < sizeof place_cases / sizeof *place_cases; i++) {
+        check_place(k, &place_cases[i]);
+        check_place(cpu, &place_cases[i]);
+    }
     check_memory(k);
     check_status(k, "all");
     k->ops->close(k);

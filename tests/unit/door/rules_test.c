@@ -124,6 +124,28 @@ static void chains(void **state)
     turns_close(&rig);
 }
 
+// Thoughts that begin anew behind text count on: one row of them may be chained already.
+static void thoughts_again(void **state)
+{
+    (void)state;
+    static const char twice[] =
+        "<think>\nOne.\n</think>\n\nTwo.<think>\nThree four.\n</think>Five.";
+    const struct {
+        const char *more;
+        uint64_t reasoning;
+    } asks[] = {{"\"thinking_budget\":1000", 21}, {"\"thinking_budget\":12", 12},
+                {"\"thinking_budget\":9", 9},     {"\"thinking_budget\":8", 9},
+                {"\"thinking_budget\":7", 9},     {"\"thinking_budget\":3", 5}};
+    if (!turns_open(&rig, "qwen3", twice)) skip();
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++) {
+        const struct answer a = ask(&api_chat, asks[i].more);
+        if (a.reasoning != asks[i].reasoning)
+            fail_msg("%s: %d thoughts: %s", asks[i].more, (int)a.reasoning, a.body);
+        free(a.body);
+    }
+    turns_close(&rig);
+}
+
 static void messages_of_harmony(void **state)
 {
     (void)state;
@@ -163,9 +185,8 @@ static void with_a_form(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tags),
-        cmocka_unit_test(chains),
-        cmocka_unit_test(messages_of_harmony),
+        cmocka_unit_test(tags),           cmocka_unit_test(chains),
+        cmocka_unit_test(thoughts_again), cmocka_unit_test(messages_of_harmony),
         cmocka_unit_test(with_a_form),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <ftw.h>
+#include <gnutls/gnutls.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,7 +128,7 @@ static void scene_close(struct scene *s)
     nftw(s->dir, unlink_any, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-static struct link *dial(struct scene *s, const struct identity *id)
+static struct link *dial(struct scene *s, struct identity *id)
 {
     struct link *l;
     struct err_text why;
@@ -293,6 +294,140 @@ static void test_strangers_may_only_enroll(void **state)
     scene_close(&s);
 }
 
+static void hear_kind(struct scene *s, struct link *l, enum msg_kind kind, struct msg *m)
+{
+    do {
+        assert_int_equal(hear(s, l, 10, m), OK);
+    } while (m->kind != kind);
+}
+
+static struct link *come_in(struct scene *s, struct identity *id)
+{
+    struct msg m;
+    struct link *l = dial(s, id);
+    say_hello(s, l, "anna");
+    hear_kind(s, l, MSG_WELCOME, &m);
+    return l;
+}
+
+// Over the connection that the old certificate proved, which goes on; for no other name.
+static void test_renewal(void **state)
+{
+    (void)state;
+    struct scene s;
+    struct buf token = {0};
+    struct msg m;
+    struct err_text why;
+    scene_open(&s);
+    struct identity *id = with_token(&s, &token);
+    enroll(&s, id);
+    const int64_t expires_s = identity_expires(id);
+    struct link *l = come_in(&s, id);
+    const struct fleet_worker *w = fleet_worker(s.fleet, 0);
+    assert_non_null(w);
+    assert_int_equal(w->tether->link->expires_s, expires_s);
+    struct msg ask = {.kind = MSG_RENEW,
+                      .renew = {.request_pem = identity_renewal(id, expires_s - 86400)}};
+    assert_non_null(ask.renew.request_pem);
+    say(&s, l, &ask);
+    hear_kind(&s, l, MSG_RENEWED, &m);
+    assert_int_equal(m.renewed.code, OK);
+    if (identity_renewed(id, m.renewed.certificate_pem, &why) != OK) fail_msg("%s", why.s);
+    assert_true(identity_is_stale(id) && identity_expires(id) >= expires_s);
+    assert_int_equal(w->tether->link->expires_s, identity_expires(id));
+    assert_int_equal(fleet_stats_get(s.fleet).renewed, 1);
+    hear_kind(&s, l, MSG_HEARTBEAT, &m);
+    // What is no request is answered with a reason; the connection goes on.
+    usleep(600000);
+    ask.renew.request_pem = "hello";
+    say(&s, l, &ask);
+    hear_kind(&s, l, MSG_RENEWED, &m);
+    assert_int_equal(m.renewed.code, ERR_LINK_AUTH);
+    assert_true(m.renewed.why[0] && !m.renewed.certificate_pem[0]);
+    hear_kind(&s, l, MSG_HEARTBEAT, &m);
+    // Again and again is once too often.
+    say(&s, l, &ask);
+    while (hear(&s, l, 10, &m) == OK)
+        assert_int_not_equal(m.kind, MSG_RENEWED);
+    link_close(l);
+    identity_close(id);
+    // With the new one it comes back.
+    if (identity_open_worker(s.worker, NULL, &id, &why) != OK) fail_msg("%s", why.s);
+    link_close(come_in(&s, id));
+    identity_close(id);
+    buf_fini(&token);
+    scene_close(&s);
+}
+
+static time_t later_than_now(time_t *out)
+{
+    const time_t t = time(NULL) + 2 * 86400;
+    if (out) *out = t;
+    return t;
+}
+
+// By the coordinator's clock, which is ahead of the worker's: the worker is told how to come in
+// again, and one that has a token does.
+static void test_expired(void **state)
+{
+    (void)state;
+    struct scene s;
+    struct buf token = {0}, pem = {0};
+    struct msg m;
+    struct err_text why;
+    struct identity *id, *ca;
+    const int64_t then = time(NULL) - 89 * 86400;
+    scene_open(&s);
+    if (identity_token_new(s.server, then, &token, &why) != OK) fail_msg("%s", why.s);
+    if (identity_open_coordinator(s.server, "test", &ca, &why) != OK) fail_msg("%s", why.s);
+    id = with_token(&s, &token);
+    assert_int_equal(identity_enroll(ca, identity_token_secret(id), "anna",
+                                     identity_public_key_pem(id), then, &pem, &why),
+                     OK);
+    assert_int_equal(identity_accept(id, pem.data, identity_ca_pem(ca), &why), OK);
+    identity_close(id);
+    if (identity_open_worker(s.worker, NULL, &id, &why) != OK) fail_msg("%s", why.s);
+    struct link *open = come_in(&s, id);
+    gnutls_global_set_time_function(later_than_now);
+    struct link *l = dial(&s, id);
+    const void *data;
+    size_t len;
+    err_t e;
+    for (int64_t end = clock_now_us() + 10000000;
+         (e = link_recv(l, &data, &len, &why)) == ERR_AGAIN && clock_now_us() < end;)
+        uv_run(&s.loop, UV_RUN_ONCE);
+    assert_int_equal(e, ERR_LINK_AUTH);
+    assert_non_null(strstr(why.s, "expired"));
+    assert_non_null(strstr(why.s, "trireme token new"));
+    assert_true(identity_is_enrolled(id)); // it has nothing else
+    link_close(l);
+    // The connection that was open goes on, and could still renew it.
+    const struct msg ask = {.kind = MSG_RENEW,
+                            .renew = {.request_pem = identity_renewal(id, time(NULL))}};
+    say(&s, open, &ask);
+    hear_kind(&s, open, MSG_RENEWED, &m);
+    assert_int_equal(m.renewed.code, OK);
+    link_close(open);
+    identity_close(id);
+    buf_clear(&token);
+    id = with_token(&s, &token);
+    assert_true(identity_is_enrolled(id)); // by its clock the certificate is good
+    l = dial(&s, id);
+    while ((e = hear(&s, l, 10, &m)) == OK)
+        ;
+    assert_int_equal(e, ERR_LINK_AUTH);
+    assert_false(identity_is_enrolled(id));
+    link_close(l);
+    enroll(&s, id);
+    link_close(come_in(&s, id));
+    gnutls_global_set_time_function(time);
+    identity_close(id);
+    identity_close(ca);
+    buf_fini(&token);
+    buf_fini(&pem);
+    scene_close(&s);
+}
+
 static void test_silent_strangers_are_sent_away(void **state)
 {
     (void)state;
@@ -333,6 +468,8 @@ int main(void)
         cmocka_unit_test(test_enroll_and_join),
         cmocka_unit_test(test_a_token_serves_once),
         cmocka_unit_test(test_strangers_may_only_enroll),
+        cmocka_unit_test(test_renewal),
+        cmocka_unit_test(test_expired),
         cmocka_unit_test(test_silent_strangers_are_sent_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

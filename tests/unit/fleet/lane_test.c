@@ -531,8 +531,11 @@ static void test_expecting_and_holding(void **state)
     lane_join(&b.lane, 1, true, b.now);
     assert_string_equal(took(&b), "");
     lane_hold(&b.lane, true, b.now);
-    lane_expect(&b.lane, 2, 2, b.now); // the third became a lane of its own
+    lane_expect(&b.lane, 1, 2, b.now); // the others became lanes of their own
     assert_string_equal(took(&b), "");
+    struct err_text said;
+    lane_describe(&b.lane, &said);
+    assert_string_equal(said.s, "measures the links between 2 workers");
     lane_hold(&b.lane, false, b.now);
     serves(&b, "P0 P1 ");
     lane_hold(&b.lane, true, b.now);

@@ -376,6 +376,30 @@ static void test_does_not_fit(void **state)
     assert_int_equal(b.place.members[0].worker, 1);
 }
 
+// A worker of another lane on the host of the first one takes half of its cores: the other one, as
+// fast by itself, has more layers.
+static void test_other_lanes_take_their_part_of_a_host(void **state)
+{
+    (void)state;
+    struct bench b, beside;
+    bench_init(&b, 2, 2);
+    bench_init(&beside, 1, 1);
+    for (int i = 0; i < 2; i++)
+        b.workers[i].n_core = 8;
+    make(&b, 2);
+    assert_int_equal(b.place.members[0].worker, 0);
+    const uint32_t even = b.place.stages[0].layer_to;
+    beside.workers[0].number = 7;
+    beside.workers[0].n_core = 8;
+    b.want.beside = beside.workers;
+    b.want.n_beside = 1;
+    make(&b, 2);
+    const bool is_first = b.place.members[0].worker == 0;
+    const uint32_t less = is_first ? b.place.stages[0].layer_to
+                                   : LAYERS - b.place.stages[1].layer_from;
+    assert_true(less < even);
+}
+
 static void test_one_host_has_its_memory_once(void **state)
 {
     (void)state;
@@ -515,6 +539,7 @@ int main(void)
         cmocka_unit_test(test_windows_have_pages_of_their_own),
         cmocka_unit_test(test_recurrent_models_have_snapshots),
         cmocka_unit_test(test_does_not_fit),
+        cmocka_unit_test(test_other_lanes_take_their_part_of_a_host),
         cmocka_unit_test(test_one_host_has_its_memory_once),
         cmocka_unit_test(test_roads),
         cmocka_unit_test(test_many),

@@ -391,7 +391,7 @@ static void test_lifetime(void **state)
     gnutls_x509_crt_init(&crt);
     assert_int_equal(gnutls_x509_crt_import(crt, &d, GNUTLS_X509_FMT_PEM), 0);
     assert_int_equal(gnutls_x509_crt_get_expiration_time(crt), now + 90 * 86400);
-    assert_int_equal(gnutls_x509_crt_get_activation_time(crt), now - 300);
+    assert_int_equal(gnutls_x509_crt_get_activation_time(crt), now - 86400);
     assert_int_equal(
         gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, name, &n), 0);
     assert_string_equal(name, "life");
@@ -423,6 +423,265 @@ static void test_lifetime(void **state)
     free(key);
 }
 
+// -- renewal --
+
+enum { DAY = 86400 };
+
+// A worker with a certificate that it got so many days ago.
+static struct identity *enrolled_since(const char *name, int days)
+{
+    const int64_t then = time(NULL) - (int64_t)days * DAY;
+    struct err_text why;
+    struct buf pem = {0};
+    char *token = new_token(then);
+    struct identity *w = open_worker(name, token);
+    if (identity_enroll(ca, token + 74, name, identity_public_key_pem(w), then, &pem, &why) ||
+        identity_accept(w, pem.data, identity_ca_pem(ca), &why))
+        fail_msg("%s", why.s);
+    buf_fini(&pem);
+    free(token);
+    return w;
+}
+
+static void test_renewal(void **state)
+{
+    (void)state;
+    const int64_t now = time(NULL);
+    struct err_text why;
+    struct buf pem = {0}, other = {0};
+    struct identity *w = enrolled_since("renew", 55);
+    char *before = slurp(in_base("renew/worker.pem"));
+    assert_int_equal(identity_renewed(w, before, &why), ERR_INVALID); // nobody asked
+    // In the last third of its life, and then once an hour.
+    assert_null(identity_renewal(w, now));
+    assert_null(identity_renewal(w, now + 4 * DAY));
+    const char *request = identity_renewal(w, now + 6 * DAY);
+    assert_non_null(request);
+    assert_null(identity_renewal(w, now + 6 * DAY + 3599));
+    assert_ptr_equal(identity_renewal(w, now + 6 * DAY + 3600), request);
+    assert_non_null(identity_renewal(w, now + 6 * DAY)); // a clock that went back
+    // What is not our name, key or authority changes nothing.
+    assert_int_equal(identity_renew(ca, "robber", request, now, &other, &why), OK);
+    assert_int_equal(identity_renewed(w, other.data, &why), ERR_LINK_AUTH);
+    assert_non_null(strstr(why.s, "another name"));
+    buf_clear(&other);
+    struct identity *o = enrolled_since("robber", 80), *ca2;
+    assert_int_equal(identity_renew(ca, "renew", identity_renewal(o, now), now, &other, &why), OK);
+    assert_int_equal(identity_renewed(w, other.data, &why), ERR_LINK_AUTH);
+    assert_non_null(strstr(why.s, "another key"));
+    buf_clear(&other);
+    assert_int_equal(identity_open_coordinator(in_base("ca-renew"), "home", &ca2, &why), OK);
+    assert_int_equal(identity_renew(ca2, "renew", request, now, &other, &why), OK);
+    assert_int_equal(identity_renewed(w, other.data, &why), ERR_LINK_AUTH);
+    assert_non_null(strstr(why.s, "another authority"));
+    assert_int_equal(identity_renewed(w, "no certificate", &why), ERR_CONFIG);
+    assert_int_equal(identity_renew(ca, "renew", request, now - 91 * DAY, &pem, &why), OK);
+    assert_int_equal(identity_renewed(w, pem.data, &why), ERR_LINK_AUTH);
+    assert_non_null(strstr(why.s, "expired"));
+    char *still = slurp(in_base("renew/worker.pem"));
+    assert_string_equal(still, before);
+    assert_false(identity_is_stale(w));
+    // The right one is kept, and the next opening uses it.
+    buf_clear(&pem);
+    assert_int_equal(identity_renew(ca, "renew", request, now, &pem, &why), OK);
+    assert_int_equal(identity_renewed(w, pem.data, &why), OK);
+    assert_true(identity_is_stale(w) && identity_is_enrolled(w));
+    assert_int_equal(identity_expires(w), now + 90 * DAY);
+    assert_null(identity_renewal(w, now + 6 * DAY));
+    assert_int_equal(identity_renewed(w, pem.data, &why), ERR_INVALID);
+    char *after = slurp(in_base("renew/worker.pem"));
+    assert_string_equal(after, pem.data);
+    assert_int_equal(mode_of(in_base("renew/worker.pem")), 0600);
+    identity_close(w);
+    w = open_worker("renew", NULL);
+    assert_true(identity_is_enrolled(w) && !identity_is_stale(w));
+    assert_int_equal(identity_expires(w), now + 90 * DAY);
+    identity_close(w);
+    identity_close(o);
+    identity_close(ca2);
+    buf_fini(&pem);
+    buf_fini(&other);
+    free(before);
+    free(still);
+    free(after);
+}
+
+// A short life: a request when a third of it is left, and then each second.
+static void test_short_life(void **state)
+{
+    (void)state;
+    const int64_t now = time(NULL);
+    identity_set_life(ca, 30);
+    struct identity *w = enrolled_since("short", 0);
+    identity_set_life(ca, IDENTITY_LIFE_S);
+    assert_null(identity_renewal(w, now + 18));
+    assert_non_null(identity_renewal(w, now + 22));
+    assert_null(identity_renewal(w, now + 22));
+    assert_non_null(identity_renewal(w, now + 23));
+    assert_non_null(identity_renewal(w, now + 1000)); // as long as a connection is there to ask
+    identity_close(w);
+}
+
+// A request over another kind of key, signed with it.
+static void foreign_request(struct buf *pem)
+{
+    gnutls_x509_privkey_t key;
+    gnutls_x509_crq_t crq;
+    gnutls_datum_t d;
+    gnutls_x509_privkey_init(&key);
+    gnutls_x509_crq_init(&crq);
+    assert_int_equal(gnutls_x509_privkey_generate(key, GNUTLS_PK_ECDSA, 256, 0), 0);
+    gnutls_x509_crq_set_version(crq, 1);
+    assert_int_equal(gnutls_x509_crq_set_key(crq, key), 0);
+    assert_int_equal(gnutls_x509_crq_sign2(crq, key, GNUTLS_DIG_SHA256, 0), 0);
+    assert_int_equal(gnutls_x509_crq_export2(crq, GNUTLS_X509_FMT_PEM, &d), 0);
+    buf_add(pem, d.data, d.size);
+    gnutls_free(d.data);
+    gnutls_x509_crq_deinit(crq);
+    gnutls_x509_privkey_deinit(key);
+}
+
+static void test_bad_requests(void **state)
+{
+    (void)state;
+    const int64_t now = time(NULL);
+    struct err_text why;
+    struct buf pem = {0}, foreign = {0};
+    struct identity *w = enrolled_since("asker", 80);
+    char *request = strdup(identity_renewal(w, now));
+    assert_int_equal(identity_renew(w, "asker", request, now, &pem, &why), ERR_INVALID);
+    assert_int_equal(identity_renew(ca, "../asker", request, now, &pem, &why), ERR_LINK_AUTH);
+    assert_int_equal(identity_renew(ca, "asker", "", now, &pem, &why), ERR_LINK_AUTH);
+    assert_int_equal(identity_renew(ca, "asker", "hello", now, &pem, &why), ERR_LINK_AUTH);
+    assert_int_equal(identity_renew(ca, "asker", identity_ca_pem(ca), now, &pem, &why),
+                     ERR_LINK_AUTH);
+    foreign_request(&foreign);
+    assert_int_equal(identity_renew(ca, "asker", foreign.data, now, &pem, &why), ERR_LINK_AUTH);
+    assert_non_null(strstr(why.s, "Ed25519"));
+    // One whose signature or key was altered: each letter of its text in turn.
+    char *at = strchr(request, '\n') + 1;
+    for (; *at != '-'; at += 7) {
+        const char was = *at;
+        if (was == '\n' || was == '=') continue;
+        *at = was == 'A' ? 'B' : 'A';
+        assert_int_equal(identity_renew(ca, "asker", request, now, &pem, &why), ERR_LINK_AUTH);
+        *at = was;
+    }
+    assert_int_equal(pem.len, 0);
+    assert_int_equal(identity_renew(ca, "asker", request, now, &pem, &why), OK);
+    identity_close(w);
+    buf_fini(&pem);
+    buf_fini(&foreign);
+    free(request);
+}
+
+// By its own clock expired: how to get in again, unless the clocks may differ.
+static void test_expired(void **state)
+{
+    (void)state;
+    struct err_text why;
+    struct identity *w;
+    struct buf pem = {0};
+    const int64_t now = time(NULL);
+    w = enrolled_since("past", 80);
+    const char *request = identity_renewal(w, now);
+    assert_int_equal(identity_renew(ca, "past", request, now - 90 * DAY - 3600, &pem, &why), OK);
+    identity_close(w);
+    assert_int_equal(identity_write_file(in_base("past/worker.pem"), pem.data, pem.len, &why), OK);
+    w = open_worker("past", NULL); // the coordinator's clock decides
+    assert_true(identity_is_enrolled(w));
+    request = identity_renewal(w, now);
+    buf_clear(&pem);
+    assert_int_equal(identity_renew(ca, "past", request, now - 92 * DAY, &pem, &why), OK);
+    identity_close(w);
+    assert_int_equal(identity_write_file(in_base("past/worker.pem"), pem.data, pem.len, &why), OK);
+    assert_int_equal(identity_open_worker(in_base("past"), NULL, &w, &why), ERR_CONFIG);
+    assert_non_null(strstr(why.s, "expired on 20"));
+    assert_non_null(strstr(why.s, "trireme token new"));
+    assert_non_null(strstr(why.s, "--token-file"));
+    char *token = new_token(now);
+    w = open_worker("past", token);
+    assert_false(identity_is_enrolled(w));
+    identity_close(w);
+    buf_fini(&pem);
+    free(token);
+}
+
+// -- the roll --
+
+struct seen {
+    const char *name;
+    uint32_t n, n_good;
+    bool is_revoked;
+    int64_t expires_s;
+};
+
+static void see(void *arg, const struct identity_worker *w)
+{
+    struct seen *s = arg;
+    assert_true(strlen(w->serial) == 32 && w->issued_s <= w->expires_s);
+    if (strcmp(w->name, s->name) != 0) return;
+    s->n++;
+    s->n_good = w->n_good;
+    s->is_revoked = w->is_revoked;
+    s->expires_s = w->expires_s;
+}
+
+static struct seen look_up(const char *name, int64_t now)
+{
+    struct seen s = {.name = name};
+    struct err_text why;
+    assert_int_equal(identity_workers(in_base("deep/ca"), now, see, &s, &why), OK);
+    return s;
+}
+
+static void test_roll(void **state)
+{
+    (void)state;
+    const int64_t now = time(NULL);
+    struct err_text why;
+    struct buf pem = {0};
+    struct identity *w = enrolled_since("roll", 80);
+    char *request = strdup(identity_renewal(w, now));
+    struct seen s = look_up("roll", now);
+    assert_true(s.n == 1 && s.n_good == 1 && !s.is_revoked && s.expires_s == now + 10 * DAY);
+    assert_int_equal(identity_renew(ca, "roll", request, now, &pem, &why), OK);
+    s = look_up("roll", now);
+    assert_true(s.n == 1 && s.n_good == 2 && s.expires_s == now + 90 * DAY);
+    assert_int_equal(look_up("roll", now + 11 * DAY).n_good, 1);
+    assert_int_equal(look_up("nobody", now).n, 0);
+    // It does not grow without end, and is read whatever somebody wrote into it.
+    for (int i = 0; i < 70; i++)
+        assert_int_equal(identity_renew(ca, "roll", request, now, &pem, &why), OK);
+    assert_int_equal(look_up("roll", now).n_good, 64);
+    static const char odd[] = "rubbish\n\n0f 1 zwei\n00112233445566778899aabbccddeeff 1 2\nend";
+    assert_int_equal(identity_write_file(in_base("deep/ca/roll/odd"), odd, sizeof odd - 1, &why),
+                     OK);
+    s = look_up("odd", 1);
+    assert_true(s.n == 1 && s.n_good == 1 && s.expires_s == 2);
+    assert_int_equal(unlink(in_base("deep/ca/roll/odd")), 0);
+    // Revoked: no other certificate and no token, until that is taken back.
+    bool was;
+    assert_int_equal(identity_revoke(in_base("deep/ca"), "../x", true, &was, &why), ERR_INVALID);
+    assert_int_equal(identity_revoke(in_base("deep"), "roll", true, &was, &why), ERR_CONFIG);
+    assert_int_equal(identity_revoke(in_base("deep/ca"), "roll", true, &was, &why), OK);
+    assert_false(was);
+    assert_int_equal(identity_revoke(in_base("deep/ca"), "roll", true, &was, &why), OK);
+    assert_true(was && look_up("roll", now).is_revoked);
+    assert_int_equal(mode_of(in_base("deep/ca/revoked")), 0700);
+    assert_int_equal(identity_renew(ca, "roll", request, now, &pem, &why), ERR_LINK_AUTH);
+    assert_non_null(strstr(why.s, "revoked"));
+    char *token = new_token(now);
+    assert_int_equal(enroll(token + 74, "roll", identity_public_key_pem(w), now), ERR_LINK_AUTH);
+    assert_int_equal(identity_revoke(in_base("deep/ca"), "roll", false, &was, &why), OK);
+    assert_true(was && !look_up("roll", now).is_revoked);
+    assert_int_equal(enroll(token + 74, "roll", identity_public_key_pem(w), now), OK);
+    identity_close(w);
+    buf_fini(&pem);
+    free(request);
+    free(token);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -431,7 +690,9 @@ int main(void)
         cmocka_unit_test(test_write_file), cmocka_unit_test(test_token_text),
         cmocka_unit_test(test_token_once), cmocka_unit_test(test_token_times),
         cmocka_unit_test(test_token_race), cmocka_unit_test(test_accept),
-        cmocka_unit_test(test_lifetime),
+        cmocka_unit_test(test_lifetime),   cmocka_unit_test(test_renewal),
+        cmocka_unit_test(test_short_life), cmocka_unit_test(test_bad_requests),
+        cmocka_unit_test(test_expired),    cmocka_unit_test(test_roll),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -135,7 +135,7 @@ static err_t recv_within(struct link *l, int ms, const void **data, size_t *len,
     }
 }
 
-static err_t meet(const struct identity *id, struct link **client, struct link **server)
+static err_t meet(struct identity *id, struct link **client, struct link **server)
 {
     struct err_text why = {{0}};
     const void *data;
@@ -339,7 +339,7 @@ static void test_wrong_fingerprint(void **state)
 // -- not let in --
 
 // The server refuses; the client learns it from the server's alert.
-static void refused(const struct identity *id, const char *words)
+static void refused(struct identity *id, const char *words)
 {
     struct link *c, *s;
     struct err_text why = {{0}};
@@ -432,7 +432,7 @@ static void test_revoked(void **state)
     assert_non_null(strstr(why.s, "revoked"));
     link_close(c);
     link_close(s);
-    refused(w, "refused us");
+    refused(w, "has revoked this worker");
     // Nor does the name come back with a new token.
     struct buf pem = {0};
     char *token = new_token("ca", time(NULL));

@@ -146,6 +146,20 @@ static void test_unigram(void **state)
     tokenizer_close(t);
 }
 
+// As the library writes files: with white space behind values.
+static void test_unigram_bytes(void **state)
+{
+    (void)state;
+    put_str("tokenizer.json",
+            "{\n  \"model\": {\n    \"type\": \"Unigram\",\n    \"unk_id\": 0,\n    \"vocab\": "
+            "[[\"<unk>\", 0.0], [\"a\", -3.0], [\"<0xC3>\", 0.0], [\"<0xA9>\", 0.0]],\n"
+            "    \"byte_fallback\": true\n  }\n}\n");
+    struct tokenizer *t = open_ok();
+    check(t, "a\xc3\xa9", 0, "1 2 3");
+    check(t, "\xc3\xa8", 0, "0"); // one of its bytes has no piece
+    tokenizer_close(t);
+}
+
 static void check_bad(const char *name, const char *data, size_t len, const char *part)
 {
     struct tokenizer *t = NULL;
@@ -334,9 +348,9 @@ static void test_templates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        IN_FOLDER(test_json),      IN_FOLDER(test_facts), IN_FOLDER(test_unigram),
-        IN_FOLDER(test_bad_json),  IN_FOLDER(test_spm),   IN_FOLDER(test_tekken),
-        IN_FOLDER(test_templates),
+        IN_FOLDER(test_json),          IN_FOLDER(test_facts),     IN_FOLDER(test_unigram),
+        IN_FOLDER(test_unigram_bytes), IN_FOLDER(test_bad_json),  IN_FOLDER(test_spm),
+        IN_FOLDER(test_tekken),        IN_FOLDER(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -156,6 +156,30 @@ static const struct one cases[] = {
      "<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Oslo"
      "</parameter>\n</invoke>\n<invoke name=\"now\">\n</invoke>\n</minimax:tool_call>",
      "C[get_weather]A[{\"city\":\"Oslo\"}]EC[now]A[{}]E", 0},
+    {"seed", "<seed:think>",
+     "so</seed:think><seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo\nü</parameter>"
+     "\n<parameter=days>2</parameter>\n</function>\n</seed:tool_call>",
+     "R[so]C[get_weather]A[{\"city\":\"Oslo\\nü\",\"days\":2}]E", 0},
+    {"functionary", "",
+     "<function=get_weather>{\"city\": \"Oslo\"}</function><function=now>{}</function>",
+     "C[get_weather]A[{\"city\": \"Oslo\"}]EC[now]A[{}]E", 0},
+    {"kimi", "",
+     "Ok.<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+     "<|tool_call_argument_begin|>{\"city\": \"Oslo\"}<|tool_call_end|><|tool_call_begin|>"
+     "functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
+     "T[Ok.]C[get_weather]A[{\"city\": \"Oslo\"}]EC[now]A[{}]E", 0},
+    {"tool-calls", "",
+     "\n<tool_calls>[{\"name\": \"now\", \"arguments\": {}, \"id\": \"1\"}, {\"name\": \"now\", "
+     "\"arguments\": {\"a\": 1}}]</tool_calls>",
+     "C[now]A[{}]EC[now]A[{\"a\": 1}]E", 0},
+    {"nemotron", "", "<TOOLCALL>[{\"name\": \"now\", \"arguments\": {\"a\": 1}}]</TOOLCALL>",
+     "C[now]A[{\"a\": 1}]E", 0},
+    {"granite", "", "<|tool_call|>[{\"name\": \"now\", \"arguments\": {\"a\": 1}}]",
+     "C[now]A[{\"a\": 1}]E", 0},
+    {"firefunction", "", " functools[{\"name\": \"now\", \"arguments\": {\"a\": 1}}]",
+     "C[now]A[{\"a\": 1}]E", 0},
+    {"lfm2", "", "<|tool_call_start|>[now(), get_weather(city=\"Oslo\")]<|tool_call_end|>Done.",
+     "C[now]A[{}]EC[get_weather]A[{\"city\":\"Oslo\"}]ET[Done.]", 0},
     // braces
     {"gemma", "",
      "<|tool_call>call:get_weather{city:<|\"|>Os{l}o<|\"|>,days:2,opts:{a:[true,null]}}"

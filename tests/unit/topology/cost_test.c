@@ -27,7 +27,7 @@ static void tied_head_is_counted_once_per_stage(void **state)
     assert_int_equal(first.weights + last.weights, whole.weights + m.embed_bytes + 128);
     assert_int_equal(whole.kv, 1024ull * 4 * 2 * 4 * 64 * 2);
     assert_int_equal(first.kv + last.kv, whole.kv);
-    assert_int_equal(last.workspace - first.workspace, 4 * 32000);
+    assert_int_equal(last.workspace - first.workspace, 4 * 32 * (32000 + 2 * 1024));
     assert_int_equal(whole.reserve, 80000000);
     d.unified = true;
     d.mem_bytes = 128000000000;
@@ -40,7 +40,7 @@ static void tied_head_is_counted_once_per_stage(void **state)
 static void times_follow_the_roofline(void **state)
 {
     (void)state;
-    struct cost_model m = model_of(1, 100000000);
+    struct cost_model m = model_of(2, 100000000);
     m.layers[0].kv_elems = 4;
     m.layers[0].seen_flops = 8;
     struct cluster_device d = {
@@ -49,6 +49,11 @@ static void times_follow_the_roofline(void **state)
     double read_ns = 1e7, math_ns = 2.0 * 1000 * 2e8 / 1e12 * 1e9;
     assert_true(fabs((double)cost_layer_ns(&m, &d, &one, 0) / read_ns - 1) < 1e-3);
     assert_true(fabs((double)cost_layer_ns(&m, &d, &many, 0) / math_ns - 1) < 1e-3);
+    // Of the last layer's rows only one goes on behind the mixer; all would be asked for.
+    m.layers[1] = m.layers[0];
+    assert_true(fabs((double)cost_layer_ns(&m, &d, &many, 1) / read_ns - 1) < 1e-2);
+    const struct cost_step asked = {1000, 1, 1000, 0, 2};
+    assert_int_equal(cost_layer_ns(&m, &d, &asked, 1), cost_layer_ns(&m, &d, &many, 0));
     d.int8_ops_per_s = 0; // not known: at f32
     assert_true(fabs((double)cost_layer_ns(&m, &d, &many, 0) / (10 * math_ns) - 1) < 1e-3);
     struct cluster_link l = {100, 4096e6};
@@ -69,7 +74,7 @@ static void times_follow_the_roofline(void **state)
 static void experts_are_read_as_they_are_chosen(void **state)
 {
     (void)state;
-    struct cost_model m = model_of(1, 0);
+    struct cost_model m = model_of(2, 0);
     struct cluster_device d = {
         .read_bytes_per_s = 1e10, .int8_ops_per_s = 1e12, .f32_flops_per_s = 1e11};
     m.layers[0].kv_elems = 0;

@@ -358,6 +358,41 @@ static void parts_can_be_given(void **state)
     assert_non_null(strstr(why.s, "no experts"));
 }
 
+// A group of experts among equals near each other divides attention and head too.
+static void equals_divide_the_dense_work(void **state)
+{
+    (void)state;
+    static struct cluster c;
+    struct cost_model m = mixed_model(8, 50 << 20, 16);
+    struct plan_ask ask = ask_of(PLAN_THROUGHPUT);
+    static struct plan led, p;
+    memset(&c, 0, sizeof c);
+    set_device(&c, 0, 10e9, 8e9);
+    set_device(&c, 1, 10e9, 8e9);
+    all_links(&c, 5, 4e9);
+    ask.split = SPLIT_EXPERTS;
+    ask.n_member = 2;
+    assert_int_equal(plan_make(&m, &c, &ask, &led, NULL), OK);
+    assert_int_equal(led.stages[0].split, SPLIT_EXPERTS);
+    ask.divides_dense = true;
+    assert_int_equal(plan_make(&m, &c, &ask, &p, NULL), OK);
+    check_plan(&m, &c, &p);
+    assert_int_equal(p.stages[0].split, SPLIT_TENSOR);
+    assert_true(p.bottleneck_us < led.bottleneck_us);
+    // Not if parts are given, members differ, or handing over costs more than it saves.
+    ask.part[0] = ask.part[1] = SHARE_TOTAL / 2;
+    assert_int_equal(plan_make(&m, &c, &ask, &p, NULL), OK);
+    assert_int_equal(p.stages[0].split, SPLIT_EXPERTS);
+    ask.part[0] = ask.part[1] = 0;
+    all_links(&c, 4000, 4e9);
+    assert_int_equal(plan_make(&m, &c, &ask, &p, NULL), OK);
+    assert_int_equal(p.stages[0].split, SPLIT_EXPERTS);
+    all_links(&c, 5, 4e9);
+    set_device(&c, 1, 9e9, 8e9);
+    assert_int_equal(plan_make(&m, &c, &ask, &p, NULL), OK);
+    assert_int_equal(p.stages[0].split, SPLIT_EXPERTS);
+}
+
 // Two stages of two members each, as asked.
 static void groups_make_a_pipeline(void **state)
 {
@@ -521,6 +556,7 @@ int main(void)
         cmocka_unit_test(tensor_groups_need_near_links),
         cmocka_unit_test(experts_go_where_there_is_room),
         cmocka_unit_test(parts_can_be_given),
+        cmocka_unit_test(equals_divide_the_dense_work),
         cmocka_unit_test(groups_make_a_pipeline),
         cmocka_unit_test(far_devices_are_lanes_of_their_own),
         cmocka_unit_test(lanes_equal_brute_force),

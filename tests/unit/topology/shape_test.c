@@ -35,6 +35,7 @@ static void every_name_opens(void **state)
         {"gpt-oss-20b", "gpt_oss", "MXFP4", 24, 13.8, 0.2},
         {"gpt-oss-120b", "gpt_oss", "MXFP4", 36, 65.2, 0.5},
         {"llama-3.1-8b", "llama", "BF16", 32, 16.06, 0.1},
+        {"llama-3.2-1b", "llama", "BF16", 16, 2.47, 0.02},
         {"llama-3.3-70b-int4", "llama", "int4", 80, 39.8 * 1.03, 2},
         {"minimax-m2", "minimax_m2", "FP8", 62, 230 * 1.125, 5},
         {"mistral-small-4-119b-nvfp4", "mistral4", "NVFP4", 36, 72, 3},

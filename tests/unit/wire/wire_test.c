@@ -393,6 +393,18 @@ static void test_small_kinds(void **state)
     assert_string_equal(t.out.enrolled.certificate_pem, "cert\n");
     assert_string_equal(t.out.enrolled.ca_pem, "ca\n");
     trip_fini(&t);
+
+    m = (struct msg){.kind = MSG_RENEW, .renew = {"-----X\nabc\n"}};
+    trip_ok(&t, &m);
+    assert_string_equal(t.out.renew.request_pem, "-----X\nabc\n");
+    trip_fini(&t);
+
+    m = (struct msg){.kind = MSG_RENEWED, .renewed = {"cert\n", ERR_SYSTEM, "no disk"}};
+    trip_ok(&t, &m);
+    assert_string_equal(t.out.renewed.certificate_pem, "cert\n");
+    assert_int_equal(t.out.renewed.code, ERR_SYSTEM);
+    assert_string_equal(t.out.renewed.why, "no disk");
+    trip_fini(&t);
 }
 
 // -- limits --
@@ -714,6 +726,11 @@ static void test_rules_rest(void **state)
     struct msg d = {.kind = MSG_ENROLLED, .enrolled = {"c", "a"}};
     REFUSED(d, m.enrolled.certificate_pem = long_pem);
     REFUSED(d, m.enrolled.ca_pem = "\x1b");
+    struct msg n = {.kind = MSG_RENEW, .renew = {"r"}};
+    REFUSED(n, m.renew.request_pem = long_pem);
+    struct msg g = {.kind = MSG_RENEWED, .renewed = {"c", 0, ""}};
+    REFUSED(g, m.renewed.certificate_pem = "\x7f");
+    REFUSED(g, m.renewed.why = "a\nb");
 }
 
 // -- bytes that wire_pack would not make --
@@ -997,6 +1014,7 @@ static void test_names(void **state)
     (void)state;
     assert_string_equal(wire_kind_name(MSG_HELLO), "hello");
     assert_string_equal(wire_kind_name(MSG_ENROLLED), "enrolled");
+    assert_string_equal(wire_kind_name(MSG_RENEWED), "renewed");
     assert_string_equal(wire_kind_name((enum msg_kind)0), "unknown");
     assert_string_equal(wire_kind_name((enum msg_kind)99), "unknown");
 }

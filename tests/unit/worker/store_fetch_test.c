@@ -156,7 +156,7 @@ static bool serve(struct script *s)
             answer(s, &m.fetch);
         }
         arena_fini(&a);
-        store_fetch_letter_done(l);
+        compute_letter_free(l);
         if (is_end) return true;
     }
     return false;

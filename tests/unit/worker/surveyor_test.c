@@ -65,7 +65,7 @@ static const struct msg_surveyed *hear(struct crew *c, int i)
     }
     arena_reset(&c->arena);
     if (wire_unpack(l->bytes.data, l->bytes.len, &c->arena, &c->said, &why)) fail_msg("%s", why.s);
-    surveyor_letter_free(l);
+    compute_letter_free(l);
     assert_int_equal(c->said.kind, MSG_SURVEYED);
     return &c->said.surveyed;
 }
