@@ -145,8 +145,7 @@ static void crowd_stages(struct lane *l, const struct bench_predict_ask *ask, ui
 static double work_us(const struct lane *l, const struct bench_predict_ask *ask,
                       const struct passage *p, uint32_t n_draw, double n_core)
 {
-    const double control =
-        CONTROL_US + CONTROL_WORKER_US * ask->n_worker + CONTROL_ROW_US * n_draw;
+    const double control = CONTROL_US + CONTROL_WORKER_US * ask->n_worker + CONTROL_ROW_US * n_draw;
     const double threads = fmin(ask->n_threads, n_core);
     if (l->n_stage > 1 || ask->n_worker == 1) return (p->sum_us * threads + control) / n_core;
     // Members of a group wait for each other with their cores in hand: what keeps one keeps all.

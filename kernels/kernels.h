@@ -139,11 +139,11 @@ struct attn_place {
     int32_t n_tok, n_head;
     const float *q_norm, *k_norm; // (head_dim) or NULL: none
     float eps;
-    const struct rope *rope; // NULL: no turning
-    const float *cos_sin;    // of rope_table
-    bool is_unit;            // the norm without a weight
-    const float *q_scale;    // (n_tok) or NULL
-    struct kv_view kv;       // not v_in_k
+    const struct rope *rope;     // NULL: no turning
+    const float *cos_sin;        // of rope_table
+    bool is_unit;                // the norm without a weight
+    const float *q_scale;        // (n_tok) or NULL
+    struct kv_view kv;           // not v_in_k
     const struct attn_run *runs; // all n_tok rows
     int32_t n_run;
 };

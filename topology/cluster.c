@@ -174,7 +174,8 @@ err_t cluster_check_device(const struct cluster_device *d, struct err_text *why)
         e = check_number(d->name, "int8_ops_per_s", d->int8_ops_per_s, 1e6, 1e19, why);
     if (!e) e = check_number(d->name, "host_cores", d->host_cores, 0, THREADS_MAX, why);
     if (!e && d->host_read_bytes_per_s != 0)
-        e = check_number(d->name, "host_read_bytes_per_s", d->host_read_bytes_per_s, 1e6, 1e16, why);
+        e = check_number(d->name, "host_read_bytes_per_s", d->host_read_bytes_per_s, 1e6, 1e16,
+                         why);
     return e ? e : check_number(d->name, "f32_flops_per_s", d->f32_flops_per_s, 1e6, 1e19, why);
 }
 

@@ -277,8 +277,8 @@ static uint64_t rows_of_step(const struct cost_ask *a)
 }
 
 // What a backend takes for itself: the inputs of products in 8 bits, as they are, with what they
-// leave over, and gathered for experts; a GPU's also the partial sums of attention (32 MiB), weights
-// expanded to 16 bits (64), its library of products (32) and the lists of steps (8).
+// leave over, and gathered for experts; a GPU's also the partial sums of attention (32 MiB),
+// weights expanded to 16 bits (64), its library of products (32) and the lists of steps (8).
 static uint64_t scratch_bytes(const struct cost_model *m, const struct cost_ask *a,
                               const struct cluster_device *d)
 {

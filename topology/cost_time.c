@@ -350,9 +350,8 @@ struct cost_time cost_time_of(const struct cost_model *m, const struct cost_grou
     struct cost_time layer = {0};
     if (from == 0) cost_time_embed(m, g, s, &t);
     for (int32_t i = from; i < to; i++) {
-        const bool is_alike =
-            i > from && i + 1 < m->n_layer && // the last one has fewer rows
-            !memcmp(&m->layers[i], &m->layers[i - 1], sizeof *m->layers);
+        const bool is_alike = i > from && i + 1 < m->n_layer && // the last one has fewer rows
+                              !memcmp(&m->layers[i], &m->layers[i - 1], sizeof *m->layers);
         if (!is_alike) {
             memset(&layer, 0, sizeof layer);
             cost_time_layer(m, g, s, i, &layer);

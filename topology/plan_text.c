@@ -143,7 +143,7 @@ void plan_text(const struct cost_model *m, const struct cluster *c, const struct
 // ---- several plans
 
 // Where the time of a decode step goes.
-static void add_kinds(struct buf *out, const struct plan *p)
+static void add_kinds(struct buf *out, const struct plan *p, bool is_of_experts)
 {
     static const char *const names[COST_KINDS] = {
         [COST_OF_ATTENTION] = "attention",
@@ -158,6 +158,9 @@ static void add_kinds(struct buf *out, const struct plan *p)
         for (int k = 0; k < COST_KINDS; k++)
             if (st->kinds_us[k] > 0) buf_printf(out, " %s %.1f us,", names[k], st->kinds_us[k]);
         buf_printf(out, " hop %.1f us\n", st->hop_us);
+        if (st->split == SPLIT_TENSOR && is_of_experts)
+            buf_str(out, "    its members are alike: they divide attention and head too, which is "
+                         "faster than a lead that has all of it\n");
     }
 }
 
@@ -203,7 +206,7 @@ void plan_rank_text(const struct cost_model *m, const struct cluster *c, const s
             buf_str(out, "  devices in the order listed (too many to try all)\n");
         for (int32_t k = 0; k < o->n_lane; k++) {
             if (i == 0) add_stages(out, m, c, &o->lanes[k]);
-            if (explain) add_kinds(out, &o->lanes[k]);
+            if (explain) add_kinds(out, &o->lanes[k], o->kind == PLAN_EXPERTS);
         }
     }
     buf_printf(out, "%s\n", r->verdict);

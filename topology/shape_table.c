@@ -23,24 +23,27 @@ static const struct shape_type mxfp4 = {"MXFP4", EXPERTS_OF(DT_MXFP4)};
 static const struct shape_type nvfp4 = {"NVFP4", EXPERTS_OF(DT_NVFP4)};
 
 #define LLAMA3_ROPE(factor)                                                                        \
-    "\"rope_theta\":500000.0,\"rope_scaling\":{\"factor\":" factor ",\"high_freq_factor\":4.0,"      \
+    "\"rope_theta\":500000.0,\"rope_scaling\":{\"factor\":" factor ",\"high_freq_factor\":4.0,"    \
     "\"low_freq_factor\":1.0,\"original_max_position_embeddings\":8192,"                           \
     "\"rope_type\":\"llama3\"},\"max_position_embeddings\":131072,"
 
 static const char llama_3_1_8b[] =
     "\"model_type\":\"llama\",\"hidden_size\":4096,\"intermediate_size\":14336,"
     "\"num_attention_heads\":32,\"num_key_value_heads\":8,"
-    "\"vocab_size\":128256," LLAMA3_ROPE("8.0") "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":false";
+    "\"vocab_size\":128256," LLAMA3_ROPE(
+        "8.0") "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":false";
 
 static const char llama_3_2_1b[] =
     "\"model_type\":\"llama\",\"hidden_size\":2048,\"intermediate_size\":8192,"
     "\"num_attention_heads\":32,\"num_key_value_heads\":8,\"head_dim\":64,"
-    "\"vocab_size\":128256," LLAMA3_ROPE("32.0") "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true";
+    "\"vocab_size\":128256," LLAMA3_ROPE(
+        "32.0") "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true";
 
 static const char llama_3_3_70b[] =
     "\"model_type\":\"llama\",\"hidden_size\":8192,\"intermediate_size\":28672,"
     "\"num_attention_heads\":64,\"num_key_value_heads\":8,\"head_dim\":128,"
-    "\"vocab_size\":128256," LLAMA3_ROPE("8.0") "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":false";
+    "\"vocab_size\":128256," LLAMA3_ROPE(
+        "8.0") "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":false";
 
 static const char smollm2_135m[] =
     "\"model_type\":\"llama\",\"hidden_size\":576,\"intermediate_size\":1536,"

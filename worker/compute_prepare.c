@@ -309,6 +309,7 @@ static err_t connect_stages(struct compute *c, const struct msg_connect *m, stru
     if (!e) e = compute_near_connect(c, NEAR_AFTER, m, why);
     if (e) return e;
     stage_stay(c->held.stage, before->inner, after->inner);
+    if (stage_kernels(c->held.stage)->is_host) return OK;
     if (after->inner || after->why[0])
         log_info("epoch %llu: activations go to stage %u %s%s",
                  (unsigned long long)c->config.plan.epoch, c->config.plan.stage + 1,

@@ -63,8 +63,8 @@ struct place_want {
     uint32_t road;               // 0: local if all stages share a process, else UCX
     double hop_us_max;           // slowest link between stages; 0: the planner's
     const struct survey *survey; // measured links, by the workers' numbers; NULL: all are guessed
-    // Workers of other lanes: those on the hosts of this one have their part of the host's cores and
-    // bandwidth.
+    // Workers of other lanes: those on the hosts of this one have their part of the host's cores
+    // and bandwidth.
     const struct place_worker *beside;
     uint32_t n_beside;
 };

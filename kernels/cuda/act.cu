@@ -65,7 +65,7 @@ static void each(struct kernels *k, Op op, const float *a, const float *b, int64
     if (n < 1) return;
     if (!(n % 4) && !(((uintptr_t)a | (uintptr_t)b | (uintptr_t)out) % 16))
         LAUNCH_NEXT(c, act_fours<Op>, blocks_of(c, n / 4), ACT_BLOCK, 0, op, (const float4 *)a,
-               (const float4 *)b, n / 4, (float4 *)out);
+                    (const float4 *)b, n / 4, (float4 *)out);
     else
         LAUNCH_NEXT(c, act_each<Op>, blocks_of(c, n), ACT_BLOCK, 0, op, a, b, n, out);
 }
@@ -142,5 +142,5 @@ void cuda_act_gather_experts(struct kernels *k, const float *x, const int32_t *r
     const int64_t all = (int64_t)n * cols;
     if (all)
         LAUNCH_NEXT(c, act_gather, blocks_of(c, all), ACT_BLOCK, 0, x, row, order, expert, all,
-               cols, out);
+                    cols, out);
 }

@@ -11,8 +11,8 @@ enum {
     ATTN_PART_BYTES = 32 << 20, // for partial softmaxes
     ATTN_SPLIT_TOK = 128,       // fewest positions of a split where splits are absolute
     ATTN_FEW_ROWS = 16,
-    ATTN_UNEVEN = 8,  // pieces that a long run among short ones may have when no length is known
-    ATTN_AT_ONCE = 4  // thread blocks that a processor has registers for
+    ATTN_UNEVEN = 8, // pieces that a long run among short ones may have when no length is known
+    ATTN_AT_ONCE = 4 // thread blocks that a processor has registers for
 };
 
 struct cuda_attn {
@@ -224,7 +224,7 @@ static void attend(struct cuda *c, const struct attn_args *args, struct attn_dev
             const unsigned x = (unsigned)(p.n_block - b < n_block ? p.n_block - b : n_block);
             const unsigned z = (unsigned)(heads - h < n_head ? heads - h : n_head);
             LAUNCH_NEXT(c, k->fn, dim3(x, (unsigned)a->n_split, z), (unsigned)k->threads, k->shared,
-                   *a);
+                        *a);
             if (a->n_split > 1) attn_plain_combine(c, a, (int32_t)x, (int32_t)z, p.n_row);
         }
 }

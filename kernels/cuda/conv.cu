@@ -84,7 +84,7 @@ static void conv_launch(struct cuda *c, const struct conv_dev *a, int32_t n_run,
     LAUNCH_NEXT(c, conv_kernel<TAPS>, grid, CONV_THREADS, 0, *a);
     if (grid.y > 1)
         LAUNCH_NEXT(c, conv_state_kernel<TAPS>, dim3(blocks, 1, (unsigned)n_run), CONV_THREADS, 0,
-               *a);
+                    *a);
 }
 
 void cuda_conv_run(struct kernels *k, const struct conv_args *a)

@@ -39,8 +39,8 @@ struct cuda {
     struct cuda_attn *attn;
     struct cuda_sample *sample;
     struct cuda_top *top;
-    int32_t *counts; // (CUDA_EXPERTS_MAX + 1) of route_sort
-    uint64_t n_op;   // progress
+    int32_t *counts;       // (CUDA_EXPERTS_MAX + 1) of route_sort
+    uint64_t n_op;         // progress
     bool is_behind_kernel; // what the compute thread gave to the stream last
     uint64_t n_given;      // how much it has given
     pthread_mutex_t lock;
@@ -59,9 +59,9 @@ static inline int32_t cuda_ceil(int64_t n, int64_t by)
     return (int32_t)((n + by - 1) / by);
 }
 
-// Whether a kernel that is launched now may begin while the one before it ends (LAUNCH_NEXT): behind
-// another kernel, on devices that can, for which the module has such code, and where nothing else
-// was asked for. Not yet on those of 12.x, where others found that it could not be recorded
+// Whether a kernel that is launched now may begin while the one before it ends (LAUNCH_NEXT):
+// behind another kernel, on devices that can, for which the module has such code, and where nothing
+// else was asked for. Not yet on those of 12.x, where others found that it could not be recorded
 // (github.com/sgl-project/sglang/pull/18596).
 static inline bool cuda_begins_early(struct cuda *c)
 {

@@ -62,7 +62,7 @@ void gemm_ready(struct cuda *c, const struct gemm_rows *rows, int64_t n, int32_t
 {
     const int32_t ldq = row_of_xq(cols);
     LAUNCH_NEXT(c, prepare, blocks_of(n * ldq), 256, 0, *rows, n, cols, ldq, c->gemm->xq,
-           is_fine ? c->gemm->xr : NULL);
+                is_fine ? c->gemm->xr : NULL);
 }
 
 static void ready_x(struct cuda *c, const float *x, int64_t n, int32_t cols, bool is_fine)
@@ -202,7 +202,7 @@ static bool run_large(struct cuda *c, const struct gemm_job *job, int32_t n_tok,
     }
     if (job->bias)
         LAUNCH_NEXT(c, add_bias, blocks_of(n_tok * rows), 256, 0, job->y, job->ldy, job->bias,
-               (int)rows, n_tok * rows);
+                    (int)rows, n_tok * rows);
     return true;
 }
 
@@ -246,8 +246,7 @@ static int32_t run_all_large(struct cuda *c, const struct gemm_rows *rows, int32
         const bool large = is_large(c, &jobs[j], n_tok);
         if (large && !is_ready) {
             const int64_t n = (int64_t)n_tok * cols / 2;
-            LAUNCH_NEXT(c, prepare_plain, blocks_of(n), 256, 0, *rows, n,
-                   (uint32_t *)c->gemm->xq);
+            LAUNCH_NEXT(c, prepare_plain, blocks_of(n), 256, 0, *rows, n, (uint32_t *)c->gemm->xq);
             is_ready = true;
         }
         if (!large || !run_large(c, &jobs[j], n_tok, cols)) left[n_left++] = jobs[j];
@@ -392,7 +391,7 @@ int32_t gemm_find_tiles(struct cuda *c, const struct expert_gemm *e, int32_t mos
     p->tiles = c->gemm->tiles;
     p->n_list = c->gemm->n_list;
     LAUNCH_NEXT(c, expert_tiles, 1, 256, (size_t)(n_expert + 1) * 4, e->expert, e->n, n_expert,
-           most, c->gemm->tiles, c->gemm->n_list);
+                most, c->gemm->tiles, c->gemm->n_list);
     return e->n / most + (e->n < n_expert ? e->n : n_expert);
 }
 

@@ -15,8 +15,8 @@ struct gemm_rows {
     struct op_glu glu;
 };
 
-// Where whoever writes rows of x puts them for the products that come next as well, so that they need
-// not be made ready: the two terms of each as bf16, 8 bytes for four neighbours.
+// Where whoever writes rows of x puts them for the products that come next as well, so that they
+// need not be made ready: the two terms of each as bf16, 8 bytes for four neighbours.
 struct gemm_next {
     uint2 *xq, *xr; // NULL: not wanted
     int32_t ldq;    // in 8 bytes

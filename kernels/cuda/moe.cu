@@ -239,7 +239,7 @@ void cuda_moe_route(struct kernels *k, const struct route_args *a, int32_t n_tok
     if (n_tok == 0) return;
     if (a->sort && n_tok <= ROUTE_TOK && n <= RANK_MAX && shared * (size_t)n_tok <= SHARED_MOST) {
         LAUNCH_NEXT(c, moe_choose_sorted, 1, 32 * (unsigned)n_tok, shared * (size_t)n_tok, *a,
-               *a->sort, n);
+                    *a->sort, n);
         return;
     }
     LAUNCH_NEXT(c, moe_choose, (unsigned)n_tok, 32, shared, *a);
@@ -267,8 +267,8 @@ void cuda_moe_spread(struct kernels *k, const float *x, const int32_t *at, float
 {
     struct cuda *c = cuda_of(k);
     if (n_tok)
-        LAUNCH_NEXT(c, moe_spread, (unsigned)(n_tok * n_used), MOE_BLOCK, 0, x, at, weights,
-               n_used, dim, out);
+        LAUNCH_NEXT(c, moe_spread, (unsigned)(n_tok * n_used), MOE_BLOCK, 0, x, at, weights, n_used,
+                    dim, out);
 }
 
 static __global__ void moe_sum(const float *y, const int32_t *at, const float *weights, int64_t n,
@@ -290,6 +290,6 @@ void cuda_moe_combine(struct kernels *k, const float *y, const int32_t *at, cons
     struct cuda *c = cuda_of(k);
     const int64_t n = (int64_t)n_tok * dim;
     if (n)
-        LAUNCH_NEXT(c, moe_sum, (unsigned)cuda_ceil(n, MOE_BLOCK), MOE_BLOCK, 0, y, at, weights,
-               n, n_used, dim, out);
+        LAUNCH_NEXT(c, moe_sum, (unsigned)cuda_ceil(n, MOE_BLOCK), MOE_BLOCK, 0, y, at, weights, n,
+                    n_used, dim, out);
 }

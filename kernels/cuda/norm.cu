@@ -41,8 +41,8 @@ void cuda_norm_rms(struct kernels *k, const float *x, const float *w, int64_t n_
     struct cuda *c = cuda_of(k);
     if (n_row < 1) return;
     if (dim <= NORM_WARP_DIM)
-        LAUNCH_NEXT(c, norm_warps, (unsigned)cuda_ceil(n_row, NORM_WARPS), NORM_WARPS * 32, 0, x,
-               w, n_row, dim, eps, y);
+        LAUNCH_NEXT(c, norm_warps, (unsigned)cuda_ceil(n_row, NORM_WARPS), NORM_WARPS * 32, 0, x, w,
+                    n_row, dim, eps, y);
     else
         LAUNCH_NEXT(c, norm_blocks, (unsigned)n_row, NORM_BLOCK, 0, x, w, dim, eps, y);
 }

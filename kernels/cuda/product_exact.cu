@@ -81,7 +81,7 @@ void product_exact(struct cuda *c, enum dtype form, const struct product_args *p
     switch (form) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
-        LAUNCH_NEXT(c, exact<t>, grid, dim3(32 * n_warp), shared, *p);                          \
+        LAUNCH_NEXT(c, exact<t>, grid, dim3(32 * n_warp), shared, *p);                             \
         break;
         FORM_EACH(CASE)
 #undef CASE

@@ -28,8 +28,7 @@ static __device__ __forceinline__ void few_out(const struct few_args &a, int til
     const int n_used = a.at ? a.n_used : 1;
     for (int j = team; j < n_used && team < n_team; j += n_team) {
         const int i = a.at ? a.at[z * n_used + j] : z;
-        const uint8_t *tile =
-            job.w + p.expert[i] * p.w_step + (int64_t)block * p.tile_bytes;
+        const uint8_t *tile = job.w + p.expert[i] * p.w_step + (int64_t)block * p.tile_bytes;
         const float *x = lane < 4 ? p.x + i * p.ldx : NULL;
         struct thin_sums sums = {};
         struct form_chunk<t> r;
@@ -97,7 +96,7 @@ void product_few(struct cuda *c, enum dtype form, const struct few_args *a)
     switch (form) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
-        LAUNCH_NEXT(c, few<t>, (unsigned)n_block, 32 * FEW_WARPS, shared, *a);                  \
+        LAUNCH_NEXT(c, few<t>, (unsigned)n_block, 32 * FEW_WARPS, shared, *a);                     \
         break;
         FORM_EACH_FAST(CASE)
 #undef CASE

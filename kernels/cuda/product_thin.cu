@@ -1,7 +1,7 @@
-// product_thin: up to 8 rows of x: a block has a tile of rows, or one of each of two weights (pair),
-// and its warps share the columns. There are no more blocks than the device runs at once; each takes
-// every n-th tile, and asks for the first weights of the next one before it adds up the sums of the
-// one that is done, so that memory always has something to bring.
+// product_thin: up to 8 rows of x: a block has a tile of rows, or one of each of two weights
+// (pair), and its warps share the columns. There are no more blocks than the device runs at once;
+// each takes every n-th tile, and asks for the first weights of the next one before it adds up the
+// sums of the one that is done, so that memory always has something to bring.
 #include "kernels/cuda/thin.h"
 
 enum { THIN_WARPS = 16 }; // of a multiprocessor: what registers suffice for
@@ -91,7 +91,7 @@ void product_pair(struct cuda *c, enum dtype form, const struct product_args *p,
     switch (form) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
-        LAUNCH_NEXT(c, pair<t>, grid, dim3(32 * n_warp), shared, *p, n_z, glu_of(glu));           \
+        LAUNCH_NEXT(c, pair<t>, grid, dim3(32 * n_warp), shared, *p, n_z, glu_of(glu));            \
         break;
         FORM_EACH_FAST(CASE)
 #undef CASE

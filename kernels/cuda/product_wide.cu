@@ -177,9 +177,9 @@ void product_wide(struct cuda *c, enum dtype form, const struct product_args *p,
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
         if (is_small)                                                                              \
-            LAUNCH_NEXT(c, (wide<t, 2>), grid, dim3(32 * PRODUCT_WARPS), shared, *p);           \
+            LAUNCH_NEXT(c, (wide<t, 2>), grid, dim3(32 * PRODUCT_WARPS), shared, *p);              \
         else                                                                                       \
-            LAUNCH_NEXT(c, (wide<t, 8>), grid, dim3(32 * PRODUCT_WARPS), shared, *p);           \
+            LAUNCH_NEXT(c, (wide<t, 8>), grid, dim3(32 * PRODUCT_WARPS), shared, *p);              \
         break;
         FORM_EACH_FAST(CASE)
 #undef CASE

@@ -91,8 +91,8 @@ void cuda_quant_embed(struct kernels *k, const struct view *table, const int32_t
     switch (form_of(table->dtype)) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
-        LAUNCH_NEXT(c, embed<t>, (unsigned)n_tok, n_thread, 0, (const uint8_t *)table->data,    \
-               tile, on_device, (int)cols, factor, quant_levels(table->dtype), out);               \
+        LAUNCH_NEXT(c, embed<t>, (unsigned)n_tok, n_thread, 0, (const uint8_t *)table->data, tile, \
+                    on_device, (int)cols, factor, quant_levels(table->dtype), out);                \
         break;
         FORM_EACH(CASE)
 #undef CASE
@@ -139,8 +139,8 @@ void quant_expand(struct cuda *c, const struct view *w, int64_t row_from, int64_
     switch (form_of(w->dtype)) {
 #define CASE(t)                                                                                    \
     case t:                                                                                        \
-        LAUNCH_NEXT(c, expand<t>, (unsigned)((n + 7) / 8), 256, 0, from, tile, (int)n_row,      \
-               (int)cols, quant_levels(w->dtype), (uint16_t *)out);                                \
+        LAUNCH_NEXT(c, expand<t>, (unsigned)((n + 7) / 8), 256, 0, from, tile, (int)n_row,         \
+                    (int)cols, quant_levels(w->dtype), (uint16_t *)out);                           \
         break;
         FORM_EACH_FAST(CASE)
 #undef CASE

@@ -36,8 +36,8 @@ void cuda_rope_table(struct kernels *k, const struct rope *r, const int32_t *pos
             freq.f[j] = r->freq_scale * pow(r->theta, -2.0 * (from + j) / r->n_rot);
             if (r->freq_factors) freq.f[j] /= r->freq_factors[from + j];
         }
-        LAUNCH_NEXT(c, rope_angles, (unsigned)cuda_ceil((int64_t)n_tok * n, ROPE_BLOCK), ROPE_BLOCK, 0,
-               freq, where, n_tok, pairs, from, n, r->attn_factor, (float2 *)cos_sin);
+        LAUNCH_NEXT(c, rope_angles, (unsigned)cuda_ceil((int64_t)n_tok * n, ROPE_BLOCK), ROPE_BLOCK,
+                    0, freq, where, n_tok, pairs, from, n, r->attn_factor, (float2 *)cos_sin);
     }
 }
 
@@ -65,6 +65,7 @@ void cuda_rope_turn(struct kernels *k, const struct rope *r, const float *cos_si
     const bool neox = r->kind == ROPE_NEOX;
     const int64_t n = (int64_t)n_tok * n_head * pairs;
     if (n)
-        LAUNCH_NEXT(c, rope_pairs, (unsigned)cuda_ceil(n, ROPE_BLOCK), ROPE_BLOCK, 0, (const float2 *)cos_sin, n, pairs, n_head, head_dim, neox ? 1 : 2, neox ? pairs : 1,
-               x);
+        LAUNCH_NEXT(c, rope_pairs, (unsigned)cuda_ceil(n, ROPE_BLOCK), ROPE_BLOCK, 0,
+                    (const float2 *)cos_sin, n, pairs, n_head, head_dim, neox ? 1 : 2,
+                    neox ? pairs : 1, x);
 }

@@ -144,8 +144,8 @@ static int reduce(struct cuda *c, const float *x, int32_t n_row, int64_t n, bool
 {
     BUG_ON(n < 1 || n > c->lim.max_rows || n_row > c->lim.max_tok);
     const int chunks = (int)chunks_of(n);
-    LAUNCH_NEXT(c, sample_chunks, (unsigned)n_row * (unsigned)chunks, SAMPLE_BLOCK, 0, x, n,
-           chunks, with_sum, c->sample->best, c->sample->sum);
+    LAUNCH_NEXT(c, sample_chunks, (unsigned)n_row * (unsigned)chunks, SAMPLE_BLOCK, 0, x, n, chunks,
+                with_sum, c->sample->best, c->sample->sum);
     return chunks;
 }
 
@@ -165,7 +165,7 @@ void cuda_sample_logsumexp(struct kernels *k, const float *x, int32_t n_row, int
     if (n_row < 1) return;
     const int chunks = reduce(c, x, n_row, n, true);
     LAUNCH_NEXT(c, sample_merge, (unsigned)cuda_ceil(n_row, 32), 32, 0, c->sample->best,
-           c->sample->sum, n_row, chunks, c->sample->out);
+                c->sample->sum, n_row, chunks, c->sample->out);
     cuda_step_get(k, out, c->sample->out, (uint64_t)n_row * sizeof *out);
 }
 

@@ -100,8 +100,7 @@ static __global__ void __launch_bounds__(64)
     store_kernel(struct attn_dev a, const float *key, const float *value)
 {
     simt_follow();
-    const struct store_at s =
-        store_at_of(&a, (int32_t)blockIdx.x, (int32_t)blockIdx.y, sizeof(T));
+    const struct store_at s = store_at_of(&a, (int32_t)blockIdx.x, (int32_t)blockIdx.y, sizeof(T));
     if (s.row < 0) return;
     if (threadIdx.x < 32)
         store_row((T *)s.keys, s.k_scales, key + s.row * a.head_dim, a.head_dim, a.k_ld);
@@ -146,7 +145,7 @@ struct place_dev {
     const float *key, *value;
     const float *q_norm, *k_norm, *q_scale;
     const float2 *cos_sin;
-    int32_t n_item, n_head; // heads of all tokens: queries, keys and values; query heads of one
+    int32_t n_item, n_head;   // heads of all tokens: queries, keys and values; query heads of one
     int32_t pairs, step, far; // 0: no turning; how far from pair to pair, and within
     float eps;
     bool is_unit;

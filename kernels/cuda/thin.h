@@ -4,6 +4,14 @@
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/simt_mma.h"
 
+// What 128 registers have room for: whether the next chunk is on its way while a warp works on one,
+// and how many groups' x are asked for at once.
+template <int t> struct thin_size {
+    static constexpr int WORDS = (int)(sizeof(struct form_chunk<t>) / sizeof(uint32_t));
+    static constexpr bool IS_DOUBLE = form<t>::code::WORDS <= 24 && WORDS < 36;
+    static constexpr int X = WORDS < 32 ? 2 : 1;
+};
+
 // Sums of one block of columns.
 struct thin_sums {
     float acc[4], c[4], x[4];
@@ -46,18 +54,21 @@ thin_chunk(const struct product_args &p, const float *x, bool is_fine, int chunk
            const struct form_chunk<t> &r, struct thin_sums *o)
 {
     const int col = chunk * CHUNK_COLS + (threadIdx.x & 3) * 4;
+    constexpr int N = thin_size<t>::X;
     const int n_unit = product_units(p, chunk);
     SIMT_UNROLL
     for (int u = 0; u < UNITS; u++) {
         if (u >= n_unit) break;
         SIMT_UNROLL
-        for (int s = 0; s < 4; s += 2) {
-            float4 v[2] = {make_float4(0, 0, 0, 0), make_float4(0, 0, 0, 0)}; // asked for at once
+        for (int s = 0; s < 4; s += N) {
+            float4 v[N];
             SIMT_UNROLL
-            for (int i = 0; i < 2 && x; i++)
-                v[i] = product_x<t, is_new>(p, x, col + u * UNIT_COLS + (s + i) * 16);
+            for (int i = 0; i < N; i++) {
+                v[i] = make_float4(0, 0, 0, 0);
+                if (x) v[i] = product_x<t, is_new>(p, x, col + u * UNIT_COLS + (s + i) * 16);
+            }
             SIMT_UNROLL
-            for (int i = 0; i < 2; i++)
+            for (int i = 0; i < N; i++)
                 thin_group<t>(p, r, is_fine, u, s + i, v[i], o);
         }
     }
@@ -80,7 +91,7 @@ static __device__ __forceinline__ void thin_tile(const struct product_args &p, c
 {
     for (int chunk = warp; chunk < p.n_chunk;) {
         const int next = chunk + n_warp;
-        if (form<t>::code::WORDS <= 24) {
+        if (thin_size<t>::IS_DOUBLE) {
             const struct form_chunk<t> now = r;
             if (next < p.n_chunk) thin_load<t>(p, tile, next, &r);
             thin_chunk<t, is_new>(p, x, is_fine, chunk, now, sums);
@@ -137,9 +148,8 @@ static __device__ __forceinline__ void thin_sum(const struct product_args &p,
 
 // Both halves of a block (2 n_warp warps) have put down their sums of tiles of jobs 0 and 1, which
 // are brought to an end here, each in the place of its first warp's sums; then glu of both.
-static __device__ __forceinline__ void thin_pair_end(const struct product &o,
-                                                     const struct op_glu &glu, int half, int n_warp,
-                                                     float *part)
+static __device__ __forceinline__ void
+thin_pair_end(const struct product &o, const struct op_glu &glu, int half, int n_warp, float *part)
 {
     float *mine = part + half * n_warp * THIN_PART;
     const int thread = (int)threadIdx.x - half * n_warp * 32, n = o.n * TILE_ROWS;

@@ -367,11 +367,11 @@ static void run(struct cuda *c, const float *x, int64_t n, int32_t n_top, struct
     const unsigned n_row_u = (unsigned)n_row;
     cuda_step_put(&c->base, t->words, t->host, write_words(t->host, n, rows, n_row));
     LAUNCH_NEXT(c, top_group, dim3((unsigned)n_chunk, n_row_u), TOP_CHUNK_BLOCK, 0, x, (int)n,
-           n_group, t->words, t->group);
-    LAUNCH_NEXT(c, top_sort, n_row_u, TOP_BLOCK, 0, x, (int)n, n_group, n_top, t->words,
-           t->group, to, t->answer);
+                n_group, t->words, t->group);
+    LAUNCH_NEXT(c, top_sort, n_row_u, TOP_BLOCK, 0, x, (int)n, n_group, n_top, t->words, t->group,
+                to, t->answer);
     LAUNCH_NEXT(c, top_mass, dim3((unsigned)n_chunk, n_row_u), TOP_CHUNK_BLOCK, 0, x, (int)n,
-           t->words, to, t->answer);
+                t->words, to, t->answer);
     cuda_step_get(&c->base, t->heard, t->answer, (uint64_t)to.bytes * n_row_u);
     for (int32_t i = 0; i < n_row; i++)
         read_answer(t->heard + (uint64_t)i * to.bytes, &to, n, &rows[i]);

@@ -26,6 +26,12 @@ static err_t path_in(const char *dir, const char *folder, const char *name, char
     return err_say(why, ERR_CONFIG, "%s: the name is too long", dir);
 }
 
+static const char *line_after(const char *at)
+{
+    const char *end = strchr(at, '\n');
+    return end ? end + 1 : NULL;
+}
+
 // The lines of a name's file, the newest last. Others' lines are skipped.
 static err_t lines_read(const char *dir, const char *name, struct line *lines, uint32_t *n,
                         struct err_text *why)
@@ -35,7 +41,7 @@ static err_t lines_read(const char *dir, const char *name, struct line *lines, u
     snprintf(file, sizeof file, "roll/%s", name);
     err_t e = identity_store_read(dir, file, &text, why);
     *n = 0;
-    for (const char *at = text.data; !e && at && *at; at = strchr(at, '\n'), at += at != NULL) {
+    for (const char *at = text.data; !e && at && *at; at = line_after(at)) {
         struct line l;
         if (sscanf(at, "%40[0-9a-f] %lld %lld", l.serial, &l.issued_s, &l.expires_s) != 3) continue;
         if (*n == LINES_MAX) memmove(lines, lines + 1, --*n * sizeof *lines);

@@ -295,8 +295,9 @@ static void check_after_norm(const struct rig *r, int n_tok, bool is_changed)
     float *both[2] = {malloc(TOK * DIM * sizeof(float)), malloc(TOK * DIM * sizeof(float))};
     if (!both[0] || !both[1]) exit(2);
     for (int i = 0; i < 2; i++) {
-        const struct gemm_job jobs[] = {{.w = &gate, .y = r->middle[0], .ldy = DIM},
-                                        {.w = &up, .y = r->middle[0] + MIDDLE, .ldy = DIM, .fine = true}};
+        const struct gemm_job jobs[] = {
+            {.w = &gate, .y = r->middle[0], .ldy = DIM},
+            {.w = &up, .y = r->middle[0] + MIDDLE, .ldy = DIM, .fine = true}};
         o->add_norm(r->k, &norm, n_tok);
         if (is_changed) o->scale(r->k, r->out, 3, (int64_t)n_tok * DIM);
         if (i) o->copy(r->k, r->y, DIM, r->out, DIM, n_tok, DIM);

@@ -395,8 +395,8 @@ static void test_other_lanes_take_their_part_of_a_host(void **state)
     b.want.n_beside = 1;
     make(&b, 2);
     const bool is_first = b.place.members[0].worker == 0;
-    const uint32_t less = is_first ? b.place.stages[0].layer_to
-                                   : LAYERS - b.place.stages[1].layer_from;
+    const uint32_t less =
+        is_first ? b.place.stages[0].layer_to : LAYERS - b.place.stages[1].layer_from;
     assert_true(less < even);
 }
 

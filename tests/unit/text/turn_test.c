@@ -309,6 +309,19 @@ static bool render(const struct template *t, const struct rig *r, const char *me
     return ok;
 }
 
+// A template that spells what a row looks for gets that row, not one before it.
+static void test_signs(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < turn_n_format; i++) {
+        struct buf source = {0};
+        for (const char *const *sign = turn_formats[i].signs; *sign; sign++)
+            buf_printf(&source, "{{ '%s' }}\n", *sign);
+        assert_string_equal(turn_format_of(source.data, source.len)->name, turn_formats[i].name);
+        buf_fini(&source);
+    }
+}
+
 // True if this template could be asked.
 static bool round_trip(struct rig *r, const char *dir, const char *name)
 {
@@ -402,9 +415,9 @@ static void test_linear(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cases),    cmocka_unit_test(test_every_cut),
-        cmocka_unit_test(test_no_tools), cmocka_unit_test(test_templates),
-        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_cases),     cmocka_unit_test(test_every_cut),
+        cmocka_unit_test(test_no_tools),  cmocka_unit_test(test_signs),
+        cmocka_unit_test(test_templates), cmocka_unit_test(test_linear),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
