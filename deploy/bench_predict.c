@@ -59,6 +59,7 @@ struct lane {
     struct plan plan;       // its cuts
     uint32_t n_stage;
     struct cluster_link link; // between any two of them
+    const struct rates *all;  // of the machine's cores together
 };
 
 static uint32_t ceil_div(uint32_t a, uint32_t b)
@@ -78,10 +79,28 @@ static void fill_cluster(struct cluster *c, const struct cluster_device *d,
     }
 }
 
+// Cores that all compute are slower than each by itself (clock, caches, siblings on one core): of
+// what they reach together a worker has no more than its part.
+static void bound(struct rates *r, const struct rates *all, double part)
+{
+    for (int32_t i = 0; i < r->n_type && i < all->n_type; i++)
+        for (int p = 0; p < RATES_POINTS; p++)
+            r->types[i].mul_per_s[p] =
+                fmin(r->types[i].mul_per_s[p], part * all->types[i].mul_per_s[p]);
+    r->attn_one_flops_per_s = fmin(r->attn_one_flops_per_s, part * all->attn_one_flops_per_s);
+    r->attn_many_flops_per_s = fmin(r->attn_many_flops_per_s, part * all->attn_many_flops_per_s);
+}
+
 static void crowd(struct lane *l, uint32_t n_busy)
 {
+    const uint32_t n = n_busy ? n_busy : (uint32_t)l->cluster.n_device;
     l->busy = l->cluster;
     crowd_apply(&l->busy, (int32_t)n_busy);
+    for (int32_t i = 0; i < l->busy.n_device; i++) {
+        struct cluster_device *d = &l->busy.devices[i];
+        if (n * (uint32_t)d->threads >= d->host_cores)
+            bound(&d->rates, l->all, d->threads / fmax(d->host_cores, d->threads));
+    }
 }
 
 // As coordinator/fleet/place does it.
@@ -219,6 +238,7 @@ err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
     struct lane *l = calloc(1, sizeof *l);
     if (!l) return err_say(why, ERR_MEMORY, "out of memory");
     l->m = m;
+    l->all = &ask->all;
     l->link = ask->link.bytes_per_s > 0 ? ask->link : cluster_same_host;
     fill_cluster(&l->cluster, d, &l->link, ask->n_worker);
     err_t e = cut(l, ask, why);

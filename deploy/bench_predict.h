@@ -8,6 +8,7 @@ struct bench_predict_ask {
     uint32_t n_worker, n_threads; // of each
     uint32_t batch, n_prompt, n_decode;
     uint32_t kv_elem_bits;
+    struct rates all;         // of all the machine's cores at work together
     struct cluster_link link; // between workers; bytes_per_s 0: what two of a host usually have
 };
 

@@ -198,7 +198,9 @@ static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint3
     struct bench_predict p, real;
     if (ask.n_threads < 1) ask.n_threads = 1;
     const bool is_measured = workers == 1 && !a->json;
-    err_t err = bench_predict_device(ask.n_threads, false, &d, why);
+    err_t err = bench_predict_device(a->b.n_threads, false, &d, why);
+    ask.all = d.rates;
+    if (!err) err = bench_predict_device(ask.n_threads, false, &d, why);
     if (!err) err = bench_predict(m, &d, &ask, &p, why);
     if (!err && is_measured) err = measure(a, batch, &real, why);
     if (!err) print_predicted(a, &ask, &p, is_measured ? &real : NULL, *is_first);
@@ -210,8 +212,9 @@ static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint3
 static err_t measure_again(const struct bench_args *a, const uint32_t *workers, uint32_t n,
                            struct err_text *why)
 {
-    uint32_t done = 0;
-    err_t err = OK;
+    struct cluster_device all;
+    uint32_t done = a->b.n_threads;
+    err_t err = bench_predict_device(done, true, &all, why);
     for (uint32_t i = 0; !err && i < n; i++) {
         struct cluster_device d;
         const uint32_t n_threads = a->b.n_threads / workers[i] ? a->b.n_threads / workers[i] : 1;

@@ -14,10 +14,10 @@ bool shape_is(const char *path)
     return strncmp(path, prefix, strlen(prefix)) == 0;
 }
 
-// All names, in the 300 bytes of a sentence; there is always room for the table.
+// All names, in the 400 bytes of a sentence; there is always room for the table.
 static err_t unknown(const char *name, struct err_text *why)
 {
-    char all[260] = "";
+    char all[360] = "";
     for (int32_t i = 0; i < shape_table_n; i++) {
         const size_t len = strlen(all);
         snprintf(all + len, sizeof all - len, "%s%s", i ? " " : "", shape_table[i].name);

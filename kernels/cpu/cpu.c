@@ -63,7 +63,7 @@ static uint64_t cpu_progress(struct kernels *k)
         .gemm_each = gemm_run_each, .gemm_experts = gemm_run_experts, .gather = gemm_gather,       \
         .gather_experts = gemm_gather_experts, .rope_table = rope_table, .rope = rope_turn,        \
         .kv_store = attn_kv_store, .place = place_run, .attention = attn_run_all,                  \
-        .conv = conv_run, .delta = delta_run, .route = moe_route, .route_sort = moe_route_sort,                      \
+        .conv = conv_run, .delta = delta_run, .route = moe_route, .route_sort = moe_route_sort,    \
         .spread = moe_spread, .combine = moe_combine, .glu = act_glu, .gate = act_gate,            \
         .gate_rows = act_gate_rows, .scale_rows = act_scale_rows, .add = act_add,                  \
         .scale = act_scale, .softcap = act_softcap, .argmax = sample_argmax,                       \

@@ -95,6 +95,7 @@ static void exchange(struct cuda_group *g, float *y, const struct members_parts 
     const bool fits = g->peers && floats <= (int64_t)peers_most(g->peers);
     if (g->err) return;
     __atomic_fetch_add(&g->c->n_op, 1, __ATOMIC_RELAXED);
+    cuda_no_kernel(g->c);
     if (fits && (floats <= ONE_SHOT_FLOATS || !g->nccl))
         peers_exchange(g->peers, y, p, root);
     else if (g->nccl)
@@ -151,6 +152,7 @@ static void cuda_group_send(struct kernels_group *base, int32_t to, const float 
     if (!g->err && !g->nccl) group_fail(g, ERR_UNSUPPORTED, "rows are sent over NCCL only");
     if (g->err) return;
     __atomic_fetch_add(&g->c->n_op, 1, __ATOMIC_RELAXED);
+    cuda_no_kernel(g->c);
     nccl_send(g->nccl, to, x, row, n_row, n_col);
 }
 
@@ -161,6 +163,7 @@ static void cuda_group_recv(struct kernels_group *base, int32_t from, float *y, 
     if (!g->err && !g->nccl) group_fail(g, ERR_UNSUPPORTED, "rows are sent over NCCL only");
     if (g->err) return;
     __atomic_fetch_add(&g->c->n_op, 1, __ATOMIC_RELAXED);
+    cuda_no_kernel(g->c);
     nccl_recv(g->nccl, from, y, n_row, n_col);
 }
 
@@ -170,6 +173,7 @@ static void cuda_group_give(struct kernels_group *base, const float *x, int64_t 
     struct cuda_group *g = group_of(base);
     if (g->err || n_row <= 0) return;
     __atomic_fetch_add(&g->c->n_op, 1, __ATOMIC_RELAXED);
+    cuda_no_kernel(g->c);
     if (g->peers)
         peers_give(g->peers, x, n_row * n_col);
     else
@@ -181,6 +185,7 @@ static void cuda_group_take(struct kernels_group *base, float *y, int64_t n_row,
     struct cuda_group *g = group_of(base);
     if (g->err || n_row <= 0) return;
     __atomic_fetch_add(&g->c->n_op, 1, __ATOMIC_RELAXED);
+    cuda_no_kernel(g->c);
     if (g->peers)
         peers_take(g->peers, y, n_row * n_col);
     else

@@ -62,7 +62,7 @@ const char *err_name(err_t e);
 // The sentence a user sees. Always one line: control bytes and broken UTF-8 are escaped as \xNN
 // when written, so text from files and peers may be put in with %s.
 struct err_text {
-    char s[300];
+    char s[400];
 };
 
 // Writes the sentence and returns `code`, so that parsers can `return err_say(why, ERR_MODEL,

@@ -6,9 +6,10 @@
 The prediction is `trireme bench MODEL --predict` (operations measured on this machine, and the workers' link as the
 coordinator found it, then the planner's cost model); the measurement is `trireme serve MODEL --workers N` answering
 streams over the real road. A virtual machine's speed changes from minute to minute, so both are made by turns, --runs
-times: operations are measured, then every row once; of each row's errors the median counts. What is disturbed, because
-others take over 5 % of the processors' time, is made again, and marked with * if there is no rest. All streams of a
-run share one small client.
+times: operations are measured, then every row once. Of operations the fastest counts, what the machine does when
+nobody else is at it; so the best of the predictions stands beside the best of the runs. What is disturbed, because
+others take over 5 % of the processors' time, is made once more, and marked with * if there is no rest. All streams of
+a run share one small client.
 """
 import argparse
 import csv
@@ -20,7 +21,6 @@ import re
 import selectors
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -146,13 +146,10 @@ def watched(run):
     return value, others < 0.05 * span * os.cpu_count() + 0.02
 
 
-def undisturbed(run, n_more):
-    """What run() gives when others leave it alone, which is tried n_more times again, and whether they did."""
-    for _ in range(n_more + 1):
-        value, is_quiet = watched(run)
-        if is_quiet:
-            break
-    return value, is_quiet
+def undisturbed(run):
+    """What run() gives when others leave it alone, for which it is tried once more, and whether they did."""
+    value, is_quiet = watched(run)
+    return (value, True) if is_quiet else watched(run)
 
 
 def ids(rng, n):
@@ -176,10 +173,10 @@ def rounds(a, server, workers, batches, rng):
     rows = {what: [[], True] for what in [0, *batches]}  # 0: the prompt
     link = server.link()
     for _ in range(a.runs):
-        guess, is_quiet = undisturbed(lambda: predicted(a.model, a.split, workers, batches, SHORT, link, False), 1)
+        guess, is_quiet = undisturbed(lambda: predicted(a.model, a.split, workers, batches, SHORT, link, False))
         guess_prompt = predicted(a.model, a.split, workers, [1], LONG, link, True)[1]["prompt_predicted"]
         for b, row in rows.items():
-            real, was_quiet = undisturbed(lambda n=b: decode(server, n, rng) if n else prompt(server, rng), 2)
+            real, was_quiet = undisturbed(lambda n=b: decode(server, n, rng) if n else prompt(server, rng))
             row[0].append((guess[b]["decode_predicted"] if b else guess_prompt, real))
             row[1] &= is_quiet and was_quiet
     return [(f"{b} streams" if b else f"a prompt of {LONG}", *row) for b, row in rows.items()]
@@ -203,9 +200,8 @@ def main():
         with Server(a.model, a.split, w, threads, max(batches)) as server:
             decode(server, 1, rng)
             for what, pairs, is_quiet in rounds(a, server, w, batches, rng):
-                guess, real = (statistics.median(x) for x in zip(*pairs))
-                error = statistics.median(g / r - 1 for g, r in pairs)
-                rows.append([a.split, w, threads, what, guess, real, error, "" if is_quiet else "*"])
+                guess, real = (max(x) for x in zip(*pairs))
+                rows.append([a.split, w, threads, what, guess, real, guess / real - 1, "" if is_quiet else "*"])
                 print("| {} | {} | {} | {} | {:.0f} | {:.0f} | {:+.0%}{} |".format(*rows[-1]), flush=True)
     if a.csv:
         with open(a.csv, "w", newline="") as f:

@@ -486,7 +486,8 @@ static uint64_t current_seed;
 static void test_random_histories(void **state)
 {
     (void)state;
-    uint64_t first = setting("SIM_FIRST", 1), n = setting("SIM_SEEDS", SANITIZED ? 2000 : 10000), totals[4] = {0};
+    uint64_t first = setting("SIM_FIRST", 1), n = setting("SIM_SEEDS", SANITIZED ? 2000 : 10000),
+             totals[4] = {0};
     for (uint64_t i = 0; i < n; i++) {
         current_seed = first + i;
         run_seed(current_seed, totals);
