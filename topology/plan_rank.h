@@ -19,13 +19,13 @@ struct plan_option {
     struct plan *lanes;                              // (n_lane); one, but for PLAN_LANES
     double decode_us;                                // of the fastest lane
     double stream_tok_s, total_tok_s, prefill_tok_s; // of the fastest lane; of all together
-    char why[300]; // why it is not the first, or why there is none
+    char why[400]; // why it is not the first, or why there is none
 };
 
 struct plan_ranking {
     int32_t n; // those that have lanes come first
     struct plan_option options[PLAN_KINDS];
-    char verdict[300]; // whether to split
+    char verdict[400]; // whether to split
 };
 
 // Groups as ask->split allows; of ask->n_member members where that is not 0.
