@@ -189,8 +189,16 @@ static bool is_running(const struct request *r)
     return false;
 }
 
-// Requests that were running go on by themselves, but one that sees loss after loss without a new
-// token may be what the workers die of.
+// Some of it is in the steps that are on their way.
+static bool is_in_steps(const struct request *r)
+{
+    for (uint32_t i = 0; i < r->n_choice; i++)
+        if (r->choices[i].slot >= 0 && r->choices[i].n_sent > r->choices[i].n_done) return true;
+    return false;
+}
+
+// Requests that were running go on by themselves, but one that was in the steps of loss after loss
+// without a new token between them may be what the workers die of.
 static void on_suspend(void *arg, uint32_t lane)
 {
     struct coordinator *c = arg;
@@ -202,6 +210,7 @@ static void on_suspend(void *arg, uint32_t lane)
         struct flow_live *live = r->engine;
         if (!is_running(r)) continue;
         c->metrics.moved++;
+        if (!is_in_steps(r)) continue;
         if (++live->n_move <= COORDINATOR_MOVES_MAX || live->failed) continue;
         live->failed = err_say(&live->why, ERR_CAPACITY,
                                "workers were lost %u times while they computed this request's "

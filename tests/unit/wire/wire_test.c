@@ -699,7 +699,7 @@ static void test_rules_rest(void **state)
     struct msg linked = {.kind = MSG_LINKED, .linked = {1, 1, 1, "x"}};
     struct msg prepared = {.kind = MSG_PREPARED, .prepared = {.epoch = 1, .settings = settings}};
     uint8_t address[WIRE_ADDRESS_MAX + 1] = {0};
-    char long_pem[20000], long_text[400];
+    char long_pem[20000], long_text[sizeof(struct err_text) + 100];
     memset(long_pem, 'p', sizeof long_pem - 1);
     memset(long_text, 't', sizeof long_text - 1);
     long_pem[sizeof long_pem - 1] = long_text[sizeof long_text - 1] = 0;
