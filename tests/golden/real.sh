@@ -21,7 +21,7 @@ done
 python3 - "$build/trireme" "$model" "$text" <<'PY' || bad=1
 import json, subprocess, sys
 program, model, text = sys.argv[1:]
-ppl = {p: json.loads(subprocess.run([program, "bench", model, "--perplexity", text, "--windows", "3", "--json", "--threads", "1",
+ppl = {p: json.loads(subprocess.run([program, "bench", model, "--perplexity", text, "--windows", "6", "--json", "--threads", "1",
                                      "--precision", p], check=True, capture_output=True, text=True).stdout)["perplexity"]
        for p in ("exact", "fast")}
 off = ppl["fast"] / ppl["exact"] - 1
