@@ -247,8 +247,13 @@ static size_t find_last(struct jinja *J, struct jinja_str *str, struct jinja_str
 {
     const struct jinja_str *s = jinja_str_flat(J, str), *w = jinja_str_flat(J, what);
     jinja_charge_bytes(J, s->len);
-    for (size_t at = s->len + 1; at-- > 0;)
-        if (w->len <= s->len - at && memcmp(s->p + at, w->p, w->len) == 0) return at;
+    if (w->len == 0) return s->len;
+    if (w->len > s->len) return SIZE_MAX;
+    for (size_t at = s->len - w->len + 1; at-- > 0;) {
+        if (s->p[at] != w->p[0]) continue;
+        jinja_charge_bytes(J, w->len); // as much as may be looked at, again and again
+        if (memcmp(s->p + at, w->p, w->len) == 0) return at;
+    }
     return SIZE_MAX;
 }
 
