@@ -234,22 +234,6 @@ err_t compute_near_record(const struct msg_peer *peer, enum near_way way, struct
 
 // -- connecting --
 
-// Whether all members say yes, over the side.
-static err_t agree(void *arg, bool mine, bool *all)
-{
-    struct group *g = arg;
-    float y[GROUP_MEMBERS_MAX] = {0};
-    int64_t from[GROUP_MEMBERS_MAX + 1];
-    for (int32_t i = 0; i <= g->n_member; i++)
-        from[i] = i;
-    y[g->member] = mine;
-    g->ops->gather(g, y, 1, g->n_member, from, -1);
-    *all = true;
-    for (int32_t i = 0; i < g->n_member; i++)
-        *all &= y[i] == 1;
-    return g->ops->status(g, NULL);
-}
-
 struct near_members {
     int32_t n; // that offer the way
     uint8_t offers[KERNELS_MEMBERS_MAX][KERNELS_OFFER_BYTES];
@@ -308,7 +292,7 @@ err_t compute_near_connect(struct compute *c, enum near_way way, const struct ms
     if (!has_all) err_say(&said, ERR_UNSUPPORTED, "another member offers none");
     e = has_all
             ? offered->ops->connect(offered, (const uint8_t(*)[KERNELS_OFFER_BYTES])members.offers,
-                                    agree, n->side, &said)
+                                    group_agree, n->side, &said)
             : ERR_UNSUPPORTED;
     if (!e) {
         n->inner = offered;

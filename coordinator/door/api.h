@@ -63,6 +63,8 @@ extern const struct api api_tokenize, api_detokenize; // POST /tokenize, /detoke
 
 // Of api_chat, which the others are translated into.
 err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no);
+// Whether an answer can go on with this message: an assistant's, of text alone.
+bool api_chat_can_continue(const struct json *message);
 err_t api_chat_encode(struct prepare *p, struct prepared *out, struct refusal *no);
 void api_chat_count(const struct prepared *p, struct buf *out);
 

@@ -95,22 +95,27 @@ static err_t read_kwargs(struct prepare *p, struct refusal *no)
     return put_kwargs(p, more, n, no);
 }
 
-// The last message when the answer is to go on with it: an assistant's, of text alone.
+bool api_chat_can_continue(const struct json *message)
+{
+    const struct json *content = json_get(message, "content");
+    return json_is(json_get(message, "role"), "assistant") && !json_get(message, "tool_calls") &&
+           content && content->kind == J_STR && content->str.s[strspn(content->str.s, white)] != 0;
+}
+
+// The last message when the answer is to go on with it.
 static err_t read_continued(struct prepare *p, struct refusal *no)
 {
     const struct json *m = &p->messages->arr.items[p->messages->arr.n - 1];
-    const struct json *content = json_get(m, "content");
     if (!p->p.continues) return OK;
     if (p->p.generation_prompt && p->p.generation_prompt->b)
         return refusal_field(no, "continue_final_message",
                              "'continue_final_message' and 'add_generation_prompt' exclude each "
                              "other");
-    if (!json_is(json_get(m, "role"), "assistant") || json_get(m, "tool_calls") || !content ||
-        content->kind != J_STR || content->str.s[strspn(content->str.s, white)] == 0)
+    if (!api_chat_can_continue(m))
         return refusal_field(no, "continue_final_message",
                              "'continue_final_message' needs a last message of the assistant's "
                              "with text and without calls");
-    p->continued = content;
+    p->continued = json_get(m, "content");
     return OK;
 }
 

@@ -266,11 +266,8 @@ static void put_thinking(struct reading *r, const struct json *body, struct json
 // The answer goes on with a last message of the assistant's.
 static bool is_continued(const struct json *messages)
 {
-    if (!messages->arr.n) return false;
-    const struct json *last = &messages->arr.items[messages->arr.n - 1];
-    const struct json *content = json_get(last, "content");
-    return json_is(json_get(last, "role"), "assistant") && !json_get(last, "tool_calls") &&
-           content->str.s[strspn(content->str.s, " \t\r\n")] != 0;
+    const size_t n = messages->arr.n;
+    return n && api_chat_can_continue(&messages->arr.items[n - 1]);
 }
 
 static err_t translate(const struct json *body, struct arena *a, const struct json **out,

@@ -76,6 +76,10 @@ void group_link_address(const struct group *g, const uint8_t **data, uint32_t *l
 err_t group_link_connect(struct group *g, int32_t member, const uint8_t *address, uint32_t len,
                          struct err_text *why);
 
+// Whether all members say yes; the group is one whose numbers lie on the host. Takes a struct
+// group, as kernels_group's connect wants it. The group's first error.
+err_t group_agree(void *group, bool mine, bool *all);
+
 static inline void group_close(struct group *g)
 {
     if (g) g->ops->close(g);

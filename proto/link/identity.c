@@ -203,10 +203,7 @@ static err_t token_parse(struct identity *id, const char *token, struct err_text
         return err_say(why, ERR_CONFIG,
                        "that is not a join token (\"trireme1.\", 64 hex digits, "
                        "\".\", 32 hex digits)");
-    for (size_t i = 0; i < IDENTITY_PIN_BYTES; i++) {
-        char hex[3] = {token[at + 2 * i], token[at + 2 * i + 1], 0};
-        id->pin[i] = (uint8_t)strtoul(hex, NULL, 16);
-    }
+    hex_read(token + at, sizeof id->pin, id->pin);
     memcpy(id->secret, token + at + 2 * IDENTITY_PIN_BYTES + 1, IDENTITY_SECRET_CHARS);
     return OK;
 }

@@ -32,21 +32,6 @@ static inline err_t near_rest(void *arg, int64_t since_us, struct err_text *why)
     return port_progress(group_link_port(arg), why);
 }
 
-static inline err_t near_agree(void *arg, bool mine, bool *all)
-{
-    struct group *g = arg;
-    float y[NEAR_MEMBERS_MAX] = {0};
-    int64_t from[NEAR_MEMBERS_MAX + 1];
-    for (int32_t i = 0; i <= g->n_member; i++)
-        from[i] = i;
-    y[g->member] = mine;
-    g->ops->gather(g, y, 1, g->n_member, from, -1);
-    *all = true;
-    for (int32_t i = 0; i < g->n_member; i++)
-        *all &= y[i] == 1;
-    return g->ops->status(g, NULL);
-}
-
 static inline void *near_open_main(void *arg)
 {
     struct near_member *m = arg;
@@ -63,7 +48,7 @@ static inline void *near_open_main(void *arg)
     pthread_barrier_wait(m->barrier);
     if (m->err) return NULL;
     m->err = inner->ops->connect(inner, (const uint8_t(*)[KERNELS_OFFER_BYTES])m->offers,
-                                 near_agree, m->side, &m->why);
+                                 group_agree, m->side, &m->why);
     if (m->err)
         inner->ops->close(inner);
     else
