@@ -119,9 +119,12 @@ static void remove_file(void *arg, int folder, const char *name)
 
 err_t store_remove(const char *dir, const struct store_copy *c, struct err_text *why)
 {
-    char path[STORE_PATH_MAX];
+    char path[STORE_PATH_MAX], whole[STORE_PATH_MAX];
     int failed = 0;
-    store_name_folder(path, dir, c->hash, c->is_whole);
+    store_name_folder(path, dir, c->hash, false);
+    store_name_folder(whole, dir, c->hash, true);
+    // By this name, what is left when removing is cut short is not taken for a whole copy.
+    if (c->is_whole && rename(whole, path)) memcpy(path, whole, sizeof path);
     if (each_name(path, remove_file, &failed)) failed = errno;
     if (!failed && rmdir(path)) failed = errno;
     return failed ? err_say(why, ERR_SYSTEM, "store: cannot remove %s: %s", path, strerror(failed))
@@ -142,19 +145,23 @@ uint64_t store_trim(const char *dir, uint64_t most_bytes, const uint8_t (*keep)[
     uint64_t sum = 0;
     struct err_text why = {0};
     struct store_copy *copies = calloc(n, sizeof *copies);
-    err_t e = copies ? store_copies(dir, copies, &n, &why)
-                     : err_say(&why, ERR_MEMORY, "store: no memory for a list of copies");
-    for (uint32_t i = 0; !e && i < n; i++)
+    if (!copies || store_copies(dir, copies, &n, &why)) {
+        log_warn("%s", copies ? why.s : "store: no memory for a list of copies");
+        n = 0;
+    }
+    for (uint32_t i = 0; i < n; i++)
         sum += copies[i].disk_bytes;
-    for (uint32_t i = 0; !e && i < n && sum > most_bytes; i++) {
+    for (uint32_t i = 0; i < n && sum > most_bytes; i++) {
         const struct store_copy *c = &copies[i];
         if (is_kept(c, keep, n_keep)) continue;
-        if ((e = store_remove(dir, c, &why))) break;
+        if (store_remove(dir, c, &why)) { // then the next oldest has to go
+            log_warn("%s", why.s);
+            continue;
+        }
         sum -= c->disk_bytes;
         log_info("store: the copy of %s was used longest ago and is removed (%.1f MiB)", c->file,
                  (double)c->disk_bytes / (1 << 20));
     }
-    if (e) log_warn("%s", why.s);
     free(copies);
     return sum;
 }

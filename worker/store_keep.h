@@ -27,6 +27,7 @@ void store_used(const char *dir, const uint8_t hash[32]);
 // ERR_SYSTEM: something of it is still there.
 err_t store_remove(const char *dir, const struct store_copy *c, struct err_text *why);
 // Removes copies, least recently used first, until those that are left take most_bytes; none of
-// `keep` (n_keep hashes). Returns what is left; that may be more.
+// `keep` (n_keep hashes), and what cannot be removed is passed over. Returns what is left; that may
+// be more.
 uint64_t store_trim(const char *dir, uint64_t most_bytes, const uint8_t (*keep)[32],
                     uint32_t n_keep);

@@ -20,7 +20,8 @@ struct surveyor {
     struct surveyor_config config;
     pthread_t thread;
     struct mailbox in, out;
-    atomic_bool stop, shut;
+    pthread_mutex_t lock;   // holds `shut` together with what `in` has
+    atomic_bool stop, shut; // shut: the round is over, but for what is in `in` by now
     // of the thread
     struct port *port; // of `round`; NULL: closed
     uint64_t round;
@@ -84,6 +85,11 @@ static void open_port(struct surveyor *s, const struct msg_survey *m)
     post(s, &answer);
 }
 
+static bool is_over(const struct surveyor *s)
+{
+    return atomic_load(&s->stop) || atomic_load(&s->shut);
+}
+
 // A link is measured in little time, and again with more of it if it is a long one.
 static err_t measure(struct surveyor *s, const struct msg_target *t, struct msg_path *out,
                      struct err_text *why)
@@ -97,7 +103,7 @@ static err_t measure(struct surveyor *s, const struct msg_target *t, struct msg_
     }
     err_t e = port_measure(s->port, t->worker, NEAR_MS, &out->latency_us, &out->bytes_per_s, why);
     const bool is_far = e == ERR_TIMEOUT || (!e && out->latency_us > FAR_US);
-    if (is_far && !atomic_load(&s->stop) && !atomic_load(&s->shut)) {
+    if (is_far && !is_over(s)) {
         struct msg_path again = {0};
         err_t f =
             port_measure(s->port, t->worker, FAR_MS, &again.latency_us, &again.bytes_per_s, why);
@@ -118,7 +124,7 @@ static void measure_all(struct surveyor *s, const struct msg_survey *m)
     for (uint32_t i = 0; i < m->n_target; i++) {
         why[i] = (struct err_text){{0}};
         paths[i] = (struct msg_path){.worker = m->targets[i].worker, .transport = ""};
-        if (s->port && s->round == m->round)
+        if (s->port && s->round == m->round && !is_over(s))
             paths[i].code = measure(s, &m->targets[i], &paths[i], &why[i]);
         else
             paths[i].code = err_say(&why[i], ERR_LINK, "its port of this round is closed");
@@ -169,12 +175,24 @@ static void progress(struct surveyor *s)
     if (clock_now_us() >= s->idle_us) shut(s);
 }
 
+// The next of `in`. *is_shut: the round that was is over, and this came after it; one of that round
+// is always out before.
+static struct list *take(struct surveyor *s, bool *is_shut)
+{
+    pthread_mutex_lock(&s->lock);
+    struct list *l = mailbox_pop(&s->in);
+    *is_shut = atomic_exchange(&s->shut, false);
+    pthread_mutex_unlock(&s->lock);
+    return l;
+}
+
 static void *surveyor_main(void *arg)
 {
     struct surveyor *s = arg;
     while (!atomic_load(&s->stop)) {
-        struct list *l = mailbox_pop(&s->in);
-        if (atomic_exchange(&s->shut, false)) shut(s); // l came after it
+        bool is_shut;
+        struct list *l = take(s, &is_shut);
+        if (is_shut) shut(s);
         if (l) {
             struct compute_parcel *p = list_item(l, struct compute_parcel, list);
             act(s, &p->msg.survey);
@@ -195,8 +213,10 @@ err_t surveyor_open(const struct surveyor_config *c, struct surveyor **out, stru
     struct surveyor *s = calloc(1, sizeof *s);
     if (!s) return err_say(why, ERR_MEMORY, "no memory for a surveyor");
     s->config = *c;
+    pthread_mutex_init(&s->lock, NULL);
     err_t e = mailbox_init(&s->in, why);
     if (e) {
+        pthread_mutex_destroy(&s->lock);
         free(s);
         return e;
     }
@@ -207,6 +227,7 @@ err_t surveyor_open(const struct surveyor_config *c, struct surveyor **out, stru
     }
     if (e) {
         mailbox_fini(&s->in);
+        pthread_mutex_destroy(&s->lock);
         free(s);
         return e;
     }
@@ -226,6 +247,7 @@ void surveyor_close(struct surveyor *s)
         compute_letter_free(list_item(l, struct compute_letter, list));
     mailbox_fini(&s->in);
     mailbox_fini(&s->out);
+    pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
@@ -236,9 +258,11 @@ void surveyor_hand(struct surveyor *s, struct compute_parcel *p)
 
 void surveyor_shut(struct surveyor *s)
 {
+    pthread_mutex_lock(&s->lock);
     for (struct list *l; (l = mailbox_pop(&s->in));) // of the round that ends
         compute_parcel_free(list_item(l, struct compute_parcel, list));
     atomic_store(&s->shut, true);
+    pthread_mutex_unlock(&s->lock);
     mailbox_ring(&s->in);
 }
 

@@ -12,8 +12,7 @@ static err_t renew(struct fleet_worker *w, const struct msg_renew *m, struct buf
 {
     struct fleet *f = w->fleet;
     struct link *link = w->tether->link;
-    const int64_t now_s = time(NULL);
-    const int64_t life_s = f->config.life_s ? f->config.life_s : IDENTITY_LIFE_S;
+    const int64_t now_s = time(NULL), life_s = identity_life(f->identity);
     err_t e = identity_renew(f->identity, link->peer, m->request_pem, now_s, certificate, why);
     if (e) return e;
     link->expires_s = now_s + life_s;

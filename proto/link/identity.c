@@ -109,12 +109,10 @@ static bool server_cert_is_good(const struct identity *id, const struct buf *cha
                                 const char *cluster)
 {
     gnutls_x509_crt_t crt;
-    char name[64] = "";
-    size_t len = sizeof name;
+    char name[IDENTITY_NAME_MAX + 1];
     if (identity_cert_from_pem("server.pem", chain->data, chain->len, &crt, NULL)) return false;
-    gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, name, &len);
     bool good =
-        strcmp(name, cluster) == 0 &&
+        identity_cert_name(crt, name, NULL) == OK && strcmp(name, cluster) == 0 &&
         gnutls_x509_crt_get_expiration_time(crt) > time(NULL) + (time_t)SERVER_RENEW_S &&
         identity_cert_verify(crt, id->ca, GNUTLS_KP_TLS_WWW_SERVER, SERVER_NAME, NULL, NULL) == OK;
     gnutls_x509_crt_deinit(crt);
@@ -208,25 +206,26 @@ static err_t token_parse(struct identity *id, const char *token, struct err_text
     return OK;
 }
 
+static void note_life(struct identity *id, gnutls_x509_crt_t crt)
+{
+    id->issued_s = gnutls_x509_crt_get_activation_time(crt) + IDENTITY_EARLY_S;
+    id->expires_s = gnutls_x509_crt_get_expiration_time(crt);
+}
+
 // Uses what the folder holds. ERR_NOT_FOUND if that is no certificate.
 static err_t worker_load(struct identity *id, struct err_text *why)
 {
     struct buf pem = {0};
     gnutls_x509_crt_t crt = NULL;
-    size_t n_name = sizeof id->name;
     err_t e = identity_store_read(id->dir, "worker.pem", &pem, why);
     if (!e) e = identity_state_ca(id, why);
     if (!e) e = identity_cert_from_pem("worker.pem", pem.data, pem.len, &crt, why);
     if (!e && id->cred) gnutls_certificate_free_credentials(id->cred);
     if (!e) id->cred = NULL;
     if (!e) e = identity_cert_credentials(&pem, id->key, &id->cred, why);
-    if (!e && gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, id->name,
-                                            &n_name) < 0)
+    if (!e && identity_cert_name(crt, id->name, NULL) != OK)
         e = err_say(why, ERR_CONFIG, "worker.pem: the certificate of nobody");
-    if (!e) {
-        id->issued_s = gnutls_x509_crt_get_activation_time(crt) + IDENTITY_EARLY_S;
-        id->expires_s = gnutls_x509_crt_get_expiration_time(crt);
-    }
+    if (!e) note_life(id, crt);
     if (crt) gnutls_x509_crt_deinit(crt);
     buf_fini(&pem);
     return e;
@@ -382,12 +381,12 @@ err_t identity_accept(struct identity *id, const char *certificate_pem, const ch
 // that is less.
 static bool is_due(const struct identity *id, int64_t now_s)
 {
-    const int64_t life_s = id->expires_s - id->issued_s, pause_s = life_s / 50;
+    const int64_t life_s = id->expires_s - id->issued_s;
+    int64_t pause_s = life_s / 50;
+    if (pause_s > 3600) pause_s = 3600;
+    if (pause_s < 1) pause_s = 1;
     if (!id->is_enrolled || id->is_coordinator || id->expires_s - now_s > life_s / 3) return false;
-    return !id->asked_s || now_s < id->asked_s ||
-           now_s - id->asked_s >= (pause_s > 3600 ? 3600
-                                   : pause_s < 1  ? 1
-                                                  : pause_s);
+    return !id->asked_s || now_s < id->asked_s || now_s - id->asked_s >= pause_s;
 }
 
 const char *identity_renewal(struct identity *id, int64_t now_s)
@@ -405,9 +404,9 @@ const char *identity_renewal(struct identity *id, int64_t now_s)
 
 static err_t renewed_check(const struct identity *id, gnutls_x509_crt_t crt, struct err_text *why)
 {
-    char name[IDENTITY_NAME_MAX + 1] = "";
-    size_t n = sizeof name;
-    gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, name, &n);
+    char name[IDENTITY_NAME_MAX + 1];
+    err_t e = identity_cert_name(crt, name, why);
+    if (e) return e;
     if (strcmp(name, id->name) != 0)
         return err_say(why, ERR_LINK_AUTH, "the coordinator sent a certificate for another name");
     return certificate_check(id, crt, id->ca, why);
@@ -425,8 +424,7 @@ err_t identity_renewed(struct identity *id, const char *certificate_pem, struct 
     if (!e) e = identity_cert_to_pem(crt, &text, why);
     if (!e) e = identity_store_write(id->dir, "worker.pem", &text, why);
     if (!e) {
-        id->issued_s = gnutls_x509_crt_get_activation_time(crt) + IDENTITY_EARLY_S;
-        id->expires_s = gnutls_x509_crt_get_expiration_time(crt);
+        note_life(id, crt);
         id->asked_s = 0;
         id->is_stale = true;
     }
@@ -465,12 +463,9 @@ bool identity_is_revoked(const struct identity *ca, const struct identity_peer *
 
 static err_t peer_of(gnutls_x509_crt_t crt, struct identity_peer *out, struct err_text *why)
 {
-    size_t n_name = sizeof out->name;
-    if (gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, out->name, &n_name) <
-        0)
-        return err_say(why, ERR_LINK_AUTH, "certificate refused: no name");
     out->expires_s = gnutls_x509_crt_get_expiration_time(crt);
-    return identity_cert_serial(crt, out->serial, why);
+    err_t e = identity_cert_name(crt, out->name, why);
+    return e ? e : identity_cert_serial(crt, out->serial, why);
 }
 
 static err_t worker_check(const struct identity *id, gnutls_x509_crt_t crt,

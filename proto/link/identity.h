@@ -36,6 +36,7 @@ void identity_close(struct identity *id);
 enum { IDENTITY_TOKEN_TTL_S = 900, IDENTITY_LIFE_S = 90 * 86400 };
 // How long certificates for workers are good that are given from now on (IDENTITY_LIFE_S).
 void identity_set_life(struct identity *ca, int64_t life_s);
+int64_t identity_life(const struct identity *ca);
 err_t identity_token_new(const char *state_dir, int64_t now_s, struct buf *token,
                          struct err_text *why);
 // Takes (once) the token whose secret this is and signs a certificate for `name` over the PEM

@@ -160,6 +160,11 @@ void identity_set_life(struct identity *ca, int64_t life_s)
     ca->life_s = life_s;
 }
 
+int64_t identity_life(const struct identity *ca)
+{
+    return ca->life_s;
+}
+
 err_t identity_renew(struct identity *ca, const char *name, const char *request_pem, int64_t now_s,
                      struct buf *certificate_pem, struct err_text *why)
 {

@@ -229,6 +229,17 @@ err_t identity_cert_verify(gnutls_x509_crt_t crt, gnutls_x509_crt_t ca, const ch
     return err_say(why, ERR_LINK_AUTH, "certificate refused (status 0x%x)", status);
 }
 
+err_t identity_cert_name(gnutls_x509_crt_t crt, char out[IDENTITY_NAME_MAX + 1],
+                         struct err_text *why)
+{
+    char name[IDENTITY_NAME_MAX + 1];
+    size_t n = sizeof name;
+    int rc = gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, name, &n);
+    if (rc < 0) return identity_cert_say(why, ERR_LINK_AUTH, "certificate's name", rc);
+    memcpy(out, name, n + 1);
+    return OK;
+}
+
 err_t identity_cert_serial(gnutls_x509_crt_t crt, char out[IDENTITY_SERIAL_MAX],
                            struct err_text *why)
 {

@@ -48,6 +48,9 @@ err_t identity_cert_fingerprint(gnutls_x509_crt_t crt, uint8_t out[IDENTITY_PIN_
 err_t identity_cert_verify(gnutls_x509_crt_t crt, gnutls_x509_crt_t ca, const char *purpose,
                            const char *host, gnutls_alert_description_t *alert,
                            struct err_text *why);
+// Whose it is: the common name. ERR_LINK_AUTH: it has none, or one that is too long.
+err_t identity_cert_name(gnutls_x509_crt_t crt, char out[IDENTITY_NAME_MAX + 1],
+                         struct err_text *why);
 // Its serial number as hex digits. ERR_LINK_AUTH.
 err_t identity_cert_serial(gnutls_x509_crt_t crt, char out[IDENTITY_SERIAL_MAX],
                            struct err_text *why);
