@@ -141,7 +141,7 @@ void gemm_run(struct kernels *k, const float *x, int32_t n_tok, int32_t cols,
         g.is_fine |= jobs[j].fine;
         panels += panels_of(jobs[j].w->shape[0]);
     }
-    g.share_panels = share_of(c, panels * g.n_tile, n_tok == 1 ? 1024 : 8);
+    g.share_panels = share_of(c, panels * g.n_tile, n_tok == 1 ? 1024 : GEMM_PANELS);
     for (int32_t j = 0; j < n_job; j++) {
         int32_t n = (panels_of(jobs[j].w->shape[0]) + g.share_panels - 1) / g.share_panels;
         g.first[j + 1] = g.first[j] + n * g.n_tile;
@@ -207,7 +207,7 @@ void gemm_run_each(struct kernels *k, const struct view *w, const float *x, int3
     BUG_ON(w->layout != LAYOUT_PACKED || w->n_dim != 3);
     if (n_tok == 0) return;
     e.n_tile = (n_tok + TILE_TOK - 1) / TILE_TOK;
-    e.share_panels = share_of(c, (int64_t)panels * n * e.n_tile, n_tok == 1 ? 1024 : 8);
+    e.share_panels = share_of(c, (int64_t)panels * n * e.n_tile, n_tok == 1 ? 1024 : GEMM_PANELS);
     e.n_share = (panels + e.share_panels - 1) / e.share_panels;
     // As many weights at once as have room for their quantised rows.
     int32_t round = n;
@@ -318,7 +318,7 @@ void gemm_run_experts_of(struct kernels *k, const struct expert_gemm *g, int32_t
     if (g->n == 0) return;
     e.n_part = experts_cut(c, g);
     const bool is_few = g->n < 4 * e.n_part; // memory is the limit
-    e.share_panels = share_of(c, (int64_t)panels * e.n_part * n_job, is_few ? 64 : 8);
+    e.share_panels = share_of(c, (int64_t)panels * e.n_part * n_job, is_few ? 64 : GEMM_PANELS);
     e.n_share = (panels + e.share_panels - 1) / e.share_panels;
     if (quantise) {
         cpu_for(c, g->n_x, (1 << 14) / e.cols, experts_quantise, &e);

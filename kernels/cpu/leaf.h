@@ -6,11 +6,13 @@
 #include "kernels/cpu/packed.h"
 
 enum {
-    TILE_TOK = 64, // rows of x that a gemm share keeps at hand
+    TILE_TOK = 64,    // rows of x that a gemm share keeps at hand
+    GEMM_PANELS = 16, // panels that a share of several rows has at most
     // Quantised x: for each tile of T rows, for each block of 32 columns: int8 q[T][32], float d[T]
     // (scale), float s[T] (d * sum of q), then negated sums of q, int16 of each: n[T][2] of the
-    // halves; p[T][2] of the columns 4j and 4j + 1, and of 4j + 2 and 4j + 3; p0[T][2], p1[T][2]
-    // the same of each half. A part begins at T times its number.
+    // halves; p[T][2] of the columns 4j and 4j + 1, and of 4j + 2 and 4j + 3, times XQ_TIMES;
+    // p0[T][2], p1[T][2] the same of each half, times XQ_TIMES_HALF: what most types multiply them
+    // with, and no more than 16 bits hold. A part begins at T times its number.
     XQ_SCALE = 32,
     XQ_SUM = 36,
     XQ_HALVES = 40,
@@ -18,6 +20,8 @@ enum {
     XQ_PAIRS_0 = 48,
     XQ_PAIRS_1 = 52,
     XQ_BYTES = 56,
+    XQ_TIMES = 16,
+    XQ_TIMES_HALF = 32,
 
     SEG_TOK = 256,  // softmax is merged per segment of so many absolute positions
     ATTN_ROWS = 16, // queries that share a pass over keys
@@ -42,9 +46,9 @@ struct leaf_gemm {
     bool add;       // to what y holds
     float *scratch; // LEAF_GEMM_FLOATS, aligned to 32 bytes
 };
-// Sums of two panels, values of a block of each, a decoded run of each.
+// Sums of the panels, values of a block of two, a decoded run of two.
 enum {
-    LEAF_GEMM_SUMS = TILE_TOK * 2 * PANEL_ROWS,
+    LEAF_GEMM_SUMS = TILE_TOK * GEMM_PANELS * PANEL_ROWS,
     LEAF_GEMM_VALUES = 2 * BLOCK_COLS * PANEL_ROWS,
     LEAF_GEMM_FLOATS = LEAF_GEMM_SUMS + LEAF_GEMM_VALUES + 2 * CODES_BYTES / 4
 };

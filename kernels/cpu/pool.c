@@ -204,11 +204,6 @@ void pool_run(struct pool *p, int32_t n_item, pool_fn *fn, void *arg)
     wait_for_the_others(p);
 }
 
-int32_t pool_n_threads(const struct pool *p)
-{
-    return p->n_threads;
-}
-
 uint64_t pool_progress(const struct pool *p)
 {
     return atomic_load_explicit(&((struct pool *)p)->progress, memory_order_relaxed);

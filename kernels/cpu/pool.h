@@ -22,7 +22,6 @@ void pool_close(struct pool *p);
 // Runs fn(arg, i, thread) once for every i in [0, n_item), in any order, and returns when all are
 // done. Called by one thread at a time.
 void pool_run(struct pool *p, int32_t n_item, pool_fn *fn, void *arg);
-int32_t pool_n_threads(const struct pool *p);
 // Grows with every region and with every item the caller takes. Any thread may read it.
 uint64_t pool_progress(const struct pool *p);
 // How long pool_run has waited for the other threads, in all.

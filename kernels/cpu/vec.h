@@ -30,8 +30,8 @@
 //                              negated sums of x's halves, two int16
 //
 // An instruction set may define VEC_QUAD: two panels against four rows of x, x (4, 32); out[2t + p]
-// is panel p and row t. n, m: negated sums of the rows of x, two int16 each, of all columns or of
-// the halves, as XQ_PAIRS lie.
+// is panel p and row t. n, m: negated sums of the rows of x, two int16 each, of all columns times
+// XQ_TIMES or of the halves times XQ_TIMES_HALF, as XQ_PAIRS lie.
 //     quad_prepare(w, s, o)    a panel's block made ready, once for all rows; s: w is signed
 //     dot_quad_u4, _s8(p, x, n, o)     dot_u4, dot_s8
 //     dot_quad_middle(p, x, n, k, o)   sum of (w - k) * x: (k, largest w) is (8, 15), (16, 31) or

@@ -132,16 +132,19 @@ VEC void quad_zero(__m256i s[8])
     for (int i = 0; i < 8; i++)
         s[i] = _mm256_setzero_si256();
 }
-// Sums begin with k times n, the four rows' negated sums of x (two int16 each, as the 16-bit sums
-// of maddubs lie): so they are those of (w - k) * x. They may wrap around on the way, since what
-// comes out fits.
-VEC void quad_from(__m256i s[8], const uint8_t *n, int k)
+// Sums begin with k / times times n, the four rows' negated sums of x (two int16 each, as the
+// 16-bit sums of maddubs lie): so they are those of (w - k) * x. They may wrap around on the way,
+// since what comes out fits.
+VEC void quad_from(__m256i s[8], const uint8_t *n, int times, int k)
 {
+    const int two = k & -k;
 #pragma GCC unroll 4
     for (int t = 0; t < 4; t++) {
-        const __m256i v = q32_bcast((const int8_t *)n, t);
-        s[2 * t] = s[2 * t + 1] = k & (k - 1) ? _mm256_mullo_epi16(v, _mm256_set1_epi16((short)k))
-                                              : _mm256_slli_epi16(v, __builtin_ctz((unsigned)k));
+        __m256i v = q32_bcast((const int8_t *)n, t);
+        if (two < times) v = _mm256_srai_epi16(v, __builtin_ctz((unsigned)(times / two)));
+        if (two == times) __asm__("" : "+x"(v)); // as quad_keep: else gcc spills
+        if (k > two) v = _mm256_mullo_epi16(v, _mm256_set1_epi16((short)(k / two)));
+        s[2 * t] = s[2 * t + 1] = v;
     }
 }
 // 16-bit sums of columns 4 * from to 4 * to - 1.
@@ -178,7 +181,7 @@ VEC void dot_quad_middle(const struct quad_panel p[2], const int8_t *x, const ui
                          v8i out[8])
 {
     __m256i s[8];
-    quad_from(s, n, k);
+    quad_from(s, n, XQ_TIMES, k);
     quad_sum16(s, p, x, 0, 8);
     quad_widen(s, out);
 }
@@ -187,7 +190,7 @@ VEC void dot_quad_half(const struct quad_panel p[2], const int8_t *x, int from, 
                        int k, v8i out[8])
 {
     __m256i s[8];
-    quad_from(s, n, k);
+    quad_from(s, n, XQ_TIMES_HALF, k);
     quad_sum16(s, p, x, from, from + 4);
     quad_widen(s, out);
 }
@@ -246,10 +249,10 @@ VEC void dot_quad_k6(const struct quad_panel p[2], const k6s *ka, const k6s *kb,
                      const uint8_t *n, const uint8_t *m, v8i out[8])
 {
     __m256i s[8];
-    quad_from(s, n, 32);
+    quad_from(s, n, XQ_TIMES_HALF, 32);
     quad_sum16(s, p, x, 0, 4);
     quad_scale(s, ka->even, kb->even, true, out);
-    quad_from(s, m, 32);
+    quad_from(s, m, XQ_TIMES_HALF, 32);
     quad_sum16(s, p, x, 4, 8);
     quad_scale(s, ka->odd, kb->odd, false, out);
 }

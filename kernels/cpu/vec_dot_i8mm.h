@@ -56,14 +56,14 @@ VEC void quad_sum(const struct quad_panel p[2], const int8_t *x, int from, int t
         out[4 * (i / 2) + 2 + i % 2] = (v8i){vuzp2q_s32(r[0], r[1]), vuzp2q_s32(r[2], r[3])};
     }
 }
-// n: negated sums of the four rows of x, two int16 each; adds k times both.
-VEC void quad_add_sums(v8i out[8], const uint8_t *n, int k)
+// n: negated sums of the four rows of x times `times`, two int16 each; adds k times both.
+VEC void quad_add_sums(v8i out[8], const uint8_t *n, int times, int k)
 {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         int16_t v[2];
         __builtin_memcpy(v, n + 4 * (i / 2), 4);
-        const int32x4_t add = vdupq_n_s32(k * (v[0] + v[1]));
+        const int32x4_t add = vdupq_n_s32((v[0] + v[1]) / times * k);
         out[i] = (v8i){vaddq_s32(out[i].lo, add), vaddq_s32(out[i].hi, add)};
     }
 }
@@ -82,14 +82,14 @@ VEC void dot_quad_middle(const struct quad_panel p[2], const int8_t *x, const ui
                          v8i out[8])
 {
     quad_sum(p, x, 0, 4, out);
-    quad_add_sums(out, n, k);
+    quad_add_sums(out, n, XQ_TIMES, k);
 }
 // The same of columns 4 * from to 4 * from + 15.
 VEC void dot_quad_half(const struct quad_panel p[2], const int8_t *x, int from, const uint8_t *n,
                        int k, v8i out[8])
 {
     quad_sum(p, x, from / 2, from / 2 + 2, out);
-    quad_add_sums(out, n, k);
+    quad_add_sums(out, n, XQ_TIMES_HALF, k);
 }
 // Sums of both halves times their scales.
 VEC void quad_scale(const v8i a[8], const v8i b[8], const k6s *ka, const k6s *kb, v8i out[8])

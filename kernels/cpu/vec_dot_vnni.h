@@ -81,16 +81,17 @@ VEC void quad_prepare(const q32 w[8], bool is_signed, struct quad_panel *o)
         o->w[j] = _mm256_xor_si256(w[j], middle);
 }
 // Sums of (w - k) * x over columns 4 * from to 4 * to - 1, both panels in one vector. n: negated
-// sums of x, two int16 for each of the four rows.
+// sums of x times XQ_TIMES or XQ_TIMES_HALF, two int16 for each of the four rows.
 VEC void quad_sum(const struct quad_panel p[2], const int8_t *x, int from, int to, const uint8_t *n,
                   int k, v8i out[8])
 {
+    const int times = to - from == 8 ? XQ_TIMES : XQ_TIMES_HALF;
     __m512i s[4];
 #pragma GCC unroll 4
     for (int t = 0; t < 4; t++) {
         int16_t v[2];
         __builtin_memcpy(v, n + 4 * t, 4);
-        s[t] = _mm512_set1_epi32(k * (v[0] + v[1]));
+        s[t] = _mm512_set1_epi32((v[0] + v[1]) / times * k);
     }
 #pragma GCC unroll 8
     for (int j = from; j < to; j++) {
