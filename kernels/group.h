@@ -58,6 +58,9 @@ struct kernels_group_ops {
     // the same numbers in the same order. Member 0 may be ahead; the others wait.
     void (*give)(struct kernels_group *g, const float *x, int64_t n_row, int64_t n_col);
     void (*take)(struct kernels_group *g, float *y, int64_t n_row, int64_t n_col);
+    // How long the device was at give and take, waiting for others, all of its groups together. Of
+    // what is done: after status.
+    uint64_t (*queue_ns)(const struct kernels_group *g);
     // Whether a gather of so many rows can be part of a recorded step.
     bool (*is_recordable)(const struct kernels_group *g, int64_t n_row, int64_t ld);
     // For waits elsewhere: helps the device on where it needs that, and looks for errors.

@@ -314,6 +314,16 @@ const char *compute_near_name(const struct compute_near *n)
 
 // -- later --
 
+uint64_t compute_near_wait_us(struct compute *c)
+{
+    uint64_t ns = c->near_ns;
+    for (int way = NEAR_BEFORE; way < NEAR_WAYS; way++)
+        if (c->near[way].inner) ns = c->near[way].inner->ops->queue_ns(c->near[way].inner);
+    const uint64_t more = ns > c->near_ns ? ns - c->near_ns : 0;
+    c->near_ns += more;
+    return more / 1000;
+}
+
 err_t compute_near_progress(struct compute *c, struct err_text *why)
 {
     err_t e = OK;

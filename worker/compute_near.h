@@ -37,6 +37,8 @@ err_t compute_near_record(const struct msg_peer *peer, enum near_way way, struct
 err_t compute_near_connect(struct compute *c, enum near_way way, const struct msg_connect *m,
                            struct err_text *why);
 const char *compute_near_name(const struct compute_near *n); // of its roads
+// What the device spent waiting in queues since the call before; after their status.
+uint64_t compute_near_wait_us(struct compute *c);
 // Helps devices on where they need that, and looks for errors.
 err_t compute_near_progress(struct compute *c, struct err_text *why);
 void compute_near_end(struct compute *c);

@@ -47,6 +47,7 @@ struct compute {
     } told;
     int64_t looked_us;   // when compute_tick moved the port's bytes last
     uint64_t step_bytes; // weights that one token passes here
+    uint64_t near_ns;    // that the device has waited in queues, as far as it was told
     struct arena arena;  // results of the step
 
     // read by the control thread

@@ -202,30 +202,29 @@ static err_t take_activations(struct compute *c, const struct step *st, struct f
     return e;
 }
 
-// The same from device to device: the stage has them when this returns.
-static err_t take_near(struct compute *c, const struct step *st, struct err_text *why)
+// The same from device to device: the device waits for them, so that the step is there when they
+// come.
+static void take_near(struct compute *c, const struct step *st)
 {
     struct kernels_group *before = c->near[NEAR_BEFORE].inner;
-    const int64_t from = clock_now_us();
     before->ops->take(before, stage_x(c->held.stage), stage_n_tok(st), c->held.model->shape.dim);
-    err_t e = before->ops->status(before, why);
-    atomic_fetch_add(&c->wait_us, (uint64_t)(clock_now_us() - from));
-    return e;
 }
 
-static err_t pass_on_near(struct compute *c, const struct step *st, struct err_text *why)
+// Hands on what is good, and waits once for all of the step that is the device's.
+static err_t settle_near(struct compute *c, const struct step *st, bool is_good)
 {
-    struct kernels_group *after = c->near[NEAR_AFTER].inner;
-    const int64_t from = clock_now_us();
-    after->ops->give(after, stage_x(c->held.stage), stage_n_tok(st), c->held.model->shape.dim);
-    err_t e = after->ops->status(after, why);
-    atomic_fetch_add(&c->wait_us, (uint64_t)(clock_now_us() - from));
+    struct kernels_group *before = c->near[NEAR_BEFORE].inner, *after = c->near[NEAR_AFTER].inner;
+    err_t e = OK;
+    if (after && is_good)
+        after->ops->give(after, stage_x(c->held.stage), stage_n_tok(st), c->held.model->shape.dim);
+    if (after) e = after->ops->status(after, NULL);
+    if (before && !e) e = before->ops->status(before, NULL);
     return e;
 }
 
 static err_t pass_on(struct compute *c, const struct step *st, float *x, struct err_text *why)
 {
-    if (c->near[NEAR_AFTER].inner) return pass_on_near(c, st, why);
+    if (c->near[NEAR_AFTER].inner) return OK; // it has gone
     const uint32_t n_tok = stage_n_tok(st), dim = (uint32_t)c->held.model->shape.dim;
     const struct frame f = {.kind = FRAME_ACTIVATIONS,
                             .dtype = DT_F32,
@@ -239,7 +238,8 @@ static err_t pass_on(struct compute *c, const struct step *st, float *x, struct 
     return send_frame(c, &f, n_tok, why);
 }
 
-static err_t report(struct compute *c, struct step_result *r, int64_t took_us, struct err_text *why)
+static err_t report(struct compute *c, struct step_result *r, uint64_t took_us,
+                    struct err_text *why)
 {
     err_t e = give_ids(c, r, why);
     if (e) return e;
@@ -266,10 +266,13 @@ static err_t run(struct compute *c, const struct step *st, float *x, struct err_
     const int64_t from = clock_now_us();
     arena_reset(&c->arena);
     err_t e = stage_run(c->held.stage, st, x, c->chained, &c->arena, &result);
-    struct kernels_group *after = c->near[NEAR_AFTER].inner;
-    if (!e && after) e = after->ops->status(after, why); // what is handed on is computed
-    const int64_t took_us = clock_now_us() - from;
-    atomic_fetch_add(&c->busy_us, (uint64_t)took_us);
+    const err_t near_err = settle_near(c, st, !e);
+    if (near_err) e = near_err; // which the other one follows from
+    const uint64_t all_us = (uint64_t)(clock_now_us() - from);
+    const uint64_t near_us = e ? 0 : compute_near_wait_us(c);
+    const uint64_t took_us = all_us > near_us ? all_us - near_us : 0;
+    atomic_fetch_add(&c->wait_us, near_us);
+    atomic_fetch_add(&c->busy_us, took_us);
     struct group *group = compute_group_now(c);
     if (group) atomic_store(&c->exchange_us, group->ops->wait_us(group));
     if (e) return say_run_failed(c, st, e, why);
@@ -282,7 +285,10 @@ static err_t take_input(struct compute *c, const struct step *st, struct frame *
                         struct err_text *why)
 {
     if (!compute_is_dense(c)) return OK;
-    if (c->near[NEAR_BEFORE].inner) return take_near(c, st, why);
+    if (c->near[NEAR_BEFORE].inner) {
+        take_near(c, st);
+        return OK;
+    }
     if (!compute_is_first(c)) return take_activations(c, st, out, why);
     err_t e = gather_chained(c, st, why);
     return !e && c->port && !compute_draws(c) ? note_step(c, st, why) : e;

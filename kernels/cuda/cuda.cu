@@ -87,7 +87,7 @@ static void cuda_close(struct kernels *k)
 static uint64_t cuda_busy_ns(struct kernels *k)
 {
     device_enter(cuda_of(k)->dev);
-    return device_work_ns(cuda_of(k)->dev);
+    return device_work_ns(cuda_of(k)->dev, DEVICE_STEPS);
 }
 
 static void cuda_taken_bytes(struct kernels *k, struct kernels_bytes *out)

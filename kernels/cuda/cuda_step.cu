@@ -287,7 +287,7 @@ bool cuda_step_enter(struct kernels *k, const struct kernels_step *step)
         s->step = {};
         return true;
     }
-    device_work_begin(c->dev);
+    device_work_begin(c->dev, DEVICE_STEPS);
     if (!step->key || c->lim.eager) return false;
     struct recorded *r = find_recorded(c, step->key);
     r->used = s->n_step;
@@ -309,7 +309,7 @@ void cuda_step_leave(struct kernels *k)
 {
     struct cuda *c = cuda_of(k);
     if (c->stage->is_recording) end_recording(c);
-    device_work_end(c->dev);
+    device_work_end(c->dev, DEVICE_STEPS);
     c->stage->now = NULL;
     c->stage->step.key = 0;
     __atomic_fetch_add(&c->n_op, 1, __ATOMIC_RELAXED);

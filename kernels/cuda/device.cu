@@ -13,6 +13,11 @@
 
 enum { WORK_TIMES = 32 };
 
+struct times {
+    cudaEvent_t at[WORK_TIMES][2]; // begin and end of the last ones
+    uint64_t n, n_counted, ns;
+};
+
 struct device {
     int index;
     bool is_counter; // everything below is zeros then but `counted`
@@ -20,8 +25,7 @@ struct device {
     cudaStream_t stream;
     cudaError_t first; // error
     const char *where;
-    cudaEvent_t work[WORK_TIMES][2]; // begin and end of the last steps
-    uint64_t n_work, n_work_counted, work_ns;
+    struct times work[DEVICE_WORKS];
     struct watchers watchers;
 };
 struct device_event {
@@ -110,6 +114,11 @@ err_t device_about(int32_t index, struct device_info *out, struct err_text *why)
     return OK;
 }
 
+static cudaEvent_t *event_of(struct device *d, int i)
+{
+    return &d->work[i / (2 * WORK_TIMES)].at[i / 2 % WORK_TIMES][i % 2];
+}
+
 err_t device_open(int32_t index, struct device **out, struct err_text *why)
 {
     int32_t n = 0;
@@ -124,8 +133,8 @@ err_t device_open(int32_t index, struct device **out, struct err_text *why)
     cudaError_t e = cudaSetDevice(index);
     if (e == cudaSuccess) e = cudaDeviceSynchronize(); // what an older one was given is there
     if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
-    for (int i = 0; i < 2 * WORK_TIMES && e == cudaSuccess; i++)
-        e = cudaEventCreate(&d->work[i / 2][i % 2]);
+    for (int i = 0; i < DEVICE_WORKS * 2 * WORK_TIMES && e == cudaSuccess; i++)
+        e = cudaEventCreate(event_of(d, i));
     if (e != cudaSuccess) {
         device_close(d);
         return say(why, ERR_DEVICE, e, "opening the device");
@@ -152,8 +161,8 @@ void device_close(struct device *d)
 {
     if (!d) return;
     if (!d->is_counter) cudaSetDevice(d->index);
-    for (int i = 0; i < 2 * WORK_TIMES; i++)
-        if (d->work[i / 2][i % 2]) cudaEventDestroy(d->work[i / 2][i % 2]);
+    for (int i = 0; i < DEVICE_WORKS * 2 * WORK_TIMES; i++)
+        if (*event_of(d, i)) cudaEventDestroy(*event_of(d, i));
     if (d->stream) {
         cudaStreamSynchronize(d->stream);
         cudaStreamDestroy(d->stream);
@@ -410,32 +419,35 @@ void device_event_wait(struct device *d, struct device_event *e)
 // -- how long it works --
 
 // Adds up the oldest pair that is not counted yet.
-static void count_work(struct device *d)
+static void count_work(struct device *d, struct times *t)
 {
-    cudaEvent_t *pair = d->work[d->n_work_counted++ % WORK_TIMES];
+    cudaEvent_t *pair = t->at[t->n_counted++ % WORK_TIMES];
     float ms = 0;
     cudaError_t e = cudaEventSynchronize(pair[1]);
     if (e == cudaSuccess) e = cudaEventElapsedTime(&ms, pair[0], pair[1]);
-    if (e == cudaSuccess) d->work_ns += (uint64_t)((double)ms * 1e6);
+    if (e == cudaSuccess) t->ns += (uint64_t)((double)ms * 1e6);
     keep(d, e, "work on the device");
 }
 
-void device_work_begin(struct device *d)
+void device_work_begin(struct device *d, enum device_work kind)
 {
-    if (d->n_work - d->n_work_counted == WORK_TIMES) count_work(d);
-    keep(d, cudaEventRecord(d->work[d->n_work % WORK_TIMES][0], d->stream), "an event");
+    struct times *t = &d->work[kind];
+    if (t->n - t->n_counted == WORK_TIMES) count_work(d, t);
+    keep(d, cudaEventRecord(t->at[t->n % WORK_TIMES][0], d->stream), "an event");
 }
 
-void device_work_end(struct device *d)
+void device_work_end(struct device *d, enum device_work kind)
 {
-    keep(d, cudaEventRecord(d->work[d->n_work++ % WORK_TIMES][1], d->stream), "an event");
+    struct times *t = &d->work[kind];
+    keep(d, cudaEventRecord(t->at[t->n++ % WORK_TIMES][1], d->stream), "an event");
 }
 
-uint64_t device_work_ns(struct device *d)
+uint64_t device_work_ns(struct device *d, enum device_work kind)
 {
-    while (d->n_work_counted < d->n_work)
-        count_work(d);
-    return d->work_ns;
+    struct times *t = &d->work[kind];
+    while (t->n_counted < t->n)
+        count_work(d, t);
+    return t->ns;
 }
 
 void device_graph_begin(struct device *d)

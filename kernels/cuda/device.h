@@ -89,11 +89,12 @@ void device_event_close(struct device *d, struct device_event *e);
 void device_event_record(struct device *d, struct device_event *e);
 void device_event_wait(struct device *d, struct device_event *e); // the host waits
 
-// How long the device was at work between begin and end (or at all), of all such pairs. busy:
-// waits.
-void device_work_begin(struct device *d);
-void device_work_end(struct device *d);
-uint64_t device_work_ns(struct device *d);
+// How long the device was at work between begin and end, of all such pairs: of steps (on the host
+// of all work), and of what waits in a queue for others. ns: waits.
+enum device_work { DEVICE_STEPS, DEVICE_QUEUES, DEVICE_WORKS };
+void device_work_begin(struct device *d, enum device_work kind);
+void device_work_end(struct device *d, enum device_work kind);
+uint64_t device_work_ns(struct device *d, enum device_work kind);
 
 // What is given to the stream between begin and end is recorded, not done. end: NULL if it could
 // not be (device_error knows).

@@ -47,7 +47,7 @@ static struct {
     bool is_easy;
 } arena = {PTHREAD_MUTEX_INITIALIZER, NULL, NULL, 0, 0, 0, 0, false, NULL, false};
 
-enum work_kind { WORK_CALL, WORK_COPY, WORK_ZERO, WORK_PUT, WORK_GET, WORK_TRY };
+enum work_kind { WORK_CALL, WORK_COPY, WORK_ZERO, WORK_PUT, WORK_GET, WORK_TRY, WORK_MARK };
 struct alignas(16) work {
     enum work_kind kind;
     uint32_t bytes;        // with what follows
@@ -55,6 +55,7 @@ struct alignas(16) work {
     void *dst;
     const void *src;
     uint64_t dst_pitch, src_pitch, row_bytes, n_row;
+    bool is_end;            // WORK_MARK
     device_host_try *tried; // WORK_TRY; its argument: behind this struct
 };
 struct work_list {
@@ -79,7 +80,8 @@ struct device {
     bool failed;
     struct simt_why why;
     uint64_t work_ns;
-    bool is_counter; // everything else is zeros then but `counted`
+    int64_t queue_ns; // the sum of the ends less that of the beginnings
+    bool is_counter;  // everything else is zeros then but `counted`
     struct kernels_bytes counted;
 };
 
@@ -443,6 +445,9 @@ static bool run_work(struct device *d, struct work *w)
         break;
     case WORK_TRY:
         return w->tried((void *)(w + 1));
+    case WORK_MARK:
+        d->queue_ns += w->is_end ? clock_now_ns() : -clock_now_ns();
+        break;
     }
     return true;
 }
@@ -615,19 +620,26 @@ void device_wait(struct device *d)
     }
 }
 
-// All that it does counts.
-void device_work_begin(struct device *d)
+static void mark(struct device *d, enum device_work kind, bool is_end)
 {
-    (void)d;
+    struct work w = {};
+    if (kind == DEVICE_STEPS) return; // all that it does counts
+    w.kind = WORK_MARK;
+    w.is_end = is_end;
+    add(d, &w, NULL, 0);
 }
-void device_work_end(struct device *d)
+void device_work_begin(struct device *d, enum device_work kind)
 {
-    (void)d;
+    mark(d, kind, false);
 }
-uint64_t device_work_ns(struct device *d)
+void device_work_end(struct device *d, enum device_work kind)
+{
+    mark(d, kind, true);
+}
+uint64_t device_work_ns(struct device *d, enum device_work kind)
 {
     device_wait(d);
-    return d->work_ns;
+    return kind == DEVICE_STEPS ? d->work_ns : (uint64_t)(d->queue_ns > 0 ? d->queue_ns : 0);
 }
 
 // -- events: the list has one order, so that whoever waits does all of it --

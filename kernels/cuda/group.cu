@@ -174,10 +174,12 @@ static void cuda_group_give(struct kernels_group *base, const float *x, int64_t 
     if (g->err || n_row <= 0) return;
     __atomic_fetch_add(&g->c->n_op, 1, __ATOMIC_RELAXED);
     cuda_no_kernel(g->c);
+    device_work_begin(g->c->dev, DEVICE_QUEUES);
     if (g->peers)
         peers_give(g->peers, x, n_row * n_col);
     else
         nccl_give(g->nccl, x, n_row * n_col);
+    device_work_end(g->c->dev, DEVICE_QUEUES);
 }
 
 static void cuda_group_take(struct kernels_group *base, float *y, int64_t n_row, int64_t n_col)
@@ -186,10 +188,18 @@ static void cuda_group_take(struct kernels_group *base, float *y, int64_t n_row,
     if (g->err || n_row <= 0) return;
     __atomic_fetch_add(&g->c->n_op, 1, __ATOMIC_RELAXED);
     cuda_no_kernel(g->c);
+    device_work_begin(g->c->dev, DEVICE_QUEUES);
     if (g->peers)
         peers_take(g->peers, y, n_row * n_col);
     else
         nccl_take(g->nccl, y, n_row * n_col);
+    device_work_end(g->c->dev, DEVICE_QUEUES);
+}
+
+static uint64_t cuda_group_queue_ns(const struct kernels_group *base)
+{
+    const struct cuda_group *g = (const struct cuda_group *)(const void *)base;
+    return g->err ? 0 : device_work_ns(g->c->dev, DEVICE_QUEUES);
 }
 
 static bool cuda_group_is_recordable(const struct kernels_group *base, int64_t n_row, int64_t ld)
@@ -423,6 +433,7 @@ static const struct kernels_group_ops ops = {
     .recv = cuda_group_recv,
     .give = cuda_group_give,
     .take = cuda_group_take,
+    .queue_ns = cuda_group_queue_ns,
     .is_recordable = cuda_group_is_recordable,
     .progress = cuda_group_progress,
     .status = cuda_group_status,

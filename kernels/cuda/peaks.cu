@@ -178,15 +178,15 @@ static double rate_of(struct peaks *p, launch_fn *f, int32_t budget_ms)
     const uint64_t budget = (uint64_t)budget_ms * 1000000;
     double best = 0;
     f(p); // loads what has to be loaded
-    const uint64_t begin = device_work_ns(p->d);
+    const uint64_t begin = device_work_ns(p->d, DEVICE_STEPS);
     uint64_t before = begin;
     for (int i = 0; i < TIMES_MAX && (i < 3 || before - begin < budget); i++) {
         double work = 0;
-        device_work_begin(p->d);
+        device_work_begin(p->d, DEVICE_STEPS);
         for (int k = 0; k < LAUNCHES; k++)
             work += f(p);
-        device_work_end(p->d);
-        const uint64_t now = device_work_ns(p->d);
+        device_work_end(p->d, DEVICE_STEPS);
+        const uint64_t now = device_work_ns(p->d, DEVICE_STEPS);
         const double rate = work / ((double)(now - before) * 1e-9);
         if (now > before && rate > best) best = rate;
         before = now;

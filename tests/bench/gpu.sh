@@ -14,18 +14,22 @@
 #                                         command may not take long; without it, all of them
 #   tests/bench/gpu.sh run --host BUILD   every part once, tiny, on the module that runs on the host
 #
-#   part         minutes  what
-#   prove        4        tests of kernels, golden fixtures on the device
-#   sanitize     5        compute-sanitizer: memcheck, racecheck, synccheck, initcheck
-#   kernels      3        products and attention beside their limits, and the vendor's library
-#   models       5        G1 G2 G4 G6 G7 G8: decoding, prompts, graphs, idle time, whole models
+#   part         minutes  what, most wanted first
+#   check        1        tests of products and attention, three golden fixtures
+#   models       5        G1 G2 G4 G7 G8: decoding, graphs, idle time, whole models
+#   kernels      3        G3 G5 G6: products and attention beside their limits and the vendor's library
+#   serve        2        a server on the device and a client
+#   prove        4        all golden fixtures
 #   load         1        from disk to device, beside dd
 #   profile      4        ncu's (or nsys's) word for what limits the products, attention, a step
-#   serve        2        a server on the device and a client
+#   sanitize     5        compute-sanitizer: memcheck, racecheck, synccheck, initcheck
 #
 # Results go to OUT (tests/bench/results if it is not set): a folder for each device and date with
-# what each part printed, and summary.md, which has the goals of specs/performance.md. A part that is
-# run again replaces its own files. Exit 1 if a part failed; a missed goal is no failure.
+# what each part printed, and summary.md, which has the goals of specs/performance.md. Both are
+# written after every part, and so is BUNDLE, if it is set: all of the folder as one .tar.gz. A part
+# that is run again replaces its own files. After BUDGET seconds (1740) nothing is begun any more, and
+# what runs is ended. Exit 1 if a part failed; a missed goal is no failure, a part that fails does
+# not keep the others.
 set -u
 cd "$(dirname "$0")/../.." || exit
 mode=${1:-run}
@@ -68,16 +72,32 @@ part() {
     limit=$2
     shift 2
     start=$(date +%s)
-    timeout -k 5 "$limit" "$@" >"$out/$name.txt" 2>"$out/$name.err"
-    code=$?
-    verdict=ok
-    [ $code != 77 ] || verdict="left out"
-    [ $code = 0 ] || [ $code = 77 ] || { verdict="FAILED ($code)"; failed=1; }
+    left=$((until - start))
+    [ "$limit" -le "$left" ] || limit=$left
+    if [ "$limit" -lt 5 ]; then
+        code=78
+    else
+        timeout -k 5 "$limit" "$@" >"$out/$name.txt" 2>"$out/$name.err"
+        code=$?
+    fi
+    took=$(($(date +%s) - start))
+    case $code in
+    0) verdict=ok ;;
+    77) verdict="left out" ;;
+    78) verdict="no time" ;;
+    124 | 137) verdict="ended after $limit s" failed=1 ;;
+    *) verdict="FAILED ($code)" failed=1 ;;
+    esac
     [ -s "$out/$name.err" ] || rm -f "$out/$name.err"
     [ $code = 0 ] || tail -3 "$out/$name.err" 2>/dev/null
-    took=$(($(date +%s) - start))
-    printf '%-24s %-12s %4d s\n' "$name" "$verdict" "$took"
+    printf '%-24s %-18s %4d s\n' "$name" "$verdict" "$took"
     printf '%s\t%s\t%s\n' "$name" "$verdict" "$took" >"$out/$name.part"
+    keep_results
+}
+
+keep_results() {
+    python3 tests/bench/gpu_summary.py "$out" || failed=1
+    [ -z "${BUNDLE:-}" ] || tar -C "$(dirname "$out")" -czf "$BUNDLE" "$(basename "$out")" || failed=1
 }
 
 # The place of a program of the pack, or of what was built here; nothing: it is not there.
@@ -88,32 +108,31 @@ place() {
 bench() { # NAME MODEL OPTIONS...
     name=$1
     shift
-    [ -z "$program" ] || part "bench-$name" 280 "$program" bench "$@" --device cuda --json --threads "$threads"
+    [ -z "$program" ] || part "bench-$name" 150 "$program" bench "$@" --device cuda --json --threads "$threads"
+}
+
+do_check() {
+    for test in gemm attn; do # those that open the module that TRIREME_CUDA names
+        p=$(place "unit_cuda_${test}_test")
+        [ -z "$p" ] || [ -n "$host" ] || part "unit-$test" 100 "$p"
+    done
+    [ -z "$golden" ] || part golden-few 60 "$golden" $few
 }
 
 do_prove() {
-    for test in attn gemm; do # those that open the module that TRIREME_CUDA names
-        p=$(place "unit_cuda_${test}_test")
-        [ -z "$p" ] || [ -n "$host" ] || part "unit-$test" 280 "$p"
-    done
-    [ -n "$golden" ] || return 0
-    if [ -n "$host" ]; then
-        part golden 120 "$golden" --device cuda --threads 1 --alone "$TRIREME_FIXTURES/arch/llama/"
-    else
-        part golden 420 env TRIREME_TEST_ALL=1 tests/golden/cuda.sh
-    fi
+    [ -z "$golden" ] || [ -n "$host" ] || part golden 420 env TRIREME_TEST_ALL=1 tests/golden/cuda.sh
 }
 
 do_sanitize() {
-    [ -n "$golden" ] || return 0
+    p=$(place cuda_products_bench)
     for tool in memcheck racecheck synccheck initcheck; do
         if ! command -v compute-sanitizer >/dev/null; then
             part "sanitizer-$tool" 5 sh -c "echo no compute-sanitizer here; exit 77"
-            continue
+        elif [ -n "$golden" ]; then
+            part "sanitizer-$tool" 140 compute-sanitizer --tool "$tool" --error-exitcode 9 "$golden" $few
+        elif [ -n "$p" ]; then
+            part "sanitizer-$tool" 140 compute-sanitizer --tool "$tool" --error-exitcode 9 "$p" --device cuda --tiny
         fi
-        part "sanitizer-$tool" 140 compute-sanitizer --tool "$tool" --error-exitcode 9 "$golden" \
-            --device cuda --threads 1 --alone "$TRIREME_FIXTURES/arch/llama/" \
-            "$TRIREME_FIXTURES/arch/gpt_oss/" "$TRIREME_FIXTURES/arch/qwen3_next/"
     done
 }
 
@@ -133,13 +152,13 @@ do_models() {
         bench tiny-eager "$small" --batch 1 --prompt 4 --tokens 3 --graphs off
         return
     fi
-    bench 8b-int4 shape:llama-3.1-8b:Q4_0 --batch 1,16 --prompt 512 --tokens 128
-    bench 8b-q4k shape:llama-3.1-8b:Q4_K --batch 1 --prompt 512 --tokens 128
-    bench 8b-bf16 shape:llama-3.1-8b --batch 1 --prompt 2048 --tokens 128
-    bench 1b shape:llama-3.2-1b --batch 1 --prompt 128 --tokens 256
     bench small shape:qwen3-0.6b --batch 1,64 --prompt 128 --tokens 256
     bench small-eager shape:qwen3-0.6b --batch 1 --prompt 128 --tokens 256 --graphs off
+    bench 8b-int4 shape:llama-3.1-8b:Q4_0 --batch 1,16 --prompt 512 --tokens 128
+    bench 8b-bf16 shape:llama-3.1-8b --batch 1 --prompt 2048 --tokens 128
+    bench 1b shape:llama-3.2-1b --batch 1 --prompt 128 --tokens 256
     bench moe shape:qwen3-30b-a3b:Q4_0 --batch 1 --prompt 512 --tokens 128
+    bench 8b-q4k shape:llama-3.1-8b:Q4_K --batch 1 --prompt 512 --tokens 128
     bench oss shape:gpt-oss-20b --batch 1 --prompt 512 --tokens 128
     [ -z "$program" ] || part step 120 "$program" bench shape:llama-3.1-8b:Q4_0 --batch 1 --prompt 512 --tokens 32 \
         --profile --no-limits --device cuda
@@ -171,7 +190,7 @@ do_serve() {
 }
 
 run() {
-    host= tiny= threads=$(nproc)
+    host= tiny= threads=$(nproc) until=$(($(date +%s) + ${BUDGET:-1740}))
     if [ "${1:-}" = --host ]; then
         host=1 tiny=--tiny threads=2
         shift
@@ -195,8 +214,9 @@ run() {
         pack=$there/gpu
     elif [ ! -d "$pack" ]; then
         pack=build/kernels
+        targets=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
         part build 580 sh -c "cmake -S . -B $pack -DTRIREME_KERNELS_ONLY=ON -DTRIREME_CUDA=ON \
-            -DTRIREME_CUDA_TARGETS=native && cmake --build $pack -j"
+            -DTRIREME_CUDA_TARGETS=$targets && cmake --build $pack -j $threads"
     fi
     case $pack in /*) ;; *) pack=$PWD/$pack ;; esac
     if [ -z "$host" ]; then
@@ -209,13 +229,15 @@ run() {
     export TRIREME_BUILD="$pack" TRIREME_FIXTURES="${TRIREME_FIXTURES:-../shared/fixtures}"
     program=$(place trireme)
     golden=$(place golden)
-    for p in ${*:-prove sanitize kernels models load profile serve}; do
+    few="--device cuda --threads 1 --alone $TRIREME_FIXTURES/arch/llama/"
+    [ -n "$host" ] || few="$few $TRIREME_FIXTURES/arch/gpt_oss/ $TRIREME_FIXTURES/arch/qwen3_next/"
+    for p in ${*:-check models kernels serve prove load profile sanitize}; do
         case $p in
-        prove | sanitize | kernels | models | load | profile | serve) "do_$p" ;;
+        check | models | kernels | serve | prove | load | profile | sanitize) "do_$p" ;;
         *) echo "no part $p"; exit 2 ;;
         esac
-        python3 tests/bench/gpu_summary.py "$out" || failed=1
     done
+    keep_results
     cat "$out/summary.md"
     exit $failed
 }
@@ -223,5 +245,5 @@ run() {
 case $mode in
 pack) shift && pack "$@" ;;
 run) shift 2>/dev/null; run "$@" ;;
-*) sed -n '2,30p' "$0"; exit 2 ;;
+*) sed -n '2,36p' "$0"; exit 2 ;;
 esac
