@@ -59,7 +59,7 @@ static err_t remove_one(const char *dir, const struct store_copy *copies, uint32
     for (uint32_t i = 0; i < n; i++) {
         char hex[65];
         hex_write(copies[i].hash, sizeof copies[i].hash, hex);
-        if (strncmp(hex, start, strlen(start))) continue;
+        if (!*start || strncmp(hex, start, strlen(start))) continue;
         if (found && memcmp(found->hash, copies[i].hash, sizeof found->hash))
             return err_say(why, ERR_CONFIG, "several copies begin with %.64s: tell more of it",
                            start);

@@ -3,6 +3,7 @@
 #include "topology/file.h"
 #include "topology/shape.h"
 #include "topology/tensors.h"
+#include "worker/store.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -113,11 +114,6 @@ err_t models_scan(const char *const *paths, struct models *out, struct err_text 
     return e;
 }
 
-static bool is_copy(const char *name)
-{
-    return strlen(name) == 64 && strspn(name, "0123456789abcdef") == 64;
-}
-
 void models_add_store(struct models *m, const char *dir)
 {
     DIR *d = opendir(dir);
@@ -125,7 +121,9 @@ void models_add_store(struct models *m, const char *dir)
     for (struct dirent *at; (at = readdir(d));) {
         char path[4096];
         struct err_text why;
-        if (!is_copy(at->d_name)) continue;
+        uint8_t hash[32];
+        bool is_whole;
+        if (!store_name_read(at->d_name, hash, &is_whole) || !is_whole) continue;
         const int len = snprintf(path, sizeof path, "%s/%s", dir, at->d_name);
         if (len < (int)sizeof path && add_path(m, path, &why)) log_warn("left out: %s", why.s);
     }

@@ -55,6 +55,13 @@ void store_name_folder(char out[STORE_PATH_MAX], const char *dir, const uint8_t 
     snprintf(out, STORE_PATH_MAX, "%s/%s%s", dir, hex, is_whole ? "" : STORE_PART);
 }
 
+bool store_name_read(const char *name, uint8_t hash[32], bool *is_whole)
+{
+    if (!hex_read(name, 32, hash)) return false;
+    *is_whole = name[64] == 0;
+    return *is_whole || !strcmp(name + 64, STORE_PART);
+}
+
 // -- bits --
 
 static bool bit(const uint8_t *bits, uint64_t i)

@@ -27,6 +27,8 @@ struct store_range {
     uint32_t bytes;
 };
 
+// Whether a folder of DIR is called like a copy: HASH (whole), or HASH.part.
+bool store_name_read(const char *name, uint8_t hash[32], bool *is_whole);
 // Makes DIR if need be and keeps others out until the descriptor is closed. ERR_BUSY, ERR_SYSTEM.
 err_t store_lock(const char *dir, int *fd, struct err_text *why);
 // Bytes that copies may still grow by: what the volume has free, less the reserve; and those that

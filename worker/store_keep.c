@@ -1,6 +1,5 @@
 #include "worker/store_keep.h"
 
-#include "proto/base/hex.h"
 #include "proto/base/log.h"
 #include "worker/store_priv.h"
 
@@ -13,15 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { HEX = 64, DISK_BLOCK = 512 };
-
-// False: no copy's folder is called so.
-static bool read_name(const char *name, struct store_copy *out)
-{
-    if (!hex_read(name, sizeof out->hash, out->hash)) return false;
-    out->is_whole = name[HEX] == 0;
-    return out->is_whole || !strcmp(name + HEX, STORE_PART);
-}
+enum { DISK_BLOCK = 512 };
 
 typedef void each_fn(void *arg, int folder, const char *name);
 
@@ -62,7 +53,7 @@ static void add_copy(void *arg, int folder, const char *name)
     struct store_copy c = {0};
     struct stat st;
     char path[STORE_PATH_MAX];
-    if (f->n == f->most || !read_name(name, &c)) return;
+    if (f->n == f->most || !store_name_read(name, c.hash, &c.is_whole)) return;
     if (fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISDIR(st.st_mode)) return;
     store_name_folder(path, f->dir, c.hash, c.is_whole);
     c.used_s = st.st_mtime;
@@ -80,7 +71,7 @@ static int by_use(const void *a, const void *b)
 err_t store_copies(const char *dir, struct store_copy *out, uint32_t *n, struct err_text *why)
 {
     struct found f = {.dir = dir, .out = out, .most = *n};
-    if (strlen(dir) + HEX + sizeof STORE_PART + 1 > STORE_PATH_MAX)
+    if (strlen(dir) + 64 + sizeof STORE_PART + 1 > STORE_PATH_MAX)
         return err_say(why, ERR_CONFIG, "store: folder's path is too long");
     if (each_name(dir, add_copy, &f) && errno != ENOENT)
         return err_say(why, ERR_SYSTEM, "store: cannot read %s: %s", dir, strerror(errno));

@@ -209,7 +209,9 @@ static void each_part(const char *dir, each_fn *fn, void *arg)
     for (struct dirent *at; (at = readdir(d));) {
         char folder[STORE_PATH_MAX];
         struct map m;
-        if (strlen(at->d_name) != 69 || strcmp(at->d_name + 64, STORE_PART)) continue;
+        uint8_t hash[32];
+        bool is_whole;
+        if (!store_name_read(at->d_name, hash, &is_whole) || is_whole) continue;
         if (snprintf(folder, sizeof folder, "%s/%s", dir, at->d_name) >= (int)sizeof folder)
             continue;
         if (!map_open(folder, &m)) continue;

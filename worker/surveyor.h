@@ -21,7 +21,7 @@ struct surveyor_config {
 };
 
 err_t surveyor_open(const struct surveyor_config *c, struct surveyor **out, struct err_text *why);
-// Waits for a measurement that runs, at most about a second.
+// Waits for the measurement of one link if one runs: about two seconds at most.
 void surveyor_close(struct surveyor *s);
 // Takes a parcel with a SURVEY. Returns at once.
 void surveyor_hand(struct surveyor *s, struct compute_parcel *p);

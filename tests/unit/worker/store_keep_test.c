@@ -126,6 +126,32 @@ static void the_oldest_goes_unless_in_use(void **state)
     assert_int_equal(list(copies), 1);
 }
 
+static void what_cannot_go_is_passed_over(void **state)
+{
+    (void)state;
+    struct store_copy copies[COPIES + 1];
+    char folder[512], inner[600];
+    uint8_t hash[32];
+    list(copies);
+    const uint64_t one = copies[0].disk_bytes;
+    path_of(0, "", folder, sizeof folder);
+    snprintf(inner, sizeof inner, "%s/somebody-elses", folder);
+    assert_int_equal(mkdir(inner, 0700), 0);
+    const struct timespec times[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+    assert_int_equal(utimensat(AT_FDCWD, folder, times, 0), 0);
+    assert_int_equal(store_trim(dir, 2 * one, NULL, 0), 2 * one);
+    list(copies);
+    hash_of(2, hash);
+    assert_memory_equal(copies[0].hash, hash, 32);
+    hash_of(0, hash);
+    assert_memory_equal(copies[1].hash, hash, 32);
+    assert_false(copies[1].is_whole); // whatever is left of it
+    path_of(0, ".part", folder, sizeof folder);
+    snprintf(inner, sizeof inner, "%s/somebody-elses", folder);
+    assert_int_equal(rmdir(inner), 0);
+    assert_int_equal(rmdir(folder), 0); // empty: nothing makes a trim take it
+}
+
 static void room_is_what_the_limit_says(void **state)
 {
     (void)state;
@@ -141,6 +167,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(listed_by_use, setup, teardown),
         cmocka_unit_test_setup_teardown(the_oldest_goes_unless_in_use, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_cannot_go_is_passed_over, setup, teardown),
         cmocka_unit_test_setup_teardown(room_is_what_the_limit_says, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
