@@ -1,10 +1,13 @@
 #include "deploy/bench_predict.h"
 
 #include "deploy/here.h"
+#include "proto/base/hex.h"
+#include "proto/base/log.h"
 #include "topology/crowd.h"
 #include "topology/plan.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -49,6 +52,71 @@ err_t bench_predict_device(uint32_t n_threads, bool refresh, struct cluster_devi
     return OK;
 }
 
+// ---- measured steps
+
+static const size_t time_lists[] = {
+    offsetof(struct pace_times, depth), offsetof(struct pace_times, decode_s),
+    offsetof(struct pace_times, choose_s), offsetof(struct pace_times, chunk_s)};
+
+// One line of numbers; whoever changes their order changes the program, whose file is in the key.
+static void keep_times(const char *key, const struct pace_times *t)
+{
+    struct buf text = {0};
+    struct err_text why = {{0}};
+    buf_printf(&text, "%d %d %d", t->layer_from, t->layer_to, t->kv_elem_bits);
+    for (size_t i = 0; i < sizeof time_lists / sizeof *time_lists; i++)
+        for (int p = 0; p < PACE_POINTS; p++)
+            buf_printf(&text, " %.9g", ((const double *)((const char *)t + time_lists[i]))[p]);
+    if (measure_keep(here_dir(), "steps", key, &text, &why))
+        log_warn("measured steps are not kept: %s", why.s);
+    buf_fini(&text);
+}
+
+// False: there are none, or they are damaged.
+static bool kept_times(const char *key, const struct model *m, struct pace_times *out)
+{
+    struct buf text = {0};
+    struct pace_times t;
+    int n = 0;
+    bool ok = measure_kept(here_dir(), "steps", key, &text) == OK;
+    buf_char(&text, '\0');
+    const char *at = text.data;
+    ok = ok && buf_ok(&text) &&
+         sscanf(at, "%d %d %d%n", &t.layer_from, &t.layer_to, &t.kv_elem_bits, &n) == 3 &&
+         t.layer_from >= 0 && t.layer_from < t.layer_to && t.layer_to == m->shape.n_layer &&
+         t.kv_elem_bits > 0 && t.kv_elem_bits <= 32;
+    for (size_t i = 0; i < sizeof time_lists / sizeof *time_lists; i++)
+        for (int p = 0; ok && p < PACE_POINTS; p++) {
+            double *v = (double *)((char *)&t + time_lists[i]) + p;
+            at += n;
+            ok = sscanf(at, "%lf%n", v, &n) == 1 && *v >= 0 && *v < 1e6;
+        }
+    if (ok) *out = t;
+    buf_fini(&text);
+    return ok;
+}
+
+err_t bench_predict_times(const struct step_times_ask *ask, bool refresh, struct pace_times *out,
+                          struct err_text *why)
+{
+    char isa[32], hardware[MEASURE_KEY_BYTES], hash[2 * 8 + 1], key[128];
+    struct probe p;
+    err_t e = probe_read(&p, why);
+    if (!e) e = measure_isa(NULL, isa, why);
+    if (e) return e;
+    const struct measure_ask ma = {.dir = here_dir(), .isa = isa, .n_threads = ask->n_threads};
+    measure_key(&p, &ma, hardware);
+    hex_write(ask->model->hash, sizeof hash / 2, hash);
+    snprintf(key, sizeof key, "%s-%s-%d-%u-%u", hardware, hash, ask->n_at_once, ask->kv_dtype,
+             ask->precision);
+    if (!refresh && kept_times(key, ask->model, out)) return OK;
+    const int lock = measure_lock(ma.dir);
+    e = step_times_measure(ask, out, why);
+    if (!e) keep_times(key, out);
+    measure_unlock(lock);
+    return e;
+}
+
 // ---- the lane
 
 // Workers that compute at the same time, and where its stages are cut.
@@ -59,7 +127,7 @@ struct lane {
     struct plan plan;       // its cuts
     uint32_t n_stage;
     struct cluster_link link; // between any two of them
-    const struct rates *all;  // of the machine's cores together
+    const struct bench_predict_ask *ask;
 };
 
 static uint32_t ceil_div(uint32_t a, uint32_t b)
@@ -91,7 +159,7 @@ static void bound(struct rates *r, const struct rates *all, double part)
     r->attn_many_flops_per_s = fmin(r->attn_many_flops_per_s, part * all->attn_many_flops_per_s);
 }
 
-static void crowd(struct lane *l, uint32_t n_busy)
+static void crowd_rates(struct lane *l, uint32_t n_busy)
 {
     const uint32_t n = n_busy ? n_busy : (uint32_t)l->cluster.n_device;
     l->busy = l->cluster;
@@ -99,17 +167,36 @@ static void crowd(struct lane *l, uint32_t n_busy)
     for (int32_t i = 0; i < l->busy.n_device; i++) {
         struct cluster_device *d = &l->busy.devices[i];
         if (n * (uint32_t)d->threads >= d->host_cores)
-            bound(&d->rates, l->all, d->threads / fmax(d->host_cores, d->threads));
+            bound(&d->rates, &l->ask->all, d->threads / fmax(d->host_cores, d->threads));
     }
 }
 
-// As coordinator/fleet/place does it.
+// What n_busy workers (0: all) are when they compute at once: operations as they were measured,
+// less what they take from each other; and steps that were measured while as many ran, or as many
+// as have cores of their own: more take turns.
+static void crowd(struct lane *l, uint32_t n_busy)
+{
+    const struct bench_predict_ask *a = l->ask;
+    const uint32_t n = n_busy ? n_busy : (uint32_t)l->cluster.n_device;
+    const uint32_t n_fit = n < a->n_times ? n : a->n_times;
+    struct pace pace = {0};
+    if (n_fit) {
+        crowd_rates(l, n_fit);
+        pace = pace_fit(l->m, &l->busy.devices[0], &a->times[n_fit - 1]);
+        if (n > n_fit) pace_scale(&pace, (double)n_fit / n);
+    }
+    crowd_rates(l, n_busy);
+    for (int32_t i = 0; i < l->busy.n_device; i++)
+        l->busy.devices[i].pace = pace;
+}
+
+// As coordinator/fleet/place does it, which knows operations only.
 static err_t cut(struct lane *l, const struct bench_predict_ask *ask, struct err_text *why)
 {
     const bool is_group = ask->split != SPLIT_NONE && ask->n_worker > 1;
     const uint32_t len = ask->n_prompt + ask->n_decode;
     l->n_stage = is_group ? 1 : ask->n_worker;
-    crowd(l, 0);
+    crowd_rates(l, 0);
     const struct plan_ask pa = {.goal = PLAN_THROUGHPUT,
                                 .n_stage_min = (int32_t)l->n_stage,
                                 .n_stage_max = (int32_t)l->n_stage,
@@ -171,25 +258,30 @@ static double work_us(const struct lane *l, const struct bench_predict_ask *ask,
     return p->sum_us + (threads * ask->n_worker < n_core ? 0 : control);
 }
 
-// The scheduler deals the running requests out to as many steps as there are stages. While one is
-// in a stage the others are in other stages; each must go round before its requests' next tokens.
-// A round takes as long as one step's way, all that the busiest stage does, or all that the cores
-// do, whichever is longest.
+// The scheduler deals the running requests out to as many steps as there are stages, some with one
+// row more than others. While one is in a stage the others are in other stages; each must go round
+// before its requests' next tokens. A round takes as long as the longest step's way, all that the
+// busiest stage does, or all that the cores do, whichever is longest.
 static double decode_tok_s(struct lane *l, const struct bench_predict_ask *ask, double n_core)
 {
-    const uint32_t rows = ceil_div(ask->batch, l->n_stage), n_step = ceil_div(ask->batch, rows);
-    const struct cost_step s = {.rows = (int32_t)rows,
-                                .n_seq = (int32_t)rows,
-                                .logit_rows = (int32_t)rows,
-                                .depth = ask->n_prompt + ask->n_decode / 2,
-                                .kv_elem_bits = ask->kv_elem_bits};
-    struct passage p;
+    const uint32_t n_step = ask->batch < l->n_stage ? ask->batch : l->n_stage;
+    double way_us = 0, stage_us = 0, cores_us = 0;
     crowd_stages(l, ask, n_step, n_core);
-    pass(l, &s, &p);
-    double round_us = p.sum_us + p.hop_us * l->n_stage; // the last one: ids to the first stage
-    round_us = fmax(round_us, n_step * p.longest_us);
-    round_us = fmax(round_us, n_step * work_us(l, ask, &p, rows, n_core));
-    return ask->batch * 1e6 / round_us;
+    for (uint32_t i = 0; i < n_step; i++) {
+        const uint32_t rows = ask->batch / n_step + (i < ask->batch % n_step);
+        const struct cost_step s = {.rows = (int32_t)rows,
+                                    .n_seq = (int32_t)rows,
+                                    .logit_rows = (int32_t)rows,
+                                    .depth = ask->n_prompt + ask->n_decode / 2,
+                                    .kv_elem_bits = ask->kv_elem_bits};
+        struct passage p;
+        pass(l, &s, &p);
+        // The last hop: ids to the first stage.
+        way_us = fmax(way_us, p.sum_us + p.hop_us * l->n_stage);
+        stage_us += p.longest_us;
+        cores_us += work_us(l, ask, &p, rows, n_core);
+    }
+    return ask->batch * 1e6 / fmax(way_us, fmax(stage_us, cores_us));
 }
 
 // As the scheduler cuts a prompt for its stages.
@@ -238,7 +330,7 @@ err_t bench_predict(const struct cost_model *m, const struct cluster_device *d,
     struct lane *l = calloc(1, sizeof *l);
     if (!l) return err_say(why, ERR_MEMORY, "out of memory");
     l->m = m;
-    l->all = &ask->all;
+    l->ask = ask;
     l->link = ask->link.bytes_per_s > 0 ? ask->link : cluster_same_host;
     fill_cluster(&l->cluster, d, &l->link, ask->n_worker);
     err_t e = cut(l, ask, why);

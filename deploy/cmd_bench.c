@@ -183,12 +183,49 @@ static void print_predicted(const struct bench_args *a, const struct bench_predi
     fflush(stdout);
 }
 
+static uint32_t threads_of(const struct bench_args *a, uint32_t n_worker)
+{
+    return a->b.n_threads / n_worker ? a->b.n_threads / n_worker : 1;
+}
+
+// As many workers at once as have cores of their own.
+static uint32_t most_at_once(const struct bench_args *a, uint32_t n_worker, uint32_t n_threads)
+{
+    const uint32_t n = a->b.n_threads / n_threads;
+    return n < 1 ? 1 : n < n_worker ? n : n_worker;
+}
+
+static err_t steps(const struct bench_args *a, uint32_t n_threads, uint32_t n_at_once, bool refresh,
+                   struct pace_times *out, struct err_text *why)
+{
+    const struct step_times_ask ask = {.model = a->b.model,
+                                       .n_threads = (int32_t)n_threads,
+                                       .n_at_once = (int32_t)n_at_once,
+                                       .kv_dtype = a->b.kv_dtype,
+                                       .precision = a->b.precision};
+    return bench_predict_times(&ask, refresh, out, why);
+}
+
+// Of layers too large to be measured the operations must do.
+static err_t kept_steps(const struct bench_args *a, struct bench_predict_ask *ask,
+                        struct pace_times *times, struct err_text *why)
+{
+    const uint32_t n = most_at_once(a, ask->n_worker, ask->n_threads);
+    err_t err = OK;
+    for (uint32_t i = 0; !err && i < n; i++)
+        err = steps(a, ask->n_threads, i + 1, false, &times[i], why);
+    if (err == ERR_UNSUPPORTED) return OK;
+    ask->times = times;
+    ask->n_times = err ? 0 : n;
+    return err;
+}
+
 static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint32_t workers,
                          uint32_t batch, bool *is_first, struct err_text *why)
 {
     struct bench_predict_ask ask = {.split = (enum share_split)a->split,
                                     .n_worker = workers,
-                                    .n_threads = a->b.n_threads / workers,
+                                    .n_threads = threads_of(a, workers),
                                     .batch = batch,
                                     .n_prompt = a->n_prompt,
                                     .n_decode = a->n_decode,
@@ -196,11 +233,12 @@ static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint3
                                     .kv_elem_bits = dtype_kv_bits((enum dtype)a->b.kv_dtype)};
     struct cluster_device d;
     struct bench_predict p, real;
-    if (ask.n_threads < 1) ask.n_threads = 1;
+    struct pace_times times[CLUSTER_DEVICES_MAX];
     const bool is_measured = workers == 1 && !a->json;
     err_t err = bench_predict_device(a->b.n_threads, false, &d, why);
     ask.all = d.rates;
     if (!err) err = bench_predict_device(ask.n_threads, false, &d, why);
+    if (!err) err = kept_steps(a, &ask, times, why);
     if (!err) err = bench_predict(m, &d, &ask, &p, why);
     if (!err && is_measured) err = measure(a, batch, &real, why);
     if (!err) print_predicted(a, &ask, &p, is_measured ? &real : NULL, *is_first);
@@ -208,18 +246,32 @@ static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint3
     return err;
 }
 
+// Whether a list of workers has asked for as many threads each before its item i.
+static bool is_done(const struct bench_args *a, const uint32_t *workers, uint32_t i)
+{
+    for (uint32_t k = 0; k < i; k++)
+        if (threads_of(a, workers[k]) == threads_of(a, workers[i]) && workers[k] >= workers[i])
+            return true;
+    return false;
+}
+
 // Speeds that were kept may be of another hour, or of other kernels.
 static err_t measure_again(const struct bench_args *a, const uint32_t *workers, uint32_t n,
                            struct err_text *why)
 {
-    struct cluster_device all;
-    uint32_t done = a->b.n_threads;
-    err_t err = bench_predict_device(done, true, &all, why);
+    struct cluster_device d;
+    err_t err = bench_predict_device(a->b.n_threads, true, &d, why);
     for (uint32_t i = 0; !err && i < n; i++) {
-        struct cluster_device d;
-        const uint32_t n_threads = a->b.n_threads / workers[i] ? a->b.n_threads / workers[i] : 1;
-        if (n_threads != done) err = bench_predict_device(n_threads, true, &d, why);
-        done = n_threads;
+        const uint32_t n_threads = threads_of(a, workers[i]);
+        const uint32_t n_at_once = most_at_once(a, workers[i], n_threads);
+        if (is_done(a, workers, i)) continue;
+        if (n_threads != a->b.n_threads) err = bench_predict_device(n_threads, true, &d, why);
+        for (uint32_t k = 1; !err && k <= n_at_once; k++) {
+            struct pace_times times;
+            err = steps(a, n_threads, k, true, &times, why);
+            if (err == ERR_UNSUPPORTED) break;
+        }
+        if (err == ERR_UNSUPPORTED) err = OK;
     }
     return err;
 }

@@ -3,6 +3,7 @@
 // good as these numbers.
 #pragma once
 #include "proto/base/rates.h"
+#include "topology/pace.h"
 
 struct buf;
 
@@ -25,6 +26,7 @@ struct cluster_device {
     // Of a CPU device's host, all of it, which the host's CPU devices share (crowd.h); 0: unknown.
     double host_cores, host_read_bytes_per_s;
     struct rates rates; // measured speed of its operations; n_type 0: none, the peaks count
+    struct pace pace;   // of the model that is planned; not in files
 };
 
 // One direction of a pair. bytes_per_s 0: the two cannot be neighbours.

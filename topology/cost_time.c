@@ -134,16 +134,26 @@ static int n_call(enum cost_use use)
     return use == COST_EXPERT ? 3 : 1;
 }
 
+// What the layer takes in a step beyond its operations. What one row has of it is of the number of
+// operations, which a member of a group has all of; the rest grows with their work.
+static double beyond_seconds(const struct pace *p, const struct cost_step *s, double part)
+{
+    const double all = pace_layer_s(p, s->rows, s->n_seq), one = pace_layer_s(p, 1, 1);
+    const double fixed = all > one && one > 0 ? one : 0;
+    return fixed + part * (all - fixed);
+}
+
 // Norms, rotations, activations: half before the feed-forward, half in it. Of what a tensor group
 // divides each does its part.
 static double other_seconds(const struct cost_model *m, const struct cluster_device *d,
                             const struct cost_step *s, double part)
 {
     const struct rates *r = &d->rates;
-    if (!r->n_type) return 0;
+    const double beyond = beyond_seconds(&d->pace, s, part);
+    if (!r->n_type) return beyond / 2;
     const double more = 1e-9 * r->float_ns * (s->rows - 1) * (double)m->row_floats;
     const double seqs = 1e-6 * r->seq_us * (s->n_seq - 1);
-    return (1e-6 * r->layer_us + seqs + more * (1 + part) / 2) / 2;
+    return (1e-6 * r->layer_us + seqs + more * (1 + part) / 2 + beyond) / 2;
 }
 
 // Of the last layer's rows only those that the head is asked about (one at least) go on behind the
@@ -188,6 +198,8 @@ static void member_work(const struct cost_model *m, const struct cost_group *g, 
     if (!share_is_dense(&g->share, member)) return;
     out->s[COST_IN] += mixer_seconds(m, d, s, l, heads, kv) + other_seconds(m, d, s, part);
     out->s[used[COST_UP] ? COST_UP : COST_ROUTER] += other_seconds(m, d, &behind, part);
+    for (int u = 0; u < COST_USES; u++)
+        out->s[u] = fmax(out->s[u], 0); // what is beyond the operations may be less than nothing
 }
 
 // ---- groups
@@ -324,6 +336,8 @@ void cost_time_head(const struct cost_model *m, const struct cost_group *g,
         if (d->rates.n_type) t += 1e-6 * d->rates.product_us;
         if (d->rates.n_type && share.member == 0)
             t += 1e-9 * d->rates.logit_ns * s->logit_rows * m->n_vocab;
+        t += (double)rows / (double)m->head.rows * pace_head_s(&d->pace, s->logit_rows);
+        if (t < 0) t = 0;
         add->own[share.member] += whole_ns(t);
         most = fmax(most, t);
     }

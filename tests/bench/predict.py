@@ -3,13 +3,13 @@
 
     predict.py MODEL [--split layers|tensor|experts] [--workers 1,2,3] [--batch 1,4,8,16] [--runs 3] [--csv FILE]
 
-The prediction is `trireme bench MODEL --predict` (operations measured on this machine, and the workers' link as the
-coordinator found it, then the planner's cost model); the measurement is `trireme serve MODEL --workers N` answering
-streams over the real road. A virtual machine's speed changes from minute to minute, so both are made by turns, --runs
-times: operations are measured, then every row once. Of operations the fastest counts, what the machine does when
-nobody else is at it; so the best of the predictions stands beside the best of the runs. What is disturbed, because
-others take over 5 % of the processors' time, is made once more, and marked with * if there is no rest. All streams of
-a run share one small client.
+The prediction is `trireme bench MODEL --predict`: operations and steps of the model's own layers measured on this machine
+while as many workers compute as shall, and the workers' link as the coordinator found it, then the planner's cost
+model. The measurement is `trireme serve MODEL --workers N` answering streams over the real road. A virtual machine's
+speed changes from minute to minute, so both are made by turns, --runs times: operations and steps are measured, then
+every row once; the median of the predictions stands beside the median of the runs. What is disturbed, because others
+take over 5 % of the processors' time, is made once more, and marked with * if there is no rest. All streams of a run
+share one small client.
 """
 import argparse
 import csv
@@ -21,6 +21,7 @@ import re
 import selectors
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -200,7 +201,7 @@ def main():
         with Server(a.model, a.split, w, threads, max(batches)) as server:
             decode(server, 1, rng)
             for what, pairs, is_quiet in rounds(a, server, w, batches, rng):
-                guess, real = (max(x) for x in zip(*pairs))
+                guess, real = (statistics.median(x) for x in zip(*pairs))
                 rows.append([a.split, w, threads, what, guess, real, guess / real - 1, "" if is_quiet else "*"])
                 print("| {} | {} | {} | {} | {:.0f} | {:.0f} | {:+.0%}{} |".format(*rows[-1]), flush=True)
     if a.csv:
