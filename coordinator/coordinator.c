@@ -81,6 +81,12 @@ static err_t open_template(struct coordinator *c, struct err_text *why)
     return is_base ? OK : err;
 }
 
+static const char *file_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
 static err_t open_text(struct coordinator *c, struct err_text *why)
 {
     err_t err = tokenizer_open_model(c->model, &c->tokenizer, why);
@@ -92,7 +98,9 @@ static err_t open_text(struct coordinator *c, struct err_text *why)
     *m = (struct engine_model){.id = model_id(c),
                                .aliases = all_aliases(c),
                                .created_s = time(NULL),
+                               .file = file_name(c->model->path),
                                .ctx = c->want.ctx,
+                               .n_slot = c->want.n_slot * c->config.n_lane,
                                .tokenizer = c->tokenizer,
                                .template = c->template,
                                .format = c->template ? template_turn(c->template)

@@ -13,8 +13,14 @@ struct api {
     unsigned fields;          // FIELD_*
     bool has_turns; // answers are turns of a conversation: thoughts and calls are told apart
     uint32_t default_tokens; // generated if the caller does not say; 0: what the context holds
+    uint32_t stops_max;      // stop strings of a body; 0: the usual number
+    bool fills;              // more tokens than the context holds may be asked for
+    bool keeps_text;         // prepared_prompt.text is what the template wrote
+    bool shows_prompt;       // prepared_prompt.text is what was tokenised
 
-    // On a thread of the pool.
+    // On a thread of the pool, as are the next ones. Which dialect a body of this path is; NULL:
+    // this one.
+    const struct api *(*choose)(const struct json *body);
     err_t (*read)(struct prepare *p, struct prepared *out, struct refusal *no);
     err_t (*encode)(struct prepare *p, struct prepared *out, struct refusal *no);
 
@@ -60,6 +66,11 @@ extern const struct api api_embeddings;  // POST /v1/embeddings
 extern const struct api api_chat_count_only, api_responses_count, api_messages_count;
 
 extern const struct api api_tokenize, api_detokenize; // POST /tokenize, /detokenize
+// llama.cpp's own: POST /completion, /completions (or OpenAI's form, by the body), /infill,
+// /embedding, /embeddings (likewise), /apply-template.
+extern const struct api api_llama, api_llama_or_completions, api_llama_infill;
+extern const struct api api_llama_embedding, api_llama_or_embeddings;
+extern const struct api api_chat_apply;
 
 // Of api_chat, which the others are translated into.
 err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no);
@@ -69,8 +80,18 @@ err_t api_chat_encode(struct prepare *p, struct prepared *out, struct refusal *n
 void api_chat_count(const struct prepared *p, struct buf *out);
 
 // Parts that shapes share.
+// Which vector a body asks for.
+err_t api_read_pooling(const struct prepare *p, struct prepared *out, struct refusal *no);
 // The bytes of a token, control tokens spelled out; never NULL.
 const char *api_token(const struct reply *r, int32_t id, size_t *len);
 const char *api_finish_reason(const struct reply_choice *c);
+// "timings":{...} of a request that made so many tokens.
+void api_put_timings(const struct reply *r, const struct reply_request *q, uint64_t made,
+                     struct buf *out);
+// {"token":...,"logprob":...,"bytes":[...],"top_logprobs":[...]}
+void api_put_token(const struct reply *r, const struct reply_choice *c, const struct reply_token *t,
+                   struct buf *out);
+// "prompt_logprobs":[...] of a prompt.
+void api_put_prompt_logprobs(const struct reply *r, uint32_t prompt, struct buf *out);
 // ,"stop_reason":... ,"logits_digest":[...] ,"token_ids":[...] where they apply.
 void api_extensions(const struct reply *r, const struct reply_choice *c, struct buf *out);

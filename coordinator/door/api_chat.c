@@ -131,6 +131,9 @@ err_t api_chat_read(struct prepare *p, struct prepared *out, struct refusal *no)
     if (!err) err = read_choice(p, no);
     if (!err) err = read_kwargs(p, no);
     if (err) return err;
+    if (p->p.add_special && p->p.add_special->b)
+        return refusal_field(no, "add_special_tokens",
+                             "'add_special_tokens': the chat template writes them already");
     bool logprobs = p->p.logprobs && p->p.logprobs->b;
     if (!logprobs && p->p.top_logprobs > 0)
         return refusal_field(no, "top_logprobs", "'top_logprobs' needs 'logprobs': true");
@@ -280,7 +283,8 @@ err_t api_chat_encode(struct prepare *p, struct prepared *out, struct refusal *n
     // The template writes its own BOS.
     if (!err && history_encode(p, &history, &in, &text, &ids) != OK)
         err = refusal_set(no, 500, "internal_error", "the prompt could not be tokenised");
-    if (!err) err = prepare_add(p, out, &ids, NULL, no);
+    const struct json whole = tree_text(text.text.data ? text.text.data : "", text.text.len);
+    if (!err) err = prepare_add(p, out, &ids, p->api->keeps_text ? &whole : NULL, no);
     ids_fini(&ids);
     template_output_fini(&text);
     return err;
@@ -291,13 +295,30 @@ static void put_token(const struct reply *r, int32_t id, float logprob, struct b
     size_t len;
     const char *s = api_token(r, id, &len);
     buf_str(out, "{\"token\":");
-    buf_json_str(out, s, len);
+    if (r->p.tokens_as_ids)
+        buf_printf(out, "\"token_id:%d\"", id);
+    else
+        buf_json_str(out, s, len);
     buf_str(out, ",\"logprob\":");
     buf_json_num(out, logprob);
     buf_str(out, ",\"bytes\":[");
     for (size_t i = 0; i < len; i++)
         buf_printf(out, i ? ",%u" : "%u", (unsigned)(unsigned char)s[i]);
     buf_char(out, ']');
+}
+
+void api_put_token(const struct reply *r, const struct reply_choice *c, const struct reply_token *t,
+                   struct buf *out)
+{
+    put_token(r, t->id, t->logprob, out);
+    buf_str(out, ",\"top_logprobs\":[");
+    for (uint32_t k = 0; k < t->n_top; k++) {
+        const struct token_prob *top = &c->top[t->top + k];
+        if (k) buf_char(out, ',');
+        put_token(r, top->id, top->logprob, out);
+        buf_char(out, '}');
+    }
+    buf_str(out, "]}");
 }
 
 static void put_logprobs(const struct reply *r, const struct reply_choice *c, struct buf *out)
@@ -308,17 +329,8 @@ static void put_logprobs(const struct reply *r, const struct reply_choice *c, st
     }
     buf_str(out, ",\"logprobs\":{\"content\":[");
     for (size_t i = 0; i < c->n_token; i++) {
-        const struct reply_token *t = &c->tokens[i];
         if (i) buf_char(out, ',');
-        put_token(r, t->id, t->logprob, out);
-        buf_str(out, ",\"top_logprobs\":[");
-        for (uint32_t k = 0; k < t->n_top; k++) {
-            const struct token_prob *top = &c->top[t->top + k];
-            if (k) buf_char(out, ',');
-            put_token(r, top->id, top->logprob, out);
-            buf_char(out, '}');
-        }
-        buf_str(out, "]}");
+        api_put_token(r, c, &c->tokens[i], out);
     }
     buf_str(out, "],\"refusal\":null}");
 }
@@ -466,5 +478,24 @@ const struct api api_chat_count_only = {
     .read = api_chat_read,
     .encode = api_chat_encode,
     .count = api_chat_count,
+    .dialect = &dialect_chunks,
+};
+
+static void put_prompt(const struct prepared *p, struct buf *out)
+{
+    buf_str(out, "{\"prompt\":");
+    buf_json_str(out, p->prompts[0].text, p->prompts[0].text_len);
+    buf_char(out, '}');
+}
+
+const struct api api_chat_apply = {
+    .id_prefix = "chatcmpl-",
+    .prompt_field = "messages",
+    .fields = FIELD_CHAT,
+    .has_turns = true,
+    .keeps_text = true,
+    .read = api_chat_read,
+    .encode = api_chat_encode,
+    .count = put_prompt,
     .dialect = &dialect_chunks,
 };

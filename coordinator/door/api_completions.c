@@ -10,7 +10,8 @@ static struct texts prompts(const struct prepare *p)
     return (struct texts){.field = "prompt",
                           .value = p->p.prompt,
                           .n_max = PREPARE_CHOICES_MAX / (size_t)p->p.n,
-                          .keep = true};
+                          .keep = true,
+                          .bare = p->p.add_special && !p->p.add_special->b};
 }
 
 static err_t completions_read(struct prepare *p, struct prepared *out, struct refusal *no)
@@ -32,7 +33,10 @@ static void put_text(const struct reply *r, int32_t id, struct buf *out)
 {
     size_t len;
     const char *s = api_token(r, id, &len);
-    buf_json_str(out, s, len);
+    if (r->p.tokens_as_ids)
+        buf_printf(out, "\"token_id:%d\"", id);
+    else
+        buf_json_str(out, s, len);
 }
 
 static void put_top(const struct reply *r, const struct reply_choice *c,
@@ -109,6 +113,10 @@ static void completions_whole(const struct reply *r, const struct reply_choice *
 {
     put_choice(r, c, out);
     buf_printf(out, ",\"finish_reason\":\"%s\"", api_finish_reason(c));
+    if (r->p.scores_prompt) {
+        buf_char(out, ',');
+        api_put_prompt_logprobs(r, c->prompt, out);
+    }
     api_extensions(r, c, out);
     buf_char(out, '}');
 }

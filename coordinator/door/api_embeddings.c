@@ -14,7 +14,7 @@ static struct texts inputs(const struct prepare *p)
     return (struct texts){.field = "input", .value = p->p.input, .n_max = INPUTS_MAX};
 }
 
-static err_t read_pooling(const struct prepare *p, struct prepared *out, struct refusal *no)
+err_t api_read_pooling(const struct prepare *p, struct prepared *out, struct refusal *no)
 {
     const struct json *word = p->p.pooling;
     out->pooling = word ? pooling_named(word->str.s) : p->in->model->pooling;
@@ -37,7 +37,7 @@ static err_t embeddings_read(struct prepare *p, struct prepared *out, struct ref
         return refusal_field(no, "dimensions", "'dimensions' must be at most %u, not %u", dim,
                              out->n_dim);
     const struct texts t = inputs(p);
-    err_t err = read_pooling(p, out, no);
+    err_t err = api_read_pooling(p, out, no);
     return err ? err : texts_check(&t, p, no);
 }
 

@@ -148,6 +148,9 @@ static const struct {
     {"CompletionRequest", FIELD_COMPLETIONS, NULL, NULL, "prompt"},
     {"TokensRequest", FIELD_TOKENS, NULL, NULL, NULL},
     {"EmbeddingsRequest", FIELD_EMBED, NULL, NULL, "input"},
+    {"LlamaRequest", FIELD_LLAMA, NULL, NULL, "prompt"},
+    {"InfillRequest", FIELD_LLAMA | FIELD_INFILL, NULL, NULL, "input_prefix"},
+    {"LlamaEmbedRequest", FIELD_LLAMA_EMBED, NULL, NULL, NULL},
     {"MessagesRequest", 0, messages_same,
      "'messages':<objs>,'system':{'type':['string','array','null']},'stop_sequences':<strs>,"
      "'tools':<objs>,'tool_choice':<obj>,'thinking':<obj>,'output_config':<obj>,'metadata':<obj>",
@@ -248,7 +251,7 @@ static void put_shapes(struct buf *out)
         put(out, shapes[i].properties);
         put(out, "}},");
     }
-    put(out, "'Object':<obj>");
+    put(out, "'Object':<obj>,'Objects':<objs>,'Any':{}");
 }
 
 // ---- paths, from the routes
@@ -269,6 +272,22 @@ static const struct doc {
     {"/v1/messages/count_tokens", "Tokens of a conversation", "MessagesRequest", "InputTokens",
      false},
     {"/v1/embeddings", "Vectors of texts, of length 1", "EmbeddingsRequest", "Embeddings", false},
+    {"/completion", "A text goes on, in llama.cpp's form", "LlamaRequest", "Any", true},
+    {"/completions", "The same, or OpenAI's form where a model is named", "LlamaRequest", "Any",
+     true},
+    {"/infill", "What is missing between two texts", "InfillRequest", "Any", true},
+    {"/embedding", "Vectors of texts, in llama.cpp's form", "LlamaEmbedRequest", "Objects", false},
+    {"/embeddings", "The same, or OpenAI's form where there is 'input'", "LlamaEmbedRequest", "Any",
+     false},
+    {"/apply-template", "A conversation as the model's template writes it", "ChatRequest", "Object",
+     false},
+    {"/props", "The model, its template and what requests ask for by default", NULL, "Object",
+     false},
+    {"/lora-adapters", "An empty list", NULL, "Objects", false},
+    {"/slots", "What runs, without its text", NULL, "Objects", false},
+    {"/slots/", "Not supported", NULL, "Object", false},
+    {"/v1/rerank", "Not supported", NULL, "Object", false},
+    {"/v1/reranking", "Not supported", NULL, "Object", false},
     {"/tokenize", "Tokens of a text or a conversation", "TokensRequest", "Tokens", false},
     {"/detokenize", "Text of tokens", "TokensRequest", "Text", false},
     {"/v1/models", "The model and its aliases", NULL, "Models", false},
@@ -281,6 +300,7 @@ static const struct doc {
     {"/livez", "The process lives", NULL, "Status", false},
     {"/readyz", "A request would be served now", NULL, "Status", false},
     {"/health", "The same", NULL, "Status", false},
+    {"/v1/health", "The same", NULL, "Status", false},
     {"/ping", "The same as livez, for this machine or with a key", NULL, "Status", false},
     {"/version", "Version of the program", NULL, "Version", false},
     {"/openapi.json", "This description", NULL, "Object", false},
@@ -322,6 +342,7 @@ static void put_refusals(const struct route *r, const char *error, struct buf *o
         {429, "Too many requests: Retry-After tells when", false},
         {431, "The headers are too large", false},
         {500, "A fault of the server", false},
+        {501, "This server or model does not have it", false},
         {503, "Loading, draining or without capacity: Retry-After tells when", false},
     };
     // Health says 503 with its own body.

@@ -232,6 +232,18 @@ static struct json tools_of(struct reading *r, const struct json *tools)
     return list;
 }
 
+// What is known of the text's tokens is only told where "include" asks for it.
+static void put_logprobs(const struct json *body, struct json *out)
+{
+    const struct json *include = json_get(body, "include");
+    for (size_t i = 0; include && include->kind == J_ARR && i < include->arr.n; i++) {
+        if (!json_is(&include->arr.items[i], "message.output_text.logprobs")) continue;
+        tree_put(out, "logprobs", tree_bool(true));
+        tree_put_given(out, "top_logprobs", json_get(body, "top_logprobs"));
+        break;
+    }
+}
+
 static void put_choice(struct reading *r, const struct json *choice, struct json *out)
 {
     if (!is_type(choice, "function")) {
@@ -271,7 +283,7 @@ static err_t translate(const struct json *body, struct arena *a, const struct js
     err_t err = read_input(&r, body);
     buf_fini(&r.thoughts);
     if (err) return err;
-    struct json chat = tree_object(&r.tree, 20);
+    struct json chat = tree_object(&r.tree, 24);
     for (size_t i = 0; i < sizeof same / sizeof *same; i++)
         tree_put_given(&chat, same[i], json_get(body, same[i]));
     tree_put_given(&chat, "max_completion_tokens", json_get(body, "max_output_tokens"));
@@ -282,6 +294,7 @@ static err_t translate(const struct json *body, struct arena *a, const struct js
     const struct json *tools = json_get(body, "tools");
     if (tools && tools->kind == J_ARR) tree_put(&chat, "tools", tools_of(&r, tools));
     put_choice(&r, json_get(body, "tool_choice"), &chat);
+    put_logprobs(body, &chat);
     put_format(&r, json_get(json_get(body, "text"), "format"), &chat);
     *out = tree_keep(&r.tree, chat);
     return r.tree.broken ? refusal_set(no, 400, "json_too_large", "the body needs too much memory")
@@ -368,14 +381,27 @@ struct item {
     int kind; // enum turn_kind
     const char *id, *call_id, *status;
     const struct buf *name, *text;
+    const struct buf *probs; // of its text's tokens, JSON with commas
 };
+
+// Those from a byte of the list on.
+static void put_probs(const struct buf *items, size_t from, struct buf *out)
+{
+    buf_str(out, ",\"logprobs\":[");
+    if (items->len > from) {
+        const size_t comma = items->data[from] == ',';
+        buf_add(out, items->data + from + comma, items->len - from - comma);
+    }
+    buf_char(out, ']');
+}
 
 static void put_part(const struct item *it, struct buf *out)
 {
     const bool is_message = it->kind == TURN_TEXT;
     buf_printf(out, "{\"type\":\"%s\",\"text\":", is_message ? "output_text" : "reasoning_text");
     buf_json_str(out, it->text->data ? it->text->data : "", it->text->len);
-    if (is_message) buf_str(out, ",\"annotations\":[],\"logprobs\":[]");
+    if (is_message) buf_str(out, ",\"annotations\":[]");
+    if (is_message) put_probs(it->probs, 0, out);
     buf_char(out, '}');
 }
 
@@ -407,7 +433,8 @@ static struct item open_item(const struct reply *r, const char *status)
                          .call_id = r->open.call_id,
                          .status = status,
                          .name = &r->open.name,
-                         .text = &r->open.text};
+                         .text = &r->open.text,
+                         .probs = &r->open.probs};
 }
 
 static void put_where(const struct reply *r, bool in_part, struct buf *out)
@@ -454,6 +481,7 @@ static void open_block(struct reply *r, const struct reply_choice *c, const stru
     prepare_id(kinds[e->kind].prefix, r->open.id);
     buf_clear(&r->open.text);
     buf_clear(&r->open.name);
+    buf_clear(&r->open.probs);
     if (e->kind == TURN_CALL) {
         memcpy(r->open.call_id, e->id, sizeof r->open.call_id);
         buf_add(&r->open.name, c->text.data + e->at, e->len);
@@ -463,16 +491,32 @@ static void open_block(struct reply *r, const struct reply_choice *c, const stru
     if (e->kind != TURN_CALL) put_part_event(r, "response.content_part.added", &it, out);
 }
 
+// Tokens belong to the piece that ends with their text, or goes on behind it: those that only hold
+// some of it back, or are marks, to the next or the last.
+static void take_probs(struct reply *r, const struct reply_choice *c, const struct reply_event *e)
+{
+    struct buf *items = &r->open.probs;
+    for (; r->open.n_token < c->n_token; r->open.n_token++) {
+        const struct reply_token *t = &c->tokens[r->open.n_token];
+        if (t->text_end > e->at + e->len) break;
+        if (e->kind != TURN_TEXT) continue;
+        if (items->len) buf_char(items, ',');
+        api_put_token(r, c, t, items);
+    }
+}
+
 static void put_delta(struct reply *r, const struct reply_choice *c, const struct reply_event *e,
                       struct buf *out)
 {
     const char *s = c->text.data + e->at;
+    const size_t n_known = r->open.probs.len;
     buf_add(&r->open.text, s, e->len);
+    take_probs(r, c, e);
     begin_event(r, kinds[r->open.kind].delta, out);
     put_where(r, r->open.kind != TURN_CALL, out);
     buf_str(out, ",\"delta\":");
     buf_json_str(out, s, e->len);
-    if (r->open.kind == TURN_TEXT) buf_str(out, ",\"logprobs\":[]");
+    if (r->open.kind == TURN_TEXT) put_probs(&r->open.probs, n_known, out);
     end_event(out);
 }
 
@@ -485,7 +529,7 @@ static void close_block(struct reply *r, bool is_cut, struct buf *out)
     put_where(r, r->open.kind != TURN_CALL, out);
     buf_printf(out, ",\"%s\":", w->field);
     buf_json_str(out, r->open.text.data ? r->open.text.data : "", r->open.text.len);
-    if (r->open.kind == TURN_TEXT) buf_str(out, ",\"logprobs\":[]");
+    if (r->open.kind == TURN_TEXT) put_probs(&r->open.probs, 0, out);
     if (r->open.kind == TURN_CALL) {
         buf_str(out, ",\"name\":");
         buf_json_str(out, r->open.name.data, r->open.name.len);

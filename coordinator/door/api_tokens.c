@@ -1,6 +1,7 @@
 // POST /tokenize and /detokenize, in the forms of vLLM ({prompt} or {messages} -> count, tokens;
 // {tokens} -> prompt) and of llama.cpp ({content} -> tokens; {tokens} -> content).
 #include "coordinator/door/api.h"
+#include "proto/base/utf8.h"
 
 #include <string.h>
 
@@ -37,6 +38,22 @@ static err_t tokenize_encode(struct prepare *p, struct prepared *out, struct ref
     return err;
 }
 
+// A part of a character cannot be a string: its bytes.
+static void put_piece(const char *s, size_t len, struct buf *out)
+{
+    size_t at = 0, n = 1;
+    while (at < len && (n = utf8_len(s + at, len - at)) != 0)
+        at += n;
+    if (at == len) {
+        buf_json_str(out, s, len);
+        return;
+    }
+    buf_char(out, '[');
+    for (size_t i = 0; i < len; i++)
+        buf_printf(out, i ? ",%u" : "%u", (unsigned)(unsigned char)s[i]);
+    buf_char(out, ']');
+}
+
 static void put_tokens(const struct prepared *p, bool pieces, struct buf *out)
 {
     const struct request *r = p->n_prompt ? p->prompts[0].req : NULL;
@@ -50,7 +67,7 @@ static void put_tokens(const struct prepared *p, bool pieces, struct buf *out)
         size_t len;
         const char *s = tokenizer_piece(p->model->tokenizer, r->prompt[i], true, &len);
         buf_printf(out, "{\"id\":%d,\"piece\":", r->prompt[i]);
-        buf_json_str(out, s ? s : "", len);
+        put_piece(s ? s : "", len, out);
         buf_char(out, '}');
     }
     buf_char(out, ']');

@@ -4,6 +4,7 @@
 #include "coordinator/door/sse.h"
 #include "proto/base/clock.h"
 
+#include <math.h>
 #include <string.h>
 
 const char *api_finish_reason(const struct reply_choice *c)
@@ -22,11 +23,35 @@ static void put_list(struct buf *out, const char *key, const struct buf *items)
     buf_char(out, ']');
 }
 
+void api_put_prompt_logprobs(const struct reply *r, uint32_t prompt, struct buf *out)
+{
+    const struct prepared_prompt *p = &r->p.prompts[prompt];
+    const struct reply_request *q = &r->requests[prompt];
+    buf_str(out, "\"prompt_logprobs\":[");
+    for (uint32_t i = 0; i < q->n_prompt; i++) {
+        if (i) buf_char(out, ',');
+        if (!q->scores || isnan(q->scores[i])) { // nothing comes before the first
+            buf_str(out, "null");
+            continue;
+        }
+        size_t len;
+        const char *s = api_token(r, p->ids[i], &len);
+        buf_printf(out, "{\"%d\":{\"logprob\":", p->ids[i]);
+        buf_json_num(out, q->scores[i]);
+        buf_str(out, ",\"rank\":null,\"decoded_token\":");
+        buf_json_str(out, s, len);
+        buf_str(out, "}}");
+    }
+    buf_char(out, ']');
+}
+
 void api_extensions(const struct reply *r, const struct reply_choice *c, struct buf *out)
 {
     if (c->stop && (c->closed || !r->p.stream)) {
         buf_str(out, ",\"stop_reason\":");
         buf_json_str(out, c->stop, c->stop_len);
+    } else if (c->stop_id >= 0 && (c->closed || !r->p.stream)) {
+        buf_printf(out, ",\"stop_reason\":%d", c->stop_id);
     }
     if (c->closed && r->p.stream) return;
     if (r->p.digest) put_list(out, "logits_digest", &c->digests);
@@ -59,20 +84,31 @@ static double per_second(uint64_t n, int64_t us)
     return us > 0 ? (double)n * 1e6 / (double)us : 0;
 }
 
-static void put_timings(const struct reply *r, struct buf *out)
+static double per_token(int64_t us, uint64_t n)
 {
-    const uint64_t made = reply_usage_get(r).made;
-    const struct reply_request *q = &r->requests[0];
+    return n ? (double)us / 1e3 / (double)n : 0;
+}
+
+void api_put_timings(const struct reply *r, const struct reply_request *q, uint64_t made,
+                     struct buf *out)
+{
+    const uint32_t n_prompt = q->n_prompt - q->n_cached;
     int64_t start = r->admitted_us ? r->admitted_us : r->arrived_us;
     int64_t prefill = r->first_us > start ? r->first_us - start : 0;
     int64_t decode = r->finished_us > r->first_us ? r->finished_us - r->first_us : 0;
     buf_printf(out,
                "\"timings\":{\"cache_n\":%u,\"prompt_n\":%u,\"prompt_ms\":%.3f,"
-               "\"prompt_per_second\":%.3f,\"predicted_n\":%llu,\"predicted_ms\":%.3f,"
+               "\"prompt_per_token_ms\":%.3f,\"prompt_per_second\":%.3f,\"predicted_n\":%llu,"
+               "\"predicted_ms\":%.3f,\"predicted_per_token_ms\":%.3f,"
                "\"predicted_per_second\":%.3f}",
-               q->n_cached, q->n_prompt - q->n_cached, (double)prefill / 1e3,
-               per_second(q->n_prompt - q->n_cached, prefill), (unsigned long long)made,
-               (double)decode / 1e3, per_second(made, decode));
+               q->n_cached, n_prompt, (double)prefill / 1e3, per_token(prefill, n_prompt),
+               per_second(n_prompt, prefill), (unsigned long long)made, (double)decode / 1e3,
+               per_token(decode, made), per_second(made, decode));
+}
+
+static void put_timings(const struct reply *r, struct buf *out)
+{
+    api_put_timings(r, &r->requests[0], reply_usage_get(r).made, out);
 }
 
 // One chunk around what was put after open_chunk.
@@ -202,6 +238,10 @@ static void chunks_body(struct reply *r, struct buf *out)
     buf_str(out, "],");
     put_usage(r, out);
     buf_char(out, ',');
+    if (r->p.scores_prompt && r->p.api->has_turns) {
+        api_put_prompt_logprobs(r, 0, out);
+        buf_char(out, ',');
+    }
     put_timings(r, out);
     buf_char(out, '}');
 }

@@ -161,7 +161,8 @@ err_t constrain_read(struct prepare *p, struct refusal *no)
         {"guided_choice", WAY_CHOICE, q->guided_choice},
         {"guided_grammar", WAY_GRAMMAR, q->guided_grammar},
         {"json_schema", WAY_JSON, q->json_schema},
-        {"grammar", WAY_GRAMMAR, q->grammar},
+        // Its clients send it empty where they mean none.
+        {"grammar", WAY_GRAMMAR, q->grammar && q->grammar->str.len ? q->grammar : NULL},
     };
     struct wish w = {.p = p, .no = no};
     err_t err = read_format(&w);

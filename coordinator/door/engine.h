@@ -23,7 +23,9 @@ struct engine_model {
     const char *id;             // the name callers use
     const char *const *aliases; // NULL-terminated
     int64_t created_s;
+    const char *file; // name of its file or folder, without where that is
     uint32_t ctx;
+    uint32_t n_slot; // choices that run at once
     const struct tokenizer *tokenizer;
     const struct template *template;  // NULL: the model has none (base model): chat is refused
     const struct turn_format *format; // how it writes calls and thoughts; never NULL

@@ -20,11 +20,13 @@
         .name = field_name, .apis = api, .kinds = K(J_INT), .store = STORE_INT,                    \
         .offset = AT(member), .min = low, .max = high                                              \
     }
-#define NUM(field_name, member, low, high)                                                         \
+#define NUM(field_name, api, member, low, high)                                                    \
     {                                                                                              \
-        .name = field_name, .apis = FIELD_BOTH, .kinds = K(J_INT) | K(J_REAL), .store = STORE_NUM, \
+        .name = field_name, .apis = api, .kinds = K(J_INT) | K(J_REAL), .store = STORE_NUM,        \
         .offset = AT(member), .min = low, .max = high                                              \
     }
+
+enum { FIELD_EACH = FIELD_BOTH | FIELD_LLAMA };
 
 static const struct field stream_options[] = {
     FLAG("include_usage", FIELD_BOTH, include_usage),
@@ -40,15 +42,15 @@ static const struct field reasoning[] = {
 // max_tokens: 0 and below are refused rather than read as "fill": a caller that computed a budget
 // of 0 wants an answer of no tokens, not the longest one. Absent and null fill the context.
 static const struct field table[] = {
-    TREE("model", FIELD_BOTH | FIELD_TOKENS | FIELD_EMBED, K(J_STR), model),
-    TREE("user", FIELD_BOTH | FIELD_EMBED, K(J_STR), user),
+    TREE("model", FIELD_EACH | FIELD_TOKENS | FIELD_EMBED | FIELD_LLAMA_EMBED, K(J_STR), model),
+    TREE("user", FIELD_EACH | FIELD_EMBED, K(J_STR), user),
     TREE("input", FIELD_EMBED, K(J_STR) | K(J_ARR), input),
     TREE("encoding_format", FIELD_EMBED, K(J_STR), encoding_format),
     INT("dimensions", FIELD_EMBED, dimensions, 1, INT32_MAX),
-    TREE("pooling", FIELD_EMBED, K(J_STR), pooling),
+    TREE("pooling", FIELD_EMBED | FIELD_LLAMA_EMBED, K(J_STR), pooling),
     TREE("messages", FIELD_CHAT | FIELD_TOKENS, K(J_ARR), messages),
     TREE("prompt", FIELD_COMPLETIONS, K(J_STR) | K(J_ARR), prompt),
-    FLAG("stream", FIELD_BOTH, stream),
+    FLAG("stream", FIELD_EACH, stream),
     {.name = "stream_options",
      .apis = FIELD_BOTH,
      .kinds = K(J_OBJ),
@@ -58,19 +60,19 @@ static const struct field table[] = {
      .n_sub = sizeof stream_options / sizeof *stream_options},
     INT("max_tokens", FIELD_BOTH, max_tokens, 1, INT32_MAX),
     INT("max_completion_tokens", FIELD_CHAT, max_completion_tokens, 1, INT32_MAX),
-    NUM("temperature", temperature, 0, 2),
+    NUM("temperature", FIELD_BOTH, temperature, 0, 2),
     {.name = "top_p",
-     .apis = FIELD_BOTH,
+     .apis = FIELD_EACH,
      .kinds = K(J_INT) | K(J_REAL),
      .store = STORE_NUM,
      .offset = AT(top_p),
      .min = 0,
      .max = 1,
      .above_min = true},
-    NUM("min_p", min_p, 0, 1),
-    INT("top_k", FIELD_BOTH, top_k, -1, INT32_MAX),
-    NUM("presence_penalty", presence, -2, 2),
-    NUM("frequency_penalty", frequency, -2, 2),
+    NUM("min_p", FIELD_EACH, min_p, 0, 1),
+    INT("top_k", FIELD_EACH, top_k, -1, INT32_MAX),
+    NUM("presence_penalty", FIELD_EACH, presence, -2, 2),
+    NUM("frequency_penalty", FIELD_EACH, frequency, -2, 2),
     {.name = "repetition_penalty",
      .apis = FIELD_BOTH,
      .kinds = K(J_INT) | K(J_REAL),
@@ -79,15 +81,15 @@ static const struct field table[] = {
      .min = 0,
      .max = 10,
      .above_min = true},
-    INT("n", FIELD_BOTH, n, 1, 8),
+    INT("n", FIELD_EACH, n, 1, 8),
     INT("best_of", FIELD_COMPLETIONS, best_of, 1, 8),
     {.name = "seed",
-     .apis = FIELD_BOTH,
+     .apis = FIELD_EACH,
      .kinds = K(J_INT),
      .store = STORE_INT,
      .offset = AT(seed),
      .has = AT(has_seed)},
-    TREE("stop", FIELD_BOTH, K(J_STR) | K(J_ARR), stop),
+    TREE("stop", FIELD_EACH, K(J_STR) | K(J_ARR), stop),
     TREE("stop_token_ids", FIELD_BOTH, K(J_ARR), stop_ids),
     TREE("logit_bias", FIELD_BOTH, K(J_OBJ), logit_bias),
     TREE("logprobs", FIELD_CHAT, K(J_BOOL), logprobs),
@@ -104,8 +106,8 @@ static const struct field table[] = {
     TREE("guided_regex", FIELD_BOTH, K(J_STR), guided_regex),
     TREE("guided_choice", FIELD_BOTH, K(J_ARR), guided_choice),
     TREE("guided_grammar", FIELD_BOTH, K(J_STR), guided_grammar),
-    TREE("json_schema", FIELD_BOTH, K(J_OBJ) | K(J_STR) | K(J_BOOL), json_schema),
-    TREE("grammar", FIELD_BOTH, K(J_STR), grammar),
+    TREE("json_schema", FIELD_EACH, K(J_OBJ) | K(J_STR) | K(J_BOOL), json_schema),
+    TREE("grammar", FIELD_EACH, K(J_STR), grammar),
     {.name = "reasoning",
      .apis = FIELD_CHAT,
      .kinds = K(J_OBJ),
@@ -120,19 +122,47 @@ static const struct field table[] = {
     TREE("prompt", FIELD_TOKENS, K(J_STR), prompt),
     TREE("content", FIELD_TOKENS, K(J_STR), content),
     TREE("tokens", FIELD_TOKENS, K(J_ARR), tokens),
-    TREE("add_special_tokens", FIELD_TOKENS, K(J_BOOL), add_special),
+    TREE("add_special_tokens", FIELD_TOKENS | FIELD_BOTH, K(J_BOOL), add_special),
     TREE("add_special", FIELD_TOKENS, K(J_BOOL), add_special),
     TREE("parse_special", FIELD_TOKENS, K(J_BOOL), parse_special),
     FLAG("with_pieces", FIELD_TOKENS, with_pieces),
-    INT("priority", FIELD_BOTH, priority, -1000000, 1000000),
-    FLAG("return_progress", FIELD_BOTH, progress),
-    FLAG("ignore_eos", FIELD_BOTH, ignore_eos),
+    INT("priority", FIELD_EACH, priority, -1000000, 1000000),
+    FLAG("return_progress", FIELD_EACH, progress),
+    FLAG("ignore_eos", FIELD_EACH, ignore_eos),
+    INT("min_tokens", FIELD_BOTH, min_tokens, 0, INT32_MAX),
+    FLAG("include_stop_str_in_output", FIELD_BOTH, include_stop),
+    TREE("skip_special_tokens", FIELD_BOTH, K(J_BOOL), skip_special),
+    INT("truncate_prompt_tokens", FIELD_BOTH, truncate, -1, INT32_MAX),
+    INT("prompt_logprobs", FIELD_BOTH, prompt_logprobs, 0, 0), // any: only 0 is supported
+    FLAG("return_tokens_as_token_ids", FIELD_BOTH, tokens_as_ids),
+    TREE("allowed_token_ids", FIELD_BOTH, K(J_ARR), allowed),
+    TREE("bad_words", FIELD_BOTH, K(J_ARR), bad_words),
     FLAG("logits_digest", FIELD_BOTH, digest),
     FLAG("return_token_ids", FIELD_BOTH, token_ids),
     FLAG("merge_consecutive_roles", FIELD_CHAT, merge_roles),
     FLAG("strict", FIELD_CHAT, strict),
     FLAG("continue_final_message", FIELD_CHAT | FIELD_TOKENS, continues),
     TREE("add_generation_prompt", FIELD_CHAT | FIELD_TOKENS, K(J_BOOL), generation_prompt),
+    // llama.cpp's names and ranges.
+    TREE("prompt", FIELD_LLAMA, K(J_STR) | K(J_ARR) | K(J_OBJ), prompt),
+    INT("max_tokens", FIELD_LLAMA, n_predict, -2, INT32_MAX),
+    INT("n_predict", FIELD_LLAMA, n_predict, -2, INT32_MAX),
+    INT("n_cmpl", FIELD_LLAMA, n, 1, 8),
+    NUM("temperature", FIELD_LLAMA, temperature, -100, 2),
+    NUM("repeat_penalty", FIELD_LLAMA, repetition, 0.01, 10),
+    INT("repeat_last_n", FIELD_LLAMA, last_n, -1, INT32_MAX),
+    INT("n_probs", FIELD_LLAMA, top_logprobs, 0, 20),
+    FLAG("post_sampling_probs", FIELD_LLAMA, post_probs),
+    FLAG("return_tokens", FIELD_LLAMA, return_tokens),
+    FLAG("timings_per_token", FIELD_LLAMA, token_timings),
+    TREE("logit_bias", FIELD_LLAMA, K(J_ARR) | K(J_OBJ), bias_forms),
+    TREE("response_fields", FIELD_LLAMA, K(J_ARR), response_fields),
+    TREE("input_prefix", FIELD_INFILL, K(J_STR), input_prefix),
+    TREE("input_suffix", FIELD_INFILL, K(J_STR), input_suffix),
+    TREE("input_extra", FIELD_INFILL, K(J_ARR), input_extra),
+    TREE("content", FIELD_LLAMA_EMBED, K(J_STR) | K(J_ARR) | K(J_OBJ), input),
+    TREE("input", FIELD_LLAMA_EMBED, K(J_STR) | K(J_ARR) | K(J_OBJ), input),
+    INT("embd_normalize", FIELD_LLAMA_EMBED, normalize, -1, 64),
 };
 
 const struct field *fields_table(size_t *n)
@@ -217,6 +247,29 @@ static err_t read_one(const struct field *f, const struct json *v, const char *p
     return OK;
 }
 
+struct params fields_usual(unsigned api)
+{
+    struct params p = {.n = 1,
+                       .best_of = 1,
+                       .top_logprobs = -1,
+                       .temperature = 1,
+                       .top_p = 1,
+                       .repetition = 1,
+                       .thinking_budget = -1,
+                       .prompt_logprobs = INT64_MIN,
+                       .n_predict = -1,
+                       .last_n = -1,
+                       .normalize = 2};
+    if (api & FIELD_LLAMA) {
+        p.temperature = 0.8;
+        p.top_k = 40;
+        p.top_p = 0.95;
+        p.min_p = 0.05;
+        p.top_logprobs = 0;
+    }
+    return p;
+}
+
 err_t fields_read(const struct json *body, unsigned api, struct params *out, struct refusal *no)
 {
     if (body->kind != J_OBJ)
@@ -225,13 +278,7 @@ err_t fields_read(const struct json *body, unsigned api, struct params *out, str
     if (body->obj.n > FIELDS_KEYS_MAX)
         return refusal_set(no, 400, "json_too_large", "the body has %zu fields, more than %d",
                            body->obj.n, FIELDS_KEYS_MAX);
-    struct params p = {.n = 1,
-                       .best_of = 1,
-                       .top_logprobs = -1,
-                       .temperature = 1,
-                       .top_p = 1,
-                       .repetition = 1,
-                       .thinking_budget = -1};
+    struct params p = fields_usual(api);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (!(table[i].apis & api)) continue;
         const struct json *v = json_get(body, table[i].name);

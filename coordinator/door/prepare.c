@@ -50,6 +50,8 @@ static err_t read_model(const struct prepare *p, struct prepared *out, struct re
     return ERR_INVALID;
 }
 
+enum { STOPS_USUAL = 4 }; // as the OpenAI API documents
+
 static err_t add_stop(const struct json *s, struct prepared *out, struct refusal *no)
 {
     if (s->kind != J_STR || s->str.len == 0 || s->str.len > STREAM_STOP_BYTES_MAX)
@@ -64,11 +66,12 @@ static err_t add_stop(const struct json *s, struct prepared *out, struct refusal
 static err_t read_stop(const struct prepare *p, struct prepared *out, struct refusal *no)
 {
     const struct json *s = p->p.stop;
+    const size_t n_max = p->api->stops_max ? p->api->stops_max : STOPS_USUAL;
     if (!s) return OK;
     if (s->kind == J_STR) return add_stop(s, out, no);
-    if (s->arr.n > STREAM_STOPS_MAX)
-        return refusal_field(no, "stop", "'stop' must hold at most %d strings, not %zu",
-                             STREAM_STOPS_MAX, s->arr.n);
+    if (s->arr.n > n_max)
+        return refusal_field(no, "stop", "'stop' must hold at most %zu strings, not %zu", n_max,
+                             s->arr.n);
     for (size_t i = 0; i < s->arr.n; i++) {
         err_t err = add_stop(&s->arr.items[i], out, no);
         if (err) return err;
@@ -115,20 +118,28 @@ static err_t read_bias(struct prepare *p, struct refusal *no)
 
 enum { STOP_IDS_MAX = 1024 };
 
-static err_t check_stop_ids(const struct prepare *p, struct refusal *no)
+static err_t check_ids(const struct prepare *p, const char *field, const struct json *list,
+                       size_t n_max, struct refusal *no)
 {
-    const struct json *list = p->p.stop_ids;
-    if (list && list->arr.n > STOP_IDS_MAX)
-        return refusal_field(no, "stop_token_ids", "'stop_token_ids' must hold at most %d ids",
-                             STOP_IDS_MAX);
+    if (list && list->arr.n > n_max)
+        return refusal_field(no, field, "'%s' must hold at most %zu ids", field, n_max);
     for (size_t i = 0; list && i < list->arr.n; i++) {
         const struct json *id = &list->arr.items[i];
         if (id->kind != J_INT || id->i < 0 || id->i >= p->in->n_vocab)
-            return refusal_field(no, "stop_token_ids",
-                                 "'stop_token_ids' must hold token ids from 0 to %d",
+            return refusal_field(no, field, "'%s' must hold token ids from 0 to %d", field,
                                  p->in->n_vocab - 1);
     }
     return OK;
+}
+
+static err_t check_lists(const struct prepare *p, struct refusal *no)
+{
+    const struct json *allowed = p->p.allowed;
+    err_t err = check_ids(p, "stop_token_ids", p->p.stop_ids, STOP_IDS_MAX, no);
+    if (err || !allowed) return err;
+    if (allowed->arr.n == 0)
+        return refusal_field(no, "allowed_token_ids", "'allowed_token_ids' is empty");
+    return check_ids(p, "allowed_token_ids", allowed, (size_t)p->in->n_vocab, no);
 }
 
 // The model's end ids and those that the caller adds. False: no memory.
@@ -138,13 +149,17 @@ static bool set_ends(const struct prepare *p, struct request *r)
     const struct json *list = p->p.stop_ids;
     r->end_ids = m->end_ids;
     r->n_end = p->p.ignore_eos ? 0 : m->n_end;
-    if (!list || list->arr.n == 0) return true;
-    int32_t *ids = arena_take_n(&r->arena, r->n_end + list->arr.n, sizeof *ids);
+    const size_t n_list = list ? list->arr.n : 0;
+    const uint32_t n_more = p->p.ignore_eos ? 0 : p->n_more_end;
+    if (n_list + n_more == 0) return true;
+    int32_t *ids = arena_take_n(&r->arena, r->n_end + n_list + n_more, sizeof *ids);
     if (!ids) return false;
     for (uint32_t i = 0; i < r->n_end; i++)
         ids[i] = m->end_ids[i];
-    for (size_t i = 0; i < list->arr.n; i++)
+    for (size_t i = 0; i < n_list; i++)
         ids[r->n_end++] = (int32_t)list->arr.items[i].i;
+    for (uint32_t i = 0; i < n_more; i++)
+        ids[r->n_end++] = p->more_ends[i];
     r->end_ids = ids;
     return true;
 }
@@ -160,6 +175,36 @@ static void read_wants(const struct params *p, struct prepared *out)
     out->progress = p->progress;
     out->n_choice = (uint32_t)p->n;
     out->n_logprobs = -1;
+    out->min_tokens = (uint32_t)p->min_tokens;
+    out->include_stop = p->include_stop;
+    out->spells = p->skip_special && !p->skip_special->b;
+    out->tokens_as_ids = p->tokens_as_ids;
+    out->scores_prompt = p->prompt_logprobs == 0;
+}
+
+// What is asked for and cannot be done, or not together.
+static err_t check_wants(const struct prepare *p, struct refusal *no)
+{
+    const struct params *q = &p->p;
+    const int64_t most = q->max_completion_tokens ? q->max_completion_tokens : q->max_tokens;
+    if (most && q->min_tokens > most)
+        return refusal_field(no, "min_tokens",
+                             "'min_tokens' must be at most %lld, the most that "
+                             "may come",
+                             (long long)most);
+    if (q->prompt_logprobs != 0 && q->prompt_logprobs != INT64_MIN)
+        return refusal_field(no, "prompt_logprobs",
+                             "'prompt_logprobs' must be 0: of a prompt only its own tokens' log "
+                             "probabilities are known");
+    if (q->prompt_logprobs == 0 && q->stream)
+        return refusal_field(no, "prompt_logprobs", "'prompt_logprobs' cannot be streamed");
+    if (q->bad_words && q->bad_words->arr.n)
+        return refusal_field(no, "bad_words",
+                             "'bad_words' is not supported; 'logit_bias' is, of token ids");
+    if ((q->allowed || q->min_tokens) && p->in->n_vocab > IDSET_IDS_MAX)
+        return refusal_field(no, q->allowed ? "allowed_token_ids" : "min_tokens",
+                             "the model has too many tokens for this");
+    return OK;
 }
 
 err_t prepare_read(struct prepare *p, struct prepared *out, struct refusal *no)
@@ -171,18 +216,21 @@ err_t prepare_read(struct prepare *p, struct prepared *out, struct refusal *no)
     if (json_read(p->in->body, p->in->len, &p->scratch, &body, &code, &why) != OK)
         return refusal_set(no, 400, code, "%s", why.s);
     err_t err = OK;
-    if (p->in->api->translate) err = p->in->api->translate(body, &p->scratch, &body, no);
-    if (!err) err = fields_read(body, p->in->api->fields, &p->p, no);
+    p->api = p->in->api->choose ? p->in->api->choose(body) : p->in->api;
+    p->body = body;
+    if (p->api->translate) err = p->api->translate(body, &p->scratch, &body, no);
+    if (!err) err = fields_read(body, p->api->fields, &p->p, no);
     if (err) return err;
     if (p->p.has_stream_options && !p->p.stream)
         return refusal_field(no, "stream_options", "'stream_options' needs 'stream': true");
     read_wants(&p->p, out);
     err = read_model(p, out, no);
     if (!err) err = read_stop(p, out, no);
-    if (!err) err = check_stop_ids(p, no);
+    if (!err) err = check_lists(p, no);
+    if (!err) err = check_wants(p, no);
     if (!err) err = read_bias(p, no);
     if (!err) err = constrain_read(p, no);
-    if (!err) err = p->in->api->read(p, out, no);
+    if (!err) err = p->api->read(p, out, no);
     return err;
 }
 
@@ -193,22 +241,23 @@ void prepare_close(struct prepare *p)
 }
 
 // How many tokens may be generated for a prompt of n_prompt tokens.
-static err_t bound_tokens(const struct prepare *p, size_t n_prompt, uint32_t *out,
-                          struct refusal *no)
+static err_t bound_tokens(const struct prepare *p, const struct prepared *made, size_t n_prompt,
+                          uint32_t *out, struct refusal *no)
 {
     const struct params *q = &p->p;
     uint32_t ctx = p->in->model->ctx;
     uint64_t asked =
         (uint64_t)(q->max_completion_tokens ? q->max_completion_tokens : q->max_tokens);
     uint64_t budget = 4 * (uint64_t)ctx, n = (uint64_t)q->n;
-    if (p->in->api->count) { // nothing will be generated
+    if (p->api->count) { // nothing will be generated
         *out = 1;
         return OK;
     }
-    if (p->in->api->vector) {
+    if (p->api->vector || made->prompt_only) {
         *out = 0;
         return n_prompt > ctx ? refusal_overflow(no, ctx, n_prompt, 0) : OK;
     }
+    if (p->api->fills && n_prompt < ctx && asked > ctx - n_prompt) asked = ctx - n_prompt;
     if (n_prompt + (asked ? asked : 1) > ctx)
         return refusal_overflow(no, ctx, n_prompt, asked ? asked : 1);
     if (asked && n * asked > budget)
@@ -216,7 +265,7 @@ static err_t bound_tokens(const struct prepare *p, size_t n_prompt, uint32_t *ou
                              (unsigned long long)(n * asked), (unsigned long long)budget);
     uint64_t most = ctx - n_prompt;
     if (most > budget / n) most = budget / n;
-    uint64_t usual = p->in->api->default_tokens;
+    uint64_t usual = p->api->default_tokens;
     if (!asked) asked = usual && usual < most ? usual : most;
     *out = (uint32_t)asked;
     return OK;
@@ -264,14 +313,14 @@ static struct request *make_request(const struct prepare *p, const struct prepar
     r->n_prompt = (uint32_t)ids->n;
     r->max_tokens = max_tokens;
     const bool has_ends = set_ends(p, r);
-    r->pooling = out->pooling;
-    r->score_prompt = out->echo && out->n_logprobs >= 0;
+    r->pooling = out->prompt_only ? POOLING_LAST : out->pooling;
+    r->score_prompt = (out->echo && out->n_logprobs >= 0) || out->scores_prompt;
     r->priority = (int32_t)p->p.priority;
     if (r->priority < p->in->priority) r->priority = p->in->priority;
     r->tenant = p->in->tenant;
     r->session = p->in->session;
     if (!r->session && p->p.user) r->session = prepare_session(p->p.user->str.s);
-    const bool has_turns = p->in->api->has_turns;
+    const bool has_turns = p->api->has_turns;
     const struct rules_want rules = {
         .tokenizer = m->tokenizer,
         .grammar = p->grammar,
@@ -281,6 +330,8 @@ static struct request *make_request(const struct prepare *p, const struct prepar
         .tools = out->tools,
         .tail = out->tail,
         .tail_len = out->tail_len,
+        .min_tokens = out->prompt_only ? 0 : out->min_tokens,
+        .allowed = p->p.allowed,
     };
     if (!r->prompt || !has_ends || (p->n_bias && !bias) ||
         request_init_choices(r, out->n_choice) != OK || !rules_request(r, &rules)) {
@@ -295,26 +346,66 @@ static void log_miss(const struct prepare *p, const struct request *r)
 {
     struct recall_miss miss;
     struct buf text = {0};
-    if (!p->in->recall || p->in->api->count || !recall_look(p->in->recall, r, &miss)) return;
+    if (!p->in->recall || p->api->count || !recall_look(p->in->recall, r, &miss)) return;
     recall_say(&miss, p->in->model->tokenizer, &text);
     if (buf_ok(&text)) log_info("prompt of %s %s", r->id, text.data);
     buf_fini(&text);
 }
 
-err_t prepare_add(const struct prepare *p, struct prepared *out, const struct ids *ids,
+// The prompt's text as its tokens have it.
+static bool show_prompt(const struct prepare *p, struct prepared *out, const struct ids *ids,
+                        struct prepared_prompt *slot)
+{
+    struct buf text = {0};
+    for (size_t i = 0; i < ids->n; i++) {
+        size_t len;
+        const char *s = tokenizer_piece(p->in->model->tokenizer, ids->at[i], true, &len);
+        if (s) buf_add(&text, s, len);
+    }
+    if (buf_ok(&text))
+        slot->text = arena_copy_str(&out->arena, text.data ? text.data : "", text.len);
+    slot->text_len = text.len;
+    buf_fini(&text);
+    return slot->text;
+}
+
+// The last tokens of a prompt that may be longer than it ought to be.
+static struct ids truncated(const struct prepare *p, const struct ids *ids)
+{
+    struct ids last = *ids;
+    const struct params *q = &p->p;
+    const int64_t asked = q->max_completion_tokens ? q->max_completion_tokens : q->max_tokens;
+    const int64_t ctx = p->in->model->ctx, room = ctx - (asked ? asked : 1);
+    const int64_t most = q->truncate < 0 ? (room > 1 ? room : 1) : q->truncate;
+    if (q->truncate && (int64_t)ids->n > most) {
+        last.at += ids->n - (size_t)most;
+        last.n = (size_t)most;
+    }
+    return last;
+}
+
+err_t prepare_add(const struct prepare *p, struct prepared *out, const struct ids *all,
                   const struct json *text, struct refusal *no)
 {
     uint32_t max_tokens = 0;
-    if (ids->n == 0) return refusal_field(no, p->in->api->prompt_field, "the prompt is empty");
-    err_t err = bound_tokens(p, ids->n, &max_tokens, no);
+    const struct ids ids = truncated(p, all);
+    if (ids.n == 0) return refusal_field(no, p->api->prompt_field, "the prompt is empty");
+    err_t err = bound_tokens(p, out, ids.n, &max_tokens, no);
     if (err) return err;
     struct prepared_prompt *slot = &out->prompts[out->n_prompt];
-    if (text) {
+    bool ok = true;
+    if (text && ids.n == all->n) {
         slot->text = arena_copy_str(&out->arena, text->str.s, text->str.len);
         slot->text_len = text->str.len;
-        if (!slot->text) return refusal_set(no, 500, "internal_error", "out of memory");
+        ok = slot->text;
+    } else if (p->api->shows_prompt) {
+        ok = show_prompt(p, out, &ids, slot);
     }
-    slot->req = make_request(p, out, ids, max_tokens);
+    if (out->scores_prompt) {
+        slot->ids = arena_copy(&out->arena, ids.at, ids.n * sizeof *ids.at);
+        ok = ok && slot->ids;
+    }
+    if (ok) slot->req = make_request(p, out, &ids, max_tokens);
     if (!slot->req) return refusal_set(no, 500, "internal_error", "out of memory");
     log_miss(p, slot->req);
     out->n_prompt++;
@@ -326,10 +417,13 @@ err_t prepare_run(const struct prepare_in *in, struct prepared *out, struct refu
     struct prepare p = {.in = in};
     struct prepared made = {.api = in->api, .model = in->model, .recall = in->recall};
     arena_init(&made.arena, 0);
-    prepare_id(in->api->id_prefix, made.id);
     err_t err = prepare_read(&p, &made, no);
     if (!err && prepare_unwanted(in)) err = ERR_CANCELLED;
-    if (!err) err = in->api->encode(&p, &made, no);
+    if (!err) {
+        made.api = p.api;
+        prepare_id(p.api->id_prefix, made.id);
+        err = p.api->encode(&p, &made, no);
+    }
     prepare_close(&p);
     if (err)
         prepare_fini(&made);

@@ -39,6 +39,8 @@ struct prepare_in {
 // A body that was read and checked, but for its length in tokens.
 struct prepare {
     const struct prepare_in *in;
+    const struct api *api; // of `in`, or the one that it chose for this body
+    const struct json *body;
     struct arena scratch; // trees; gone when the requests are made
     struct params p;
     const struct json *messages; // chat, as templates expect them
@@ -50,14 +52,19 @@ struct prepare {
     struct grammar *grammar;           // what all of the answer must be; given back at the end
     struct logit_bias *bias;
     uint32_t n_bias;
+    const int32_t *more_ends; // that end the answer too
+    uint32_t n_more_end;
     const struct json *continued; // the last message, which the answer goes on with; NULL: none
 };
 
 // One prompt and its request. Several of them only for /v1/completions and /v1/embeddings.
 struct prepared_prompt {
     struct request *req; // NULL once the engine's listener owns it
-    const char *text;    // echo: the prompt as sent; NULL: it was sent as ids
+    // The prompt as sent, or NULL: it was sent as ids (echo); or as it was tokenised, in text again
+    // (an api that shows prompts).
+    const char *text;
     size_t text_len;
+    const int32_t *ids; // if the prompt's log probabilities are asked for
 };
 
 struct prepared {
@@ -80,6 +87,14 @@ struct prepared {
     uint64_t tenant;
     uint64_t before, before_hash; // of the rendered text before the tail (struct replay_turn)
     bool one_call;                // no second one
+    bool prompt_only;             // nothing is generated: the prompt is computed, and kept
+    bool scores_prompt;           // its tokens' log probabilities are told
+    bool include_stop, spells;    // struct stream
+    bool tokens_as_ids;           // where log probabilities name them
+    uint32_t min_tokens;          // before anything ends the answer
+    bool keeps_ids;               // each token is told apart, not only for its probability
+    // Of llama.cpp's own form (api_llama.c).
+    struct llama_want *llama;
     bool with_pieces, as_content; // of /tokenize: texts beside the ids; llama.cpp's form
     enum pooling pooling;         // of embeddings: which vectors,
     uint32_t n_dim;               // how much of them,

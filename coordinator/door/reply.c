@@ -162,10 +162,13 @@ static void init_choice(struct reply *r, uint32_t i)
 {
     const struct prepared *p = &r->p;
     struct reply_choice *c = &r->choices[i];
-    *c = (struct reply_choice){.reply = r, .index = i, .prompt = i / p->n_choice};
+    *c = (struct reply_choice){.reply = r, .index = i, .prompt = i / p->n_choice, .stop_id = -1};
     const bool has_turns = p->api->has_turns;
     // An answer starts a text; a completion goes on with one.
-    stream_init(&c->stream, p->model->tokenizer, p->stops, p->n_stop, has_turns);
+    stream_init(&c->stream, p->model->tokenizer, p->stops, p->min_tokens ? 0 : p->n_stop,
+                has_turns);
+    c->stream.include_stop = p->include_stop;
+    c->stream.spells = p->spells;
     if (!has_turns) return;
     const struct turn_config turn = {.format = p->format,
                                      .tools = p->tools,
@@ -234,6 +237,7 @@ static void release(struct reply *r)
     buf_fini(&r->open.text);
     buf_fini(&r->open.name);
     buf_fini(&r->open.items);
+    buf_fini(&r->open.probs);
     free(r->choices);
     free(r->requests);
     prepare_fini(&r->p);
@@ -301,7 +305,7 @@ static void fail(struct reply *r, err_t code, const char *sentence, uint32_t ret
 static err_t begin_one(struct reply *r, uint32_t *retry_after_s, struct err_text *why)
 {
     struct reply_request *q = &r->requests[r->n_begun];
-    if (r->p.echo && r->p.n_logprobs >= 0 && !q->scores) {
+    if (q->req->score_prompt && !q->scores) {
         q->scores = malloc(q->n_prompt * sizeof *q->scores);
         for (uint32_t k = 0; q->scores && k < q->n_prompt; k++)
             q->scores[k] = NAN;
@@ -415,11 +419,13 @@ static bool take_token(struct reply_request *q, struct reply_choice *c,
         buf_clear(&r->fresh);
         return ok;
     }
-    if (r->p.n_logprobs >= 0) {
-        uint32_t n =
-            item->n_top < (uint32_t)r->p.n_logprobs ? item->n_top : (uint32_t)r->p.n_logprobs;
+    const bool is_told = r->p.n_logprobs >= 0 || r->p.keeps_ids;
+    if (is_told) {
+        const uint32_t most = r->p.n_logprobs > 0 ? (uint32_t)r->p.n_logprobs : 0;
+        const uint32_t n = item->n_top < most ? item->n_top : most;
         if (!add_token(c, item->id, item->logprob, item->top, n)) return false;
     }
+    if (c->n_generated > r->p.min_tokens) c->stream.n_stop = r->p.n_stop;
     int stop = stream_push(&c->stream, item->id, &r->fresh);
     if (stop >= 0) {
         c->stop = r->p.stops[stop].s;
@@ -427,6 +433,7 @@ static bool take_token(struct reply_request *q, struct reply_choice *c,
     }
     const bool ok = buf_ok(&r->fresh) && take_text(c, &r->fresh);
     buf_clear(&r->fresh);
+    if (is_told) c->tokens[c->n_token - 1].text_end = (uint32_t)c->text.len;
     c->n_reasoning += c->turn.state == TURN_IN_THINK;
     return ok && buf_ok(&c->text) && buf_ok(&c->digests) && buf_ok(&c->ids);
 }
@@ -469,8 +476,23 @@ static void on_vector(struct request *req, struct choice *ch, const float *vecto
         r->admitted_us = req->admitted_us;
         r->first_us = req->first_token_us;
     }
-    r->p.api->vector(&r->p, vector, n, &c->text);
+    if (r->p.api->vector) r->p.api->vector(&r->p, vector, n, &c->text);
     if (!buf_ok(&c->text)) fail(r, ERR_MEMORY, NULL, 0);
+}
+
+// The id that ended the choice, of which nobody was told: is it text, and was it the caller's own?
+static void take_end(struct reply_request *q, struct reply_choice *c, const struct choice *ch)
+{
+    struct reply *r = q->reply;
+    const struct engine_model *m = r->p.model;
+    if (c->stop || ch->finish != FINISH_STOP || !ch->n_generated) return;
+    const int32_t id = ch->generated[ch->n_generated - 1];
+    if (!is_end(q->req, id)) return;
+    bool is_models = false;
+    for (uint32_t i = 0; i < m->n_end; i++)
+        is_models |= m->end_ids[i] == id;
+    if (!is_models) c->stop_id = id;
+    if (r->p.include_stop) stream_push(&c->stream, id, &r->fresh);
 }
 
 static void end_choice(struct reply_request *q, const struct choice *ch)
@@ -484,6 +506,7 @@ static void end_choice(struct reply_request *q, const struct choice *ch)
     r->n_finished++;
     r->finished_us = q->req->finished_us;
     q->n_cached = q->req->n_cached;
+    take_end(q, c, ch);
     if (!c->stop) stream_flush(&c->stream, &r->fresh);
     ok = ok && take_text(c, &r->fresh);
     buf_clear(&r->fresh);
@@ -578,7 +601,9 @@ void reply_put_blocks(struct reply *r, const struct reply_blocks *b, bool is_fin
         if (r->open.kind < 0) b->open(r, c, e, out);
         if (e->kind != TURN_CALL) b->more(r, c, e, out);
     }
-    reply_sent(c);
+    // What is known of a token waits for its text.
+    if (c->n_event || is_final) reply_sent(c);
+    if (!c->n_token) r->open.n_token = 0;
     if (is_final) b->close(r, reply_end_of(c) == REPLY_LENGTH, out);
 }
 

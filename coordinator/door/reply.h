@@ -16,6 +16,7 @@ struct reply_token {
     float logprob;       // NaN: none (first token of a text)
     uint32_t text_at;    // characters before it in this choice's text
     uint32_t top, n_top; // in reply_choice.top
+    uint32_t text_end;   // bytes of reply_choice.text when it had been read
 };
 
 // One piece of an answer. Neighbours of one kind are joined while they wait.
@@ -47,8 +48,10 @@ struct reply_choice {
     bool muted;                // one call is all that was asked for: the rest is not told
     const char *stop;          // the stop string that ended it
     size_t stop_len;
+    int32_t stop_id;             // the caller's own end token that ended it; -1
     enum finish finish;          // FINISH_NONE while it runs
     bool opened, echoed, closed; // first and last chunks were written
+    bool has_newline;            // what was written holds one (api_llama.c)
 };
 
 // What a dialect's stream has open: Messages' blocks, Responses' items.
@@ -60,6 +63,8 @@ struct reply_open {
     char id[PREPARE_ID_MAX], call_id[PREPARE_ID_MAX];
     struct buf text, name; // of the open block
     struct buf items;      // finished ones, as JSON with commas
+    struct buf probs;      // of the open block's tokens, likewise
+    size_t n_token;        // of the choice's tokens, told
 };
 
 struct reply_request {

@@ -4,11 +4,15 @@
 #include "coordinator/door/api_models.h"
 #include "coordinator/door/api_openapi.h"
 #include "coordinator/door/api_page.h"
+#include "coordinator/door/api_props.h"
 #include "coordinator/door/call.h"
 
 #include <string.h>
 
 static const struct route routes[] = {
+    // Before the paths with /v1, which are found without it too.
+    {"/completions", true, ROUTE_KEY, call_api, &api_llama_or_completions},
+    {"/embeddings", true, ROUTE_KEY, call_api, &api_llama_or_embeddings},
     {"/v1/chat/completions", true, ROUTE_KEY, call_api, &api_chat},
     {"/v1/chat/completions/input_tokens", true, ROUTE_KEY, call_api, &api_chat_count_only},
     {"/v1/completions", true, ROUTE_KEY, call_api, &api_completions},
@@ -17,6 +21,16 @@ static const struct route routes[] = {
     {"/v1/messages", true, ROUTE_KEY, call_api, &api_messages},
     {"/v1/messages/count_tokens", true, ROUTE_KEY, call_api, &api_messages_count},
     {"/v1/embeddings", true, ROUTE_KEY, call_api, &api_embeddings},
+    {"/completion", true, ROUTE_KEY, call_api, &api_llama},
+    {"/infill", true, ROUTE_KEY, call_api, &api_llama_infill},
+    {"/embedding", true, ROUTE_KEY, call_api, &api_llama_embedding},
+    {"/apply-template", true, ROUTE_KEY, call_api, &api_chat_apply},
+    {"/props", false, ROUTE_KEY, api_props_get, NULL},
+    {"/lora-adapters", false, ROUTE_KEY, api_props_adapters, NULL},
+    {"/slots", false, ROUTE_ADMIN, api_props_slots, NULL},
+    {"/slots/", true, ROUTE_ADMIN, api_props_no_slot, NULL},
+    {"/v1/rerank", true, ROUTE_KEY, api_props_no_rank, NULL},
+    {"/v1/reranking", true, ROUTE_KEY, api_props_no_rank, NULL},
     {"/tokenize", true, ROUTE_KEY, call_api, &api_tokenize},
     {"/detokenize", true, ROUTE_KEY, call_api, &api_detokenize},
     {"/v1/models", false, ROUTE_KEY, api_models_list, NULL},
@@ -28,6 +42,7 @@ static const struct route routes[] = {
     {"/livez", false, ROUTE_OPEN, api_admin_livez, NULL},
     {"/readyz", false, ROUTE_HEALTH, api_admin_readyz, NULL},
     {"/health", false, ROUTE_HEALTH, api_admin_readyz, NULL},
+    {"/v1/health", false, ROUTE_HEALTH, api_admin_readyz, NULL},
     {"/ping", false, ROUTE_HEALTH, api_admin_ping, NULL},
     {"/version", false, ROUTE_HEALTH, api_admin_version, NULL},
     {"/openapi.json", false, ROUTE_KEY, api_openapi_get, NULL},

@@ -17,6 +17,7 @@ struct ruled {
     struct rules_want want;
     struct idset close[CLOSE_MAX]; // what ends the thoughts: one after the other
     uint32_t n_close;              // 0: no budget
+    struct idset early, late;      // ids before and from min_tokens on; len 0: all
     struct follower *followers;    // (n_choice)
 };
 
@@ -26,6 +27,8 @@ struct follower {
     struct stream stream;
     struct turn turn;
     struct buf text; // scratch
+    uint64_t *bits;  // scratch of meet: two sets
+    uint8_t *met;    // a mask, or NULL until it is needed
     int64_t n_thought;
     uint32_t at; // of the close: forced so far; 0: none
     bool is_new;
@@ -38,19 +41,35 @@ static void ignore(void *arg, const struct turn_event *e)
     (void)arg, (void)e;
 }
 
+static uint32_t n_vocab_of(const struct rules_want *w)
+{
+    return (uint32_t)tokenizer_n_vocab(w->tokenizer);
+}
+
+static void set_bit(uint64_t *bits, int32_t id, bool value)
+{
+    const uint64_t bit = 1ull << id % 64;
+    bits[id / 64] = value ? bits[id / 64] | bit : bits[id / 64] & ~bit;
+}
+
+static bool pack_bits(struct arena *a, uint32_t n_vocab, const uint64_t *bits, struct idset *out)
+{
+    uint8_t *set = malloc(idset_bound(n_vocab));
+    out->len = set ? idset_pack(bits, n_vocab, set) : 0;
+    out->set = out->len ? arena_copy(a, set, out->len) : NULL;
+    free(set);
+    return out->set;
+}
+
 static bool pack(struct arena *a, const struct rules_want *w, const int32_t *ids, size_t n,
                  struct idset *out)
 {
-    const uint32_t n_vocab = (uint32_t)tokenizer_n_vocab(w->tokenizer);
-    uint64_t *bits = calloc(n_vocab / 64 + 1, sizeof *bits);
-    uint8_t *set = malloc(idset_bound(n_vocab));
+    uint64_t *bits = calloc(n_vocab_of(w) / 64 + 1, sizeof *bits);
     for (size_t i = 0; bits && i < n; i++)
-        bits[ids[i] / 64] |= 1ull << ids[i] % 64;
-    out->len = bits && set ? idset_pack(bits, n_vocab, set) : 0;
-    out->set = out->len ? arena_copy(a, set, out->len) : NULL;
+        set_bit(bits, ids[i], true);
+    const bool ok = bits && pack_bits(a, n_vocab_of(w), bits, out);
     free(bits);
-    free(set);
-    return out->set;
+    return ok;
 }
 
 static bool encode(const struct rules_want *w, const char *text, struct ids *out)
@@ -127,6 +146,78 @@ static void force(const struct ruled *r, struct follower *f, struct choice *c)
     f->at++;
 }
 
+// -- ids that are allowed, and ends that come too early --
+
+static bool make_allowed(struct request *req, struct ruled *r)
+{
+    const struct rules_want *w = &r->want;
+    const struct json *list = w->allowed;
+    const uint32_t n_vocab = n_vocab_of(w);
+    const bool is_early = w->min_tokens && req->n_end;
+    if (!list && !is_early) return true;
+    uint64_t *bits = calloc(n_vocab / 64 + 1, sizeof *bits);
+    if (!bits) return false;
+    for (uint32_t i = 0; !list && i < n_vocab; i++)
+        set_bit(bits, (int32_t)i, true);
+    for (size_t i = 0; list && i < list->arr.n; i++)
+        set_bit(bits, (int32_t)list->arr.items[i].i, true);
+    bool ok = !list || pack_bits(&req->arena, n_vocab, bits, &r->late);
+    for (uint32_t i = 0; i < req->n_end && is_early; i++)
+        set_bit(bits, req->end_ids[i], false);
+    bool any = false;
+    for (uint32_t i = 0; i <= n_vocab / 64; i++)
+        any |= bits[i] != 0;
+    // Where only ends are allowed, one of them it is.
+    if (ok && is_early && any) ok = pack_bits(&req->arena, n_vocab, bits, &r->early);
+    if (!r->early.len) r->early = r->late;
+    free(bits);
+    return ok;
+}
+
+static void fill(const uint8_t *set, size_t len, uint64_t *bits)
+{
+    struct idset_runs runs = {.set = set, .len = len};
+    uint32_t from, to;
+    while (idset_next(&runs, &from, &to))
+        for (; from < to; from++)
+            set_bit(bits, (int32_t)from, true);
+}
+
+// The choice's mask without what is not in the set, unless nothing were left. False: no memory.
+static bool meet(const struct ruled *r, struct follower *f, struct choice *c,
+                 const struct idset *set)
+{
+    const uint32_t n_vocab = n_vocab_of(&r->want), n_word = n_vocab / 64 + 1;
+    bool any = false;
+    if (!f->bits) f->bits = malloc(2 * n_word * sizeof *f->bits);
+    if (!f->met) f->met = malloc(idset_bound(n_vocab));
+    if (!f->bits || !f->met) return false;
+    memset(f->bits, 0, 2 * n_word * sizeof *f->bits);
+    fill(c->mask, c->n_mask, f->bits);
+    fill(set->set, set->len, f->bits + n_word);
+    for (uint32_t i = 0; i < n_word; i++)
+        any |= (f->bits[i] &= f->bits[n_word + i]) != 0;
+    if (!any) return true;
+    c->n_mask = (uint32_t)idset_pack(f->bits, n_vocab, f->met);
+    c->mask = f->met;
+    return true;
+}
+
+static const struct idset *allowed(const struct ruled *r, uint32_t n_generated)
+{
+    return n_generated < r->want.min_tokens ? &r->early : &r->late;
+}
+
+static bool apply_allowed(const struct ruled *r, struct follower *f, struct choice *c)
+{
+    const struct idset *set = allowed(r, c->n_generated);
+    if (!set->len) return true;
+    if (c->mask) return meet(r, f, c, set);
+    c->mask = set->set;
+    c->n_mask = (uint32_t)set->len;
+    return true;
+}
+
 // -- following --
 
 // A failure of the grammar is the request's, not the server's.
@@ -172,7 +263,12 @@ static err_t next(struct choice *c, struct err_text *why)
     c->mask = NULL;
     if (!err && f->state) err = grammar_mask(f->state, &c->mask, &len, why);
     c->n_mask = (uint32_t)len;
-    if (!err && r->n_close) force(r, f, c);
+    if (!err && !apply_allowed(r, f, c)) err = err_say(why, ERR_MEMORY, "no memory for a mask");
+    if (!err && r->n_close)
+        force(r, f, c);
+    else
+        c->may_chain = !r->want.grammar;
+    c->may_chain = c->may_chain && !allowed(r, c->n_generated + 1)->len;
     return of_request(err);
 }
 
@@ -185,6 +281,8 @@ static void gone(struct request *req)
         stream_fini(&f->stream);
         turn_fini(&f->turn);
         buf_fini(&f->text);
+        free(f->bits);
+        free(f->met);
     }
     grammar_give(r->want.grammar);
 }
@@ -192,13 +290,16 @@ static void gone(struct request *req)
 bool rules_request(struct request *r, const struct rules_want *w)
 {
     static const struct request_rules rules = {.next = next, .free = gone};
-    if (!w->grammar && w->budget < 0) return true;
+    if (!w->grammar && w->budget < 0 && !w->min_tokens && !w->allowed) return true;
     struct ruled *ruled = arena_take(&r->arena, sizeof *ruled);
     if (!ruled) return false;
     ruled->want = *w;
     ruled->followers = arena_take_n(&r->arena, r->n_choice, sizeof *ruled->followers);
-    if (!ruled->followers || (w->budget >= 0 && !make_close(&r->arena, ruled))) return false;
-    if (!w->grammar && !ruled->n_close) return true;
+    if (!ruled->followers || (w->budget >= 0 && !make_close(&r->arena, ruled)) ||
+        !make_allowed(r, ruled))
+        return false;
+    ruled->want.allowed = NULL; // of the body
+    if (!w->grammar && !ruled->n_close && !ruled->early.len) return true;
     if (w->grammar) grammar_take(w->grammar);
     r->rules = &rules;
     r->ruled = ruled;

@@ -8,6 +8,10 @@ struct texts {
     const struct json *value; // NULL: not given
     size_t n_max;             // texts
     bool keep;                // the text goes with its request, for echo
+    // As llama.cpp takes them: texts and ids may be mixed, among the texts and within one, and a
+    // text may be an object with "prompt_string".
+    bool mixes;
+    bool bare; // nothing is put before a text, whatever the model begins one with
 };
 
 // What does not fit is refused: ids outside the vocabulary, a mixture, more than n_max texts.

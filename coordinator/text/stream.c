@@ -16,7 +16,7 @@ void stream_fini(struct stream *s)
 static void add_piece(struct stream *s, int32_t id)
 {
     size_t len;
-    const char *p = tokenizer_piece(s->tok, id, false, &len);
+    const char *p = tokenizer_piece(s->tok, id, s->spells, &len);
     if (len == 0 && s->marks) {
         p = tokenizer_piece(s->tok, id, true, &len);
         if (len && !turn_format_marks(s->marks, p, len)) return;

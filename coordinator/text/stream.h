@@ -4,7 +4,7 @@
 #include "coordinator/text/tokenizer.h"
 #include "coordinator/text/turn.h"
 
-enum { STREAM_STOPS_MAX = 4, STREAM_STOP_BYTES_MAX = 1024 };
+enum { STREAM_STOPS_MAX = 16, STREAM_STOP_BYTES_MAX = 1024 };
 
 struct stream_stop {
     const char *s; // borrowed for the life of the stream
@@ -17,6 +17,7 @@ struct stream {
     int n_stop;
     bool at_start;     // nothing decoded yet (SPM strips a leading space there)
     bool include_stop; // keep the matched stop text in the output
+    bool spells;       // control tokens are text too
     // Control tokens that are marks of this format are spelled out, for a turn to read; NULL: none.
     const struct turn_format *marks;
     struct buf held; // bytes not yet given out

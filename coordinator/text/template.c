@@ -10,6 +10,8 @@ struct template
 {
     struct jinja_program prog;
     const struct turn_format *turn;
+    const char *source; // in prog.mem
+    size_t len;
 };
 
 void template_output_fini(struct template_output *o)
@@ -50,6 +52,8 @@ err_t template_open(const char *source, size_t len, struct template **out, struc
     t->turn = turn_format_of(source, len);
     arena_init(&t->prog.mem, PROGRAM_BYTES_MAX);
     arena_init(&P->scratch, TOKEN_BYTES_MAX);
+    t->source = arena_copy_str(&t->prog.mem, source, len);
+    t->len = t->source ? len : 0;
     P->prog = &t->prog;
     P->mem = &t->prog.mem;
     P->stop.why = why;
@@ -65,6 +69,12 @@ err_t template_open(const char *source, size_t len, struct template **out, struc
     else
         *out = t;
     return err;
+}
+
+const char *template_source(const struct template *t, size_t *len)
+{
+    *len = t->len;
+    return t->source ? t->source : "";
 }
 
 const struct turn_format *template_turn(const struct template *t)

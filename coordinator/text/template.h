@@ -46,6 +46,8 @@ err_t template_find_dir(const char *dir, struct arena *a, const char **source, s
 // ERR_MODEL with line number.
 err_t template_open(const char *source, size_t len, struct template **out, struct err_text *why);
 void template_close(struct template *t);
+// What it was opened from.
+const char *template_source(const struct template *t, size_t *len);
 // How the model writes calls and thoughts, by what its template spells.
 const struct turn_format *template_turn(const struct template *t);
 // Thread-safe. ERR_INVALID: the template called raise_exception (why holds its words) or failed on

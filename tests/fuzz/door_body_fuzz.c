@@ -1,15 +1,42 @@
-// Bodies of /v1/chat/completions and /v1/completions: reading and checking, up to where a tokenizer
-// would be needed. The first byte chooses the path.
+// Bodies of completions, of chats and of texts, and of llama.cpp's own paths: reading and checking,
+// up to where the prompt becomes tokens. The first byte chooses the path.
 #include "coordinator/door/api.h"
+#include "proto/base/log.h"
+#include "topology/model.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct engine_model model;
+
+// Logit biases may name texts.
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    static const char *const aliases[] = {"other/name", NULL};
+    static struct model *m; // kept until the end
+    struct tokenizer *t;
+    struct err_text why;
+    (void)argc, (void)argv;
+    log_set_level(LOG_ERROR);
+    if (model_open("shape:llama-3.1-8b", &m, &why) || tokenizer_open_model(m, &t, &why)) {
+        fprintf(stderr, "%s\n", why.s);
+        abort();
+    }
+    model = (struct engine_model){.id = "tiny", .aliases = aliases, .ctx = 4096, .tokenizer = t};
+    model.pooling = POOLING_LAST;
+    return 0;
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const aliases[] = {"other/name", NULL};
-    static const struct engine_model model = {.id = "tiny", .aliases = aliases, .ctx = 4096};
+    static const struct api *const apis[] = {&api_chat,         &api_completions,
+                                             &api_llama,        &api_llama_or_completions,
+                                             &api_llama_infill, &api_llama_or_embeddings};
     if (size == 0) return 0;
-    struct prepare_in in = {.api = data[0] & 1 ? &api_completions : &api_chat,
+    struct prepare_in in = {.api = apis[data[0] % (sizeof apis / sizeof *apis)],
                             .model = &model,
                             .n_vocab = 1000,
                             .body = (const char *)data + 1,

@@ -39,7 +39,7 @@ def check_description(door):
     kit.eq(chat["stream_options"]["properties"]["include_usage"]["type"], ["boolean", "null"])
     # What the description allows at the edges is taken, what it forbids is refused.
     for name, schema in chat.items():
-        if "maximum" in schema and name not in ("max_tokens", "max_completion_tokens", "top_logprobs"):
+        if "maximum" in schema and name not in ("max_tokens", "min_tokens", "max_completion_tokens", "top_logprobs"):
             for value, status in ((schema["maximum"], 200), (schema["maximum"] + 1, 400)):
                 a = door.chat(**{name: value}, **({} if name == "max_tokens" else {"max_tokens": 1}))
                 kit.eq(a.status, status, f"{name} {value}")
@@ -52,6 +52,8 @@ def run_schemathesis(door):
     with tempfile.TemporaryDirectory() as d:
         r = subprocess.run([program, "run", url, "--checks", CHECKS, "--phases", "examples,coverage,fuzzing",
                             "--max-examples", "20", "--max-time", str(SECONDS), "--seed", "7", "--no-shrink",
+                            # What we say we do not have, or the mock's model has not, is a 501.
+                            "--exclude-path-regex", "^/(slots/|infill|v1/rerank)",
                             "--request-timeout", "10", "--suppress-health-check", "all", "--warnings", "off",
                             "--continue-on-failure"],
                            cwd=d, timeout=120, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})

@@ -372,6 +372,8 @@ static void fill_model(struct mock *m)
         .id = "mock/tiny-1",
         .aliases = m->config.aliases,
         .created_s = 1700000000,
+        .file = "tiny-1.gguf",
+        .n_slot = 8,
         .ctx = m->config.ctx ? m->config.ctx : 4096,
         .tokenizer = m->tokenizer,
         .template = m->template,
