@@ -15,10 +15,15 @@ enum {
     CHUNK = 512,      // rows of a prefill step, as the server's
     BALANCE_ROWS = 4, // as coordinator/fleet/place cuts the layers
 };
-// What coordinator and front door take of the cores for a step and for each row of it, and every
-// worker's control thread for a step (measured: /proc/PID/task/*/schedstat, workers that are
-// processes).
-static const double CONTROL_US = 90, CONTROL_ROW_US = 30, CONTROL_WORKER_US = 30;
+// What others than the computing threads take of the cores for a step and for each row that draws
+// a token. Measured 2026-11-23 on two cores of an EPYC (AVX2), SmolLM2, 1, 2 and 3 workers, 1, 4
+// and 16 streams: CPU time of threads from /proc/PID/task/*/schedstat.
+struct control {
+    double step_us, row_us;
+};
+static const struct control of_coordinator = {190, 40}; // and front door
+static const struct control of_last_worker = {150, 10}, of_worker = {75, 5};
+static const struct control of_client = {170, 30}; // tests/bench/predict.py: one reads all streams
 
 err_t bench_predict_device(uint32_t n_threads, bool refresh, struct cluster_device *out,
                            struct err_text *why)
@@ -247,15 +252,25 @@ static void crowd_stages(struct lane *l, const struct bench_predict_ask *ask, ui
     crowd(l, l->n_stage > 1 ? n : 0);
 }
 
-// The cores' time of a step, which all workers' threads and the control threads want.
+static double control_us(const struct bench_predict_ask *ask, uint32_t n_draw)
+{
+    const struct control all[] = {of_coordinator, of_last_worker, of_client};
+    double us = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        us += all[i].step_us + all[i].row_us * n_draw;
+    us += (ask->n_worker - 1) * (of_worker.step_us + of_worker.row_us * n_draw);
+    return ask->is_served ? us : 0;
+}
+
+// How long a step keeps the cores, which all workers' threads and all others want. Threads of a
+// stage wait for each other with their cores in hand, and so do members of a group: what keeps one
+// keeps all.
 static double work_us(const struct lane *l, const struct bench_predict_ask *ask,
                       const struct passage *p, uint32_t n_draw, double n_core)
 {
-    const double control = CONTROL_US + CONTROL_WORKER_US * ask->n_worker + CONTROL_ROW_US * n_draw;
-    const double threads = fmin(ask->n_threads, n_core);
-    if (l->n_stage > 1 || ask->n_worker == 1) return (p->sum_us * threads + control) / n_core;
-    // Members of a group wait for each other with their cores in hand: what keeps one keeps all.
-    return p->sum_us + (threads * ask->n_worker < n_core ? 0 : control);
+    const uint32_t n_member = l->n_stage > 1 ? 1 : ask->n_worker;
+    const double threads = fmin((double)ask->n_threads * n_member, n_core);
+    return (p->sum_us + control_us(ask, n_draw)) * threads / n_core;
 }
 
 // The scheduler deals the running requests out to as many steps as there are stages, some with one

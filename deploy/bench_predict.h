@@ -9,7 +9,9 @@ struct bench_predict_ask {
     uint32_t n_worker, n_threads; // of each
     uint32_t batch, n_prompt, n_decode;
     uint32_t kv_elem_bits;
-    struct rates all;         // of all the machine's cores at work together
+    bool is_served;   // over the front door, whose share of the cores counts, to clients of this
+                      // machine
+    struct rates all; // of all the machine's cores at work together
     struct cluster_link link; // between workers; bytes_per_s 0: what two of a host usually have
     // Measured steps, [i] while i + 1 workers compute; n_times 0: none, the operations count alone.
     const struct pace_times *times;

@@ -21,7 +21,7 @@ struct bench_args {
     uint32_t split; // enum share_split, of predictions
     const char *link_text;
     struct cluster_link link;
-    bool json, predict, kept_rates, ops;
+    bool json, predict, kept_rates, kept_operations, ops;
 };
 
 // Numbers from 1 to `most`, commas between them.
@@ -237,6 +237,7 @@ static err_t predict_row(struct bench_args *a, const struct cost_model *m, uint3
     const bool is_measured = workers == 1 && !a->json;
     err_t err = bench_predict_device(a->b.n_threads, false, &d, why);
     ask.all = d.rates;
+    ask.is_served = !is_measured;
     if (!err) err = bench_predict_device(ask.n_threads, false, &d, why);
     if (!err) err = kept_steps(a, &ask, times, why);
     if (!err) err = bench_predict(m, &d, &ask, &p, why);
@@ -260,12 +261,13 @@ static err_t measure_again(const struct bench_args *a, const uint32_t *workers, 
                            struct err_text *why)
 {
     struct cluster_device d;
-    err_t err = bench_predict_device(a->b.n_threads, true, &d, why);
+    const bool all = !a->kept_operations;
+    err_t err = bench_predict_device(a->b.n_threads, all, &d, why);
     for (uint32_t i = 0; !err && i < n; i++) {
         const uint32_t n_threads = threads_of(a, workers[i]);
         const uint32_t n_at_once = most_at_once(a, workers[i], n_threads);
         if (is_done(a, workers, i)) continue;
-        if (n_threads != a->b.n_threads) err = bench_predict_device(n_threads, true, &d, why);
+        if (n_threads != a->b.n_threads) err = bench_predict_device(n_threads, all, &d, why);
         for (uint32_t k = 1; !err && k <= n_at_once; k++) {
             struct pace_times times;
             err = steps(a, n_threads, k, true, &times, why);
@@ -290,8 +292,8 @@ static err_t parse_link(struct bench_args *a, struct err_text *why)
     return OK;
 }
 
-// One worker against what this process measures (not with --json); for more workers the prediction
-// alone: tests/bench/predict.py measures those as processes.
+// One worker against what this process measures (not with --json), which serves nobody meanwhile;
+// for more workers the prediction alone: tests/bench/predict.py measures those as processes.
 static err_t predict(struct bench_args *a, const uint32_t *batches, uint32_t n,
                      struct err_text *why)
 {
@@ -456,7 +458,9 @@ int cmd_bench(int argc, char **argv)
         {"link", OPT_STR, &a.link_text, "US,BYTES",
          "of predictions: workers' latency and bytes/s, as `status` has them (of one host)", 0, 0},
         {"kept-rates", OPT_FLAG, &a.kept_rates, NULL,
-         "of predictions: by operations measured before", 0, 0},
+         "of predictions: by operations and steps measured before", 0, 0},
+        {"kept-operations", OPT_FLAG, &a.kept_operations, NULL,
+         "of predictions: by operations measured before, and steps measured now", 0, 0},
         {"profile", OPT_FLAG, &a.b.profile, NULL, "where the time of a step goes", 0, 0},
         {"graphs", OPT_CHOICE, &eager, "on|off",
          "repeat recorded decode steps on a device, or start each operation (on)", 0, 0},

@@ -2,6 +2,7 @@
 
 #include "deploy/said.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -38,6 +39,7 @@ static const char *name_of(const struct json *experts, double stage, double memb
 {
     const struct json *workers;
     const size_t n = said_items(experts, "workers", &workers);
+    if (member < 0) return "all, by rows";
     for (size_t i = 0; i < n; i++)
         if (said_num(&workers[i], "stage") == stage && said_num(&workers[i], "member") == member)
             return said_str(&workers[i], "worker");
@@ -90,8 +92,8 @@ static void draw_hottest(const struct json *experts)
     for (int i = 0; i < n_hot; i++) {
         const struct hot *h = &list[i];
         const double member = h->expert < said_items(h->layer, "owner", &owner)
-                                  ? json_number(&owner[h->expert], -1)
-                                  : -1;
+                                  ? json_number(&owner[h->expert], INFINITY)
+                                  : INFINITY;
         printf("    layer %3.0f expert %4zu  %5.1f%%  at %s", said_num(h->layer, "layer"),
                h->expert, 100 * h->use, name_of(experts, said_num(h->layer, "stage"), member));
         draw_copies(experts, h);

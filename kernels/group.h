@@ -11,6 +11,7 @@
 // connect.
 #pragma once
 #include "kernels/kernels.h"
+#include "proto/base/group_bytes.h"
 
 enum { KERNELS_OFFER_BYTES = 384, KERNELS_MEMBERS_MAX = 16 };
 enum { KERNELS_ROAD_NCCL = 1, KERNELS_ROAD_PEERS = 2 };
@@ -45,11 +46,9 @@ struct kernels_group_ops {
                      struct err_text *why);
     uint32_t (*roads)(const struct kernels_group *g); // in use, since connect
 
-    // As in proto/link/group.h, in the backend's memory; `from` and `owner` on the host.
+    // As in proto/link/group.h, in the backend's memory; `from` on the host.
     void (*gather)(struct kernels_group *g, float *y, int64_t n_row, int64_t ld,
                    const int64_t *from, int32_t root);
-    void (*gather_rows)(struct kernels_group *g, float *y, int64_t n_row, int64_t n_col,
-                        const uint8_t *owner, int32_t root);
     // Over NCCL only. Rows row[i] of x (.., n_col), or all n_row; the other receives as many.
     void (*send)(struct kernels_group *g, int32_t to, const float *x, const int32_t *row,
                  int64_t n_row, int64_t n_col);
@@ -72,40 +71,17 @@ struct kernels_group_ops {
     void (*end)(struct kernels_group *g);
 };
 
-// Takes its memory, and connects to nobody yet. `k` outlives the group. ERR_UNSUPPORTED: no road
-// can be offered (the sentence says why), ERR_MEMORY.
+// Takes its memory (proto/base/group_bytes.h), and connects to nobody yet. `k` outlives the group.
+// ERR_UNSUPPORTED: no road can be offered (the sentence says why), ERR_MEMORY.
 err_t kernels_group_open(struct kernels *k, const struct kernels_group_config *c,
                          struct kernels_group **out, struct err_text *why);
-// What it takes of the device's memory. Of both roads that can be the most: NCCL has for each
-// connection (a ring's, and one with each other member, each KERNELS_NCCL_CTAS times) a buffer of
-// each of its protocols: 4 MiB (NCCL_BUFFSIZE), 4.7 and 0.5; and tables.
-enum {
-    KERNELS_GROUP_NCCL_BYTES = 8 << 20, // each of two buffers, or the widest row
-    KERNELS_GROUP_PEERS_BYTES = 1 << 20,
-    KERNELS_GROUP_SLOT_BYTES = 1 << 20, // one way
-    KERNELS_GROUP_SLOTS_MIN = 4,
-    KERNELS_NCCL_CTAS = 8,
-    KERNELS_NCCL_CONNECTION_BYTES = 10 << 20,
-    KERNELS_NCCL_TABLES_BYTES = 16 << 20,
-};
-static inline uint64_t kernels_group_buffer_bytes(uint64_t least, uint64_t row_bytes)
-{
-    return ((row_bytes > least ? row_bytes : least) + 255) / 256 * 256;
-}
-static inline int32_t kernels_group_slots(uint64_t row_bytes, uint64_t queue_bytes)
-{
-    const uint64_t slot = kernels_group_buffer_bytes(KERNELS_GROUP_SLOT_BYTES, row_bytes);
-    const uint64_t n = (queue_bytes + slot - 1) / slot;
-    return n > (uint64_t)KERNELS_GROUP_SLOTS_MIN ? (int32_t)n : (int32_t)KERNELS_GROUP_SLOTS_MIN;
-}
-uint64_t kernels_group_bytes(const struct kernels_group_config *c);
 // Version of the machine's NCCL, 22907 for 2.29.7. ERR_UNSUPPORTED: there is none.
 //
 // Several members on one device: up to 2.29 NCCL refuses two ranks of one host on one device
 // ("Duplicate GPU detected"), and knows hosts by name and boot id or by NCCL_HOSTID, so another
 // NCCL_HOSTID for each worker passes; such members take each other for machines and go over
 // sockets. From 2.30 on NCCL_MULTI_RANK_GPU_ENABLE=1 allows it (experimental, its guide says: two
-// ranks by default; KERNELS_NCCL_CTAS leaves room for more). Peers need neither.
+// ranks by default; GROUP_BYTES_CTAS leaves room for more). Peers need neither.
 enum { KERNELS_NCCL_SHARES_GPU = 23000 };
 err_t kernels_group_nccl(int32_t *version, struct err_text *why);
 // Interfaces and adapters that NCCL may use, from a list such as "lo" or "eth0,mlx5_0:1" (NULL:

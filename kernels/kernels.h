@@ -246,7 +246,8 @@ struct expert_stack {
     const float *bias;
 };
 struct expert_ffn {
-    struct expert_stack gate, up, down;
+    struct expert_stack gate, up;
+    struct expert_stack down; // w NULL: act(gate) up is the result, in middle[0]
     struct glu glu;
     const float *x; // (n_x, cols)
     int32_t n, n_x;

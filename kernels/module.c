@@ -187,25 +187,6 @@ err_t kernels_group_nccl(int32_t *version, struct err_text *why)
     return OK;
 }
 
-uint64_t kernels_group_bytes(const struct kernels_group_config *c)
-{
-    const bool is_one_way = c->queue_bytes, gives = is_one_way && !c->member;
-    const uint64_t others = (uint64_t)c->n_member - 1;
-    const uint64_t slot = kernels_group_buffer_bytes(KERNELS_GROUP_SLOT_BYTES, c->row_bytes);
-    const uint64_t slots = (uint64_t)kernels_group_slots(c->row_bytes, c->queue_bytes) * slot;
-    uint64_t bytes = 64 << 10; // flags, and what is handed over as a test
-    if (c->roads & KERNELS_ROAD_PEERS)
-        bytes += is_one_way
-                     ? (gives ? 0 : slots)
-                     : 2 * kernels_group_buffer_bytes(KERNELS_GROUP_PEERS_BYTES, c->row_bytes);
-    if (!(c->roads & KERNELS_ROAD_NCCL)) return bytes;
-    const uint64_t n = is_one_way ? !gives : others + 1; // connections that bring something
-    if (!is_one_way)
-        bytes += 2 * kernels_group_buffer_bytes(KERNELS_GROUP_NCCL_BYTES, c->row_bytes);
-    return bytes + n * KERNELS_NCCL_CTAS * KERNELS_NCCL_CONNECTION_BYTES +
-           KERNELS_NCCL_TABLES_BYTES;
-}
-
 // Of one name in the list, "mlx5_0:1" or "eth0": whether it is an adapter, not an interface.
 static bool is_adapter(const char *name, size_t len)
 {

@@ -1,5 +1,6 @@
 // The model as the formulas see it, and its bytes. Times are in cost_time.c.
 #include "topology/cost_priv.h"
+#include "topology/near.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -166,6 +167,7 @@ void cost_of_model(const struct model *m, struct cost_model *out)
     out->n_head_kv = s->n_head_kv;
     out->tied_head = s->tied_head;
     out->row_floats = row_floats(s);
+    out->wide_bytes = near_row_bytes(s);
     for (int32_t i = 0; i < m->n_weight; i++)
         if (m->weights[i].is_matrix && m->weights[i].cols > out->max_cols)
             out->max_cols = m->weights[i].cols;
@@ -241,7 +243,7 @@ int64_t cost_rows_of(const struct cost_model *m, const struct share *s, int32_t 
                      const struct cost_matrix *w)
 {
     struct share_range r = {0, w->rows};
-    if (s->n_member > 1 && w->use == COST_EXPERT) return experts_held(m, s, layer) * w->rows;
+    if (share_deals_experts(s) && w->use == COST_EXPERT) return experts_held(m, s, layer) * w->rows;
     if (!share_is_dense(s, s->member)) return 0;
     if (s->split == SPLIT_TENSOR && w->axis == SHARE_KV) {
         r = cost_kv_heads(m, s);
@@ -300,16 +302,27 @@ static uint64_t workspace_bytes(const struct cost_model *m, const struct cost_as
 }
 
 // As worker/compute opens its port (one frame per step on its way each way and two more, and one in
-// front of the first stage) and proto/link/group its own.
+// front of the first stage) and proto/link/group its own; and what devices have for handing on past
+// the host.
 static uint64_t comms_bytes(const struct cost_model *m, const struct cost_ask *a,
-                            const struct share *s, bool is_first, bool is_last)
+                            const struct cluster_device *d, const struct share *s, bool is_first,
+                            bool is_last)
 {
+    const uint64_t row = 4 * (uint64_t)m->dim;
+    const struct near_stage near = {.share = s,
+                                    .is_first = is_first,
+                                    .is_last = is_last,
+                                    .wide_bytes = m->wide_bytes > row ? m->wide_bytes : row,
+                                    .row_bytes = row,
+                                    .max_tok = rows_of_step(a),
+                                    .nccl = true,
+                                    .peers = true};
     const uint64_t frame = 4 * rows_of_step(a) * (uint64_t)m->dim;
     const uint64_t n_frame = (uint64_t)(a->in_flight ? a->in_flight : 2) + 2;
     uint64_t bytes = is_first ? frame : 0;
     if (!is_first || !is_last) bytes += 2 * n_frame * frame;
     if (s->n_member > 1) bytes += (2 * (2 * (uint64_t)s->n_member + 1)) << 20;
-    return bytes;
+    return d->kind == CLUSTER_CUDA ? bytes + near_bytes(&near) : bytes;
 }
 
 uint64_t cost_reserve(const struct cluster_device *d)
@@ -343,9 +356,11 @@ void cost_memory_layer(const struct cost_model *m, const struct cost_ask *a, con
         add->weights +=
             alone ? w->bytes : part_bytes(w->bytes, cost_rows_of(m, s, layer, w), w->n * w->rows);
     }
-    add->weights +=
-        alone ? l->expert_vector_bytes
-              : part_bytes(l->expert_vector_bytes, experts_held(m, s, layer), m->n_expert);
+    if (share_deals_experts(s))
+        add->weights += part_bytes(l->expert_vector_bytes, experts_held(m, s, layer), m->n_expert);
+    else // biases are cut as the rows they belong to
+        add->weights += alone ? l->expert_vector_bytes
+                              : part_bytes(l->expert_vector_bytes, s->part[s->member], SHARE_TOTAL);
     if (!share_is_dense(s, s->member)) return;
     uint64_t kv = l->kv_elems * a->kv_elem_bits / 8 *
                   (l->is_local ? (uint64_t)local_tokens(m, a) : (uint64_t)a->kv_tokens);
@@ -363,7 +378,7 @@ void cost_memory_ends(const struct cost_model *m, const struct cost_ask *a,
                       bool is_last, struct cost_memory *add)
 {
     add->workspace += workspace_bytes(m, a, d, is_last);
-    add->comms += comms_bytes(m, a, s, is_first, is_last);
+    add->comms += comms_bytes(m, a, d, s, is_first, is_last);
     add->reserve += cost_reserve(d);
     if (!share_is_dense(s, s->member)) return;
     add->weights += m->shared_bytes;

@@ -57,6 +57,7 @@ struct cost_model {
     int32_t n_head, n_head_kv; // of layers whose attention a tensor group divides
     bool tied_head;
     uint64_t row_floats; // work space of one row in the widest layer
+    uint64_t wide_bytes; // the widest row that members hand each other (near.h)
     int64_t max_cols;    // of any matrix
     struct cost_layer layers[MODEL_LAYERS_MAX];
     uint64_t embed_bytes;

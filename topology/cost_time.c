@@ -113,16 +113,20 @@ static double experts_hit(const struct cost_model *m, double rows, double held, 
     return hit < held ? hit : held;
 }
 
-// One matrix of each expert that is hit.
+// One matrix of each expert that is hit, of a member that has `mine` of all: so many of the experts
+// where they are dealt out, else so many rows of each.
 static double expert_seconds(const struct cost_model *m, const struct cluster_device *d,
-                             const struct cost_matrix *w, double rows, double held,
-                             int32_t n_member)
+                             const struct cost_matrix *w, double rows, double mine,
+                             const struct share *share)
 {
+    const bool is_dealt = share_deals_experts(share);
+    const double held = is_dealt ? mine * m->n_expert : m->n_expert;
+    const int32_t n_member = is_dealt ? share->n_member : 1;
     const double hit = experts_hit(m, rows, held, n_member);
     const double mean = held * (1 - pow(1 - (double)m->n_used / m->n_expert, rows));
     if (!(mean > 0)) return 0;
     const double each = rows * m->n_used * (held / m->n_expert) / mean; // rows of one that is hit
-    return product_seconds(d, w, each, hit / m->n_expert);
+    return product_seconds(d, w, each, hit / m->n_expert * (is_dealt ? 1 : mine));
 }
 
 // ---- one member
@@ -189,9 +193,8 @@ static void member_work(const struct cost_model *m, const struct cost_group *g, 
         if (w->axis == SHARE_KV && share.split == SPLIT_TENSOR) kv = mine;
         const double rows = w->use == COST_IN ? s->rows : behind.rows;
         used[w->use] = true;
-        out->s[w->use] += w->use == COST_EXPERT
-                              ? expert_seconds(m, d, w, rows, mine * m->n_expert, share.n_member)
-                              : product_seconds(d, w, rows, mine);
+        out->s[w->use] += w->use == COST_EXPERT ? expert_seconds(m, d, w, rows, mine, &share)
+                                                : product_seconds(d, w, rows, mine);
     }
     for (int u = 0; d->rates.n_type && u < COST_USES; u++)
         if (used[u]) out->s[u] += 1e-6 * d->rates.product_us * n_call((enum cost_use)u);
@@ -225,8 +228,19 @@ static const struct cost_matrix *matrix_of(const struct cost_layer *l, enum cost
     return NULL;
 }
 
+// The last of an expert's products.
+static const struct cost_matrix *expert_out(const struct cost_layer *l)
+{
+    const struct cost_matrix *out = NULL;
+    for (int32_t i = 0; i < l->n_matrix; i++)
+        if (l->matrices[i].use == COST_EXPERT && l->matrices[i].axis == SHARE_DIM)
+            out = &l->matrices[i];
+    return out;
+}
+
 // What the members of a tensor group hand each other in one layer: what each half makes in its
-// middle and at its end, where it is divided at all, and the experts' products.
+// middle and at its end, where it is divided at all; of experts the middles of all products, and
+// what their sums come to.
 static double tensor_exchange(const struct cost_model *m, const struct cost_group *g,
                               const struct cost_step *s, const struct cost_layer *l)
 {
@@ -238,8 +252,11 @@ static double tensor_exchange(const struct cost_model *m, const struct cost_grou
         t += gather_seconds(g, s->rows, (double)w->cols, false);
         t += gather_seconds(g, s->rows, (double)w->rows, false);
     }
-    if (matrix_of(l, COST_EXPERT))
-        t += gather_seconds(g, (double)s->rows * m->n_used, m->dim, false);
+    const struct cost_matrix *expert = expert_out(l);
+    if (expert) {
+        t += gather_seconds(g, (double)s->rows * m->n_used, (double)expert->cols, false);
+        t += gather_seconds(g, s->rows, (double)expert->rows, false);
+    }
     return t;
 }
 
@@ -292,7 +309,7 @@ void cost_time_layer(const struct cost_model *m, const struct cost_group *g,
         for (int u = 0; u < COST_USES; u++)
             sum += w[i].s[u];
         add->own[i] += whole_ns(sum);
-        add->experts[i] += whole_ns(w[i].s[COST_EXPERT]);
+        if (share_deals_experts(&g->share)) add->experts[i] += whole_ns(w[i].s[COST_EXPERT]);
     }
     if (n > 1 && g->share.split == SPLIT_EXPERTS) {
         add_expert_group(m, g, s, l, w, add);

@@ -2,8 +2,8 @@
 
 #include "topology/cost.h"
 
-const int32_t pace_decode_rows[PACE_POINTS] = {1, 4, 16};
-const int32_t pace_chunk_rows[PACE_POINTS] = {32, 128, 512};
+const int32_t pace_decode_rows[PACE_POINTS] = {1, 4, 8, 16};
+const int32_t pace_chunk_rows[PACE_POINTS] = {32, 128, 256, 512};
 
 static double between(double x, double x0, double y0, double x1, double y1)
 {

@@ -11,10 +11,10 @@
 struct cost_model;
 struct cluster_device;
 
-enum { PACE_POINTS = 3 };
+enum { PACE_POINTS = 4 };
 // Rows of the steps that are measured: each of a sequence of its own, and all of one.
-extern const int32_t pace_decode_rows[PACE_POINTS]; // 1, 4, 16
-extern const int32_t pace_chunk_rows[PACE_POINTS];  // 32, 128, 512
+extern const int32_t pace_decode_rows[PACE_POINTS]; // 1, 4, 8, 16
+extern const int32_t pace_chunk_rows[PACE_POINTS];  // 32, 128, 256, 512
 
 // Seconds of steps of the layers [layer_from, layer_to), the model's last ones, with the embedding
 // if they are all.

@@ -25,9 +25,9 @@ struct plan_ask {
     // how many members each stage has (0: the planner's choice; SPLIT_NONE: 1).
     enum share_split split;
     int32_t n_member;
-    // With SPLIT_EXPERTS: where a group's devices are alike each may have a part of the dense work
-    // too, as in a tensor group (SPLIT_TENSOR), if that is faster than a lead that has all of it.
-    // Not where parts are given: they are meant for the experts.
+    // With SPLIT_EXPERTS: where a group's devices are alike each may have its rows of every matrix,
+    // as in a tensor group (SPLIT_TENSOR), if that is faster than whole experts and a lead that has
+    // all the rest. Not where parts are given: they are meant for the experts.
     bool divides_dense;
     uint32_t part[SHARE_MEMBERS_MAX]; // of each member, in the order of devices; all 0: by speed
     struct cost_ask cost;

@@ -159,8 +159,9 @@ static void add_kinds(struct buf *out, const struct plan *p, bool is_of_experts)
             if (st->kinds_us[k] > 0) buf_printf(out, " %s %.1f us,", names[k], st->kinds_us[k]);
         buf_printf(out, " hop %.1f us\n", st->hop_us);
         if (st->split == SPLIT_TENSOR && is_of_experts)
-            buf_str(out, "    its members are alike: they divide attention and head too, which is "
-                         "faster than a lead that has all of it\n");
+            buf_str(out, "    its members are alike: each has its rows of every matrix, experts' "
+                         "too, which is predicted faster than whole experts and a lead that has "
+                         "all the rest\n");
     }
 }
 

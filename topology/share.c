@@ -94,15 +94,20 @@ enum share_axis share_axis_of(const struct model_shape *m, const struct model_la
                               enum slot slot, enum share_split split)
 {
     if (split == SPLIT_NONE) return SHARE_WHOLE;
-    if (is_of_experts(slot)) return SHARE_EXPERTS;
-    if (split == SPLIT_EXPERTS) return SHARE_WHOLE;
+    if (split == SPLIT_EXPERTS) return is_of_experts(slot) ? SHARE_EXPERTS : SHARE_WHOLE;
     switch (slot) {
     case SLOT_FFN_GATE:
     case SLOT_FFN_UP:
+    case SLOT_MOE_GATE:
+    case SLOT_MOE_UP:
+    case SLOT_MOE_GATE_BIAS:
+    case SLOT_MOE_UP_BIAS:
     case SLOT_SHARED_GATE:
     case SLOT_SHARED_UP:
         return SHARE_MIDDLE;
     case SLOT_FFN_DOWN:
+    case SLOT_MOE_DOWN:
+    case SLOT_MOE_DOWN_BIAS:
     case SLOT_SHARED_DOWN:
         return SHARE_DIM;
     case SLOT_HEAD:

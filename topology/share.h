@@ -5,7 +5,8 @@
 //
 // Two ways to divide:
 //   SPLIT_TENSOR   every member runs every step: its heads of attention, its rows of each matrix,
-//                  its experts. What each made is gathered by all, four times a layer.
+//                  those of every expert too. What each made is gathered by all, four times a
+//                  layer.
 //   SPLIT_EXPERTS  member 0 (the lead) runs the step; the others own experts only. The lead sends
 //                  an owner the rows that chose its experts, and gets each product back.
 //
@@ -23,7 +24,7 @@ enum share_axis {
     SHARE_HEADS,   // query heads: rows in units of head_dim
     SHARE_KV,      // key/value heads that the member's query heads read: may overlap
     SHARE_DIM,     // rows of an output matrix (dim, ..)
-    SHARE_MIDDLE,  // rows of gate and up
+    SHARE_MIDDLE,  // rows of gate and up; of a stack, of each of its matrices
     SHARE_EXPERTS, // matrices of a stack
     SHARE_VOCAB,   // rows of the output matrix
 };
@@ -75,7 +76,13 @@ struct share_range share_heads(const struct share *s, int32_t member, const stru
                                const struct model_layer *layer);
 struct share_range share_kv_heads(const struct share *s, int32_t member,
                                   const struct model_shape *m, const struct model_layer *layer);
-// Whether a member holds this expert, as its owner or besides it.
+// Whether whole experts are dealt out among members. Else each holds its rows of all of them, and a
+// table has no meaning.
+static inline bool share_deals_experts(const struct share *s)
+{
+    return s->n_member > 1 && s->split == SPLIT_EXPERTS;
+}
+// Whether a member holds this expert, as its owner or besides it; for experts that are dealt out.
 bool share_owns(const struct share *s, int32_t member, int32_t layer, int32_t expert, int32_t n);
 // The member that computes each of `n_prod` products (ascending by expert) of one layer's step:
 // its owner, or of those that hold a copy the one that has least to do by then in proportion to its

@@ -1,4 +1,5 @@
 #include "worker/compute_near.h"
+#include "topology/near.h"
 #include "worker/compute_priv.h"
 #include "worker/worker.h"
 
@@ -45,33 +46,23 @@ static int32_t number_of(const struct msg_plan *p, enum near_way way, uint32_t s
     return stage == giver + 1 && (int32_t)member < n_dense(p, stage) ? 1 + (int32_t)member : -1;
 }
 
-// Experts' rows go to one member alone, which peers do not do.
-static uint32_t roads_of(const struct compute *c, enum near_way way)
+static uint32_t roads_wanted(const struct compute *c)
 {
     static const uint32_t roads[] = {[WORKER_GROUP_AUTO] = KERNELS_ROAD_NCCL | KERNELS_ROAD_PEERS,
                                      [WORKER_GROUP_NCCL] = KERNELS_ROAD_NCCL,
                                      [WORKER_GROUP_PEERS] = KERNELS_ROAD_PEERS,
                                      [WORKER_GROUP_PORT] = 0};
+    return roads[c->config.group];
+}
+
+// Experts' rows go to one member alone, which peers do not do.
+static uint32_t roads_of(const struct compute *c, enum near_way way)
+{
     const bool only_nccl = way == NEAR_GROUP && c->config.plan.split != SPLIT_TENSOR;
-    return roads[c->config.group] & (only_nccl ? (uint32_t)KERNELS_ROAD_NCCL : ~0u);
+    return roads_wanted(c) & (only_nccl ? (uint32_t)KERNELS_ROAD_NCCL : ~0u);
 }
 
 // -- what it takes --
-
-// The widest row that members hand each other.
-static uint64_t row_bytes_of(const struct model *m)
-{
-    const struct share alone = share_alone();
-    const struct model_layer attn = {.mixer = MIXER_ATTN};
-    const enum slot slots[] = {SLOT_ATTN_Q, SLOT_FFN_DOWN, SLOT_FFN_GATE, SLOT_SHARED_GATE,
-                               SLOT_HEAD};
-    int64_t most = m->shape.dim;
-    for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
-        const int64_t cols = share_of(&alone, 0, &m->shape, &attn, slots[i]).to;
-        most = cols > most ? cols : most;
-    }
-    return (uint64_t)most * sizeof(float);
-}
 
 // Waits for the device call this.
 static err_t rest_on_device(void *arg, int64_t since_us, struct err_text *why)
@@ -80,7 +71,6 @@ static err_t rest_on_device(void *arg, int64_t since_us, struct err_text *why)
     return compute_progress(arg, why);
 }
 
-// Stages hand on two steps at once: one that is taken, one in the making.
 static struct kernels_group_config config_of(const struct compute *c, enum near_way way,
                                              const struct model *m)
 {
@@ -90,8 +80,8 @@ static struct kernels_group_config config_of(const struct compute *c, enum near_
         .n_member = n_member_of(p, way),
         .member = number_of(p, way, p->stage, p->member),
         .roads = roads_of(c, way),
-        .row_bytes = way == NEAR_GROUP ? row_bytes_of(m) : row,
-        .queue_bytes = way == NEAR_GROUP ? 0 : 2 * p->settings.max_tok * row,
+        .row_bytes = way == NEAR_GROUP ? near_row_bytes(&m->shape) : row,
+        .queue_bytes = way == NEAR_GROUP ? 0 : group_bytes_queue(p->settings.max_tok, row),
         .deadline_us = compute_patience_us(c, p->settings.max_tok),
         .rest = rest_on_device,
     };
@@ -103,16 +93,19 @@ static bool is_on_device(const struct compute *c)
     return !kernels_about(c->config.device, &about, NULL) && !about.is_host;
 }
 
-uint64_t compute_near_bytes(const struct compute *c, const struct model *m)
+uint64_t compute_near_bytes(const struct compute *c, const struct stage_config *stage)
 {
-    uint64_t bytes = 0;
-    if (!is_on_device(c)) return 0;
-    for (enum near_way way = NEAR_GROUP; way < NEAR_WAYS; way++) {
-        if (!is_there(c, way)) continue;
-        const struct kernels_group_config g = config_of(c, way, m);
-        if (g.roads && g.n_member <= KERNELS_MEMBERS_MAX) bytes += kernels_group_bytes(&g);
-    }
-    return bytes;
+    const struct model_shape *s = &stage->model->shape;
+    const uint32_t roads = roads_wanted(c);
+    const struct near_stage n = {.share = &stage->share,
+                                 .is_first = compute_is_first(c),
+                                 .is_last = compute_is_last(c),
+                                 .wide_bytes = near_row_bytes(s),
+                                 .row_bytes = (uint64_t)s->dim * sizeof(float),
+                                 .max_tok = c->config.plan.settings.max_tok,
+                                 .nccl = roads & KERNELS_ROAD_NCCL,
+                                 .peers = roads & KERNELS_ROAD_PEERS};
+    return is_on_device(c) ? near_bytes(&n) : 0;
 }
 
 // -- opening --

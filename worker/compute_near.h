@@ -8,7 +8,7 @@
 #include "proto/wire/wire.h"
 
 struct compute;
-struct model;
+struct stage_config;
 
 enum near_way { NEAR_GROUP, NEAR_BEFORE, NEAR_AFTER, NEAR_WAYS };
 
@@ -20,7 +20,7 @@ struct compute_near {
 };
 
 // Of the device, for all ways that will be offered.
-uint64_t compute_near_bytes(const struct compute *c, const struct model *m);
+uint64_t compute_near_bytes(const struct compute *c, const struct stage_config *stage);
 // When the stage is there: takes what will be offered. No way is ERR_UNSUPPORTED: the host's road.
 err_t compute_near_open(struct compute *c, struct err_text *why);
 // What the others are told: three records, each of two lengths and as many bytes: of the side's

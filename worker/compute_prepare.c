@@ -116,7 +116,7 @@ static err_t check_memory(const struct compute *c, const struct stage_config *st
     const uint64_t frame = frame_bytes_of(s, stage->model);
     if (has_port(c)) sizes->work_bytes += 2 * n_frame_of(s) * frame;
     if (stage->embed && compute_is_dense(c)) sizes->work_bytes += frame;
-    sizes->work_bytes += compute_group_bytes(c, stage->model) + compute_near_bytes(c, stage->model);
+    sizes->work_bytes += compute_group_bytes(c, stage->model) + compute_near_bytes(c, stage);
     bool shared;
     const uint64_t most = memory_now(c, &shared);
     if (shared) sizes->work_bytes += sizes->host_bytes;

@@ -29,12 +29,6 @@ static void device_gather(struct group *g, float *y, int64_t n_row, int64_t ld, 
     inner_of(g)->ops->gather(inner_of(g), y, n_row, ld, from, root);
 }
 
-static void device_gather_rows(struct group *g, float *y, int64_t n_row, int64_t n_col,
-                               const uint8_t *owner, int32_t root)
-{
-    inner_of(g)->ops->gather_rows(inner_of(g), y, n_row, n_col, owner, root);
-}
-
 static void device_send_rows(struct group *g, int32_t to, const float *data, const int32_t *row,
                              int64_t n_row, int64_t n_col)
 {
@@ -76,7 +70,6 @@ static const struct group_ops device_ops = {
     .close = device_close,
     .begin = device_begin,
     .gather = device_gather,
-    .gather_rows = device_gather_rows,
     .send_rows = device_send_rows,
     .send = device_send,
     .recv = device_recv,

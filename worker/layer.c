@@ -54,12 +54,13 @@ static uint64_t road_floats(const struct pass_limits *l)
     const struct share alone = share_alone();
     const struct model_layer attn = {.mixer = MIXER_ATTN};
     const enum slot slots[] = {SLOT_ATTN_Q, SLOT_FFN_DOWN, SLOT_FFN_GATE, SLOT_SHARED_GATE};
+    const int64_t wide = share_deals_experts(l->share) ? s->dim : s->moe.dim; // of a product
     int64_t cols = 0, most = l->head_floats;
     for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
         const int64_t all = share_of(&alone, 0, s, &attn, slots[i]).to;
         cols = all > cols ? all : cols;
     }
-    const int64_t products = s->moe.n_used * (int64_t)s->dim;
+    const int64_t products = s->moe.n_used * wide;
     cols = products > cols ? products : cols;
     most = cols * (int64_t)l->max_tok > most ? cols * (int64_t)l->max_tok : most;
     return (uint64_t)most;
@@ -179,11 +180,11 @@ void layer_return(const struct pass *p, float *x, int64_t n)
     if (!pass_is_near(p)) p->k->ops->put(p->k, x, p->road, (uint64_t)n * sizeof *x);
 }
 
-void layer_gather(struct pass *p, enum pass_cut cut, float *y)
+void layer_gather(struct pass *p, enum pass_cut cut, float *y, int64_t n_row)
 {
-    const int64_t all = pass_all(p, cut), n = p->n_tok * all;
+    const int64_t all = pass_all(p, cut), n = n_row * all;
     float *road = layer_fetch(p, y, n);
-    p->group->ops->gather(p->group, road, p->n_tok, all, p->cut[cut], -1);
+    p->group->ops->gather(p->group, road, n_row, all, p->cut[cut], -1);
     layer_return(p, y, n);
 }
 
@@ -215,5 +216,5 @@ void layer_out(struct pass *p, const struct projection *out, const float *x, int
         mine.rows = r.to - r.from;
     }
     layer_project(p->k, p->ordered, x, p->n_tok, cols, &mine, 1);
-    if (is_cut && pass_gathers(p)) layer_gather(p, CUT_DIM, out->y);
+    if (is_cut && pass_gathers(p)) layer_gather(p, CUT_DIM, out->y, p->n_tok);
 }

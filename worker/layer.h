@@ -42,7 +42,7 @@ struct ffn_work {
     float *all;       // (n_tok, middle) of all members; alone the same as gate
 };
 // A product is one (token, chosen expert); n_prod = n_tok * n_used of them, sorted by the member
-// that computes them, then by expert, then by token.
+// that computes them (if experts are dealt out), then by expert, then by token.
 struct moe_work {
     float *logits;   // (n_tok, n_expert)
     int32_t *ids;    // (n_tok, n_used)
@@ -53,8 +53,10 @@ struct moe_work {
     int32_t *seq;    // (n_prod) 0, 1, 2, ... from layer_moe_open on
     float *x;        // (n_prod, dim) inputs weighed beforehand, or NULL
     float *ordered;  // (most products, cols) inputs in the order of their expert's columns, or NULL
-    float *gate, *up;       // (most products of this member, m)
-    float *y;               // (n_prod, dim)
+    float *gate, *up;       // (most products of this member, m); rows cut: its columns
+    float *all;             // (n_prod, m) of all members, where rows are cut
+    float *y;               // (n_prod, dim); rows cut: this member's columns
+    float *sum;             // (n_tok, this member's columns), where rows are cut
     float *out;             // (n_tok, dim)
     float *given;           // (most rows, dim) of owners: inputs
     int32_t most;           // products of this member
@@ -62,8 +64,8 @@ struct moe_work {
     float *shared_out;      // (n_tok, dim)
     float *shared_share;    // (n_tok)
     int32_t *first; // (2, members + 1) where each member's products begin; and of a second half
-    // The host's, of groups: the sorting is done here. The first four are those above, where the
-    // backend's memory is the host's the very same.
+    // The host's, of groups that deal experts out: the sorting is done here. The first four are
+    // those above, where the backend's memory is the host's the very same.
     struct moe_sorting {
         int32_t *ids, *at, *row, *expert;
         int32_t *src;       // (n_prod) the product's place in ids, sorted by expert alone
@@ -78,7 +80,7 @@ struct moe_work {
 };
 
 // What a tensor group gathers, by columns.
-enum pass_cut { CUT_HEADS, CUT_DIM, CUT_MIDDLE, CUT_SHARED, CUT_VOCAB, PASS_CUTS };
+enum pass_cut { CUT_HEADS, CUT_DIM, CUT_MIDDLE, CUT_EXPERT, CUT_SHARED, CUT_VOCAB, PASS_CUTS };
 
 // One step's rows on their way through this stage's layers. All buffers belong to the stage and
 // hold max_tok rows. Floats are memory of the backend, as are a moe_work's lists; the rest is the
@@ -97,7 +99,8 @@ struct pass {
     void (*tick)(void *arg); // of stage_config
     void *tick_arg;
     err_t err; // other members sent what cannot be; of this step
-    // (layers, n_expert) how often each was chosen; the backend's, in groups the host's.
+    // (layers, n_expert) how often each was chosen; the backend's, where experts are dealt out the
+    // host's.
     uint32_t *usage;
     float *road; // (layer_road_floats) the host's: what members hand each other; NULL: not needed
     int32_t n_tok, n_run;
@@ -245,8 +248,8 @@ static inline float *pass_road(const struct pass *p, float *x)
 {
     return pass_is_near(p) ? x : p->road;
 }
-// y (n_tok, all columns of the cut): this member has filled its columns; afterwards all are there.
-void layer_gather(struct pass *p, enum pass_cut cut, float *y);
+// y (n_row, all columns of the cut): this member has filled its columns; afterwards all are there.
+void layer_gather(struct pass *p, enum pass_cut cut, float *y, int64_t n_row);
 // Where a pass narrows: brings the wanted rows of y (n_tok, cols) and of the residual stream
 // together at the front; from here on n_tok counts them alone. Once in a mixer, when all keys are
 // stored.

@@ -139,7 +139,7 @@ void layer_attn(struct pass *p, const struct part *w, int32_t index, const struc
     if (h.n_q) attend(p, w, index, kind, &h);
     if (h.is_cut) {
         p->k->ops->copy(p->k, b->all + h.q.from * s->head_dim, all, b->att, q_dim, p->n_tok, q_dim);
-        layer_gather(p, CUT_HEADS, b->all);
+        layer_gather(p, CUT_HEADS, b->all, p->n_tok);
     }
 
     // x += norm(att Wo)

@@ -73,7 +73,7 @@ void layer_gated(struct pass *p, const struct part *w, const struct gated *g)
     p->k->ops->glu(p->k, &glu, b->gate, b->up, p->n_tok * n, b->gate);
     if (pass_gathers(p)) {
         p->k->ops->copy(p->k, b->all + mine.from, all, b->gate, n, p->n_tok, n);
-        layer_gather(p, g->cut, b->all);
+        layer_gather(p, g->cut, b->all, p->n_tok);
     }
     const struct projection down = {.w = part_weight(w, g->down), .y = g->y};
     layer_out(p, &down, b->all, (int32_t)all, true);

@@ -26,7 +26,8 @@ static int64_t most_held(const struct pass_limits *l)
 int64_t moe_products_max(const struct pass_limits *l)
 {
     const int64_t used = l->shape->moe.n_used;
-    return (int64_t)l->max_tok * (l->share->n_member == 1 ? used : smaller(used, most_held(l)));
+    const bool some = share_deals_experts(l->share);
+    return (int64_t)l->max_tok * (some ? smaller(used, most_held(l)) : used);
 }
 
 int64_t moe_rows_max(const struct pass_limits *l)
@@ -34,7 +35,7 @@ int64_t moe_rows_max(const struct pass_limits *l)
     return (int64_t)l->max_tok * (l->shape->moe.weigh_input ? l->shape->moe.n_used : 1);
 }
 
-// What only those who route need; in a group they sort on the host.
+// What only those who route need; where experts are dealt out they sort on the host.
 static void carve_dense(struct moe_work *w, const struct pass_limits *l, struct mem_plan *plan)
 {
     const struct model_shape *s = l->shape;
@@ -46,7 +47,7 @@ static void carve_dense(struct moe_work *w, const struct pass_limits *l, struct 
     w->weights = mem_carve(c, n_prod, sizeof(float));
     w->at = mem_carve(c, n_prod, sizeof *w->at);
     w->first = mem_carve(host, 2 * (SHARE_MEMBERS_MAX + 1), sizeof *w->first);
-    if (l->share->n_member > 1) {
+    if (share_deals_experts(l->share)) {
         w->host.ids = mem_mirror(plan, w->ids, n_prod, sizeof *w->ids);
         w->host.at = mem_mirror(plan, w->at, n_prod, sizeof *w->at);
         w->host.src = mem_carve(host, n_prod, sizeof *w->host.src);
@@ -75,21 +76,37 @@ void layer_moe_carve_lasting(struct moe_work *w, const struct pass_limits *l, st
     w->seq = mem_carve(&plan->kernels, most_listed(l), sizeof *w->seq);
 }
 
+// Rows of each expert's matrix that this member computes.
+static uint64_t n_row_of(const struct pass_limits *l, enum slot slot)
+{
+    const struct model_layer moe = {.ffn = FFN_MOE};
+    const struct share alone = share_alone();
+    const bool is_cut = l->share->split == SPLIT_TENSOR;
+    const struct share_range r =
+        share_of(is_cut ? l->share : &alone, is_cut ? l->share->member : 0, l->shape, &moe, slot);
+    return (uint64_t)(r.to - r.from);
+}
+
 void layer_moe_carve(struct moe_work *w, const struct pass_limits *l, struct mem_plan *plan)
 {
     const struct model_moe *m = &l->shape->moe;
-    const uint64_t dim = (uint64_t)l->shape->dim, mine = (uint64_t)moe_products_max(l);
+    const uint64_t mine = (uint64_t)moe_products_max(l);
     const uint64_t n_prod = most_listed(l), n_used = (uint64_t)m->n_used;
     struct mem_carver *c = &plan->kernels, *host = &plan->host;
     w->most = (int32_t)mine;
     w->row = mem_carve(c, n_prod, sizeof *w->row);
     w->expert = mem_carve(c, n_prod, sizeof *w->expert);
     w->ordered = l->expert_cols ? mem_carve(c, mine * l->expert_cols, sizeof(float)) : NULL;
-    w->gate = mem_carve(c, mine * (uint64_t)m->dim, sizeof(float));
-    w->up = mem_carve(c, mine * (uint64_t)m->dim, sizeof(float));
-    w->y = mem_carve(c, n_prod * dim, sizeof(float));
-    if (l->share->n_member > 1) {
-        const uint64_t rows = l->share->split == SPLIT_EXPERTS ? (uint64_t)moe_rows_max(l) : 0;
+    const uint64_t middle = n_row_of(l, SLOT_MOE_GATE), cols = n_row_of(l, SLOT_MOE_DOWN);
+    w->gate = mem_carve(c, mine * middle, sizeof(float));
+    w->up = mem_carve(c, mine * middle, sizeof(float));
+    w->y = mem_carve(c, n_prod * cols, sizeof(float));
+    if (l->share->split == SPLIT_TENSOR) {
+        w->all = mem_carve(c, n_prod * (uint64_t)m->dim, sizeof(float));
+        w->sum = mem_carve(c, l->max_tok * cols, sizeof(float));
+    }
+    if (share_deals_experts(l->share)) {
+        const uint64_t dim = (uint64_t)l->shape->dim, rows = (uint64_t)moe_rows_max(l);
         w->host.row = mem_mirror(plan, w->row, n_prod, sizeof *w->row);
         w->host.expert = mem_mirror(plan, w->expert, n_prod, sizeof *w->expert);
         w->host.count = mem_carve(host, (uint64_t)m->n_expert + 1, sizeof *w->host.count);
@@ -218,7 +235,7 @@ static void bring(const struct pass *p, int32_t *to, const int32_t *from, int32_
     if (!p->k->is_host) p->k->ops->put(p->k, to, from, (uint64_t)n * sizeof *to);
 }
 
-// In a group, on the host.
+// On the host.
 static void sort_among_members(struct pass *p, const struct part *w, int32_t index)
 {
     const struct moe_work *b = &p->moe;
@@ -238,7 +255,7 @@ static void choose_sorted(struct pass *p, const struct part *w, int32_t index)
 {
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
-    if (p->share->n_member > 1) {
+    if (share_deals_experts(p->share)) {
         choose(p, w, NULL);
         sort_among_members(p, w, index);
         return;
@@ -302,13 +319,16 @@ static bool is_alone(const struct pass *p)
     return p->share->n_member == 1;
 }
 
-static void compute_plain(struct pass *p, const struct part *w, const struct moe_products *a)
+// only_middle: into gate what goes into the last product.
+static void compute_plain(struct pass *p, const struct part *w, const struct moe_products *a,
+                          bool only_middle)
 {
     const struct moe_work *b = &p->moe;
+    const struct expert_stack none = {0}, down = stack_of(w, SLOT_MOE_DOWN, SLOT_MOE_DOWN_BIAS);
     const struct expert_ffn f = {
         .gate = stack_of(w, SLOT_MOE_GATE, SLOT_MOE_GATE_BIAS),
         .up = stack_of(w, SLOT_MOE_UP, SLOT_MOE_UP_BIAS),
-        .down = stack_of(w, SLOT_MOE_DOWN, SLOT_MOE_DOWN_BIAS),
+        .down = only_middle ? none : down,
         .glu = layer_glu(p->shape),
         .x = a->x,
         .n = a->n,
@@ -333,16 +353,10 @@ static bool is_ordered(const struct part *w)
            part_weight(w, SLOT_MOE_DOWN)->order;
 }
 
-void moe_compute(struct pass *p, const struct part *w, const struct moe_products *a)
+// gate (n, m) = act(x Wg) (x Wu), of this member's rows of m, one operation at a time
+static void make_middle(struct pass *p, const struct part *w, const struct moe_products *a)
 {
     const struct moe_work *b = &p->moe;
-    if (a->n == 0) return;
-    if (!is_ordered(w)) {
-        compute_plain(p, w, a);
-        return;
-    }
-
-    // gate, up (n, m) = x Wg, x Wu
     struct product one = {SLOT_MOE_GATE, SLOT_MOE_GATE_BIAS, .x = a->x,
                           .row = a->row, .n_x = a->n_x,      .y = b->gate};
     multiply(p, w, a, &one);
@@ -350,19 +364,60 @@ void moe_compute(struct pass *p, const struct part *w, const struct moe_products
     one.bias = SLOT_MOE_UP_BIAS;
     one.y = b->up;
     multiply(p, w, a, &one);
-
-    // y (n, dim) = (act(gate) up) Wd
     const struct glu glu = layer_glu(p->shape);
-    p->k->ops->glu(p->k, &glu, b->gate, b->up, (int64_t)a->n * p->shape->moe.dim, b->gate);
-    const struct product down = {SLOT_MOE_DOWN, SLOT_MOE_DOWN_BIAS, b->gate, b->seq, a->n, a->y};
+    const int64_t m = part_matrix(w, SLOT_MOE_GATE)->shape[1];
+    p->k->ops->glu(p->k, &glu, b->gate, b->up, a->n * m, b->gate);
+}
+
+// y (n, dim) = middle (n, m) Wd, of this member's rows of dim
+static void multiply_out(struct pass *p, const struct part *w, const struct moe_products *a,
+                         const float *middle)
+{
+    const struct product down = {SLOT_MOE_DOWN, SLOT_MOE_DOWN_BIAS, middle, p->moe.seq, a->n, a->y};
     multiply(p, w, a, &down);
 }
 
-// y of this member's products
+void moe_compute(struct pass *p, const struct part *w, const struct moe_products *a)
+{
+    if (a->n == 0) return;
+    if (!is_ordered(w)) {
+        compute_plain(p, w, a, false);
+        return;
+    }
+    make_middle(p, w, a);
+    multiply_out(p, w, a, p->moe.gate);
+}
+
+// The products of a tensor group: each member makes its columns of every middle, and of every sum.
+static void compute_columns(struct pass *p, const struct part *w, const struct moe_products *a)
+{
+    const struct moe_work *b = &p->moe;
+    const struct share_range middle = pass_mine(p, CUT_EXPERT), out = pass_mine(p, CUT_DIM);
+    const int64_t n_middle = middle.to - middle.from, n_out = out.to - out.from;
+    const int64_t all = pass_all(p, CUT_EXPERT), dim = p->shape->dim;
+    if (n_middle) {
+        if (is_ordered(w))
+            make_middle(p, w, a);
+        else
+            compute_plain(p, w, a, true);
+        p->k->ops->copy(p->k, b->all + middle.from, all, b->gate, n_middle, a->n, n_middle);
+    }
+    layer_gather(p, CUT_EXPERT, b->all, a->n);
+    if (n_out) {
+        multiply_out(p, w, a, b->all);
+        p->k->ops->combine(p->k, b->y, b->at, b->weights, p->n_tok, p->shape->moe.n_used,
+                           (int32_t)n_out, b->sum);
+        p->k->ops->copy(p->k, b->out + out.from, dim, b->sum, n_out, p->n_tok, n_out);
+    }
+    layer_gather(p, CUT_DIM, b->out, p->n_tok);
+}
+
+// y of this member's products; in a tensor group out of all of them
 static void compute_mine(struct pass *p, const struct part *w)
 {
     const struct moe_work *b = &p->moe;
-    const int32_t from = b->first[p->share->member], n = b->first[p->share->member + 1] - from;
+    const int32_t me = share_deals_experts(p->share) ? p->share->member : 0;
+    const int32_t from = b->first[me], n = b->first[me + 1] - from;
     const int64_t at = (int64_t)from * p->shape->dim;
     const bool weighed = p->shape->moe.weigh_input;
     const struct moe_products mine = {
@@ -373,7 +428,10 @@ static void compute_mine(struct pass *p, const struct part *w)
         .place = b->expert + from,
         .y = b->y + at,
     };
-    moe_compute(p, w, &mine);
+    if (pass_gathers(p))
+        compute_columns(p, w, &mine);
+    else
+        moe_compute(p, w, &mine);
 }
 
 // shared_out = the expert that every token passes, its share a sigmoid where it has a router
@@ -396,7 +454,7 @@ static void compute_shared(struct pass *p, const struct part *w)
 
 static bool has_owners(const struct pass *p)
 {
-    return p->group && p->share->split == SPLIT_EXPERTS;
+    return p->group && share_deals_experts(p->share);
 }
 
 void layer_moe_route(struct pass *p, const struct part *w, int32_t index)
@@ -417,19 +475,15 @@ void layer_moe_give(struct pass *p, const struct part *w)
 
 void layer_moe_take(struct pass *p)
 {
-    const int64_t n_prod = (int64_t)p->n_tok * p->shape->moe.n_used, dim = p->shape->dim;
     if (has_owners(p)) moe_receive(p);
-    if (!pass_gathers(p)) return;
-    float *road = layer_fetch(p, p->moe.y, n_prod * dim);
-    p->group->ops->gather_rows(p->group, road, n_prod, dim, p->moe.host.member, -1);
-    layer_return(p, p->moe.y, n_prod * dim);
 }
 
 void layer_moe_end(struct pass *p, const struct part *w)
 {
     const struct model_moe *m = &p->shape->moe;
     const struct moe_work *b = &p->moe;
-    if (!is_alone(p) || is_ordered(w)) // else it is there already
+    const bool is_there = pass_gathers(p) || (is_alone(p) && !is_ordered(w));
+    if (!is_there)
         p->k->ops->combine(p->k, b->y, b->at, b->weights, p->n_tok, m->n_used, p->shape->dim,
                            b->out);
     const struct sum sum = {.y = b->out, .more = m->shared_dim ? b->shared_out : NULL};

@@ -37,11 +37,9 @@ static const double *freq_factors(struct stage *s, const struct model_rope *r)
 // Where each member's columns begin; a member that computes them all has [0, all).
 static void fill_cuts(struct stage *s)
 {
-    const enum slot slots[PASS_CUTS] = {[CUT_HEADS] = SLOT_ATTN_Q,
-                                        [CUT_DIM] = SLOT_FFN_DOWN,
-                                        [CUT_MIDDLE] = SLOT_FFN_GATE,
-                                        [CUT_SHARED] = SLOT_SHARED_GATE,
-                                        [CUT_VOCAB] = SLOT_HEAD};
+    const enum slot slots[PASS_CUTS] = {
+        [CUT_HEADS] = SLOT_ATTN_Q,    [CUT_DIM] = SLOT_FFN_DOWN,       [CUT_MIDDLE] = SLOT_FFN_GATE,
+        [CUT_EXPERT] = SLOT_MOE_GATE, [CUT_SHARED] = SLOT_SHARED_GATE, [CUT_VOCAB] = SLOT_HEAD};
     const struct model_layer attn = {.mixer = MIXER_ATTN};
     const struct share alone = share_alone();
     const struct share *share = s->config.share.split == SPLIT_TENSOR ? &s->config.share : &alone;
@@ -366,9 +364,11 @@ static bool is_recordable(const struct stage *s)
     int64_t widest = 0;
     if (!p->group) return true;
     if (!pass_gathers(p)) return false;
-    for (int cut = 0; cut < PASS_CUTS; cut++)
-        if ((cut != CUT_VOCAB || s->config.head) && pass_all(p, cut) > widest)
-            widest = pass_all(p, cut);
+    for (int cut = 0; cut < PASS_CUTS; cut++) {
+        const int64_t per_tok = cut == CUT_EXPERT ? p->shape->moe.n_used : 1;
+        const int64_t cols = per_tok * pass_all(p, (enum pass_cut)cut);
+        if ((cut != CUT_VOCAB || s->config.head) && cols > widest) widest = cols;
+    }
     return p->group->ops->is_recordable(p->group, p->n_tok, widest);
 }
 
@@ -498,14 +498,15 @@ bool stage_usage(struct stage *s, uint32_t *count)
     const size_t n = (size_t)stage_n_usage(s), bytes = n * sizeof *count;
     bool is_used = false;
     if (n == 0) return false;
-    if (s->config.share.n_member > 1)
+    const bool is_host = share_deals_experts(&s->config.share);
+    if (is_host)
         memcpy(count, s->pass.usage, bytes);
     else
         op->get(s->kernels, count, s->pass.usage, bytes);
     for (size_t i = 0; i < n; i++)
         is_used |= count[i] != 0;
     if (!is_used) return false;
-    if (s->config.share.n_member > 1)
+    if (is_host)
         memset(s->pass.usage, 0, bytes);
     else
         op->zero(s->kernels, s->pass.usage, bytes);

@@ -114,8 +114,8 @@ static void carve_pass(struct stage *s, struct mem_plan *plan)
         for (int i = 0; i < PASS_SIGHTS; i++)
             s->halves[h].runs[i] = mem_carve(host, p->max_rows, sizeof *s->halves[h].runs[i]);
     }
-    pass->usage =
-        mem_carve(s->config.share.n_member > 1 ? host : c, stage_n_usage(s), sizeof *pass->usage);
+    pass->usage = mem_carve(share_deals_experts(&s->config.share) ? host : c, stage_n_usage(s),
+                            sizeof *pass->usage);
     if (stage_is_dense(&s->config)) {
         pass->q_scale = mem_carve(c, n, sizeof(float));
         s->q_scale = mem_mirror(plan, pass->q_scale, n, sizeof(float));

@@ -16,19 +16,25 @@ enum {
     CTX = 512,
     PAGE_TOK = 32,
     SLOT_PAGES = CTX / PAGE_TOK,
-    POINT_US = 100000,
-    FILL_US = 1000000,
-    FEW = 3, // of steps that take long
-    FEW_US = 4 * POINT_US,
-    REPEATS = 24,
+    SLICE_US = 30000,    // of a kind of step in one round
+    SLICE_STEPS = 8,     // at most
+    ROUNDS_US = 1800000, // after which no other round begins
+    ROUNDS = 6,
     AT_ONCE_MAX = 64,
 };
-_Static_assert(2 * PACE_POINTS * REPEATS + PAGE_TOK < CTX, "all decode steps have room");
+_Static_assert(PAGE_TOK + 2 * PACE_POINTS * (SLICE_STEPS + 1) * ROUNDS < CTX, "decode has room");
 
 // All begin a point together.
 struct gate {
     atomic_int n_come; // all that ever came
     atomic_bool is_off;
+    atomic_bool goes_on; // whether another round follows: the first driver says so
+    int n;
+};
+
+// Steps of one kind, over all rounds.
+struct kind {
+    double s, depth; // sums
     int n;
 };
 
@@ -36,6 +42,7 @@ struct gate {
 struct driver {
     const struct step_times_ask *ask;
     struct gate *gate;
+    bool is_first;
     pthread_t thread;
     struct stage *stage;
     struct arena arena;
@@ -44,6 +51,7 @@ struct driver {
     int32_t ids[CTX];
     uint32_t pos[SLOTS];
     uint64_t step;
+    struct kind decode[PACE_POINTS], choose[PACE_POINTS], chunk[PACE_POINTS];
     struct pace_times times;
     err_t err;
 };
@@ -52,12 +60,6 @@ static int by_value(const void *a, const void *b)
 {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
-}
-
-static double median(double *t, int n)
-{
-    qsort(t, (size_t)n, sizeof *t, by_value);
-    return n ? t[n / 2] : 0;
 }
 
 // ---- steps
@@ -99,13 +101,6 @@ static double run(struct driver *d, uint32_t first, uint32_t n_seq, uint32_t n_t
     return (double)(clock_now_ns() - begin) * 1e-9;
 }
 
-static bool goes_on(const struct driver *d, int n, int most, int64_t begin)
-{
-    const int64_t us = clock_now_us() - begin;
-    if (d->err || n >= most) return false;
-    return n < 1 || us < POINT_US || (n < FEW && us < FEW_US);
-}
-
 // Every driver comes here as often as the others, whatever went wrong.
 static void meet(struct driver *d)
 {
@@ -116,43 +111,6 @@ static void meet(struct driver *d)
         sched_yield();
 }
 
-// Brings something to look back on into all slots, too.
-static double time_first_chunks(struct driver *d)
-{
-    double t[SLOTS];
-    int n = 0;
-    meet(d);
-    const int64_t begin = clock_now_us();
-    for (; n < SLOTS && !d->err && (n < 1 || clock_now_us() - begin < FILL_US); n++)
-        t[n] = run(d, (uint32_t)n, 1, PAGE_TOK, false);
-    return median(t, n);
-}
-
-static double time_chunks(struct driver *d, int32_t rows)
-{
-    double t[REPEATS];
-    int n = 0;
-    meet(d);
-    const int64_t begin = clock_now_us();
-    while (goes_on(d, n, REPEATS, begin)) {
-        d->pos[0] = 0;
-        t[n++] = run(d, 0, 1, (uint32_t)rows, false);
-    }
-    return median(t, n);
-}
-
-static double time_decode(struct driver *d, int32_t rows, bool chooses)
-{
-    double t[REPEATS];
-    int n = 0;
-    run(d, 0, (uint32_t)rows, 1, chooses); // the first of its kind may be slower
-    meet(d);
-    const int64_t begin = clock_now_us();
-    while (goes_on(d, n, REPEATS, begin))
-        t[n++] = run(d, 0, (uint32_t)rows, 1, chooses);
-    return median(t, n);
-}
-
 static double mean_depth(const struct driver *d, int32_t rows)
 {
     double sum = 0;
@@ -161,21 +119,70 @@ static double mean_depth(const struct driver *d, int32_t rows)
     return sum / rows;
 }
 
+static void time_chunk(struct driver *d, uint32_t slot, int32_t rows, struct kind *k)
+{
+    d->pos[slot] = 0;
+    k->s += run(d, slot, 1, (uint32_t)rows, false);
+    k->n++;
+}
+
+static void time_decode(struct driver *d, int32_t rows, bool chooses, struct kind *k)
+{
+    run(d, 0, (uint32_t)rows, 1, chooses); // the first of its kind may be slower
+    meet(d);
+    const int64_t begin = clock_now_us();
+    for (int i = 0; i < SLICE_STEPS && (!i || clock_now_us() - begin < SLICE_US) && !d->err; i++) {
+        k->depth += mean_depth(d, rows);
+        k->s += run(d, 0, (uint32_t)rows, 1, chooses);
+        k->n++;
+    }
+}
+
+// Some steps of every kind: what slows the machine down for a while slows all of them.
+static void time_round(struct driver *d)
+{
+    for (int i = 1; i < PACE_POINTS; i++) {
+        meet(d);
+        time_chunk(d, 0, pace_chunk_rows[i], &d->chunk[i]);
+    }
+    meet(d);
+    time_chunk(d, 0, pace_chunk_rows[0], &d->chunk[0]); // decode looks back on it
+    for (int i = 0; i < PACE_POINTS; i++) {
+        time_decode(d, pace_decode_rows[i], false, &d->decode[i]);
+        time_decode(d, pace_decode_rows[i], true, &d->choose[i]);
+    }
+}
+
+// Means, not medians: what holds a step up now and then holds served ones up as often.
+static void settle(struct driver *d)
+{
+    struct pace_times *t = &d->times;
+    for (int i = 0; i < PACE_POINTS; i++) {
+        const struct kind *one = &d->decode[i], *two = &d->choose[i];
+        if (!one->n || !two->n || !d->chunk[i].n) continue; // it failed
+        t->decode_s[i] = one->s / one->n;
+        t->choose_s[i] = two->s / two->n;
+        t->depth[i] = (one->depth + two->depth) / (one->n + two->n);
+        t->chunk_s[i] = d->chunk[i].s / d->chunk[i].n;
+    }
+}
+
 static void *drive(void *arg)
 {
     struct driver *d = arg;
-    struct pace_times *t = &d->times;
+    struct gate *g = d->gate;
+    const int64_t begin = clock_now_us();
     BUG_ON(pace_chunk_rows[0] != PAGE_TOK);
-    t->chunk_s[0] = time_first_chunks(d);
-    for (int i = 0; i < PACE_POINTS; i++) {
-        const int32_t rows = pace_decode_rows[i];
-        t->depth[i] = mean_depth(d, rows);
-        t->decode_s[i] = time_decode(d, rows, false);
-        t->choose_s[i] = time_decode(d, rows, true);
-        t->depth[i] = (t->depth[i] + mean_depth(d, rows)) / 2;
+    for (uint32_t i = 0; i < SLOTS; i++) // something to look back on; the first step is slow
+        run(d, i, 1, PAGE_TOK, false);
+    for (int i = 0; i < ROUNDS; i++) {
+        time_round(d);
+        meet(d);
+        if (d->is_first) atomic_store(&g->goes_on, clock_now_us() - begin < ROUNDS_US && !d->err);
+        meet(d);
+        if (!atomic_load(&g->goes_on)) break;
     }
-    for (int i = 1; i < PACE_POINTS; i++)
-        t->chunk_s[i] = time_chunks(d, pace_chunk_rows[i]);
+    settle(d);
     return NULL;
 }
 
@@ -303,6 +310,7 @@ err_t step_times_measure(const struct step_times_ask *ask, struct pace_times *ou
     for (int32_t i = 0; !e && i < n; i++) {
         all[i].ask = ask;
         all[i].gate = &gate;
+        all[i].is_first = i == 0;
         e = open_driver(&all[i], from, why);
     }
     if (!e) e = drive_all(all, n, why);

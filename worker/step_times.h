@@ -12,7 +12,7 @@ struct step_times_ask {
     uint32_t kv_dtype, precision;
 };
 
-// Medians, of all that compute at once. ERR_UNSUPPORTED: two of its layers are too large to be
-// loaded for this. ERR_MEMORY and what stage_open gives.
+// Means; the median of all that compute at once. ERR_UNSUPPORTED: two of its layers are too
+// large to be loaded for this. ERR_MEMORY and what stage_open gives.
 err_t step_times_measure(const struct step_times_ask *ask, struct pace_times *out,
                          struct err_text *why);

@@ -250,15 +250,17 @@ static void ask_for(struct cost_ask *ask, const struct placing *p, const struct 
     ask->n_state = (int32_t)(p->want->n_slot + snapshots(p, r));
 }
 
-// A table of experts is of groups as large as wanted; smaller ones divide by parts.
-static const struct share_experts *experts_of(const struct placing *p, uint32_t n_member)
+// A table of experts is of groups that deal them out and are as large as wanted; smaller ones
+// divide by parts.
+static const struct share_experts *experts_of(const struct placing *p, const struct cut *c)
 {
-    return n_member > 1 && n_member == p->want->n_member ? p->want->experts : NULL;
+    const bool is_meant = c->split == SPLIT_EXPERTS && c->n_member == p->want->n_member;
+    return is_meant && c->n_member > 1 ? p->want->experts : NULL;
 }
 
 static struct share share_of_member(const struct placing *p, const struct cut *c, uint32_t k)
 {
-    const struct share_experts *e = experts_of(p, c->n_member);
+    const struct share_experts *e = experts_of(p, c);
     struct share s = {.split = c->split, .n_member = (int32_t)c->n_member, .member = (int32_t)k};
     if (e) s.experts = *e;
     memcpy(s.part, c->part, c->n_member * sizeof *s.part);
@@ -505,7 +507,7 @@ static double expert_part(const struct placing *p, const struct cut *c, uint32_t
     const struct share s = share_of_member(p, c, k);
     const int32_t n_expert = p->cost.n_expert;
     double held = 0;
-    if (n_expert == 0 || c->n_member == 1) return 0;
+    if (n_expert == 0 || !share_deals_experts(&s)) return 0;
     for (int32_t i = (int32_t)c->from; i < (int32_t)c->to; i++)
         for (int32_t e = 0; e < n_expert; e++)
             held += share_owns(&s, (int32_t)k, i, e, n_expert);
@@ -628,7 +630,7 @@ static void fill_place(const struct placing *p, const struct cut *cuts, uint32_t
     for (uint32_t i = 0; i < n; i++)
         has_gpu |= p->cluster.devices[cuts[i].members[0]].kind != CLUSTER_CPU;
     out->piece_tok = plan_piece_tok(&p->cost, has_gpu);
-    out->experts = experts_of(p, cuts[0].n_member);
+    out->experts = experts_of(p, &cuts[0]);
     hash_place(w, out);
 }
 

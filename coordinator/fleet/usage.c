@@ -92,7 +92,13 @@ struct asking {
     struct experts_ask ask;
 };
 
-// False: nothing is divided.
+// Else one member has all experts, or each its rows of all.
+static bool deals(const struct place_stage *s)
+{
+    return s->n_member > 1 && s->split == SPLIT_EXPERTS;
+}
+
+// False: nothing is dealt out.
 static bool begin(const struct usage *u, const struct place *p, const uint64_t *spare_bytes,
                   struct asking *out)
 {
@@ -109,12 +115,13 @@ static bool begin(const struct usage *u, const struct place *p, const uint64_t *
         struct experts_stage *to = &out->stages[i];
         to->layer_from = (int32_t)from->layer_from;
         to->layer_to = (int32_t)from->layer_to;
-        to->n_member = (int32_t)from->n_member;
-        has_group = has_group || from->n_member > 1;
-        for (uint32_t k = 0; k < from->n_member; k++) {
-            to->part[k] = p->members[from->first + k].part;
+        to->n_member = deals(from) ? (int32_t)from->n_member : 1;
+        has_group = has_group || deals(from);
+        for (int32_t k = 0; k < to->n_member; k++) {
+            const uint32_t at = from->first + (uint32_t)k;
+            to->part[k] = p->members[at].part;
             to->speed[k] = to->part[k] ? to->part[k] : 1;
-            to->spare_bytes[k] = spare_bytes ? spare_bytes[from->first + k] : 0;
+            to->spare_bytes[k] = spare_bytes ? spare_bytes[at] : 0;
         }
     }
     return has_group;
@@ -172,6 +179,7 @@ static bool is_owner(const struct view *v, uint32_t stage, int32_t layer, int32_
                      int32_t member)
 {
     const struct share_experts *t = v->p->experts;
+    if (!deals(&v->p->stages[stage])) return true;
     if (t) return t->owner[(int64_t)(layer - t->layer_from) * t->n_expert + expert] == member;
     return share_owns(&v->shares[stage], member, layer, expert, v->u->n_expert);
 }
@@ -228,6 +236,7 @@ static void write_copies(const struct view *v, int32_t layer, struct buf *b)
 static void write_layer(const struct view *v, uint32_t stage, int32_t layer, struct buf *b)
 {
     const double *count = v->u->count + (int64_t)layer * v->u->n_expert;
+    const bool by_rows = v->p->stages[stage].n_member > 1 && !deals(&v->p->stages[stage]);
     double sum = 0;
     for (int32_t e = 0; e < v->u->n_expert; e++)
         sum += count[e];
@@ -236,8 +245,8 @@ static void write_layer(const struct view *v, uint32_t stage, int32_t layer, str
         buf_printf(b, "%s%.4g", e ? "," : "", sum > 0 ? count[e] / sum : 0);
     buf_str(b, "],\"owner\":[");
     for (int32_t e = 0; e < v->u->n_expert; e++) {
-        int32_t m = 0;
-        while (m + 1 < v->shares[stage].n_member && !is_owner(v, stage, layer, e, m))
+        int32_t m = by_rows ? -1 : 0;
+        while (!by_rows && m + 1 < v->shares[stage].n_member && !is_owner(v, stage, layer, e, m))
             m++;
         buf_printf(b, "%s%d", e ? "," : "", m);
     }
@@ -275,18 +284,23 @@ static void make_shares(struct view *v)
         v->shares[i] = (struct share){.split = SPLIT_EXPERTS, .n_member = (int32_t)s->n_member};
         for (uint32_t k = 0; k < s->n_member; k++)
             v->shares[i].part[k] = v->p->members[s->first + k].part;
-        if (v->p->experts && s->n_member > 1) v->shares[i].experts = *v->p->experts;
+        if (v->p->experts && deals(s)) v->shares[i].experts = *v->p->experts;
     }
 }
 
-// Of stages of one worker nothing was worked out: all is the one member's.
-static void fill_alone(struct view *v)
+// Of stages that do not deal experts out nothing was worked out: of each product every member has
+// its part.
+static void fill_whole(struct view *v)
 {
     for (uint32_t i = 0; i < v->p->n_stage; i++) {
         const struct place_stage *s = &v->p->stages[i];
-        for (uint32_t l = s->layer_from; s->n_member == 1 && l < s->layer_to; l++)
+        for (uint32_t l = s->layer_from; !deals(s) && l < s->layer_to; l++) {
+            double sum = 0;
             for (int32_t e = 0; e < v->u->n_expert; e++)
-                v->load[(int64_t)l * MEMBERS] += v->u->count[(int64_t)l * v->u->n_expert + e];
+                sum += v->u->count[(int64_t)l * v->u->n_expert + e];
+            for (uint32_t k = 0; k < s->n_member; k++)
+                v->load[(int64_t)l * MEMBERS + k] = sum * v->shares[i].part[k] / SHARE_TOTAL;
+        }
     }
 }
 
@@ -301,7 +315,7 @@ void usage_json(const struct usage *u, const struct place *p, usage_name_fn *nam
     if (v.load) begin(u, p, NULL, &a);
     if (v.load && experts_loads(&a.ask, p->experts, &arena, v.load) == OK) {
         make_shares(&v);
-        fill_alone(&v);
+        fill_whole(&v);
         write_view(&v, b);
     } else {
         buf_str(b, "null");

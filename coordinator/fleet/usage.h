@@ -22,7 +22,7 @@ double usage_mean(const struct usage *u, int64_t now_us);
 bool usage_parts(const struct usage *u, const struct place *p, double *out);
 // A table for the placement's groups from the one it has. spare_bytes (p->n_member): beside what
 // the placement gives each member; speeds are taken from the parts. The table, of all layers, lives
-// in the arena. ERR_MEMORY; ERR_NOT_FOUND: no stage has a group, or there are no experts.
+// in the arena. ERR_MEMORY; ERR_NOT_FOUND: no group deals experts out, or there are none.
 err_t usage_place(const struct usage *u, const struct place *p, const uint64_t *spare_bytes,
                   struct arena *arena, struct experts_plan *out);
 
@@ -35,7 +35,8 @@ err_t usage_place(const struct usage *u, const struct place *p, const uint64_t *
 //    ...]}
 //
 // products: those that have not faded. load: of the stage's products; slowest: layers in which this
-// member sets the pace. use: share of the layer's products. name: of a worker's number.
+// member sets the pace. use: share of the layer's products. owner -1: all members, each of its
+// rows. name: of a worker's number.
 typedef const char *usage_name_fn(void *arg, uint32_t worker);
 void usage_json(const struct usage *u, const struct place *p, usage_name_fn *name, void *arg,
                 struct buf *b);

@@ -32,6 +32,7 @@ void ffn_run_experts(struct kernels *k, const struct expert_ffn *f)
     struct expert_gemm down = product_of(f, &f->down, f->y);
     gemm_run_experts_of(k, in, 2);
     act_glu(k, &f->glu, f->middle[0], f->middle[1], f->n * f->gate.w->shape[1], f->middle[0]);
+    if (!down.w) return;
     down.x = f->middle[0];
     down.n_x = f->n;
     down.row = f->seq;

@@ -118,7 +118,7 @@ static void run_thin(struct kernels *k, const struct expert_ffn *f)
     gemm_number_blocks(&p, TILE_ROWS);
     const int32_t n_z = gemm_find_tiles(c, &gate, THIN_TOK, &p);
     product_pair(c, form_of(f->gate.w->dtype), &p, n_z, &f->glu);
-    cuda_gemm_experts(k, &last);
+    if (f->down.w) cuda_gemm_experts(k, &last);
 }
 
 static void run_wide(struct kernels *k, const struct expert_ffn *f)
@@ -132,9 +132,9 @@ static void run_wide(struct kernels *k, const struct expert_ffn *f)
     const int32_t n_z = gemm_find_tiles(c, &gate, WIDE_TOK, &p);
     gemm_ready(c, &x, f->n_x, dim, false);
     gemm_wide(c, f->gate.w->dtype, &p, n_z);
-    if (gemm_is_few(c, &last)) {
+    if (!f->down.w || gemm_is_few(c, &last)) {
         cuda_act_glu(k, &f->glu, f->middle[0], f->middle[1], (int64_t)f->n * cols, f->middle[0]);
-        cuda_gemm_experts(k, &last);
+        if (f->down.w) cuda_gemm_experts(k, &last);
         return;
     }
     struct product_args q = gemm_expert_args(&last);
@@ -151,20 +151,22 @@ static void run_one_by_one(struct kernels *k, const struct expert_ffn *f)
     cuda_gemm_experts(k, &gate);
     cuda_gemm_experts(k, &up);
     cuda_act_glu(k, &f->glu, f->middle[0], f->middle[1], f->n * f->gate.w->shape[1], f->middle[0]);
-    cuda_gemm_experts(k, &last);
+    if (f->down.w) cuda_gemm_experts(k, &last);
 }
 
 void cuda_ffn_experts(struct kernels *k, const struct expert_ffn *f)
 {
     struct cuda *c = cuda_of(k);
     const struct expert_gemm gate = product_of(f, &f->gate, f->middle[0]);
-    const bool is_exact = gemm_is_exact(c, f->gate.w->dtype) || gemm_is_exact(c, f->down.w->dtype);
-    BUG_ON(f->n < 0 || f->n > c->lim.max_expert_rows || f->n_x < 0);
+    const bool has_down = f->down.w;
+    const bool is_exact =
+        gemm_is_exact(c, f->gate.w->dtype) || (has_down && gemm_is_exact(c, f->down.w->dtype));
+    BUG_ON(f->n < 0 || f->n > c->lim.max_expert_rows || f->n_x < 0 || (f->out && !has_down));
     if (f->n == 0) return;
     c->n_op++;
     if (is_exact || f->gate.w->dtype != f->up.w->dtype)
         run_one_by_one(k, f);
-    else if (run_few(c, f))
+    else if (has_down && run_few(c, f))
         return;
     else if (gemm_is_few(c, &gate))
         run_thin(k, f);

@@ -125,26 +125,6 @@ static void cuda_group_gather(struct kernels_group *base, float *y, int64_t n_ro
     }
 }
 
-// Rows of one owner that lie together are a part; one of each owner at most goes at once.
-static void cuda_group_gather_rows(struct kernels_group *base, float *y, int64_t n_row,
-                                   int64_t n_col, const uint8_t *owner, int32_t root)
-{
-    struct cuda_group *g = group_of(base);
-    if (g->err) return;
-    const int64_t most = most_of(g) > n_col ? most_of(g) / n_col : 1;
-    for (int64_t i = 0, end; i < n_row; i = end) {
-        struct members_parts p = {};
-        for (end = i; end < n_row && end - i < most; end++) {
-            struct members_part *one = &p.of[owner[end]];
-            const bool goes_on = one->width && one->at + one->width == (end - i) * n_col;
-            if (one->width && !goes_on) break;
-            if (!one->width) *one = {(end - i) * n_col, 0, 1, 0};
-            one->width += n_col;
-        }
-        exchange(g, y + i * n_col, &p, root, (end - i) * n_col);
-    }
-}
-
 static void cuda_group_send(struct kernels_group *base, int32_t to, const float *x,
                             const int32_t *row, int64_t n_row, int64_t n_col)
 {
@@ -428,7 +408,6 @@ static const struct kernels_group_ops ops = {
     .connect = cuda_group_connect,
     .roads = cuda_group_roads,
     .gather = cuda_group_gather,
-    .gather_rows = cuda_group_gather_rows,
     .send = cuda_group_send,
     .recv = cuda_group_recv,
     .give = cuda_group_give,

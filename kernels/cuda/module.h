@@ -3,7 +3,7 @@
 #pragma once
 #include "kernels/cuda/device.h"
 
-enum { KERNELS_MODULE_VERSION = 4 }; // changes with this header and with kernels.h
+enum { KERNELS_MODULE_VERSION = 5 }; // changes with this header, kernels.h and group.h
 
 struct kernels_module {
     int32_t version;                              // KERNELS_MODULE_VERSION

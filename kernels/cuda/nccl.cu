@@ -271,7 +271,7 @@ err_t nccl_open(const struct members_config *c, struct nccl **out, struct err_te
     if (e) return e;
     struct nccl *n = (struct nccl *)calloc(1, sizeof *n);
     if (!n) return err_say(why, ERR_MEMORY, "nccl: no memory");
-    const uint64_t bytes = kernels_group_buffer_bytes(KERNELS_GROUP_NCCL_BYTES, c->row_bytes);
+    const uint64_t bytes = group_bytes_buffer(GROUP_BYTES_NCCL, c->row_bytes);
     n->api = api;
     n->config = *c;
     n->most = bytes / sizeof(float);
@@ -328,7 +328,7 @@ err_t nccl_connect(struct nccl *n, const uint8_t id[NCCL_ID_BYTES], struct err_t
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     ncclUniqueId one;
     config.blocking = 0;
-    config.maxCTAs = KERNELS_NCCL_CTAS; // its buffers are as many times as large
+    config.maxCTAs = GROUP_BYTES_CTAS; // its buffers are as many times as large
     memcpy(one.internal, id, NCCL_ID_BYTES);
     device_enter(n->config.c->dev);
     check(n, n->api->init(&n->comm, n->config.n_member, one, n->config.member, &config),

@@ -149,7 +149,7 @@ void peers_exchange(struct peers *p, float *y, const struct members_parts *parts
 
 static err_t exchange_open(struct peers *p, const struct members_config *c, struct err_text *why)
 {
-    const uint64_t bytes = kernels_group_buffer_bytes(KERNELS_GROUP_PEERS_BYTES, c->row_bytes);
+    const uint64_t bytes = group_bytes_buffer(GROUP_BYTES_PEERS, c->row_bytes);
     uint64_t each[KERNELS_MEMBERS_MAX];
     for (int32_t i = 0; i < c->n_member; i++)
         each[i] = FLAG_BYTES + 2 * bytes;

@@ -169,9 +169,9 @@ err_t peers_queue_open(struct peers *p, const struct members_config *c, struct e
 {
     struct peers_queue *q = &p->queue;
     uint64_t bytes[KERNELS_MEMBERS_MAX];
-    q->slot_floats = (int64_t)(kernels_group_buffer_bytes(KERNELS_GROUP_SLOT_BYTES, c->row_bytes) /
+    q->slot_floats = (int64_t)(group_bytes_buffer(GROUP_BYTES_SLOT, c->row_bytes) /
                                sizeof(float));
-    q->n_slot = kernels_group_slots(c->row_bytes, c->queue_bytes);
+    q->n_slot = group_bytes_slots(c->row_bytes, c->queue_bytes);
     for (int32_t i = 0; i < c->n_member; i++)
         bytes[i] = i ? GIVEN_BYTES + (uint64_t)q->n_slot * (uint64_t)q->slot_floats * sizeof(float)
                      : TAKEN_BYTES;

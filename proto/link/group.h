@@ -25,10 +25,6 @@ struct group_ops {
     // all have all columns; with root >= 0 only that member has.
     void (*gather)(struct group *g, float *y, int64_t n_row, int64_t ld, const int64_t *from,
                    int32_t root);
-    // y (n_row, n_col) F32: member owner[i] has filled row i. After it all have all rows; with root
-    // >= 0 only that member has.
-    void (*gather_rows)(struct group *g, float *y, int64_t n_row, int64_t n_col,
-                        const uint8_t *owner, int32_t root);
     // The rows row[i] of data alone (in the host's memory; NULL: the first n_row). On devices only;
     // the other one receives them as if they lay together.
     void (*send_rows)(struct group *g, int32_t to, const float *data, const int32_t *row,

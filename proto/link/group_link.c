@@ -215,37 +215,23 @@ static void turn_next(struct group_link *g, struct turn *t, bool moved, int32_t 
 
 // -- gathers --
 
-// The elements of one member in y (n_row, ld): columns [col, col + width) of the rows that are its.
-struct gather {
-    float *y;
-    int64_t n_row, ld;
-    const uint8_t *owner; // of each row; NULL: all rows are everybody's
-};
-
-// What is left of them, on the way to or from one other member.
+// What is left, on the way to or from one other member, of the elements of one member: columns
+// [col, col + width) of y (.., ld).
 struct span {
-    const struct gather *op;
+    float *y;
+    int64_t ld;
     int32_t member;
     int64_t col, width;
     int64_t row, at; // next element
     int64_t left;
 };
 
-static void skip_rows(struct span *s)
-{
-    const uint8_t *owner = s->op->owner;
-    if (!owner) return;
-    while (s->row < s->op->n_row && owner[s->row] != s->member)
-        s->row++;
-}
-
 // The next n elements out of the rows into `flat`, or the other way.
 static void span_copy(struct span *s, float *flat, int64_t n, bool is_out)
 {
     s->left -= n;
     while (n > 0) {
-        skip_rows(s);
-        float *mine = s->op->y + s->row * s->op->ld + s->col + s->at;
+        float *mine = s->y + s->row * s->ld + s->col + s->at;
         const int64_t m = n < s->width - s->at ? n : s->width - s->at;
         memcpy(is_out ? flat : mine, is_out ? mine : flat, (size_t)m * sizeof *flat);
         flat += m;
@@ -337,32 +323,14 @@ static void link_gather(struct group *group, float *y, int64_t n_row, int64_t ld
                         const int64_t *from, int32_t root)
 {
     struct group_link *g = of(group);
-    const struct gather op = {.y = y, .n_row = n_row, .ld = ld};
     struct span parts[GROUP_MEMBERS_MAX];
     if (g->error) return;
     g->doing = "gathering columns";
     for (int32_t i = 0; i < group->n_member; i++) {
         const int64_t width = from[i + 1] - from[i];
         BUG_ON(width < 0 || from[i] < 0 || from[i + 1] > ld);
-        parts[i] = (struct span){.op = &op, .member = i, .col = from[i], .width = width};
+        parts[i] = (struct span){.y = y, .ld = ld, .member = i, .col = from[i], .width = width};
         parts[i].left = n_row * width;
-    }
-    gather_run(g, parts, root);
-}
-
-static void link_gather_rows(struct group *group, float *y, int64_t n_row, int64_t n_col,
-                             const uint8_t *owner, int32_t root)
-{
-    struct group_link *g = of(group);
-    const struct gather op = {.y = y, .n_row = n_row, .ld = n_col, .owner = owner};
-    struct span parts[GROUP_MEMBERS_MAX];
-    if (g->error) return;
-    g->doing = "gathering rows";
-    for (int32_t i = 0; i < group->n_member; i++)
-        parts[i] = (struct span){.op = &op, .member = i, .width = n_col};
-    for (int64_t i = 0; i < n_row; i++) {
-        BUG_ON(owner[i] >= group->n_member);
-        parts[owner[i]].left += n_col;
     }
     gather_run(g, parts, root);
 }
@@ -498,7 +466,6 @@ static const struct group_ops link_ops = {
     .close = link_close,
     .begin = link_begin,
     .gather = link_gather,
-    .gather_rows = link_gather_rows,
     .send = link_send,
     .recv = link_recv,
     .is_recordable = link_is_recordable,

@@ -27,7 +27,7 @@
 #include "proto/wire/step.h"
 
 enum {
-    WIRE_VERSION = 6,
+    WIRE_VERSION = 7,
     WIRE_MESSAGE_MAX = 1 << 20,
     WIRE_ARENA_MAX = 4 << 20, // budget for unpacking one message
     WIRE_STAGES_MAX = 64,

@@ -280,46 +280,67 @@ def machine():
     return f"{os.cpu_count()} cores, {name}"
 
 
+HEAD = ["group", "what", "unit", "goal", "ratio", "ours", "theirs", "line", "about"]
+
+
+class Table:
+    """compare.csv and compare.md of a folder: whole after each row. What is measured again takes the
+    place of what was there; other groups stay, each row with its own run's date, machine and commits."""
+
+    def __init__(self, folder):
+        self.csv, self.md = folder / "compare.csv", folder / "compare.md"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows = list(csv.DictReader(open(self.csv, newline=""))) if self.csv.exists() else []
+
+    def put(self, r, about):
+        values = [r.group, r.name, r.unit, r.goal, r.ratio() and f"{r.ratio():.3f}", " ".join(f"{v:.5g}" for v in r.got),
+                  " ".join(f"{v:.5g}" for v in r.other), r.line(), about]
+        others = [x for x in self.rows if (x["group"], x["what"]) != (r.group, r.name)]
+        self.rows = [*others, dict(zip(HEAD, values))]
+        self.rows.sort(key=lambda x: GROUPS.index(x["group"]))
+        self.write()
+
+    def write(self):
+        with open(self.csv, "w", newline="") as f:
+            w = csv.DictWriter(f, HEAD)
+            w.writeheader()
+            w.writerows(self.rows)
+        by_run = {}
+        for r in self.rows:
+            by_run.setdefault(r["about"], []).append(r["line"])
+        self.md.write_text("\n".join(f"{about}\n\n" + "\n".join([*TITLE, *lines]) + "\n" for about, lines in by_run.items()))
+
+
+TITLE = ["| group | what | ours | theirs | ratio | goal | share |", "|---|---|---|---|---|---|---|"]
+
+
 def main():
     p = argparse.ArgumentParser(description="Speed beside llama.cpp")
     p.add_argument("llama", nargs="?", help="folder with llama-bench, llama-server, ggml-rpc-server")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--only", default=",".join(GROUPS), help="of " + ",".join(GROUPS))
-    p.add_argument("--out", help="folder for compare.csv and compare.md")
+    p.add_argument("--out", help="folder for compare.csv and compare.md; rows that are there and not measured now stay")
     a = p.parse_args()
     unknown = set(a.only.split(",")) - set(GROUPS)
     if unknown:
         p.error(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     kit.need(kit.PROGRAM, kit.SMOLLM2, kit.GEMMA3)
+    table = Table(pathlib.Path(a.out)) if a.out else None
     llama = peer.Llama(a.llama) if a.llama else None
     roof = ours(kit.SMOLLM2, 2, tokens=4)
     if llama:
         llama.bench(kit.SMOLLM2, 2, tokens=4)  # tells its commit
-    lines = ["| group | what | ours | theirs | ratio | goal | share |", "|---|---|---|---|---|---|---|"]
-    print("\n".join(lines), flush=True)
-    rows = []
+    about = (f"{time.strftime('%Y-%m-%d')}, {machine()}; read {roof['read_bytes_per_s'] / 1e9:.1f} GB/s, int8 "
+             f"{roof['int8_ops_per_s'] / 1e9:.0f} GOP/s (2 threads, measured in this run); trireme {commit()}, "
+             f"llama.cpp {llama.commit if llama else 'not measured'}; medians of {a.rounds} alternating rounds")
+    print("\n".join([about, "", *TITLE]), flush=True)
     for group in a.only.split(","):
         with contextlib.ExitStack() as stack:
             for row in rows_of(group, llama, Turns(stack)):
                 row.measure(a.rounds)
-                rows.append(row)
-                lines.append(row.line())
-                print(lines[-1], flush=True)
-    about = (f"{time.strftime('%Y-%m-%d')}, {machine()}; read {roof['read_bytes_per_s'] / 1e9:.1f} GB/s, int8 "
-             f"{roof['int8_ops_per_s'] / 1e9:.0f} GOP/s (2 threads, measured in this run); trireme {commit()}, "
-             f"llama.cpp {llama.commit if llama else 'not measured'}; medians of {a.rounds} alternating rounds")
-    print("\n" + about)
-    if not a.out:
-        return
-    out = pathlib.Path(a.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "compare.md").write_text(about + "\n\n" + "\n".join(lines) + "\n")
-    with open(out / "compare.csv", "w", newline="") as f:
-        w = csv.writer(f)
-        w.writerow(["group", "what", "unit", "goal", "ratio", "ours", "theirs", "about"])
-        for r in rows:
-            w.writerow([r.group, r.name, r.unit, r.goal, r.ratio(), " ".join(f"{v:.5g}" for v in r.got),
-                        " ".join(f"{v:.5g}" for v in r.other), about])
+                print(row.line(), flush=True)
+                if table:
+                    table.put(row, about)
 
 
 main()

@@ -6,10 +6,10 @@
 The prediction is `trireme bench MODEL --predict`: operations and steps of the model's own layers measured on this machine
 while as many workers compute as shall, and the workers' link as the coordinator found it, then the planner's cost
 model. The measurement is `trireme serve MODEL --workers N` answering streams over the real road. A virtual machine's
-speed changes from minute to minute, so both are made by turns, --runs times: operations and steps are measured, then
-every row once; the median of the predictions stands beside the median of the runs. What is disturbed, because others
-take over 5 % of the processors' time, is made once more, and marked with * if there is no rest. All streams of a run
-share one small client.
+speed changes from second to second, so both are made by turns: operations are measured once, then steps and every row
+--runs times, and steps once more; the median of the predictions stands beside the median of the runs. What is
+disturbed, because others take over 5 % of the processors' time, is made once more, and marked with * if there is no
+rest. All streams of a run share one small client.
 """
 import argparse
 import csv
@@ -34,11 +34,11 @@ SHORT, LONG, TOKENS, IDS = 32, 512, 64, 10000  # prompts where decoding is measu
 TOKEN_IDS = re.compile(rb'"token_ids":\[([^\]]+)\]')
 
 
-def predicted(model, split, workers, batches, prompt, link, measured):
-    """By batch; operations are measured now, unless they just have been."""
+def predicted(model, split, workers, batches, prompt, link, kept=None):
+    """By batch; what is measured now: operations and steps, or what is not kept."""
     out = subprocess.run([PROGRAM, "bench", model, "--predict", "--json", "--split", split, "--workers", str(workers),
                           "--batch", ",".join(map(str, batches)), "--prompt", str(prompt), "--tokens", str(TOKENS),
-                          *(["--link", link] if link else []), *(["--kept-rates"] if measured else [])], check=True,
+                          *(["--link", link] if link else []), *([kept] if kept else [])], check=True,
                          capture_output=True, text=True).stdout
     return {r["batch"]: r for r in json.loads(out)["rows"]}
 
@@ -170,17 +170,26 @@ def prompt(server, rng):
 
 
 def rounds(a, server, workers, batches, rng):
-    """Rows of (what, pairs of predicted and measured, whether all were left alone)."""
-    rows = {what: [[], True] for what in [0, *batches]}  # 0: the prompt
+    """Rows of (what, predictions, measurements, whether all were left alone)."""
+    rows = {what: ([], [], []) for what in [0, *batches]}  # 0: the prompt
     link = server.link()
+
+    def predict(kept):
+        guess, is_quiet = undisturbed(lambda: predicted(a.model, a.split, workers, batches, SHORT, link, kept))
+        guess[0] = predicted(a.model, a.split, workers, [1], LONG, link, "--kept-rates")[1]
+        for b, (guesses, _, quiet) in rows.items():
+            guesses.append(guess[b]["decode_predicted" if b else "prompt_predicted"])
+            quiet.append(is_quiet)
+
+    predict(None)
     for _ in range(a.runs):
-        guess, is_quiet = undisturbed(lambda: predicted(a.model, a.split, workers, batches, SHORT, link, False))
-        guess_prompt = predicted(a.model, a.split, workers, [1], LONG, link, True)[1]["prompt_predicted"]
-        for b, row in rows.items():
-            real, was_quiet = undisturbed(lambda n=b: decode(server, n, rng) if n else prompt(server, rng))
-            row[0].append((guess[b]["decode_predicted"] if b else guess_prompt, real))
-            row[1] &= is_quiet and was_quiet
-    return [(f"{b} streams" if b else f"a prompt of {LONG}", *row) for b, row in rows.items()]
+        for b, (_, reals, quiet) in rows.items():
+            real, is_quiet = undisturbed(lambda n=b: decode(server, n, rng) if n else prompt(server, rng))
+            reals.append(real)
+            quiet.append(is_quiet)
+        predict("--kept-operations")
+    return [(f"{b} streams" if b else f"a prompt of {LONG}", guesses, reals, all(quiet))
+            for b, (guesses, reals, quiet) in rows.items()]
 
 
 def main():
@@ -200,8 +209,8 @@ def main():
         threads = max(1, cores // w)
         with Server(a.model, a.split, w, threads, max(batches)) as server:
             decode(server, 1, rng)
-            for what, pairs, is_quiet in rounds(a, server, w, batches, rng):
-                guess, real = (statistics.median(x) for x in zip(*pairs))
+            for what, guesses, reals, is_quiet in rounds(a, server, w, batches, rng):
+                guess, real = statistics.median(guesses), statistics.median(reals)
                 rows.append([a.split, w, threads, what, guess, real, guess / real - 1, "" if is_quiet else "*"])
                 print("| {} | {} | {} | {} | {:.0f} | {:.0f} | {:+.0%}{} |".format(*rows[-1]), flush=True)
     if a.csv:

@@ -155,7 +155,7 @@ static const struct division {
     {"one stage", .n_stage = 1},
     {"two stages", .n_stage = 2, .local_pages = true},
     {"two halves of every matrix", 1, 0, false, SPLIT_TENSOR, 2, {1, 1}, false},
-    {"three quarters and one", 1, 64, true, SPLIT_TENSOR, 2, {3, 1}, true},
+    {"three quarters and one", 1, 64, true, SPLIT_TENSOR, 2, {3, 1}, false},
     {"two stages of three thirds", 2, 7, false, SPLIT_TENSOR, 3, {1, 1, 1}, false},
     {"experts at two", 1, 0, false, SPLIT_EXPERTS, 2, {1, 1}, false},
     {"experts at three, some twice", 1, 7, false, SPLIT_EXPERTS, 3, {2, 1, 3}, true},

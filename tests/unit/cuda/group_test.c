@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "kernels/cuda/module.h"
+#include "kernels/cuda/taken.h"
 #include "proto/base/clock.h"
 
 #include <pthread.h>
@@ -193,16 +194,6 @@ static void gather(struct member *m, uint64_t op, int64_t n_row, int64_t ld, con
     if (root < 0 || root == m->me) check(m, op, n_row * ld);
 }
 
-static void gather_rows(struct member *m, uint64_t op, int64_t n_row, int64_t n_col,
-                        const uint8_t *owner, int32_t root)
-{
-    for (int64_t i = 0; i < n_row * n_col; i++)
-        m->host[i] = owner[i / n_col] == m->me ? value(op, i) : 0;
-    put(m, n_row * n_col);
-    m->g->ops->gather_rows(m->g, m->y, n_row, n_col, owner, root);
-    if (root < 0 || root == m->me) check(m, op, n_row * n_col);
-}
-
 // Rows 2 i + 1 of the sender's.
 static void send_some(struct member *m, uint64_t op, int32_t from, int32_t to, int64_t n_row,
                       int64_t n_col)
@@ -233,22 +224,16 @@ static void play_any(struct member *m)
         const int32_t root = (int32_t)(rng_next(&rng) % (uint64_t)(n + 1)) - 1;
         const int32_t from_member = (int32_t)(rng_next(&rng) % (uint64_t)n);
         const int32_t to_member = (from_member + 1) % n;
-        const uint64_t kind = rng_next(&rng) % 5;
+        const uint64_t kind = rng_next(&rng) % 3;
         int64_t from[MEMBERS + 1] = {0};
-        uint8_t owner[16];
         const int64_t each = 1 + ld / n; // of even cuts
-        for (int32_t i = 0; i < n; i++) {
-            const int64_t any = from[i] + (int64_t)(rng_next(&rng) % (uint64_t)(ld - from[i] + 1));
-            from[i + 1] = kind == 1 ? (i + 1) * each : any;
-        }
-        if (kind != 1) from[n] = ld;
-        for (int64_t i = 0; i < n_row; i++)
-            owner[i] =
-                (uint8_t)(kind == 2 ? i * n / n_row : (int64_t)(rng_next(&rng) % (uint64_t)n));
+        for (int32_t i = 1; i < n; i++)
+            from[i] = kind == 1 ? i * each
+                                : from[i - 1] + (int64_t)(rng_next(&rng) %
+                                                          (uint64_t)(ld - from[i - 1] + 1));
+        from[n] = kind == 1 ? n * each : ld;
         if (kind < 2)
             gather(m, op, n_row, from[n], from, root);
-        else if (kind < 4)
-            gather_rows(m, op, n_row, ld, owner, root);
         else if (m->g->ops->roads(m->g) & KERNELS_ROAD_NCCL)
             send_some(m, op, from_member, to_member, n_row, ld);
     }
@@ -349,6 +334,40 @@ static void test_queue(void **state)
                              play_queue, &why))
                 fail_msg("%d members, road %d: %s", n, road, why.s);
         }
+}
+
+// What planner and worker count is what a group takes, to a few flags.
+static void test_bytes(void **state)
+{
+    (void)state;
+    for (int32_t me = 0; me < 2; me++)
+        for (uint64_t queue = 0; queue <= 40 << 20; queue += 20 << 20)
+            for (uint64_t row = 4000; row <= 2 << 20; row *= 500) {
+                const struct kernels_group_config c = {.n_member = 3,
+                                                       .member = me,
+                                                       .roads = KERNELS_ROAD_PEERS,
+                                                       .row_bytes = row,
+                                                       .queue_bytes = queue,
+                                                       .deadline_us = DEADLINE_US,
+                                                       .rest = rest};
+                const struct group_bytes_of counted = {.n_member = 3,
+                                                       .gives = me == 0,
+                                                       .peers = true,
+                                                       .row_bytes = row,
+                                                       .queue_bytes = queue};
+                struct member m = {0};
+                struct kernels_group *g;
+                assert_int_equal(open_backend(&m), OK);
+                const uint64_t before = taken_bytes(0);
+                assert_int_equal(kernels_cuda_module.group(m.k, &c, &g, &m.why), OK);
+                const uint64_t taken = taken_bytes(0) - before, most = group_bytes(&counted);
+                assert_true(taken > 0 && taken <= most && most - taken <= 64 << 10);
+                g->ops->close(g);
+                assert_int_equal(taken_bytes(0), before);
+                m.k->ops->give(m.k, m.y, MOST * sizeof(float));
+                m.k->ops->close(m.k);
+                free(m.host);
+            }
 }
 
 // -- what goes wrong --
@@ -502,6 +521,7 @@ int main(void)
         cmocka_unit_test(test_bits),  cmocka_unit_test(test_recorded),
         cmocka_unit_test(test_queue), cmocka_unit_test(test_left),
         cmocka_unit_test(test_stop),  cmocka_unit_test(test_not_everywhere),
+        cmocka_unit_test(test_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

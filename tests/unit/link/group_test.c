@@ -112,27 +112,21 @@ static void check(struct script *s, uint64_t op, const uint32_t *y, int64_t n)
         s->n_wrong += y[i] != value(op, i);
 }
 
-static void one_gather(struct script *s, uint64_t op, uint64_t *rng, uint32_t *y, bool by_rows)
+static void one_gather(struct script *s, uint64_t op, uint64_t *rng, uint32_t *y)
 {
     struct group *g = s->group;
     const int64_t n_row = (int64_t)(rng_next(rng) % 40), ld = 1 + (int64_t)(rng_next(rng) % 100);
     const int32_t root = (int32_t)(rng_next(rng) % (uint64_t)(g->n_member + 1)) - 1;
     int64_t from[GROUP_MEMBERS_MAX + 1] = {0};
-    uint8_t owner[64];
     for (int32_t i = 0; i < g->n_member; i++)
         from[i + 1] = from[i] + (int64_t)(rng_next(rng) % (uint64_t)(ld - from[i] + 1));
     from[g->n_member] = ld;
-    for (int64_t i = 0; i < n_row; i++)
-        owner[i] = (uint8_t)(rng_next(rng) % (uint64_t)g->n_member);
     memset(y, 0, (size_t)(n_row * ld) * sizeof *y);
     for (int64_t r = 0; r < n_row; r++)
         for (int64_t c = 0; c < ld; c++)
-            if (by_rows ? owner[r] == g->member : c >= from[g->member] && c < from[g->member + 1])
+            if (c >= from[g->member] && c < from[g->member + 1])
                 y[r * ld + c] = value(op, r * ld + c);
-    if (by_rows)
-        g->ops->gather_rows(g, (float *)y, n_row, ld, owner, root);
-    else
-        g->ops->gather(g, (float *)y, n_row, ld, from, root);
+    g->ops->gather(g, (float *)y, n_row, ld, from, root);
     if (root < 0 || root == g->member) check(s, op, y, n_row * ld);
 }
 
@@ -167,7 +161,7 @@ static void *run_script(void *arg)
         switch (rng_next(&rng) % 4) {
         case 0:
         case 1:
-            one_gather(s, (uint64_t)i, &rng, y, rng_next(&rng) % 2);
+            one_gather(s, (uint64_t)i, &rng, y);
             break;
         default:
             one_block(s, (uint64_t)i, &rng, y);

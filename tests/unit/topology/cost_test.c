@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "tests/unit/topology/cost_make.h"
+#include "topology/near.h"
 
 #include <math.h>
 
@@ -139,6 +140,40 @@ static void memory_follows_the_kinds_of_layers(void **state)
     assert_true(fabs((double)cost_layer_ns(&m, &d, &step, 3) / 3e7 - 1) < 1e-3);
 }
 
+// A device's memory for handing on past the host, in its stage and before and behind it.
+static void devices_hand_on_past_the_host(void **state)
+{
+    (void)state;
+    struct cost_model m = model_of(4, 1 << 20);
+    struct cluster_device d = {.mem_free_bytes = 1ull << 36};
+    const struct cost_ask a = cost_ask_of(65536, 2);
+    const uint64_t row = 4 * (uint64_t)m.dim;
+    const struct group_bytes_of group = {
+        .n_member = 2, .nccl = true, .peers = true, .row_bytes = row * 100};
+    struct group_bytes_of way = {.nccl = true,
+                                 .peers = true,
+                                 .row_bytes = row,
+                                 .queue_bytes = group_bytes_queue((uint64_t)a.chunk, row)};
+    const uint64_t takes = group_bytes(&way);
+    way.gives = true;
+    const uint64_t gives = group_bytes(&way);
+    m.wide_bytes = row * 100;
+    for (int32_t me = 0; me < 2; me++) {
+        const struct share s = {.split = SPLIT_TENSOR,
+                                .n_member = 2,
+                                .member = me,
+                                .part = {SHARE_TOTAL / 2, SHARE_TOTAL - SHARE_TOTAL / 2}};
+        uint64_t bytes[2][2]; // on the host, on a device; of all layers, of those in the middle
+        for (int on = 0; on < 2; on++) {
+            d.kind = on ? CLUSTER_CUDA : CLUSTER_CPU;
+            bytes[on][0] = cost_memory_share(&m, &a, &d, 0, 4, &s).comms;
+            bytes[on][1] = cost_memory_share(&m, &a, &d, 1, 3, &s).comms;
+        }
+        assert_int_equal(bytes[1][0] - bytes[0][0], group_bytes(&group));
+        assert_int_equal(bytes[1][1] - bytes[0][1], group_bytes(&group) + takes + (me ? 0 : gives));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -146,6 +181,7 @@ int main(void)
         cmocka_unit_test(times_follow_the_roofline),
         cmocka_unit_test(experts_are_read_as_they_are_chosen),
         cmocka_unit_test(memory_follows_the_kinds_of_layers),
+        cmocka_unit_test(devices_hand_on_past_the_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,10 +13,10 @@
 static const struct pace_times measured = {
     .layer_to = 4,
     .kv_elem_bits = 16,
-    .depth = {40, 40, 40},
-    .decode_s = {8e-3, 9e-3, 14e-3},
-    .choose_s = {9e-3, 10.5e-3, 17e-3},
-    .chunk_s = {20e-3, 90e-3, 400e-3},
+    .depth = {40, 40, 40, 40},
+    .decode_s = {8e-3, 9e-3, 11e-3, 14e-3},
+    .choose_s = {9e-3, 10.5e-3, 13e-3, 17e-3},
+    .chunk_s = {20e-3, 90e-3, 190e-3, 400e-3},
 };
 
 static struct cost_model *some_model(void)
@@ -81,8 +81,10 @@ static void measured_steps_are_predicted(void **state)
 static void between_points_it_is_linear(void **state)
 {
     (void)state;
-    const struct pace p = {
-        .is_known = true, .decode_s = {1, 4, 16}, .chunk_s = {32, 64, 128}, .head_s = {1, 2, 5}};
+    const struct pace p = {.is_known = true,
+                           .decode_s = {1, 4, 8, 16},
+                           .chunk_s = {32, 64, 96, 128},
+                           .head_s = {1, 2, 3, 5}};
     assert_true(pace_layer_s(&p, 1, 1) == 1 && pace_layer_s(&p, 10, 10) == 10);
     assert_true(pace_layer_s(&p, 32, 1) == 32 && pace_layer_s(&p, 80, 1) == 48);
     assert_true(pace_layer_s(&p, 16, 1) == 16); // between one row and the first chunk

@@ -129,7 +129,10 @@ static void tensor_members_share_rows_and_heads(void **state)
         covers(&s, &m, SLOT_ATTN_OUT, m.dim);
         covers(&s, &m, SLOT_FFN_GATE, m.ffn_dim);
         covers(&s, &m, SLOT_FFN_DOWN, m.dim);
-        covers(&s, &m, SLOT_MOE_UP, m.moe.n_expert);
+        covers(&s, &m, SLOT_MOE_UP, m.moe.dim);
+        covers(&s, &m, SLOT_MOE_GATE_BIAS, m.moe.dim);
+        covers(&s, &m, SLOT_MOE_DOWN, m.dim);
+        covers(&s, &m, SLOT_MOE_DOWN_BIAS, m.dim);
         covers(&s, &m, SLOT_SHARED_UP, m.moe.shared_dim);
         covers(&s, &m, SLOT_HEAD, m.n_vocab);
         everybody_has(&s, &m, SLOT_ATTN_NORM, m.dim);

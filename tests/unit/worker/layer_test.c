@@ -113,7 +113,7 @@ static void members_give_the_same_bits(void **state)
         uint32_t n_stage, chunk;
     } ways[] = {
         {SPLIT_TENSOR, 2, {1, 1}, false, 1, 1},
-        {SPLIT_TENSOR, 3, {5, 1, 3}, true, 2, 13},
+        {SPLIT_TENSOR, 3, {5, 1, 3}, false, 2, 13},
         {SPLIT_EXPERTS, 2, {1, 2}, false, 1, 1},
         {SPLIT_EXPERTS, 3, {1, 1, 1}, true, 1, N_PROMPT},
         {SPLIT_EXPERTS, 4, {2, 1, 1, 3}, true, 2, 13},
@@ -227,11 +227,6 @@ static void liar_gather(struct group *g, float *y, int64_t n_row, int64_t ld, co
 {
     (void)g, (void)y, (void)n_row, (void)ld, (void)from, (void)root;
 }
-static void liar_gather_rows(struct group *g, float *y, int64_t n_row, int64_t n_col,
-                             const uint8_t *owner, int32_t root)
-{
-    (void)g, (void)y, (void)n_row, (void)n_col, (void)owner, (void)root;
-}
 static void liar_send(struct group *g, int32_t to, const void *data, int64_t n_row, int64_t n_col)
 {
     (void)to, (void)data, (void)n_row, (void)n_col;
@@ -259,7 +254,6 @@ static err_t liar_status(struct group *g, struct err_text *why)
 static const struct group_ops liar_ops = {.name = "liar",
                                           .begin = liar_begin,
                                           .gather = liar_gather,
-                                          .gather_rows = liar_gather_rows,
                                           .send = liar_send,
                                           .recv = liar_recv,
                                           .status = liar_status};

@@ -29,7 +29,7 @@ static void steps_are_measured(void **state)
         assert_true(t.depth[i] > 1 && t.depth[i] < 512);
         assert_true(t.decode_s[i] > 0 && t.choose_s[i] > 0 && t.chunk_s[i] > 0);
     }
-    assert_true(t.chunk_s[2] > t.decode_s[0]); // 512 rows and one
+    assert_true(t.chunk_s[PACE_POINTS - 1] > t.decode_s[0]); // 512 rows and one
     ask.n_at_once = 0;
     assert_int_equal(step_times_measure(&ask, &t, &why), ERR_INVALID);
     model_close(m);
