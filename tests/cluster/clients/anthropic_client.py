@@ -39,7 +39,7 @@ def forced_calls_and_their_results():
     talk = [*ASK, {"role": "assistant", "content": whole.content},
             {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "Sunny."},
                                          {"type": "text", "text": "And what should I wear?"}]}]
-    after = c.messages.create(model=MODEL, max_tokens=16, messages=talk, tools=TOOLS, tool_choice={"type": "none"})
+    after = c.messages.create(**GREEDY, model=MODEL, max_tokens=16, messages=talk, tools=TOOLS, tool_choice={"type": "none"})
     assert after.content[0].type == "text" and after.content[0].text
     n = c.messages.count_tokens(model=MODEL, messages=talk, tools=TOOLS, tool_choice={"type": "none"}).input_tokens
     assert prompt_of(after.usage) == n, (after.usage, n)

@@ -35,7 +35,7 @@ def forced_calls_and_their_results():
         streamed = litellm.stream_chunk_builder(list(litellm.completion(stream=True, **args))).choices[0].message
         check_arguments(streamed.tool_calls[0].function.arguments)
         result = {"role": "tool", "tool_call_id": call.id, "content": "Sunny."}
-        r = litellm.completion(messages=[*ASK, first.message.model_dump(), result], tools=[TOOL], max_tokens=8, **where)
+        r = litellm.completion(messages=[*ASK, first.message.model_dump(), result], tools=[TOOL], max_tokens=8, temperature=0, **where)
         assert r.choices[0].message.content or r.choices[0].message.tool_calls, r
 
 

@@ -158,11 +158,12 @@ def responses_and_their_events():
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == r.output_text
     assert [e.sequence_number for e in events] == list(range(len(events)))
     tool = {"type": "function", **TOOL["function"]}
-    r = c.responses.create(model=MODEL, input=ASK[0]["content"], tools=[tool], tool_choice="required", max_output_tokens=200)
+    r = c.responses.create(model=MODEL, input=ASK[0]["content"], tools=[tool], tool_choice="required", max_output_tokens=200,
+                           temperature=0)
     call = next(i for i in r.output if i.type == "function_call")
     assert call.name == "get_weather"
     check_arguments(call.arguments)
-    r = c.responses.create(model=MODEL, max_output_tokens=16, tools=[tool], tool_choice="none", input=[
+    r = c.responses.create(model=MODEL, max_output_tokens=16, temperature=0, tools=[tool], tool_choice="none", input=[
         {"role": "user", "content": ASK[0]["content"]}, call.model_dump(exclude_none=True),
         {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}])
     assert r.output_text
