@@ -229,8 +229,8 @@ static void play_any(struct member *m)
         const int64_t each = 1 + ld / n; // of even cuts
         for (int32_t i = 1; i < n; i++)
             from[i] = kind == 1 ? i * each
-                                : from[i - 1] + (int64_t)(rng_next(&rng) %
-                                                          (uint64_t)(ld - from[i - 1] + 1));
+                                : from[i - 1] +
+                                      (int64_t)(rng_next(&rng) % (uint64_t)(ld - from[i - 1] + 1));
         from[n] = kind == 1 ? n * each : ld;
         if (kind < 2)
             gather(m, op, n_row, from[n], from, root);
