@@ -266,12 +266,12 @@ static void round_trips(const char *transports, const char *want_name)
         for (int i = 0; i < n; i++, step++) {
             fill(s.buf, bytes, step);
             struct frame f = activations(step, bytes, s.buf), *g;
-            int64_t from = clock_now_us();
+            int64_t from = clock_now_ns();
             assert_int_equal(port_send(s.port, 1, &f), OK);
             bytes_out += bytes + 64;
             while (!(g = port_find(s.port, FRAME_ACTIVATIONS, step)))
                 if (port_progress(s.port, &why)) fail_msg("%s", why.s);
-            int64_t took = clock_now_us() - from;
+            int64_t took = clock_now_ns() - from;
             if (took < best) best = took;
             assert_int_equal((uintptr_t)g->payload % 64, 0);
             assert_true(g->bytes == bytes && g->epoch == EPOCH && g->n_col == bytes / 4);
@@ -279,8 +279,8 @@ static void round_trips(const char *transports, const char *want_name)
             port_give(s.port, g);
         }
         print_message("%s: %8llu bytes: %.1f us one way, %.2f GB/s\n", want_name,
-                      (unsigned long long)bytes, (double)best / 2,
-                      (double)bytes / 1e3 / ((double)best / 2));
+                      (unsigned long long)bytes, (double)best / 2e3,
+                      (double)bytes / ((double)best / 2));
     }
     struct port_stats st = port_stats_get(s.port);
     assert_true(st.frames_out == step && st.frames_in == step && st.dropped == 0);
