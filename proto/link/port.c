@@ -320,8 +320,8 @@ static err_t pong_wait(struct ping_run *r, uint64_t step)
     return e;
 }
 
-// The first answer may take until r->deadline_us; then pings go on until `until_us`. In nanoseconds:
-// a ping through shared memory can take less than one tick of a clock of microseconds.
+// The first answer may take until r->deadline_us; then pings go on until `until_us`. In
+// nanoseconds: a ping through shared memory can take less than one tick of a clock of microseconds.
 static err_t measure_latency(struct ping_run *r, int64_t until_us, double *latency_us)
 {
     int64_t best = INT64_MAX;
