@@ -170,7 +170,7 @@ def server_rows(llama, turns, kind):
             def run(server, at=at):
                 first = load.together(server, [load.ids(fresh(), 1000) for _ in range(8)], 4)[1]
                 return first[min(len(first) - 1, int(at * len(first)))]
-            yield Row("first token", f"8 clients, 1000 tokens each, {name}", "s", lambda run=run: run(mine()),
+            yield Row("first", f"8 clients, 1000 tokens each, {name}", "s", lambda run=run: run(mine()),
                       llama and (lambda run=run: run(theirs(8))), 0.5, less=True)
 
 
